@@ -1,0 +1,97 @@
+"""Every default, once, with its unit. Other configs change what differs.
+
+    satjax train --config=configs/base.py --workdir=runs/base
+
+trains a 5M-parameter byte-level Llama on the documentation texts of the Python
+standard library: no download, no account.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = ml_collections.ConfigDict()
+
+  config.model = ml_collections.config_dict.create(
+    num_layers=6,  # transformer blocks; growth multiplies this
+    embed_dim=256,  # width of the residual stream
+    num_heads=8,  # query heads
+    num_kv_heads=8,  # key/value heads; fewer than num_heads: grouped queries
+    head_dim=32,  # width of one head; any even number
+    mlp_dim=768,  # channels of the gated MLP
+    vocab_size=320,  # rows of the embedding; at least the tokenizer's size
+    tied=False,  # one matrix for embedding and output
+    rope_theta=10_000.0,  # base wavelength of the rotary positions, in tokens
+    norm_eps=1e-5,  # added to the mean square inside RMSNorm
+    dtype='float32',  # of activations; 'bfloat16' on GPU and TPU
+    scan=True,  # one compiled block for all layers; False: unrolled, which
+    # compiles longer and runs a little faster
+    remat='none',  # 'full': recompute blocks in the backward pass
+    init_from='',  # model directory to start from; it sets the keys above
+    # from its config.json (all but dtype, scan and remat)
+  )
+
+  config.data = ml_collections.config_dict.create(
+    train=('stdlib:docs',),  # sources, or (source, weight) pairs
+    eval=('stdlib:docs',),  # sources whose held-out documents are evaluated
+    tokenizer='byte',  # 256 bytes, begin and end of text
+    seq_len=256,  # tokens in a row
+    held_out=0.05,  # share of the documents kept from training
+    seed=0,  # order of the rows
+  )
+
+  config.train = ml_collections.config_dict.create(
+    num_steps=1000,  # optimizer steps
+    batch_size=8,  # rows in an optimizer step, over all devices
+    microbatch_size=0,  # rows in a forward pass; 0: the whole batch at once
+    seed=0,  # initial weights and sampled selections
+    log_every=10,  # steps between lines of metrics.jsonl
+    eval_every=250,  # steps; 0: at the end only
+    eval_batches=16,  # batches of each evaluation source, at most
+    checkpoint_every=250,  # steps; 0: at the end only
+    keep_checkpoints=2,  # newest ones kept
+  )
+
+  config.optimizer = ml_collections.config_dict.create(
+    name='adamw',  # adamw, lion, adafactor, muon or sgd
+    schedule='cosine',  # 'cosine', 'wsd' (warm up, hold, decay), 'constant'
+    peak_lr=1e-3,  # after warm-up
+    end_lr=1e-4,  # at the last step
+    warmup_steps=50,  # linear from 0
+    decay_steps=0,  # linear decay at the end; schedule 'wsd' only
+    b1=0.9,  # decay of the first moment; momentum of sgd and muon
+    b2=0.95,  # decay of the second moment
+    eps=1e-8,  # added to the root of the second moment
+    weight_decay=0.1,  # decoupled; matrices only, not the norms
+    clip_norm=1.0,  # global gradient norm; 0: no clipping
+  )
+
+  config.sparsity = ml_collections.config_dict.create(
+    execution='compact',  # 'masked': the slow oracle, zeros instead of gathers
+    head_rate=0.0,  # share of the attention heads left out; 0: off
+    channel_rate=0.0,  # share of the MLP channels left out; 0: off
+    importance='maxip',  # uniform, magnitude or maxip
+    selection='sample',  # 'top_k', or 'sample' without replacement
+    temperature=1.0,  # of the sampling: towards 0 top_k, large uniform
+    split=2 / 3,  # share of the run at the full rate, before the ladder
+    rungs=4,  # steps of the ladder back to dense; the last rung is dense
+    refresh_every=10,  # optimizer steps with the same selection
+    probe=0.125,  # share of the batch's rows that importance looks at
+    omitted='frozen',  # moments and decay of omitted rows rest; 'decayed':
+    # they run on a zero gradient (masked execution)
+    channel_multiple=64,  # kept channels are a multiple; 128 on accelerators
+  )
+
+  config.growth = ml_collections.config_dict.create(
+    hops=(),  # (at_tokens, 'stack', factor): grow once so many are read
+    opt_state='grow',  # moments are stacked too; 'reset': start from zero
+  )
+
+  config.mesh = ml_collections.config_dict.create(
+    data=-1,  # copies of the model; -1: all remaining devices
+    fsdp=1,  # shards of the parameters along embed_dim
+    tensor=1,  # shards of heads, channels and vocabulary
+  )
+
+  config.lock()
+  return config

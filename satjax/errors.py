@@ -1,0 +1,41 @@
+"""Errors that a user can act on; each class carries its exit code (sysexits).
+
+A message states the value, the rule and the remedy. The command line prints it
+without a traceback and exits with `exit_code`.
+"""
+
+
+class SatjaxError(Exception):
+  """Any failure that satjax explains; exit code 70 (internal)."""
+
+  exit_code = 70
+
+
+class ConfigError(SatjaxError, ValueError):
+  """A setting that is unknown, out of range or contradicts another one."""
+
+  exit_code = 78
+
+
+class DataError(SatjaxError, ValueError):
+  """Data, a model directory or a checkpoint that can not be used."""
+
+  exit_code = 65
+
+
+class StorageError(SatjaxError, OSError):
+  """A path that can not be read or written."""
+
+  exit_code = 74
+
+
+class NonFiniteError(SatjaxError, ArithmeticError):
+  """The loss or the gradient stopped being finite."""
+
+  exit_code = 70
+
+
+class Preempted(SatjaxError):
+  """The run was asked to stop, saved its state, and can be started again."""
+
+  exit_code = 75
