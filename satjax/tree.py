@@ -85,18 +85,48 @@ def indexed_axis(
 
 def take_rows(x: jax.Array, rows_LR: jax.Array) -> jax.Array:
   """Row `rows_LR[l, r]` of layer l, for a leaf `[layers, rows, ...]`."""
-  take = lambda layer, rows: jnp.take(layer, rows, axis=0, mode='clip')
+
+  def take(layer, rows):
+    return jnp.take(layer, rows, axis=0, mode='clip')
+
   return jax.vmap(take)(x, rows_LR)
 
 
 def put_rows(x: jax.Array, rows_LR: jax.Array, values: jax.Array) -> jax.Array:
   """Inverse of `take_rows`: sorted, distinct rows return to their places."""
-  put = lambda layer, rows, new: layer.at[rows].set(
-    new, unique_indices=True, indices_are_sorted=True
-  )
+
+  def put(layer, rows, new):
+    return layer.at[rows].set(new, unique_indices=True, indices_are_sorted=True)
+
   return jax.vmap(put)(x, rows_LR, values)
 
 
 def num_params(params: PyTree) -> int:
   """How many numbers the tree holds."""
   return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def neuron_units(params: PyTree) -> dict[str, dict[str, tuple[int, int]]]:
+  """The leaves that make up a head and a channel of the parameter tree.
+
+  Returns:
+    `{'heads': {path: (layer axis, head axis)}, 'mlp': {...}}`. A head owns its
+    rows of key and value only if every head has its own (no grouped queries).
+  """
+  leaves = flatten(params)
+  grouped = (
+    leaves['blocks/attention/key'].shape[1]
+    != leaves['blocks/attention/query'].shape[1]
+  )
+  members = {
+    'heads': ('heads',) if grouped else ('heads', 'kv_heads'),
+    'mlp': ('mlp',),
+  }
+  return {
+    unit: {
+      path: (0, 1)
+      for path in leaves
+      if any(name in AXES.get(path, ()) for name in names)
+    }
+    for unit, names in members.items()
+  }

@@ -1,0 +1,210 @@
+"""Batches: shuffled, mixed and checked, each a pure function of its number."""
+
+from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from satjax import config, errors
+from satjax.data import table as tables
+from satjax.data import tokenizers
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches:
+  """An endless sequence of batches; batch t needs no earlier one.
+
+  Every row of a source comes once an epoch, in another order each epoch; an
+  epoch may end inside a batch.
+
+  Attributes:
+    num_rows: of all sources, once each.
+    num_tokens: of all sources, once each.
+    fingerprint: of the tables, their weights, the row length and the seed;
+      with the batch size and t it determines a batch.
+  """
+
+  def __init__(
+    self, dataset: Any, *, num_rows: int, num_tokens: int, fingerprint: str
+  ):
+    self._dataset = dataset
+    self.num_rows = num_rows
+    self.num_tokens = num_tokens
+    self.fingerprint = fingerprint
+
+  def __getitem__(self, step: int) -> Batch:
+    """Returns batch `step`: the keys of `table.rows`, all [B, T]."""
+    return self._dataset[_counted(step)]
+
+  def iterate(self, start_step: int, *, prefetch: int = 4) -> Iterator[Batch]:
+    """Yields batches from `start_step` on, at the cost of one, in order.
+
+    Args:
+      start_step: number of the first batch.
+      prefetch: batches that a background thread keeps ready; 0: no thread.
+    """
+    import grain
+
+    # Rows are in memory: a second thread would only wait for the first.
+    options = grain.ReadOptions(
+      num_threads=min(prefetch, 1), prefetch_buffer_size=prefetch
+    )
+    rest = self._dataset.slice(slice(_counted(start_step), None))
+    return iter(rest.to_iter_dataset(options))
+
+
+def _counted(step: int) -> int:
+  if step < 0:
+    raise IndexError(f'batch {step}; batches count from 0 and never end')
+  return step
+
+
+def make_batches(
+  data_config: config.DataConfig,
+  *,
+  split: str,
+  batch_size: int,
+  tokenizer: tokenizers.Tokenizer,
+  vocab_size: int,
+  sources: Sequence[Any] | None = None,
+  shuffle: bool = True,
+) -> Batches:
+  """Tokenises the sources and mixes their rows by weight.
+
+  Args:
+    data_config: `train`, `seq_len`, `held_out` and `seed` are read.
+    split: 'train' or 'held_out'.
+    batch_size: rows in a batch.
+    tokenizer: as `data_config.tokenizer` names it.
+    vocab_size: of the model; every id is checked against it.
+    sources: instead of `data_config.train`.
+    shuffle: False: rows in the order of the documents, every epoch.
+
+  Raises:
+    ConfigError: a source is unknown.
+    DataError: a source can not be used, or a batch holds an id outside of
+      the vocabulary; this one is raised when that batch is read.
+  """
+  import grain
+
+  mixture = weighted(data_config.train if sources is None else sources)
+  parts, datasets = [], []
+  for number, (source, _) in enumerate(mixture):
+    part = _checked_rows(data_config, source, split, tokenizer, vocab_size)
+    dataset = grain.MapDataset.source(part)
+    if shuffle:
+      dataset = dataset.shuffle(seed=_seed(data_config.seed, number))
+    parts.append(part)
+    datasets.append(dataset.repeat(reseed_each_epoch=True))
+  weights = [weight for _, weight in mixture]
+  mixed = datasets[0]
+  if len(datasets) > 1:
+    mixed = grain.MapDataset.mix(datasets, weights)
+  identity = {
+    'tables': [part.rows.table.fingerprint for part in parts],
+    'weights': [weight / sum(weights) for weight in weights],
+    'seq_len': data_config.seq_len,
+    'seed': data_config.seed if shuffle else None,
+    'tokenizer': tokenizer.fingerprint,
+  }
+  return Batches(
+    # Without it, the length of an endless set overflows at batch size 1.
+    mixed.batch(batch_size, drop_remainder=True),
+    num_rows=sum(map(len, parts)),
+    num_tokens=sum(len(part.rows.table.tokens) for part in parts),
+    fingerprint=_hash(identity, 16).hex(),
+  )
+
+
+def eval_batches(
+  data_config: config.DataConfig,
+  source: str,
+  *,
+  batch_size: int,
+  tokenizer: tokenizers.Tokenizer,
+  vocab_size: int,
+  max_batches: int,
+) -> list[Batch]:
+  """Returns held-out rows in a fixed order, the same at every evaluation.
+
+  If there are more rows than fit, those taken are spread evenly over the
+  table. The last batch is filled up with rows of weight 0, so that a
+  token-weighted loss is exact.
+
+  Raises:
+    ConfigError, DataError: as `make_batches`.
+  """
+  rows = _checked_rows(data_config, source, 'held_out', tokenizer, vocab_size)
+  count = min(len(rows), max_batches * batch_size)
+  taken = [rows[i * len(rows) // count] for i in range(count)]
+  padding = taken[0] | {'weights': np.zeros_like(taken[0]['weights'])}
+  taken += [padding] * (-count % batch_size)
+  return [
+    {
+      key: np.stack([row[key] for row in taken[i : i + batch_size]])
+      for key in padding
+    }
+    for i in range(0, len(taken), batch_size)
+  ]
+
+
+def weighted(mixture: Sequence[Any]) -> list[tuple[str, float]]:
+  """Returns (source, weight) pairs; a source alone has weight 1."""
+  return [(s, 1.0) if isinstance(s, str) else tuple(s) for s in mixture]
+
+
+class _CheckedRows:
+  """Rows whose ids are within the vocabulary.
+
+  JAX clamps an index that is out of range, so that a wrong id would train the
+  last row of the embedding without an error.
+  """
+
+  def __init__(self, rows: tables.Rows, vocab_size: int):
+    self.rows = rows
+    self.vocab_size = vocab_size
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+    values = self.rows[row]
+    for key in ('tokens', 'targets'):
+      low, high = values[key].min(), values[key].max()
+      if low < 0 or high >= self.vocab_size:
+        raise errors.DataError(
+          f'{self.rows.table.name}, row {row}: token id'
+          f' {low if low < 0 else high} is outside of the vocabulary, 0 to'
+          f' {self.vocab_size - 1}; the tokenizer must fit model.vocab_size'
+        )
+    return values
+
+
+def _checked_rows(
+  data_config: config.DataConfig,
+  source: str,
+  split: str,
+  tokenizer: tokenizers.Tokenizer,
+  vocab_size: int,
+) -> _CheckedRows:
+  table = tables.build_table(
+    source, tokenizer, split=split, held_out=data_config.held_out
+  )
+  return _CheckedRows(tables.rows(table, data_config.seq_len), vocab_size)
+
+
+def _seed(seed: int, number: int) -> int:
+  """A seed of its own for each source of the mixture.
+
+  Grain adds the epoch to the seed: without a hash, the second epoch of seed 0
+  would be the first of seed 1.
+  """
+  return int.from_bytes(_hash([seed, number], 4), 'big')
+
+
+def _hash(values: Any, num_bytes: int) -> bytes:
+  data = json.dumps(values, sort_keys=True).encode()
+  return hashlib.blake2b(data, digest_size=num_bytes).digest()

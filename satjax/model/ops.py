@@ -1,0 +1,193 @@
+"""The arithmetic of a decoder, as plain functions of arrays.
+
+Letters: B batch, T query and S key positions, D embed_dim, F mlp_dim, N query
+heads, K key/value heads, G query heads of one key/value head, H head_dim.
+"""
+
+import functools
+import math
+
+from absl import logging
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+# Queries attend in blocks of this many, so that a causal block skips the keys
+# after it (CPU only: elsewhere a fused kernel does this).
+_BLOCK = 128
+
+
+def rms_norm(x_BTD: jax.Array, gain_D: jax.Array, eps: float) -> jax.Array:
+  """Divides by the root mean square, in float32 (Zhang & Sennrich, 2019)."""
+  wide_BTD = x_BTD.astype(jnp.promote_types(x_BTD.dtype, jnp.float32))
+  mean_square = jnp.mean(jnp.square(wide_BTD), axis=-1, keepdims=True)
+  normed_BTD = wide_BTD * lax.rsqrt(mean_square + eps) * gain_D
+  return normed_BTD.astype(x_BTD.dtype)
+
+
+def rope_angles(
+  positions_BT: jax.Array, head_dim: int, theta: float
+) -> tuple[jax.Array, jax.Array]:
+  """Cosine and sine `[B, T, 1, H/2]` of the rotary angles (Su et al., 2021)."""
+  frequency = theta ** (-jnp.arange(0, head_dim, 2) / head_dim)
+  angle = positions_BT[..., None, None] * frequency
+  return jnp.cos(angle), jnp.sin(angle)
+
+
+def apply_rope(
+  x_BTNH: jax.Array, angles: tuple[jax.Array, jax.Array]
+) -> jax.Array:
+  """Rotates each pair (i, i + H/2) of a head by its position's angle."""
+  cos, sin = (a.astype(x_BTNH.dtype) for a in angles)
+  first, second = jnp.split(x_BTNH, 2, axis=-1)
+  return jnp.concatenate(
+    [first * cos - second * sin, second * cos + first * sin], axis=-1
+  )
+
+
+def project_in(x_BTD: jax.Array, w_FD: jax.Array) -> jax.Array:
+  """`x w^T`: `[..., D]`, `[*out, D]` -> `[..., *out]`; a neuron is a row."""
+  *batch, dim = x_BTD.shape
+  y = _contract_embed(x_BTD.reshape(-1, dim), w_FD.reshape(-1, dim))
+  return y.reshape(*batch, *w_FD.shape[:-1])
+
+
+def project_out(h_BTF: jax.Array, w_FD: jax.Array) -> jax.Array:
+  """`h w`: `[..., *in]`, `[*in, D]` -> `[..., D]`; a neuron is a row."""
+  *neurons, dim = w_FD.shape
+  batch = h_BTF.shape[: h_BTF.ndim - len(neurons)]
+  h_XF = h_BTF.reshape(-1, math.prod(neurons))
+  return _contract_neurons(h_XF, w_FD.reshape(-1, dim)).reshape(*batch, dim)
+
+
+@jax.custom_vjp
+def _contract_embed(x_XD, w_FD):
+  return jnp.einsum('XD,FD->XF', x_XD, w_FD)
+
+
+@jax.custom_vjp
+def _contract_neurons(h_XF, w_FD):
+  return jnp.einsum('XF,FD->XD', h_XF, w_FD)
+
+
+def _contract_embed_bwd(residuals, dy_XF):
+  x_XD, w_FD = residuals
+  return _contract_neurons(dy_XF, w_FD), _weight_gradient(dy_XF, x_XD)
+
+
+def _contract_neurons_bwd(residuals, dy_XD):
+  h_XF, w_FD = residuals
+  return _contract_embed(dy_XD, w_FD), _weight_gradient(h_XF, dy_XD)
+
+
+_contract_embed.defvjp(
+  lambda x, w: (_contract_embed(x, w), (x, w)), _contract_embed_bwd
+)
+_contract_neurons.defvjp(
+  lambda h, w: (_contract_neurons(h, w), (h, w)), _contract_neurons_bwd
+)
+
+
+def _weight_gradient(h_XF: jax.Array, x_XD: jax.Array) -> jax.Array:
+  """`h^T x`, `[F, D]`.
+
+  XLA's CPU matmul wants its left operand untransposed and copies it if not: a
+  slow copy, since the wide activations `h` often have a power-of-two pitch.
+  Transposing the narrow `x` and the small result instead halves the time of an
+  MLP's backward pass.
+  """
+
+  def narrow_first(h_XF, x_XD):
+    gradient_DF = jnp.einsum('XD,XF->DF', x_XD, h_XF)
+    return lax.optimization_barrier(gradient_DF).T
+
+  def plain(h_XF, x_XD):
+    return jnp.einsum('XF,XD->FD', h_XF, x_XD)
+
+  return lax.platform_dependent(h_XF, x_XD, cpu=narrow_first, default=plain)
+
+
+def attention(
+  query_BTNH: jax.Array,
+  key_BSKH: jax.Array,
+  value_BSKH: jax.Array,
+  segments_BT: jax.Array | None,
+) -> jax.Array:
+  """Causal attention within segments, `[B, T, N, H]`, softmax in float32.
+
+  Args:
+    query_BTNH: queries; head n uses key/value head `n // (N / K)`.
+    key_BSKH: keys, S equal to T.
+    value_BSKH: values.
+    segments_BT: document number of each position; None: one document a row.
+  """
+  kind = attention_kind(query_BTNH.dtype.name, query_BTNH.shape[-1])
+  if kind == 'blocked':
+    return _blocked_attention(query_BTNH, key_BSKH, value_BSKH, segments_BT)
+  mask_B1TS = None
+  if segments_BT is not None:
+    mask_B1TS = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
+  return jax.nn.dot_product_attention(
+    query_BTNH,
+    key_BSKH,
+    value_BSKH,
+    mask=mask_B1TS,
+    is_causal=True,
+    implementation=kind,
+  )
+
+
+@functools.cache
+def attention_kind(dtype: str, head_dim: int) -> str:
+  """Which implementation runs here: 'cudnn', 'xla' or, on a CPU, 'blocked'."""
+  platform = jax.default_backend()
+  if platform == 'cpu':
+    return 'blocked'
+  if platform != 'gpu':
+    return 'xla'
+  if dtype in ('bfloat16', 'float16') and head_dim % 8 == 0 and head_dim <= 128:
+    return 'cudnn'
+  logging.warning(
+    'Attention falls back to XLA and materialises a T x T matrix for each'
+    ' head: cuDNN needs bfloat16 or float16 and a head_dim that is a multiple'
+    ' of 8, at most 128; this model has %s and %d. Set'
+    " config.model.dtype='bfloat16'.",
+    dtype,
+    head_dim,
+  )
+  return 'xla'
+
+
+def _blocked_attention(query_BTNH, key_BSKH, value_BSKH, segments_BT):
+  """Heads first, one block of queries at a time against the keys before it."""
+  batch, length, heads, head_dim = query_BTNH.shape
+  kv_heads = key_BSKH.shape[2]
+  query_BKGTH = query_BTNH.reshape(
+    batch, length, kv_heads, heads // kv_heads, head_dim
+  ).transpose(0, 2, 3, 1, 4) * (head_dim**-0.5)
+  key_BKSH, value_BKSH = (
+    x.transpose(0, 2, 1, 3) for x in (key_BSKH, value_BSKH)
+  )
+  blocks = []
+  for start in range(0, length, _BLOCK):
+    end = min(start + _BLOCK, length)
+    mask = jnp.arange(start, end)[:, None] >= jnp.arange(end)
+    if segments_BT is not None:
+      same_BTS = segments_BT[:, start:end, None] == segments_BT[:, None, :end]
+      mask = mask & same_BTS[:, None, None]
+    score = jnp.einsum(
+      'BKGTH,BKSH->BKGTS',
+      query_BKGTH[..., start:end, :],
+      key_BKSH[..., :end, :],
+      preferred_element_type=jnp.promote_types(query_BTNH.dtype, jnp.float32),
+    )
+    weight = jax.nn.softmax(jnp.where(mask, score, -jnp.inf), axis=-1)
+    blocks.append(
+      jnp.einsum(
+        'BKGTS,BKSH->BKGTH',
+        weight.astype(query_BTNH.dtype),
+        value_BKSH[..., :end, :],
+      )
+    )
+  out_BKGTH = jnp.concatenate(blocks, axis=-2)
+  return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(query_BTNH.shape)

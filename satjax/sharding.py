@@ -1,0 +1,104 @@
+"""Device mesh, and the one table from logical axes to mesh axes."""
+
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from satjax import config as config_lib
+from satjax import errors, tree
+
+# A parameter is split along embed_dim over `fsdp` and along its neurons or
+# vocabulary over `tensor`; layers and head_dim stay whole.
+RULES: dict[str, str | None] = {
+  'layers': None,
+  'vocab': 'tensor',
+  'heads': 'tensor',
+  'kv_heads': 'tensor',
+  'mlp': 'tensor',
+  'head_dim': None,
+  'embed': 'fsdp',
+}
+BATCH = ('data', 'fsdp')  # mesh axes that share out the rows of a batch
+
+
+def make_mesh(config: config_lib.MeshConfig) -> Mesh:
+  """Mesh `(data, fsdp, tensor)` over all devices.
+
+  Raises:
+    ConfigError: the axes do not multiply to the number of devices.
+  """
+  devices = jax.devices()
+  data = config.data
+  if data == -1:
+    data = max(1, len(devices) // (config.fsdp * config.tensor))
+  shape = (data, config.fsdp, config.tensor)
+  if np.prod(shape) != len(devices):
+    raise errors.ConfigError(
+      f'config.mesh {shape} (data, fsdp, tensor) needs {np.prod(shape)} devices'
+      f' and there are {len(devices)}; change the axes so that their product'
+      f' is {len(devices)}, or set config.mesh.data=-1'
+    )
+  return jax.make_mesh(
+    shape, ('data', 'fsdp', 'tensor'), axis_types=(AxisType.Auto,) * 3
+  )
+
+
+def check_divides(config: config_lib.Config, mesh: Mesh) -> None:
+  """Refuses, in the user's words, what XLA would refuse in its own."""
+  rows = mesh.shape['data'] * mesh.shape['fsdp']
+  batch = config.train.microbatch_size or config.train.batch_size
+  if batch % rows:
+    raise errors.ConfigError(
+      f'a batch of {batch} rows can not be shared out evenly over'
+      f' {rows} devices (mesh.data x mesh.fsdp); use a multiple of {rows}'
+    )
+  model = config.model
+  for name, size, axis in (
+    ('embed_dim', model.embed_dim, 'fsdp'),
+    ('num_heads', model.num_heads, 'tensor'),
+    ('num_kv_heads', model.num_kv_heads, 'tensor'),
+    ('mlp_dim', model.mlp_dim, 'tensor'),
+    ('vocab_size', model.vocab_size, 'tensor'),
+  ):
+    if size % mesh.shape[axis]:
+      raise errors.ConfigError(
+        f'config.model.{name} {size} is not a multiple of config.mesh.{axis}'
+        f' {mesh.shape[axis]}'
+      )
+
+
+def leaf_sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> Any:
+  """Where one leaf of a train state lives; unnamed leaves are replicated.
+
+  A sub-network may keep fewer neurons than an axis has devices; such an axis
+  is replicated.
+  """
+  axes = tree.axes_of(path, len(shape)) or ()
+  spec = []
+  for name, size in zip(axes, shape):
+    axis = RULES[name]
+    spec.append(axis if axis and size % mesh.shape[axis] == 0 else None)
+  return NamedSharding(mesh, P(*spec))
+
+
+def tree_sharding(mesh: Mesh, abstract: tree.PyTree) -> tree.PyTree:
+  """Sharding of every leaf of a tree of arrays or ShapeDtypeStructs."""
+  return tree.map_with_path(
+    lambda path, leaf: leaf_sharding(mesh, path, leaf.shape), abstract
+  )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows over `data` and `fsdp`."""
+  return NamedSharding(mesh, P(BATCH))
+
+
+def constrain_batch(x: jax.Array) -> jax.Array:
+  """Keeps activations split by rows; nothing on a single device."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, P(BATCH))

@@ -1,0 +1,176 @@
+"""The pieces of a run: mesh, optimizer, first state, compiled steps."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from satjax import config as config_lib
+from satjax import errors, sharding, tree
+from satjax.data import tokenizers
+from satjax.growth import depth
+from satjax.interop import models
+from satjax.model import decoder
+from satjax.sparsity import lors
+from satjax.train import optimizer as optimizer_lib
+from satjax.train import phases as phases_lib
+from satjax.train import state as state_lib
+from satjax.train import step as step_lib
+from satjax.train.phases import Phase
+from satjax.train.state import TrainState
+from satjax.tree import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What stays the same from the first step of a run to the last."""
+
+  config: config_lib.Config
+  mesh: jax.sharding.Mesh
+  tx: optax.GradientTransformation
+  schedule: optax.Schedule
+  tokenizer: tokenizers.ByteTokenizer
+
+  def put_batch(self, batch: PyTree) -> PyTree:
+    """Starts to move the rows of a batch to the devices."""
+    return jax.device_put(batch, sharding.batch_sharding(self.mesh))
+
+  def place(self, state: PyTree) -> PyTree:
+    """Puts every leaf where the table of axes wants it."""
+    return jax.device_put(state, sharding.tree_sharding(self.mesh, state))
+
+
+def make_setup(config: config_lib.Config) -> Setup:
+  """Checks what can be checked before any work, and builds the pieces."""
+  tokenizer = tokenizers.get_tokenizer(config.data.tokenizer)
+  if tokenizer.vocab_size > config.model.vocab_size:
+    raise errors.ConfigError(
+      f'config.model.vocab_size {config.model.vocab_size} is below the'
+      f' {tokenizer.vocab_size} tokens of tokenizer {config.data.tokenizer!r};'
+      ' raise it'
+    )
+  mesh = sharding.make_mesh(config.mesh)
+  sharding.check_divides(config, mesh)
+  use_compilation_cache()
+  tx = optimizer_lib.make_optimizer(config.optimizer)
+  if is_masked(config):
+    tx = lors.lors(
+      tx,
+      phases_lib.ladders(config),
+      refresh_every=0,
+      omitted=config.sparsity.omitted,
+    )
+  schedule = optimizer_lib.make_schedule(
+    config.optimizer, config.train.num_steps
+  )
+  return Setup(config, mesh, tx, schedule, tokenizer)
+
+
+def is_masked(config: config_lib.Config) -> bool:
+  """Whether neurons are left out by zeros instead of by gathers."""
+  return config.sparsity.is_on and config.sparsity.execution == 'masked'
+
+
+def use_compilation_cache() -> None:
+  """Keeps compiled programs between runs, unless JAX was told where to."""
+  if jax.config.jax_compilation_cache_dir:
+    return
+  root = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+  path = root.expanduser() / 'satjax' / 'xla'
+  try:
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+  except OSError:
+    return  # A home that can not be written costs time, not correctness.
+  jax.config.update('jax_compilation_cache_dir', str(path))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+def initial_state(setup: Setup) -> TrainState:
+  """Random or loaded parameters, created where they will live."""
+  config = setup.config
+
+  def create(key):
+    params = decoder.init_params(config.model, key)
+    return state_lib.new_state(params, setup.tx)
+
+  key = jax.random.key(config.train.seed)
+  if not config.model.init_from:
+    abstract = jax.eval_shape(create, key)
+    out = sharding.tree_sharding(setup.mesh, abstract)
+    return jax.jit(create, out_shardings=out)(key)
+  loaded = models.load(config.model.init_from).params
+  params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), loaded)
+  return setup.place(state_lib.new_state(setup.place(params), setup.tx))
+
+
+def abstract_state(setup: Setup, phase: Phase, *, sub: bool) -> TrainState:
+  """Shapes and shardings of the state in a phase, whole or as a sub-network."""
+  model = dataclasses.replace(setup.config.model, num_layers=phase.num_layers)
+  if sub:
+    own_kv = model.num_kv_heads == model.num_heads
+    model = dataclasses.replace(
+      model,
+      num_heads=phase.heads,
+      num_kv_heads=phase.heads if own_kv else model.num_kv_heads,
+      mlp_dim=phase.channels,
+    )
+
+  def create(key):
+    params = decoder.init_params(model, key)
+    return state_lib.new_state(params, setup.tx)
+
+  abstract = jax.eval_shape(create, jax.random.key(0))
+  return with_sharding(setup.mesh, abstract)
+
+
+def with_sharding(mesh: jax.sharding.Mesh, abstract: PyTree) -> PyTree:
+  """ShapeDtypeStructs that say where each leaf lives."""
+  return tree.map_with_path(
+    lambda path, leaf: jax.ShapeDtypeStruct(
+      leaf.shape,
+      leaf.dtype,
+      sharding=sharding.leaf_sharding(mesh, path, leaf.shape),
+    ),
+    abstract,
+  )
+
+
+def compile_step(setup: Setup, batch: PyTree, phase: Phase):
+  """The train step of a phase, compiled ahead of time for a batch's shapes."""
+  config = setup.config
+  micro = config.train.microbatch_size or config.train.batch_size
+  step = functools.partial(
+    step_lib.train_step,
+    model=config.model,
+    tx=setup.tx,
+    schedule=setup.schedule,
+    num_microbatches=config.train.batch_size // micro,
+    view=masked_view if is_masked(config) else step_lib.whole,
+  )
+  sub = phase.is_sparse and not is_masked(config)
+  state = abstract_state(setup, phase, sub=sub)
+  out = jax.tree.map(lambda leaf: leaf.sharding, state)
+  with jax.sharding.set_mesh(setup.mesh):
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(out, None))
+    return jitted.lower(state, batch).compile()
+
+
+def masked_view(params: PyTree, state: lors.LorsState) -> PyTree:
+  """Omitted neurons are zeros in the forward pass."""
+  return lors.apply_mask(params, state.mask)
+
+
+def grow(setup: Setup, state: TrainState, factor: int) -> TrainState:
+  """G_stack in a run: parameters, and moments unless they are reset."""
+  num_layers = state.params['blocks']['attention_norm'].shape[0]
+  layer_map = depth.stack_map(num_layers, factor)
+  params = depth.grow_depth(state.params, layer_map)
+  if setup.config.growth.opt_state == 'reset':
+    opt_state = setup.tx.init(params)
+  else:
+    opt_state = depth.grow_depth(state.opt_state, layer_map)
+  return setup.place(state.replace(params=params, opt_state=opt_state))

@@ -1,0 +1,103 @@
+"""The train step and the evaluation step: pure functions of state and batch."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from satjax import config as config_lib
+from satjax.model import decoder
+from satjax.train import loss as loss_lib
+from satjax.train.state import TrainState
+from satjax.tree import PyTree
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+View = Callable[[PyTree, optax.OptState], PyTree]
+
+
+def whole(params: PyTree, opt_state: optax.OptState) -> PyTree:
+  """The default view: the forward pass sees the parameters as they are."""
+  del opt_state
+  return params
+
+
+def train_step(
+  state: TrainState,
+  batch: Batch,
+  *,
+  model: config_lib.ModelConfig,
+  tx: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  num_microbatches: int = 1,
+  view: View = whole,
+) -> tuple[TrainState, Metrics]:
+  """One optimizer step, on the dense model or on any sub-network of it.
+
+  Args:
+    state: parameters and moments; donate it.
+    batch: int32 [B, T] 'tokens', 'targets', 'positions', 'segments' and float32
+      [B, T] 'weights'.
+    model: the dense model's configuration.
+    tx: gradients to update directions.
+    schedule: learning rate by completed steps.
+    num_microbatches: forward and backward passes that share the batch.
+    view: what the forward pass sees of the parameters.
+
+  Returns:
+    The next state, and scalars 'loss' (nats a token), 'grad_norm' (before
+    clipping) and 'learning_rate'.
+  """
+  total = jnp.maximum(jnp.sum(batch['weights']), 1.0)
+
+  def loss_fn(params, part):
+    logits_BTV = decoder.apply(model, view(params, state.opt_state), part)
+    return loss_lib.cross_entropy_sum(logits_BTV, part) / total
+
+  loss, grads = _accumulate(loss_fn, state.params, batch, num_microbatches)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  learning_rate = jnp.asarray(schedule(state.step))
+  params = jax.tree.map(
+    lambda p, u: p - learning_rate.astype(p.dtype) * u, state.params, updates
+  )
+  metrics = {
+    'loss': loss,
+    'grad_norm': optax.global_norm(grads),
+    'learning_rate': learning_rate,
+  }
+  return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def eval_step(
+  params: PyTree, batch: Batch, *, model: config_lib.ModelConfig
+) -> Metrics:
+  """Sum of the weighted cross entropy (nats), and of the weights (tokens)."""
+  logits_BTV = decoder.apply(model, params, batch)
+  return {
+    'loss_sum': loss_lib.cross_entropy_sum(logits_BTV, batch),
+    'weight_sum': jnp.sum(batch['weights']),
+  }
+
+
+def _accumulate(loss_fn, params, batch, num_microbatches):
+  """Loss and gradients, summed over equal parts of the batch."""
+  if num_microbatches == 1:
+    return jax.value_and_grad(loss_fn)(params, batch)
+
+  def cut(x):
+    # Strided, so that each part takes rows of every data shard.
+    rows = x.reshape(-1, num_microbatches, *x.shape[1:])
+    return jnp.swapaxes(rows, 0, 1)
+
+  def add(total, part):
+    new = jax.value_and_grad(loss_fn)(params, part)
+    return jax.tree.map(jnp.add, total, new), None
+
+  parts = jax.tree.map(cut, batch)
+  shapes = jax.eval_shape(
+    jax.value_and_grad(loss_fn), params, jax.tree.map(lambda x: x[0], parts)
+  )
+  zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  return lax.scan(add, zero, parts)[0]

@@ -1,0 +1,146 @@
+"""The folder of a run: claimed by one process, with a record of what it is."""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import jax
+
+from satjax import config as config_lib
+from satjax import errors
+
+# Settings that do not change what a step computes; a run may go on with others.
+_FREE = (
+  'data.eval',
+  'train.log_every',
+  'train.eval_every',
+  'train.eval_batches',
+  'train.checkpoint_every',
+  'train.keep_checkpoints',
+  'mesh.data',
+  'mesh.fsdp',
+  'mesh.tensor',
+)
+_PACKAGES = (
+  'satjax',
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'grain',
+  'numpy',
+)
+
+
+@contextlib.contextmanager
+def claim(
+  workdir: str | os.PathLike, config: config_lib.Config
+) -> Iterator[pathlib.Path]:
+  """Opens the workdir of a run, new or begun, for this process alone.
+
+  Raises:
+    StorageError: the folder can not be written, or another run has it.
+    ConfigError: the folder holds a run with other settings.
+  """
+  path = pathlib.Path(workdir)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    lock = open(path / 'lock', 'w')  # noqa: SIM115
+  except OSError as error:
+    raise errors.StorageError(
+      f'can not write to workdir {path}: {error.strerror}; choose another with'
+      ' --workdir'
+    ) from error
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise errors.StorageError(
+        f'another process is training in {path}; wait for it to end, or choose'
+        ' another --workdir'
+      ) from error
+    _record(path, config)
+    yield path
+
+
+def read_config(workdir: str | os.PathLike) -> config_lib.Config:
+  """The configuration that a run was started with."""
+  path = pathlib.Path(workdir) / 'config.json'
+  try:
+    values = json.loads(path.read_text())
+  except FileNotFoundError as error:
+    raise errors.ConfigError(
+      f'{workdir} is not a workdir: it has no config.json; name the folder that'
+      ' `satjax train --workdir=...` wrote'
+    ) from error
+  except ValueError as error:
+    raise errors.DataError(f'{path} is not valid JSON: {error}') from error
+  return config_lib.Config.from_dict(values)
+
+
+def _record(path: pathlib.Path, config: config_lib.Config) -> None:
+  if (path / 'config.json').exists():
+    changes = _changes(read_config(path), config)
+    if changes:
+      raise errors.ConfigError(
+        f'{path} holds a run with other settings:\n'
+        + '\n'.join(changes)
+        + '\nGo on with the old settings, or choose another --workdir.'
+      )
+  write_json(path / 'config.json', config.to_dict())
+  write_json(path / 'environment.json', environment())
+
+
+def _changes(old: config_lib.Config, new: config_lib.Config) -> list[str]:
+  before, after = old.to_dict(), new.to_dict()
+  return [
+    f'  config.{group}.{key}: {before[group][key]!r} -> {value!r}'
+    for group, values in after.items()
+    for key, value in values.items()
+    if value != before[group][key] and f'{group}.{key}' not in _FREE
+  ]
+
+
+def environment() -> dict[str, object]:
+  """Versions, devices and commit, for whoever reads the results later."""
+  versions = {}
+  for package in _PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      versions[package] = importlib.metadata.version(package)
+  devices = jax.devices()
+  return {
+    'command': sys.argv,
+    'python': platform.python_version(),
+    'platform': platform.platform(),
+    'packages': versions,
+    'devices': f'{len(devices)} x {devices[0].device_kind}',
+    'cpu_count': os.cpu_count(),
+    'xla_flags': os.environ.get('XLA_FLAGS', ''),
+    'commit': _commit(),
+  }
+
+
+def _commit() -> str | None:
+  """Commit of the source tree, with a + if it has changes."""
+  here = pathlib.Path(__file__).parent
+  command = ['git', '-C', str(here), 'describe', '--always', '--dirty=+']
+  try:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+  except (OSError, subprocess.TimeoutExpired):
+    return None
+  return done.stdout.strip() or None
+
+
+def write_json(path: pathlib.Path, value: object) -> None:
+  """Writes all or nothing."""
+  temporary = path.with_suffix('.tmp')
+  temporary.write_text(json.dumps(value, indent=2) + '\n')
+  os.replace(temporary, path)

@@ -1,0 +1,340 @@
+"""Batch t depends on the seed, t and the batch size, and on nothing else."""
+
+import collections
+import itertools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from satjax import config, errors
+from satjax.data import pipeline, table, tokenizers
+
+BYTE = tokenizers.ByteTokenizer()
+KEYS = {'tokens', 'targets', 'positions', 'segments', 'weights'}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Two sources: small letters in `a`, capitals in `b`."""
+  root = tmp_path_factory.mktemp('text')
+  for name, first in (('a', ord('a')), ('b', ord('A'))):
+    (root / name).mkdir()
+    for i in range(40):
+      letter = chr(first + i % 26)
+      (root / name / f'{i:02}.txt').write_text(f'{i:02}{letter}' * (i + 3))
+  return root
+
+
+def settings(folder, *train, seed=0, seq_len=8):
+  return config.DataConfig(
+    train=tuple(train) or (f'text:{folder}/a/*',),
+    eval=(),
+    tokenizer='byte',
+    seq_len=seq_len,
+    held_out=0.2,
+    seed=seed,
+  )
+
+
+def make(
+  data_config, *, split='train', batch_size=4, vocab_size=258, **options
+):
+  return pipeline.make_batches(
+    data_config,
+    split=split,
+    batch_size=batch_size,
+    tokenizer=BYTE,
+    vocab_size=vocab_size,
+    **options,
+  )
+
+
+def evaluate(data_config, source, *, batch_size=4, max_batches=1000):
+  return pipeline.eval_batches(
+    data_config,
+    source,
+    batch_size=batch_size,
+    tokenizer=BYTE,
+    vocab_size=258,
+    max_batches=max_batches,
+  )
+
+
+def assert_equal(one, two):
+  assert one.keys() == two.keys() == KEYS
+  for key in KEYS:
+    np.testing.assert_array_equal(one[key], two[key], key)
+
+
+def rows_of(batches):
+  return [row.tobytes() for batch in batches for row in batch['tokens']]
+
+
+def test_shapes_and_types(folder):
+  batch = make(settings(folder))[0]
+  assert batch.keys() == KEYS
+  for key, value in batch.items():
+    assert value.shape == (4, 8)
+    assert value.dtype == (np.float32 if key == 'weights' else np.int32)
+
+
+@pytest.mark.parametrize(
+  'batch_size, prefetch', [(1, 0), (3, 0), (3, 1), (1, 4)]
+)
+def test_iterating_equals_indexing_beyond_epoch_two(
+  folder, batch_size, prefetch
+):
+  batches = make(settings(folder), batch_size=batch_size)
+  per_epoch = batches.num_rows / batch_size
+  for epoch in (0, 1, 2, 1000):
+    start = int(per_epoch * epoch) - (epoch > 0)
+    found = batches.iterate(start, prefetch=prefetch)
+    for step in range(start, start + 4):
+      assert_equal(next(found), batches[step])
+
+
+def test_batches_do_not_depend_on_what_was_read_before(folder):
+  forward, backward = make(settings(folder)), make(settings(folder))
+  expected = [forward[step] for step in range(200)]
+  for step in reversed(range(200)):
+    assert_equal(backward[step], expected[step])
+
+
+def test_batches_are_the_same_in_every_process(folder):
+  program = f"""
+import hashlib
+from satjax import config
+from satjax.data import pipeline, tokenizers
+data = config.DataConfig(
+  train=('text:{folder}/a/*', ('text:{folder}/b/*', 0.5)), eval=(),
+  tokenizer='byte', seq_len=8, held_out=0.2, seed=3)
+batches = pipeline.make_batches(
+  data, split='train', batch_size=4, vocab_size=258,
+  tokenizer=tokenizers.get_tokenizer('byte'))
+digest = hashlib.blake2b(digest_size=8)
+for step in range(300):
+  for key, value in sorted(batches[step].items()):
+    digest.update(value)
+print(batches.fingerprint, digest.hexdigest())
+"""
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', program],
+      stdout=subprocess.PIPE,
+      env=os.environ | {'PYTHONHASHSEED': seed, 'JAX_PLATFORMS': 'cpu'},
+    )
+    for seed in ('1', '2')
+  ]
+  outputs = [process.communicate()[0] for process in processes]
+  assert outputs[0] == outputs[1]
+  assert len(outputs[0].split()) == 2
+
+
+def test_every_row_comes_once_an_epoch_in_another_order(folder):
+  batches = make(settings(folder), batch_size=1)
+  num_rows = batches.num_rows
+  epochs = [
+    rows_of(batches[epoch * num_rows + i] for i in range(num_rows))
+    for epoch in range(3)
+  ]
+  counts = [collections.Counter(epoch) for epoch in epochs]
+  assert counts[0] == counts[1] == counts[2]
+  for one, two in itertools.combinations(epochs, 2):
+    assert one != two
+  plain = make(settings(folder), batch_size=1, shuffle=False)
+  in_order = rows_of(plain[i] for i in range(num_rows))
+  assert collections.Counter(in_order) == counts[0]
+  assert in_order != epochs[0]
+  assert rows_of(plain[num_rows + i] for i in range(num_rows)) == in_order
+
+
+def test_batches_cross_the_end_of_an_epoch(folder):
+  single = make(settings(folder), batch_size=1)
+  batched = make(settings(folder), batch_size=5)
+  count = 2 * single.num_rows // 5
+  expected = rows_of(single[i] for i in range(5 * count))
+  assert rows_of(batched[i] for i in range(count)) == expected
+
+
+def test_seeds_give_orders_of_their_own(folder):
+  """Also seed 1 is not seed 0, one epoch later."""
+  zero = make(settings(folder), batch_size=1)
+  num_rows = zero.num_rows
+  one = make(settings(folder, seed=1), batch_size=1)
+  first = rows_of(one[i] for i in range(num_rows))
+  for epoch in range(2):
+    order = rows_of(zero[epoch * num_rows + i] for i in range(num_rows))
+    assert order != first
+  assert zero.fingerprint != one.fingerprint
+
+
+def test_single_row_table(tmp_path):
+  (tmp_path / 'a').write_text('1234567')
+  data_config = settings(tmp_path, f'text:{tmp_path}/a')
+  batches = make(data_config, batch_size=2)
+  assert batches.num_rows == 1
+  assert batches.num_tokens == 9
+  assert_equal(batches[0], batches[7])
+
+
+def test_mixture_weights_are_respected(folder):
+  sources = f'text:{folder}/a/*', f'text:{folder}/b/*'
+  data_config = settings(folder, (sources[0], 3), (sources[1], 1.0))
+  batches = make(data_config, batch_size=10)
+  capitals = small = 0
+  for step in range(40):
+    for row in batches[step]['tokens']:
+      capitals += ((row >= ord('A')) & (row <= ord('Z'))).any()
+      small += ((row >= ord('a')) & (row <= ord('z'))).any()
+  assert small + capitals == 400
+  assert small == pytest.approx(300, abs=3)
+  parts = [make(settings(folder, source)) for source in sources]
+  assert batches.num_rows == sum(part.num_rows for part in parts)
+  assert batches.num_tokens == sum(part.num_tokens for part in parts)
+
+
+def test_mixed_source_keeps_its_own_epochs(folder):
+  """A weight changes how often a source comes, not that rows come once."""
+  sources = f'text:{folder}/a/*', f'text:{folder}/b/*'
+  alone = make(settings(folder, sources[0]), batch_size=1)
+  mixed = make(settings(folder, sources[0], (sources[1], 0.25)), batch_size=1)
+  expected = rows_of(alone[i] for i in range(alone.num_rows))
+  capitals = set(map(chr, range(ord('A'), ord('Z') + 1)))
+  found = []
+  for step in range(2 * alone.num_rows):
+    row = mixed[step]['tokens'][0]
+    if not capitals & set(BYTE.decode(row)):
+      found.append(row.tobytes())
+  assert found[: alone.num_rows] == expected
+
+
+def test_fingerprint_changes_with_what_a_batch_depends_on(folder):
+  base = settings(folder)
+  a, b = f'text:{folder}/a/*', f'text:{folder}/b/*'
+  prints = {
+    make(base).fingerprint,
+    make(base, shuffle=False).fingerprint,
+    make(base, split='held_out').fingerprint,
+    make(settings(folder, seed=1)).fingerprint,
+    make(settings(folder, seq_len=9)).fingerprint,
+    make(settings(folder, a, b)).fingerprint,
+    make(settings(folder, a, (b, 2))).fingerprint,
+  }
+  assert len(prints) == 7
+  assert make(base).fingerprint in prints
+  scaled = make(settings(folder, (a, 0.5), (b, 0.5))).fingerprint
+  assert scaled in prints
+
+
+def test_sources_argument_replaces_train(folder):
+  b = f'text:{folder}/b/*'
+  expected = make(settings(folder, b))
+  assert make(settings(folder), sources=(b,)).fingerprint == (
+    expected.fingerprint
+  )
+
+
+def test_batches_count_from_zero(folder):
+  batches = make(settings(folder))
+  with pytest.raises(IndexError, match='batch -1'):
+    batches[-1]
+  with pytest.raises(IndexError, match='batch -1'):
+    batches.iterate(-1)
+
+
+def test_far_batch_costs_no_more_than_the_first(folder):
+  batches = make(settings(folder))
+  assert_equal(next(batches.iterate(10**12)), batches[10**12])
+
+
+@pytest.mark.parametrize('prefetch', [None, 0, 2])
+def test_id_outside_of_the_model_is_refused_before_it_leaves(folder, prefetch):
+  batches = make(settings(folder), batch_size=1, vocab_size=ord('z'))
+  found = (batches[step] for step in itertools.count())
+  if prefetch is not None:
+    found = batches.iterate(0, prefetch=prefetch)
+  seen = 0
+  message = r'text:.* \(train\), row \d+: token id 25[67] .* 0 to 121'
+  with pytest.raises(errors.DataError, match=message):
+    for batch in itertools.islice(found, batches.num_rows):
+      seen += 1
+      assert max(batch['tokens'].max(), batch['targets'].max()) < ord('z')
+  assert 0 < seen < batches.num_rows
+
+
+@pytest.mark.parametrize('column', [0, 8])
+def test_mutated_table_is_detected(folder, column):
+  rows = pipeline._checked_rows(
+    settings(folder), f'text:{folder}/a/*', 'train', BYTE, 320
+  )
+  number = len(rows) - 1
+  rows[number]
+  rows.rows.table.tokens[number * 8 + column] = 320
+  with pytest.raises(errors.DataError, match=f'row {number}: token id 320'):
+    rows[number]
+
+
+def test_unusable_sources_are_refused_at_once(folder, tmp_path):
+  with pytest.raises(errors.ConfigError, match='stdlib:docs'):
+    make(settings(folder, 'wiki'))
+  with pytest.raises(errors.DataError, match='matches no file'):
+    make(settings(folder, f'text:{tmp_path}/*'))
+  with pytest.raises(errors.DataError, match='a row needs data.seq_len'):
+    make(settings(folder, seq_len=100_000))
+
+
+def test_evaluation_reads_every_held_out_token_once(folder):
+  data_config = settings(folder)
+  source = f'text:{folder}/a/*'
+  built = table.build_table(source, BYTE, split='held_out', held_out=0.2)
+  rows = table.rows(built, 8)
+  batches = evaluate(data_config, source, batch_size=5)
+  assert len(rows) % 5  # the last batch is padded
+  assert len(batches) == len(rows) // 5 + 1
+  assert all(b[key].shape == (5, 8) for b in batches for key in KEYS)
+  for number, row in enumerate(rows):
+    batch = batches[number // 5]
+    assert_equal({key: batch[key][number % 5] for key in KEYS}, row)
+  padding = batches[-1]['weights'][len(rows) % 5 :]
+  assert (padding == 0).all()
+  weight = sum(batch['weights'].sum() for batch in batches)
+  assert weight == sum(row['weights'].sum() for row in rows)
+
+
+def test_evaluation_is_bounded_and_spread_over_the_table(folder):
+  data_config = settings(folder)
+  source = f'text:{folder}/a/*'
+  built = table.build_table(source, BYTE, split='held_out', held_out=0.2)
+  rows = table.rows(built, 8)
+  batches = evaluate(data_config, source, batch_size=3, max_batches=2)
+  assert len(batches) == 2
+  count = len(rows)
+  expected = [rows[i * count // 6]['tokens'].tobytes() for i in range(6)]
+  assert rows_of(batches) == expected
+  assert all((batch['weights'].sum(axis=1) > 0).all() for batch in batches)
+
+
+def test_evaluation_with_less_than_one_batch(folder):
+  data_config = settings(folder)
+  batches = evaluate(data_config, f'text:{folder}/a/*', batch_size=4000)
+  assert len(batches) == 1
+  assert batches[0]['tokens'].shape == (4000, 8)
+
+
+def test_training_never_reads_held_out_documents(folder):
+  """Each document repeats a number that no other has."""
+  seen = {}
+  for split in table.SPLITS:
+    batches = make(settings(folder), split=split, batch_size=1)
+    found = [BYTE.decode(batches[i]['tokens']) for i in range(batches.num_rows)]
+    seen[split] = {i for i in range(40) if f'{i:02}' in ' '.join(found)}
+    for i in seen[split]:
+      assert table.split_of(f'{i:02}.txt#0', 0.2) == split
+  assert len(seen['train'] | seen['held_out']) >= 38  # but for remainders
+
+
+def test_weighted_accepts_both_forms():
+  assert pipeline.weighted(('a', ('b', 2))) == [('a', 1.0), ('b', 2)]
