@@ -322,10 +322,9 @@ def _build(group: type, path: str, values: Any, problems: list[str]) -> Any:
       continue
     value = _coerce(values[name], field.type)
     if not _has_type(value, field.type):
-      wanted = field.type.__name__
+      kind = type(value).__name__
       found.append(
-        f'{path}.{name} = {value!r} is a {type(value).__name__}; allowed:'
-        f' {wanted}, {field.metadata["allowed"]}'
+        f'{path}.{name} = {value!r} is a {kind}; allowed: {_allowed(field)}'
       )
     elif not field.metadata['check'](value):
       found.append(
@@ -346,10 +345,7 @@ def _wrong_keys(
   problems = []
   for key in values:
     if key not in known:
-      close = difflib.get_close_matches(str(key), known, n=1)
-      hint = f'did you mean {path}.{close[0]}?' if close else ''
-      allowed = hint or f'allowed: {", ".join(known)}'
-      problems.append(f'{path}.{key} is not a known key; {allowed}')
+      problems.append(unknown_key(path, key, known))
   for key in known:
     if key not in values:
       problems.append(
@@ -357,6 +353,28 @@ def _wrong_keys(
         ' every key'
       )
   return problems
+
+
+def unknown_key(path: str, key: str, known: Mapping[str, Any]) -> str:
+  """What to say of a key that is not there: the nearest one, or all."""
+  close = difflib.get_close_matches(str(key), known, n=1)
+  if close:
+    return f'{path}.{key} is not a known key; did you mean {path}.{close[0]}?'
+  return f'{path}.{key} is not a known key; allowed: {", ".join(known)}'
+
+
+def allowed(key: str) -> str:
+  """What `config.GROUP.KEY` may hold, in words."""
+  _, name, *rest = key.split('.')
+  group = next(f.type for f in dataclasses.fields(Config) if f.name == name)
+  for field in dataclasses.fields(group):
+    if [field.name] == rest:
+      return _allowed(field)
+  return 'a group of keys; set them one by one'
+
+
+def _allowed(field: dataclasses.Field) -> str:
+  return f'{field.type.__name__}, {field.metadata["allowed"]}'
 
 
 def _coerce(value: Any, wanted: type) -> Any:

@@ -77,16 +77,14 @@ def make_batches(
   Args:
     data_config: `train`, `seq_len`, `held_out` and `seed` are read.
     split: 'train' or 'held_out'.
-    batch_size: rows in a batch.
-    tokenizer: as `data_config.tokenizer` names it.
     vocab_size: of the model; every id is checked against it.
     sources: instead of `data_config.train`.
     shuffle: False: rows in the order of the documents, every epoch.
 
   Raises:
     ConfigError: a source is unknown.
-    DataError: a source can not be used, or a batch holds an id outside of
-      the vocabulary; this one is raised when that batch is read.
+    DataError: a source can not be used; or, when a batch is read, it holds
+      an id outside of the vocabulary.
   """
   import grain
 
@@ -100,22 +98,19 @@ def make_batches(
     parts.append(part)
     datasets.append(dataset.repeat(reseed_each_epoch=True))
   weights = [weight for _, weight in mixture]
-  mixed = datasets[0]
-  if len(datasets) > 1:
-    mixed = grain.MapDataset.mix(datasets, weights)
-  identity = {
-    'tables': [part.rows.table.fingerprint for part in parts],
-    'weights': [weight / sum(weights) for weight in weights],
-    'seq_len': data_config.seq_len,
-    'seed': data_config.seed if shuffle else None,
-    'tokenizer': tokenizer.fingerprint,
-  }
+  mixed = grain.MapDataset.mix(datasets, weights)
   return Batches(
     # Without it, the length of an endless set overflows at batch size 1.
     mixed.batch(batch_size, drop_remainder=True),
     num_rows=sum(map(len, parts)),
     num_tokens=sum(len(part.rows.table.tokens) for part in parts),
-    fingerprint=_hash(identity, 16).hex(),
+    fingerprint=_fingerprint(
+      tables=[part.rows.table.fingerprint for part in parts],
+      weights=[weight / sum(weights) for weight in weights],
+      seq_len=data_config.seq_len,
+      seed=data_config.seed if shuffle else None,
+      tokenizer=tokenizer.fingerprint,
+    ),
   )
 
 
@@ -203,6 +198,10 @@ def _seed(seed: int, number: int) -> int:
   would be the first of seed 1.
   """
   return int.from_bytes(_hash([seed, number], 4), 'big')
+
+
+def _fingerprint(**identity: Any) -> str:
+  return _hash(identity, 16).hex()
 
 
 def _hash(values: Any, num_bytes: int) -> bytes:

@@ -117,7 +117,7 @@ def read_config(directory: str | os.PathLike) -> ModelConfig:
   stored = _read_json(Path(directory), 'config.json')
   stored = {key: value for key, value in stored.items() if value is not None}
   problems = [
-    f'{key} = {reprlib.repr(stored[key])}; supported: {value!r}'
+    f'{key} = {_brief(stored[key])}; supported: {value!r}'
     for key, value in _SUPPORTED.items()
     if key in stored and stored[key] != value
   ]
@@ -278,7 +278,7 @@ def _value(
   else:
     good = type(value) is field.type and field.metadata['check'](value)
   if not good or value == math.inf:
-    problems.append(f'{key} = {reprlib.repr(value)}; allowed: {allowed}')
+    problems.append(f'{key} = {_brief(value)}; allowed: {allowed}')
   return value
 
 
@@ -290,22 +290,22 @@ def _rope(stored: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
   for key in ('rope_parameters', 'rope_scaling'):
     rope = stored.get(key, {})
     if not isinstance(rope, dict):
-      problems.append(f'{key} = {reprlib.repr(rope)}; supported: an object')
+      problems.append(f'{key} = {_brief(rope)}; supported: an object')
       continue
     if 'rope_theta' in rope:
       thetas[f'{key}.rope_theta'] = rope['rope_theta']
     for name in ('rope_type', 'type'):
       if rope.get(name, 'default') != 'default':
         problems.append(
-          f'{key}.{name} = {reprlib.repr(rope[name])}; supported: '
+          f'{key}.{name} = {_brief(rope[name])}; supported: '
           "'default', that is, rotary positions without scaling"
         )
     if rope.get('partial_rotary_factor', 1.0) != 1.0:
-      factor = reprlib.repr(rope['partial_rotary_factor'])
+      factor = _brief(rope['partial_rotary_factor'])
       problems.append(f'{key}.partial_rotary_factor = {factor}; supported: 1.0')
   values = list(thetas.values())
   if any(value != values[0] for value in values):
-    problems.append(f'{reprlib.repr(thetas)} differ; expected one value')
+    problems.append(f'{_brief(thetas)} differ; expected one value')
   return {'rope_theta': values[0]} if values else {}
 
 
@@ -342,6 +342,13 @@ def _unsafe(directory: Path, name: str) -> str | None:
   if not os.path.isfile(path):
     return 'is not a file'
   return None
+
+
+def _brief(value: Any) -> str:
+  """A value of a file for a message, however long or deep it is."""
+  form = reprlib.Repr()
+  form.maxstring = 200
+  return form.repr(value)
 
 
 def _refuse(where: Path, problems: list[str]) -> None:
@@ -407,7 +414,7 @@ def _weight_map(
   for name, file in weight_map.items():
     if not _is_plain(file):
       problems.append(
-        f'{name}: found {reprlib.repr(file)} in {_INDEX}, expected the plain'
+        f'{name}: found {_brief(file)} in {_INDEX}, expected the plain'
         ' name of a .safetensors file in the same directory'
       )
       weight_map[name] = None
@@ -470,9 +477,9 @@ def _differences(
       problems.append(f'{name}: found nothing, expected {expected}')
     elif found[name] and str(found[name]) != expected:
       problems.append(f'{name}: found {found[name]}, expected {expected}')
-  legal = {'lm_head.weight'} if config.tied else set()
+  legal = {*slots, 'lm_head.weight'} if config.tied else set(slots)
   for name, header in found.items():
-    if name not in slots and name not in legal and not _IGNORED.fullmatch(name):
+    if header and name not in legal and not _IGNORED.fullmatch(name):
       problems.append(f'{name}: found {header}, expected no such tensor')
   return problems
 

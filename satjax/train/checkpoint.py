@@ -35,14 +35,13 @@ class Checkpoints:
   def __init__(self, directory: pathlib.Path, keep: int | None = None):
     """Opens a folder, for writing if `keep` says how many to keep."""
     self._directory = directory.resolve()
-    options = ocp.CheckpointManagerOptions(
+    self._writes = keep is not None
+    self._options = ocp.CheckpointManagerOptions(
       max_to_keep=keep,
-      create=keep is not None,
-      read_only=keep is None,
-      cleanup_tmp_directories=keep is not None,
-      enable_async_checkpointing=keep is not None,
+      create=self._writes,
+      cleanup_tmp_directories=self._writes,
+      enable_async_checkpointing=self._writes,
     )
-    self._options = options
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
@@ -137,7 +136,7 @@ class Checkpoints:
 
   def _set_aside(self, step: int) -> None:
     """Renames a checkpoint that can not be used, for a person to look at."""
-    if self._options.read_only:
+    if not self._writes:
       return
     bad = self._directory / f'{step}.bad'
     logging.error('checkpoint of step %d is damaged; kept as %s', step, bad)

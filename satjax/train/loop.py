@@ -124,7 +124,13 @@ def _begin(
       programs=programs.Programs(
         lambda phase: setup_lib.compile_step(setup, example, phase)
       ),
-      evaluator=evaluation.Evaluator(setup),
+      evaluator=evaluation.Evaluator(
+        config.model,
+        config.data,
+        mesh=setup.mesh,
+        batch_size=config.train.microbatch_size or config.train.batch_size,
+        max_batches=config.train.eval_batches,
+      ),
       writer=metrics.Writer(path, step),
       progress=Progress(config.train.num_steps, step),
       clock=clock,
@@ -140,21 +146,7 @@ def _begin(
 
 def _restore(setup, checkpoints, record) -> tuple[int, Window]:
   """Completed steps and the window to go on with."""
-  config = setup.config
-
-  def abstract(saved):
-    phase = phases.phase_at(config, max(0, saved['step'] - 1))
-    state = setup_lib.abstract_state(setup, phase, sub=False)
-    active = {
-      unit: jax.ShapeDtypeStruct(shape, np.int32)
-      for unit, shape in saved['active'].items()
-    }
-    return {
-      'state': state,
-      'active': setup_lib.with_sharding(setup.mesh, active),
-    }
-
-  found = checkpoints.restore(abstract)
+  found = checkpoints.restore(setup_lib.abstract_checkpoint(setup))
   if found is None:
     return 0, window.dense(setup_lib.initial_state(setup))
   for name in ('data', 'tokenizer'):
@@ -174,9 +166,9 @@ def _restore(setup, checkpoints, record) -> tuple[int, Window]:
 def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
   config = run.config
   total = config.train.num_steps
-  source = batches.iterate(run.step)
   if run.step == 0 and config.train.eval_every:
     _evaluate(run)
+  source = batches.iterate(run.step)
   batch = _next_batch(run, source)
   run.mark = (run.clock.totals()['step'], run.step)
   while run.step < total:
@@ -258,11 +250,11 @@ def _evaluate(run: Run) -> None:
     return
   with run.clock('evaluation'):
     state = window.whole(run.window)
-    record = {'step': run.step, **run.evaluator(state.params)}
-  run.writer.write(record)
-  for name, value in record.items():
-    if name.endswith('/loss'):
-      run.progress.note(f'step {run.step}  {name} {value:.4f}')
+    losses = run.evaluator(state.params)
+  named = {f'eval/{source}/loss': loss for source, loss in losses.items()}
+  run.writer.write({'step': run.step, **named})
+  for source, loss in losses.items():
+    run.progress.note(f'step {run.step}  {source}: held-out loss {loss:.4f}')
 
 
 def _save(run: Run) -> None:

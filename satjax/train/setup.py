@@ -1,9 +1,11 @@
 """The pieces of a run: mesh, optimizer, first state, compiled steps."""
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import os
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +127,23 @@ def abstract_state(setup: Setup, phase: Phase, *, sub: bool) -> TrainState:
 
   abstract = jax.eval_shape(create, jax.random.key(0))
   return with_sharding(setup.mesh, abstract)
+
+
+def abstract_checkpoint(setup: Setup) -> Callable[[dict[str, Any]], PyTree]:
+  """From the record of a checkpoint to the shapes that it holds."""
+
+  def abstract(record):
+    phase = phases_lib.phase_at(setup.config, max(0, record['step'] - 1))
+    active = {
+      unit: jax.ShapeDtypeStruct(shape, jnp.int32)
+      for unit, shape in record['active'].items()
+    }
+    return {
+      'state': abstract_state(setup, phase, sub=False),
+      'active': with_sharding(setup.mesh, active),
+    }
+
+  return abstract
 
 
 def with_sharding(mesh: jax.sharding.Mesh, abstract: PyTree) -> PyTree:

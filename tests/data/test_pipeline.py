@@ -16,18 +16,6 @@ BYTE = tokenizers.ByteTokenizer()
 KEYS = {'tokens', 'targets', 'positions', 'segments', 'weights'}
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-  """Two sources: small letters in `a`, capitals in `b`."""
-  root = tmp_path_factory.mktemp('text')
-  for name, first in (('a', ord('a')), ('b', ord('A'))):
-    (root / name).mkdir()
-    for i in range(40):
-      letter = chr(first + i % 26)
-      (root / name / f'{i:02}.txt').write_text(f'{i:02}{letter}' * (i + 3))
-  return root
-
-
 def settings(folder, *train, seed=0, seq_len=8):
   return config.DataConfig(
     train=tuple(train) or (f'text:{folder}/a/*',),
@@ -49,17 +37,6 @@ def make(
     tokenizer=BYTE,
     vocab_size=vocab_size,
     **options,
-  )
-
-
-def evaluate(data_config, source, *, batch_size=4, max_batches=1000):
-  return pipeline.eval_batches(
-    data_config,
-    source,
-    batch_size=batch_size,
-    tokenizer=BYTE,
-    vocab_size=258,
-    max_batches=max_batches,
   )
 
 
@@ -284,44 +261,6 @@ def test_unusable_sources_are_refused_at_once(folder, tmp_path):
     make(settings(folder, f'text:{tmp_path}/*'))
   with pytest.raises(errors.DataError, match='a row needs data.seq_len'):
     make(settings(folder, seq_len=100_000))
-
-
-def test_evaluation_reads_every_held_out_token_once(folder):
-  data_config = settings(folder)
-  source = f'text:{folder}/a/*'
-  built = table.build_table(source, BYTE, split='held_out', held_out=0.2)
-  rows = table.rows(built, 8)
-  batches = evaluate(data_config, source, batch_size=5)
-  assert len(rows) % 5  # the last batch is padded
-  assert len(batches) == len(rows) // 5 + 1
-  assert all(b[key].shape == (5, 8) for b in batches for key in KEYS)
-  for number, row in enumerate(rows):
-    batch = batches[number // 5]
-    assert_equal({key: batch[key][number % 5] for key in KEYS}, row)
-  padding = batches[-1]['weights'][len(rows) % 5 :]
-  assert (padding == 0).all()
-  weight = sum(batch['weights'].sum() for batch in batches)
-  assert weight == sum(row['weights'].sum() for row in rows)
-
-
-def test_evaluation_is_bounded_and_spread_over_the_table(folder):
-  data_config = settings(folder)
-  source = f'text:{folder}/a/*'
-  built = table.build_table(source, BYTE, split='held_out', held_out=0.2)
-  rows = table.rows(built, 8)
-  batches = evaluate(data_config, source, batch_size=3, max_batches=2)
-  assert len(batches) == 2
-  count = len(rows)
-  expected = [rows[i * count // 6]['tokens'].tobytes() for i in range(6)]
-  assert rows_of(batches) == expected
-  assert all((batch['weights'].sum(axis=1) > 0).all() for batch in batches)
-
-
-def test_evaluation_with_less_than_one_batch(folder):
-  data_config = settings(folder)
-  batches = evaluate(data_config, f'text:{folder}/a/*', batch_size=4000)
-  assert len(batches) == 1
-  assert batches[0]['tokens'].shape == (4000, 8)
 
 
 def test_training_never_reads_held_out_documents(folder):

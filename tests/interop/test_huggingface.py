@@ -1,7 +1,10 @@
 """Model directories: what is written is read back, what is wrong is named."""
 
+import contextlib
 import dataclasses
 import json
+import os
+import pickle
 import subprocess
 import sys
 import types
@@ -110,7 +113,7 @@ def saved(tmp_path):
 def sharded(tmp_path):
   directory = tmp_path / 'model'
   params = random_params(GROUPED)
-  huggingface.save(directory, GROUPED, params, max_shard_bytes=4000)
+  huggingface.save(directory, GROUPED, params, max_shard_bytes=2000)
   return directory
 
 
@@ -125,8 +128,6 @@ def test_round_trip_keeps_every_bit(tmp_path, config, dtype, max_shard_bytes):
   assert_same_bits(loaded, params)
   is_sharded = (tmp_path / 'model.safetensors.index.json').exists()
   assert is_sharded == (max_shard_bytes < 2**30)
-  files = len(list(tmp_path.glob('*.safetensors')))
-  assert files == (len(tensors_in(tmp_path)) if max_shard_bytes == 1 else files)
 
 
 def test_matrices_have_the_orientation_of_hugging_face(saved):
@@ -288,3 +289,298 @@ def test_import_needs_no_framework():
   )
   run = [sys.executable, '-c', code]
   assert subprocess.check_output(run, text=True).strip() == '[]'
+
+
+NAMES = sorted(
+  ['model.embed_tokens.weight', 'model.norm.weight', 'lm_head.weight']
+  + [
+    f'model.layers.{layer}.{name}.weight'
+    for layer in range(2)
+    for name in (
+      'input_layernorm',
+      'self_attn.q_proj',
+      'self_attn.k_proj',
+      'self_attn.v_proj',
+      'self_attn.o_proj',
+      'post_attention_layernorm',
+      'mlp.gate_proj',
+      'mlp.up_proj',
+      'mlp.down_proj',
+    )
+  ]
+)
+
+
+def longer(tensor):
+  return np.concatenate([tensor, tensor[:1]])
+
+
+def with_nan(tensor):
+  tensor = tensor.copy()
+  tensor.flat[-1] = np.nan
+  return tensor
+
+
+@pytest.mark.parametrize(
+  'change, found',
+  [
+    (longer, 'found F32 ['),
+    (lambda tensor: tensor[None], 'found F32 [1,'),
+    (lambda tensor: tensor.T[..., None], 'found F32 ['),
+    (lambda tensor: tensor.astype(np.float16), 'found F16 ['),
+    (lambda tensor: tensor.astype(np.int32), 'found I32 ['),
+    (with_nan, 'found NaN'),
+  ],
+  ids=['longer', 'nested', 'transposed', 'float16', 'int32', 'nan'],
+)
+def test_every_damaged_tensor_is_named_and_no_other(saved, change, found):
+  whole = (saved / 'model.safetensors').read_bytes()
+  for name in NAMES:
+    (saved / 'model.safetensors').write_bytes(whole)
+    rewrite(saved, lambda t, name=name: t.update({name: change(t[name])}))
+    message = problems_of(saved)
+    assert f'{name}: {found}' in message
+    assert len(message.splitlines()) == 2, message
+
+
+def test_every_missing_tensor_is_named_with_its_shape(saved):
+  rewrite(saved, lambda tensors: [tensors.pop(name) for name in NAMES[1:]])
+  message = problems_of(saved)
+  for name in NAMES[1:]:
+    assert f'{name}: found nothing, expected F32 [' in message
+  assert f'{NAMES[0]}:' not in message
+
+
+def test_one_error_lists_all_kinds_of_problems(saved):
+  def damage(tensors):
+    del tensors['model.layers.1.mlp.up_proj.weight']
+    tensors['model.norm.weight'] = np.zeros(9, np.float32)
+    tensors['lm_head.weight'] = np.zeros((12, 8), np.float64)
+    tensors['model.layers.2.mlp.up_proj.weight'] = np.zeros((10, 8), np.int8)
+    tensors['model.layers.0.self_attn.q_proj.bias'] = np.zeros(24, np.float32)
+    tensors['model.layers.0.self_attn.rotary_emb.inv_freq'] = np.zeros(3)
+
+  rewrite(saved, damage)
+  message = problems_of(saved)
+  for problem in (
+    'model.layers.1.mlp.up_proj.weight: found nothing, expected F32 [10, 8]',
+    'model.norm.weight: found F32 [9], expected F32 [8]',
+    'lm_head.weight: found F64 [12, 8], expected F32 [12, 8]',
+    'model.layers.2.mlp.up_proj.weight: found I8 [10, 8], expected no such',
+    'q_proj.bias: found F32 [24], expected no such tensor',
+  ):
+    assert problem in message
+  assert 'inv_freq' not in message
+  assert len(message.splitlines()) == 6
+
+
+def test_one_error_lists_all_broken_shards(sharded):
+  shards = sorted(sharded.glob('*.safetensors'))
+  assert len(shards) >= 3
+  index = 'model.safetensors.index.json'
+  shards[0].write_bytes(shards[0].read_bytes()[:-1])
+  shards[1].unlink()
+  weight_map = json.loads((sharded / index).read_text())['weight_map']
+  last = [n for n in weight_map if weight_map[n] == shards[-1].name]
+  twice = next(n for n in weight_map if weight_map[n] == shards[2].name)
+  copied = safetensors.numpy.load_file(shards[2])[twice]
+  rewrite(sharded, lambda t: t.update({twice: copied}), shards[-1].name)
+  rewrite_json(
+    sharded,
+    index,
+    weight_map=weight_map | {'ghost': shards[-1].name, last[0]: 'no.bin'},
+  )
+  message = problems_of(sharded)
+  assert f'{shards[0].name} is not a whole safetensors file' in message
+  assert f'{shards[1].name} is missing' in message
+  assert f'{twice}: found again in {shards[-1].name}' in message
+  assert f'ghost: found nowhere, expected in {shards[-1].name}' in message
+  assert f"{last[0]}: found 'no.bin' in {index}" in message
+  assert len(message.splitlines()) == 6, message
+
+
+@pytest.mark.parametrize('size', [0, 7, 100, -1])
+def test_truncated_file_is_refused(saved, size):
+  whole = (saved / 'model.safetensors').read_bytes()
+  (saved / 'model.safetensors').write_bytes(whole[:size])
+  assert 'model.safetensors is not a whole safetensors' in problems_of(saved)
+
+
+def test_pickles_are_refused_by_name_with_the_remedy(saved):
+  (saved / 'model.safetensors').unlink()
+  for name in ('pytorch_model.bin', 'a.pt', 'b.pth', 'c.pkl', 'd.ckpt'):
+    (saved / name).write_bytes(b'')
+    assert name in problems_of(saved)
+  message = problems_of(saved)
+  assert 'a.pt, b.pth, c.pkl, d.ckpt, pytorch_model.bin' in message
+  assert 'convert them to safetensors' in message
+
+
+class Canary:
+  def __reduce__(self):
+    raise_alarm = 'import pathlib; pathlib.Path("alarm").write_text("")'
+    return exec, (raise_alarm,)
+
+
+def test_pickles_are_never_opened(saved, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  payload = pickle.dumps(Canary())
+  (saved / 'pytorch_model.bin').write_bytes(payload)
+  huggingface.load(saved)
+  (saved / 'model.safetensors').write_bytes(payload)
+  assert 'not a whole safetensors file' in problems_of(saved)
+  assert not (tmp_path / 'alarm').exists()
+
+
+def test_index_can_not_lead_out_of_the_directory(sharded, tmp_path):
+  shards = sorted(sharded.glob('*.safetensors'))
+  outside = tmp_path / 'outside.safetensors'
+  shards[0].rename(outside)
+  shards[0].symlink_to(outside)
+  index = 'model.safetensors.index.json'
+  weight_map = json.loads((sharded / index).read_text())['weight_map']
+  bad = ['../outside.safetensors', str(outside), 'a\\b.safetensors', '', 7]
+  bad += ['sub/../../outside.safetensors', '..', 'nul\0.safetensors', None]
+  names = [n for n in weight_map if weight_map[n] != shards[0].name]
+  rewrite_json(sharded, index, weight_map=weight_map | dict(zip(names, bad)))
+  message = problems_of(sharded)
+  assert f'{shards[0].name} is a link that leaves the directory' in message
+  for name, file in zip(names, bad):
+    assert f'{name}: found {file!r} in' in message
+
+
+def test_linked_config_that_leaves_the_directory_is_refused(saved, tmp_path):
+  (saved / 'config.json').rename(tmp_path / 'config.json')
+  (saved / 'config.json').symlink_to(tmp_path / 'config.json')
+  assert 'leaves the directory' in problems_of(saved)
+
+
+@pytest.mark.parametrize('content', [{}, {'weight_map': []}, [1]])
+def test_index_without_map_is_refused(sharded, content):
+  index = sharded / 'model.safetensors.index.json'
+  index.write_text(json.dumps(content))
+  assert 'model.safetensors.index.json' in problems_of(sharded)
+
+
+def test_ambiguous_and_absent_weights_are_refused(saved):
+  (saved / 'model.safetensors.index.json').write_text('{}')
+  assert 'remove the stale one' in problems_of(saved)
+  (saved / 'model.safetensors.index.json').unlink()
+  (saved / 'model.safetensors').rename(saved / 'other.safetensors')
+  assert 'other.safetensors: found' in problems_of(saved)
+  (saved / 'other.safetensors').unlink()
+  assert 'no weights found' in problems_of(saved)
+
+
+def test_tied_output_may_be_stored_if_it_is_the_embedding(tmp_path):
+  params = random_params(TIED)
+  huggingface.save(tmp_path, TIED, params)
+  head, embed = 'lm_head.weight', params['embed']
+  rewrite(tmp_path, lambda t: t.update({head: embed}))
+  assert_same_bits(huggingface.load(tmp_path)[1], params)
+  rewrite(tmp_path, lambda t: t.update({head: embed + 1, 'more': embed}))
+  message = problems_of(tmp_path)
+  assert 'lm_head.weight: found numbers that differ' in message
+  assert 'more: found F32' in message
+  rewrite(tmp_path, lambda t: t.update({head: embed[:4]}))
+  assert 'lm_head.weight: found F32 [4, 8], expected F32 [12, 8]' in (
+    problems_of(tmp_path)
+  )
+
+
+@pytest.mark.parametrize(
+  'changes, theta',
+  [
+    ({'rope_parameters': ...}, 500_000.0),
+    ({'rope_parameters': ..., 'rope_scaling': None}, 500_000.0),
+    ({'rope_parameters': ..., 'rope_theta': 7}, 7.0),
+    ({'rope_parameters': ..., 'rope_theta': ...}, 10_000.0),
+    ({'rope_theta': ...}, 500_000.0),
+    ({'rope_scaling': {'type': 'default'}}, 500_000.0),
+  ],
+)
+def test_old_and_new_forms_of_rope_are_read(saved, changes, theta):
+  rewrite_json(saved, 'config.json', **changes)
+  assert huggingface.read_config(saved).rope_theta == theta
+
+
+def test_absent_keys_mean_what_transformers_assumes(saved):
+  absent = dict.fromkeys(['num_key_value_heads', 'tie_word_embeddings'], ...)
+  rewrite_json(saved, 'config.json', head_dim=None, rms_norm_eps=..., **absent)
+  config = huggingface.read_config(saved)
+  assert (config.num_kv_heads, config.head_dim) == (4, 2)
+  assert (config.tied, config.norm_eps) == (False, 1e-6)
+
+
+def test_unsupported_features_are_listed_together(saved):
+  rewrite_json(
+    saved,
+    'config.json',
+    model_type='mistral',
+    architectures=['MistralForCausalLM'],
+    hidden_act='gelu',
+    attention_bias=True,
+    mlp_bias=True,
+    rope_scaling={'type': 'linear', 'factor': 2.0},
+    rope_parameters={'rope_type': 'llama3', 'rope_theta': 1.0},
+    quantization_config={'bits': 4},
+    num_hidden_layers=10**12,
+    hidden_size='8',
+    intermediate_size=...,
+    rms_norm_eps=float('nan'),
+    vocab_size=True,
+  )
+  message = problems_of(saved)
+  for problem in (
+    "model_type = 'mistral'; supported: 'llama'",
+    "architectures = ['MistralForCausalLM']",
+    "hidden_act = 'gelu'; supported: 'silu'",
+    'attention_bias = True',
+    'mlp_bias = True',
+    "rope_scaling.type = 'linear'",
+    "rope_parameters.rope_type = 'llama3'",
+    'differ; expected one value',
+    "quantization_config = {'bits': 4}; supported: None",
+    'num_hidden_layers = 1000000000000; allowed: at least 1, at most 10000',
+    "hidden_size = '8'; allowed: at least 1",
+    'intermediate_size is missing',
+    'rms_norm_eps = nan',
+    'vocab_size = True',
+  ):
+    assert problem in message
+  assert len(message.splitlines()) == 15, message
+
+
+def test_heads_that_can_not_be_grouped_are_refused(saved):
+  rewrite_json(saved, 'config.json', num_key_value_heads=3)
+  assert 'not a multiple' in problems_of(saved)
+
+
+@pytest.mark.parametrize(
+  'text', ['', '{', '[]', '[' * 100_000, '{"a": ' * 100_000, '9' * 5000, '\x80']
+)
+def test_malformed_config_is_refused_by_name(saved, text):
+  (saved / 'config.json').write_text(text, encoding='latin-1')
+  assert 'config.json' in problems_of(saved)
+
+
+def test_huge_and_missing_config_is_refused(saved):
+  os.truncate(saved / 'config.json', 2**40)  # sparse
+  assert 'config.json is larger than 67108864 bytes' in problems_of(saved)
+  (saved / 'config.json').unlink()
+  assert 'config.json is missing' in problems_of(saved)
+
+
+def test_random_damage_is_explained_or_harmless(sharded):
+  rng = np.random.default_rng(0)
+  shard = next(sharded.glob('*.safetensors')).name
+  for file in ('config.json', 'model.safetensors.index.json', shard):
+    whole = (sharded / file).read_bytes()
+    for _ in range(200):
+      damaged = bytearray(whole)
+      for at in rng.integers(0, len(whole), 2):
+        damaged[at] = rng.integers(256)
+      (sharded / file).write_bytes(damaged)
+      with contextlib.suppress(errors.DataError):
+        huggingface.load(sharded)
+    (sharded / file).write_bytes(whole)

@@ -1,0 +1,5 @@
+"""`python -m satjax COMMAND`."""
+
+from satjax import cli
+
+cli.entry()

@@ -1,0 +1,102 @@
+"""Reading a configuration: a Python file or a run's JSON, then overrides."""
+
+from collections.abc import Sequence
+import importlib.util
+import json
+import pathlib
+import sys
+import traceback
+
+from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from satjax import config as config_lib
+from satjax import errors
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> config_lib.Config:
+  """The checked configuration of a file.
+
+  Args:
+    path: a Python file with `get_config()`, which is executed, or a JSON file
+      such as a run's config.json, which is only read.
+    overrides: `--config.group.key=value` arguments, in their order.
+
+  Raises:
+    ConfigError: names the file or the key, the value and what is allowed.
+  """
+  file = pathlib.Path(path)
+  if not file.is_file():
+    raise errors.ConfigError(
+      f'--config={path}: there is no such file; try --config=configs/tiny.py'
+    )
+  values = _read_json(file) if file.suffix == '.json' else _run_python(file)
+  for argument in overrides:
+    values = _override(values, argument)
+  return config_lib.Config.from_dict(values)
+
+
+def _read_json(file: pathlib.Path) -> ml_collections.ConfigDict:
+  try:
+    values = json.loads(file.read_text())
+  except ValueError as error:
+    raise errors.ConfigError(f'{file} is not valid JSON: {error}') from error
+  # Checked first, which also turns lists into the tuples that they were.
+  checked = config_lib.Config.from_dict(values)
+  return ml_collections.ConfigDict(checked.to_dict()).lock()
+
+
+def _run_python(file: pathlib.Path) -> ml_collections.ConfigDict:
+  # `from configs import base` works beside the file and in a clone.
+  for folder in (file.resolve().parent.parent, file.resolve().parent):
+    if str(folder) not in sys.path:
+      sys.path.append(str(folder))
+  spec = importlib.util.spec_from_file_location('_satjax_config', file)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    return module.get_config()
+  except Exception as error:
+    line = traceback.extract_tb(error.__traceback__)[-1].lineno
+    raise errors.ConfigError(
+      f'{file} failed at line {line} with {type(error).__name__}: {error}; a'
+      ' config file is Python with a function get_config() that returns an'
+      ' ml_collections.ConfigDict'
+    ) from error
+
+
+def _override(
+  values: ml_collections.ConfigDict, argument: str
+) -> ml_collections.ConfigDict:
+  _check_key(values, argument)
+  arguments = ['satjax', argument]
+  flag_values = flags.FlagValues()
+  holder = config_flags.DEFINE_config_dict(
+    'config', values, flag_values=flag_values, sys_argv=arguments
+  )
+  try:
+    flag_values(arguments)
+  except (flags.Error, TypeError, ValueError) as error:
+    key, _, value = argument.removeprefix('--').partition('=')
+    raise errors.ConfigError(
+      f'{key} = {value!r}; allowed: {config_lib.allowed(key)}'
+    ) from error
+  return holder.value
+
+
+def _check_key(values: ml_collections.ConfigDict, argument: str) -> None:
+  """Our own words for an unknown key, the same as for a key in a file."""
+  name, separator, _ = argument.partition('=')
+  parts = name.removeprefix('--config.').split('.')
+  if not separator:
+    raise errors.ConfigError(
+      f'{argument}: write {name}=VALUE, such as --config.train.num_steps=100'
+    )
+  known = values.to_dict()
+  for depth, part in enumerate(parts):
+    if not isinstance(known, dict) or part not in known:
+      prefix = '.'.join(['config', *parts[:depth]])
+      siblings = known if isinstance(known, dict) else {}
+      raise errors.ConfigError(config_lib.unknown_key(prefix, part, siblings))
+    known = known[part]

@@ -1,0 +1,83 @@
+"""Evaluation reads the held-out rows in a fixed order, each exactly once."""
+
+import numpy as np
+import pytest
+
+from satjax import config
+from satjax.data import pipeline, table, tokenizers
+
+BYTE = tokenizers.ByteTokenizer()
+
+
+@pytest.fixture
+def data_config(folder):
+  return config.DataConfig(
+    train=(f'text:{folder}/a/*',),
+    eval=(),
+    tokenizer='byte',
+    seq_len=8,
+    held_out=0.2,
+    seed=0,
+  )
+
+
+@pytest.fixture
+def rows(data_config):
+  (source,) = data_config.train
+  built = table.build_table(source, BYTE, split='held_out', held_out=0.2)
+  return table.rows(built, 8)
+
+
+def evaluate(data_config, *, batch_size, max_batches=1000, vocab_size=258):
+  return pipeline.eval_batches(
+    data_config,
+    data_config.train[0],
+    batch_size=batch_size,
+    tokenizer=BYTE,
+    vocab_size=vocab_size,
+    max_batches=max_batches,
+  )
+
+
+def test_every_held_out_token_counts_once(data_config, rows):
+  batches = evaluate(data_config, batch_size=5)
+  assert len(rows) % 5  # the last batch is padded
+  assert len(batches) == len(rows) // 5 + 1
+  for batch in batches:
+    assert {value.shape for value in batch.values()} == {(5, 8)}
+  for number, row in enumerate(rows):
+    batch = batches[number // 5]
+    assert batch.keys() == row.keys()
+    for key, value in row.items():
+      np.testing.assert_array_equal(batch[key][number % 5], value)
+      assert batch[key].dtype == value.dtype
+  assert (batches[-1]['weights'][len(rows) % 5 :] == 0).all()
+  weight = sum(batch['weights'].sum() for batch in batches)
+  assert weight == sum(row['weights'].sum() for row in rows)
+
+
+def test_full_batches_are_not_padded(data_config, rows):
+  batches = evaluate(data_config, batch_size=len(rows))
+  assert len(batches) == 1
+  assert (batches[0]['weights'].sum(axis=1) > 0).all()
+
+
+def test_rows_are_spread_over_the_table(data_config, rows):
+  batches = evaluate(data_config, batch_size=3, max_batches=2)
+  assert len(batches) == 2
+  taken = [rows[i * len(rows) // 6]['tokens'] for i in range(6)]
+  found = [row for batch in batches for row in batch['tokens']]
+  np.testing.assert_array_equal(found, taken)
+  assert all((batch['weights'].sum(axis=1) > 0).all() for batch in batches)
+
+
+def test_less_than_one_batch_is_filled_up(data_config, rows):
+  batches = evaluate(data_config, batch_size=4000)
+  assert len(batches) == 1
+  assert batches[0]['tokens'].shape == (4000, 8)
+  assert (batches[0]['weights'][len(rows) :] == 0).all()
+
+
+def test_ids_are_checked(data_config):
+  with pytest.raises(pipeline.errors.DataError, match=r'\(held_out\), row 0'):
+    evaluate(data_config, batch_size=4, vocab_size=256)

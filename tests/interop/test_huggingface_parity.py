@@ -1,0 +1,174 @@
+"""Our model directories against transformers: weights, logits, tokens."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+
+os.environ['HF_HUB_OFFLINE'] = '1'  # read when transformers is imported
+torch = pytest.importorskip('torch')
+transformers = pytest.importorskip('transformers')
+
+import jax  # noqa: E402
+import safetensors.torch  # noqa: E402
+
+from satjax.config import ModelConfig  # noqa: E402
+from satjax.data import tokenizers  # noqa: E402
+from satjax.interop import huggingface  # noqa: E402
+from satjax.model import decoder  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+SHAPES = {
+  'multi_head': {},
+  'grouped': {'num_key_value_heads': 2},
+  'tied': {'tie_word_embeddings': True},
+  'wide_heads': {'head_dim': 12, 'num_key_value_heads': 1},
+  'long_rope': {'rope_parameters': {'rope_type': 'default', 'rope_theta': 5e5}},
+}
+CONFIG = ModelConfig(
+  num_layers=2,
+  embed_dim=16,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=6,
+  mlp_dim=24,
+  vocab_size=320,
+  tied=False,
+  rope_theta=500_000.0,
+  norm_eps=1e-5,
+  dtype='float32',
+  scan=True,
+  remat='none',
+  init_from='',
+)
+
+
+def random_llama(changes):
+  """A float32 Llama of transformers, its norm gains random too."""
+  torch.manual_seed(0)
+  config = transformers.LlamaConfig(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    initializer_range=0.2,
+    **changes,
+  )
+  model = transformers.LlamaForCausalLM(config).eval()
+  with torch.no_grad():
+    for name, tensor in model.named_parameters():
+      if 'norm' in name:
+        tensor.uniform_(0.5, 1.5)
+  return model
+
+
+def assert_same_logits(model, config, params):
+  tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 17))
+  with torch.no_grad():
+    expected = model(torch.tensor(tokens)).logits.numpy()
+  logits = decoder.apply(config, params, {'tokens': tokens.astype(np.int32)})
+  assert np.abs(expected).max() > 0.1
+  np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('max_shard_size', ['1GB', '8KB'])
+@pytest.mark.parametrize('changes', SHAPES.values(), ids=SHAPES)
+def test_logits_match_transformers(tmp_path, changes, max_shard_size):
+  model = random_llama(changes)
+  model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+  assert len(list(tmp_path.glob('*.safetensors'))) > (max_shard_size == '8KB')
+  config, params = huggingface.load(tmp_path)
+  assert_same_logits(model, config, params)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('max_shard_bytes', [2**30, 10_000])
+@pytest.mark.parametrize('tied', [False, True])
+def test_transformers_reads_the_bits_that_were_saved(
+  tmp_path, dtype, max_shard_bytes, tied
+):
+  config = dataclasses.replace(CONFIG, tied=tied)
+  params = decoder.init_params(config, jax.random.key(0))
+  huggingface.save(
+    tmp_path, config, params, dtype=dtype, max_shard_bytes=max_shard_bytes
+  )
+  model, report = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path, dtype='auto', output_loading_info=True
+  )
+  assert not any(report.values()), report
+  assert model.dtype == getattr(torch, dtype)
+  state = model.state_dict()
+  files = list(tmp_path.glob('*.safetensors'))
+  assert (len(files) > 1) == (max_shard_bytes < 2**30)
+  stored = {
+    n: t for f in files for n, t in safetensors.torch.load_file(f).items()
+  }
+  assert stored.keys() == state.keys() - ({'lm_head.weight'} if tied else set())
+  for name, tensor in stored.items():
+    assert torch.equal(tensor, state[name]), name
+  query = np.asarray(params['blocks']['attention']['query'].astype(dtype)[1])
+  name = 'model.layers.1.self_attn.q_proj.weight'
+  expected = query.astype(np.float32).reshape(24, 16)
+  assert np.array_equal(state[name].float().numpy(), expected)
+  if dtype == 'float32':
+    assert_same_logits(model.eval(), config, params)
+
+
+def test_model_goes_to_transformers_and_back_without_a_change(tmp_path):
+  model = random_llama(SHAPES['grouped'])
+  model.save_pretrained(tmp_path / 'theirs')
+  config, params = huggingface.load(tmp_path / 'theirs')
+  huggingface.save(tmp_path / 'ours', config, params)
+  again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'ours')
+  for name, tensor in model.state_dict().items():
+    assert torch.equal(again.state_dict()[name], tensor), name
+
+
+TEXTS = (
+  'plain',
+  'Grüße, Ärger & Öl',
+  '🦊👩‍🔬 emoji',
+  '\n\n  spaces \t and , punctuation !\r\n ',
+  '\x00\x7f\xa0\xad\u2028',
+  '',
+)
+
+
+@pytest.fixture(scope='module')
+def their_tokenizer(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('tokenizer')
+  huggingface.save(
+    directory,
+    CONFIG,
+    decoder.init_params(CONFIG, jax.random.key(0)),
+    tokenizer=tokenizers.ByteTokenizer(),
+  )
+  return transformers.AutoTokenizer.from_pretrained(directory)
+
+
+@pytest.mark.parametrize('text', TEXTS)
+def test_byte_tokenizer_gives_bytes_and_text_back(their_tokenizer, text):
+  ids = their_tokenizer(text)['input_ids']
+  assert ids == list(text.encode())
+  assert ids == tokenizers.ByteTokenizer().encode(text).tolist()
+  assert their_tokenizer.decode(ids) == text
+
+
+def test_every_byte_has_its_own_id(their_tokenizer):
+  vocab = their_tokenizer.get_vocab()
+  assert sorted(vocab.values()) == list(range(258))
+  every_byte = ''.join(map(chr, range(0x800)))
+  assert their_tokenizer(every_byte)['input_ids'] == list(every_byte.encode())
+
+
+def test_special_tokens_begin_and_end_a_text(their_tokenizer):
+  assert their_tokenizer.bos_token_id == 256
+  assert their_tokenizer.eos_token_id == 257
+  text = '<|begin_of_text|>hé<|end_of_text|>'
+  ids = [256, *'hé'.encode(), 257]
+  assert their_tokenizer(text)['input_ids'] == ids
+  assert their_tokenizer.decode(ids) == text
+  assert their_tokenizer.decode(ids, skip_special_tokens=True) == 'hé'
