@@ -7,8 +7,7 @@ second dense arm shows how far such a ratio strays by chance: the noise floor,
 below which nothing is claimed.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
 import pathlib
@@ -16,29 +15,23 @@ import time
 from typing import Any
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import numpy as np
-from rich import console as rich_console
-from rich import progress as rich_progress
 
-from satjax import bench_torch, errors, flops, tree
+from satjax import bench_torch, errors, flops
 from satjax import config as config_lib
 from satjax.interop import models
 from satjax.train import phases, window, workdir
 from satjax.train import setup as setup_lib
+from satjax.train.progress import Progress
 
-_WARMUP = 3  # steps, or refreshes, of each arm before any counts
-_BATCHES = 4  # different ones, in turn
-_FULL = 'sat 0'  # every neuron gathered: must be the dense model
+_WARMUP = 3  # steps of an arm, and refreshes, before any counts
 
 
 @dataclasses.dataclass
 class Arm:
-  """A JAX program with its own state, in its own walk through the batches."""
+  """A JAX program with its own state, on its own walk through the batches."""
 
-  name: str
-  kind: str
   setup: setup_lib.Setup
   phase: phases.Phase
   batches: Sequence[Any]
@@ -57,16 +50,16 @@ class Arm:
     return float(scalars['loss'])
 
   def refresh(self) -> None:
-    """What a new selection costs: close, choose, open."""
-    state = window.close(self.setup.config, self.window)
+    """Changes the selection, as the training loop does."""
+    config = self.setup.config
+    state = window.close(config, self.window)
     key = jax.random.fold_in(jax.random.key(0), self.done)
     batch = self.batches[self.done % len(self.batches)]
-    active = window.choose(
-      self.setup.config, state.params, batch, self.phase, key
-    )
+    active = window.choose(config, state.params, batch, self.phase, key)
     self.open(state, active)
 
   def open(self, state: Any, active: Any) -> None:
+    """Starts a window on a selection."""
     self.window = window.open_window(self.setup.config, state, active)
     self.window.state = self.setup.place(self.window.state)
     jax.block_until_ready((self.window.state, self.window.resting))
@@ -82,60 +75,84 @@ def bench(
 ) -> dict[str, Any]:
   """Times the train step of a configuration, dense and sparse.
 
-  Random weights and tokens: a step takes as long with them as with any. Before
-  growth, if the configuration grows.
+  Weights and tokens are random. A model that grows is timed before it grows.
 
   Args:
     config: what to time.
     rounds: visits to each arm.
     steps: optimizer steps in a visit.
-    torch: whether to time PyTorch as well; None: if it is installed.
-    out: a JSON file for the result; the table goes beside it, as .md.
+    torch: whether to time PyTorch too; None: if it is installed.
+    out: JSON file for the result; its table goes beside it, as .md.
 
   Returns:
-    The result, as it is written to `out`; `render` makes a table of it.
+    The result, as in the JSON file; `render` makes the table.
 
   Raises:
-    SatjaxError: two arms that must compute the same loss do not.
-    ConfigError: PyTorch was asked for and is not installed.
+    SatjaxError: arms that must compute the same loss do not.
+    ConfigError: PyTorch is asked for and not installed.
     StorageError: `out` can not be written.
   """
-  if torch is None:
-    torch = bench_torch.is_installed()
-  if torch and not bench_torch.is_installed():
-    raise errors.ConfigError(
-      'PyTorch or transformers is not installed; install satjax[parity], or'
-      ' leave the PyTorch arms out'
-    )
-  _write(out, '')
-  environment = workdir.environment()
-  if torch:
-    environment['packages'] |= bench_torch.versions()
+  torch = bench_torch.is_wanted(torch)
+  if out is not None:
+    _write(out, {}, '')
+  config = models.resolve(config)
+  config = dataclasses.replace(
+    config,
+    model=dataclasses.replace(config.model, init_from=''),
+    growth=dataclasses.replace(config.growth, hops=()),
+  )
   before = os.getloadavg()
-  config = _plain(config)
-  with _cold_compiles():
-    arms, losses, reasons = _make_arms(config, rounds * steps, torch)
-  seconds, refreshes = _time(arms, rounds, steps)
+  with bench_torch.cold_compiles():
+    arms, losses, unavailable = _make_arms(config, rounds * steps, torch)
+  times, refreshes = _time(config, arms, rounds, steps)
   result = {
-    'environment': environment,
+    'environment': workdir.environment(),
+    'torch': bench_torch.versions() if torch else {},
     'load_average': {'before': before, 'after': os.getloadavg()},
     'config': config.to_dict(),
     'rounds': rounds,
     'steps': steps,
     'losses': losses,
-    'arms': summarise(config, arms, seconds, refreshes),
-    'unavailable': reasons,
+    'unavailable': unavailable,
+    'arms': _summarise(config, arms, times, refreshes),
   }
-  result['noise'] = noise(result['arms']['dense again']['ratio'])
-  _write(out, result)
+  if out is not None:
+    _write(out, result, render(result))
   return result
 
 
-def _plain(config):
-  """Before growth, random weights, and the architecture spelled out."""
-  config = models.resolve(config)
-  return dataclasses.replace(
-    config,
-    model=dataclasses.replace(config.model, init_from=''),
-    growth=dataclasses.replace(config.growth, hops=()),
-  )
+def _write(out, result, table):
+  path = pathlib.Path(out)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workdir.write_json(path, result)
+    path.with_suffix('.md').write_text(table)
+  except OSError as error:
+    raise errors.StorageError(
+      f'can not write {path}: {error.strerror}; choose another file'
+    ) from error
+
+
+def _make_arms(config, num_steps, torch):
+  """Arms by name, their first losses, and why an arm is missing."""
+  batches = bench_torch.random_batches(config)
+  off = dataclasses.replace(config.sparsity, head_rate=0.0, channel_rate=0.0)
+  dense = dataclasses.replace(config, sparsity=off)
+  first = _arm(dense, batches)
+  arms, unavailable = {'dense': first, 'dense again': _arm(dense, batches)}, {}
+  if torch:
+    count = jnp.arange(1 + _WARMUP + num_steps)
+    made, unavailable = bench_torch.make_arms(
+      dense,
+      jax.device_get(first.window.state.params),
+      batches,
+      jax.vmap(first.setup.schedule)(count).tolist(),
+    )
+    arms |= {arm.name: arm for arm in made}
+  for phase in _sparse_phases(config):
+    rate = f'{phases.omission_rate(config, phase):.4g}'
+    arms[f'sat {rate}'] = _arm(config, batches, phase)
+    arms[f'twin {rate}'] = _arm(_twin(dense, phase), batches)
+  losses = {name: arm.steps(1) for name, arm in arms.items()}
+  equal = {name: losses[name] for name in ('dense again', *(a.name for a in made))}
+  return arms, losses, unavailable

@@ -1,10 +1,11 @@
-"""The PyTorch arms of the benchmark: Llama of transformers, the same step.
+"""The PyTorch arms of the benchmark, and what makes arms comparable.
 
-Same weights, batches, AdamW, clipping, learning rates and loss. The module
-imports without PyTorch; making an arm needs it, and transformers.
+The arms are the Llama of transformers with the same weights, batches, AdamW,
+clipping and learning rates. The module imports without PyTorch; making an arm
+needs it, and transformers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -14,9 +15,11 @@ import time
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 
 from satjax import config as config_lib
+from satjax import errors
 from satjax.interop import huggingface
 from satjax.tree import PyTree
 
@@ -112,12 +115,38 @@ class TorchArm:
     return list(zip(tokens.split(rows), targets.split(rows)))
 
 
-def is_installed() -> bool:
-  return all(map(importlib.util.find_spec, _PACKAGES))
+def is_wanted(torch: bool | None) -> bool:
+  """Whether to make the arms; None: if that is possible.
+
+  Raises:
+    ConfigError: they are asked for, and PyTorch is not installed.
+  """
+  missing = [name for name in _PACKAGES if not importlib.util.find_spec(name)]
+  if torch and missing:
+    raise errors.ConfigError(
+      f'the PyTorch arms need {" and ".join(missing)}; install satjax[parity],'
+      ' or leave these arms out'
+    )
+  return not missing if torch is None else torch
 
 
 def versions() -> dict[str, str]:
+  """Of the packages that the arms are made of."""
   return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+@contextlib.contextmanager
+def cold_compiles() -> Iterator[None]:
+  """JAX compiles as in a first run, whatever its cache on disk holds."""
+  option = 'jax_enable_compilation_cache'
+  before = getattr(jax.config, option)
+  jax.config.update(option, False)
+  compilation_cache.reset_cache()
+  try:
+    yield
+  finally:
+    jax.config.update(option, before)
+    compilation_cache.reset_cache()
 
 
 def make_arms(
@@ -196,3 +225,52 @@ def _optimizer(config: config_lib.OptimizerConfig, model: Any) -> Any:
     weight_decay=config.weight_decay,
     fused=True,
   )
+
+
+def random_batches(
+  config: config_lib.Config, count: int = 4
+) -> list[dict[str, np.ndarray]]:
+  """Batches of random tokens with the keys of training; one document a row."""
+  rng = np.random.default_rng(0)
+  shape = rows, length = config.train.batch_size, config.data.seq_len
+  batches = []
+  for _ in range(count):
+    ids = rng.integers(config.model.vocab_size, size=(rows, length + 1))
+    ids = ids.astype(np.int32)
+    batches.append(
+      {
+        'tokens': ids[:, :-1],
+        'targets': ids[:, 1:],
+        'positions': np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+        'segments': np.ones(shape, np.int32),
+        'weights': np.ones(shape, np.float32),
+      }
+    )
+  return batches
+
+
+def check_losses(
+  dense: float, others: Mapping[str, float], dtype: str
+) -> None:
+  """Refuses to compare arms that compute something else than the dense one.
+
+  Args:
+    dense: loss of the dense arm on its first batch.
+    others: losses on the same batch of the arms that must agree with it.
+    dtype: of activations; it sets how closely they agree.
+
+  Raises:
+    SatjaxError: names the arms that disagree, and the figures.
+  """
+  tolerance = {'float32': 1e-5, 'bfloat16': 1e-2}[dtype]
+  wrong = [
+    f'{name} {loss:.7g}'
+    for name, loss in others.items()
+    if not abs(loss - dense) <= tolerance * abs(dense)
+  ]
+  if wrong:
+    raise errors.SatjaxError(
+      f'the first loss of the dense arm is {dense:.7g}, but of'
+      f' {", ".join(wrong)}; they must agree to {tolerance:g} (relative,'
+      f' {dtype}), or their times compare different work'
+    )

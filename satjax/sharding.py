@@ -1,5 +1,6 @@
 """Device mesh, and the one table from logical axes to mesh axes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,13 +25,15 @@ RULES: dict[str, str | None] = {
 BATCH = ('data', 'fsdp')  # mesh axes that share out the rows of a batch
 
 
-def make_mesh(config: config_lib.MeshConfig) -> Mesh:
-  """Mesh `(data, fsdp, tensor)` over all devices.
+def make_mesh(
+  config: config_lib.MeshConfig, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """Mesh `(data, fsdp, tensor)` over all devices, or over those given.
 
   Raises:
     ConfigError: the axes do not multiply to the number of devices.
   """
-  devices = jax.devices()
+  devices = list(devices or jax.devices())
   data = config.data
   if data == -1:
     data = max(1, len(devices) // (config.fsdp * config.tensor))
@@ -42,7 +45,10 @@ def make_mesh(config: config_lib.MeshConfig) -> Mesh:
       f' is {len(devices)}, or set config.mesh.data=-1'
     )
   return jax.make_mesh(
-    shape, ('data', 'fsdp', 'tensor'), axis_types=(AxisType.Auto,) * 3
+    shape,
+    ('data', 'fsdp', 'tensor'),
+    axis_types=(AxisType.Auto,) * 3,
+    devices=devices,
   )
 
 

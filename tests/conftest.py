@@ -12,12 +12,12 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 
 
 class _NoTensorFlow:
-  """Raises where anything imports TensorFlow."""
+  """Makes TensorFlow impossible to import, even where it is installed."""
 
   def find_spec(self, name, path=None, target=None):
     del path, target
     if name.partition('.')[0] == 'tensorflow':
-      raise AssertionError(f'something imports {name}')
+      raise ModuleNotFoundError(f'satjax must not need {name}', name=name)
     return None
 
 

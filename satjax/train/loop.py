@@ -160,7 +160,7 @@ def _restore(setup, checkpoints, record) -> tuple[int, Window]:
   state, active = found.state['state'], found.state['active']
   if not active:
     return found.step, window.dense(state)
-  return found.step, _open(setup, state, active)
+  return found.step, window.open_window(setup, state, active)
 
 
 def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
@@ -172,8 +172,11 @@ def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
   batch = _next_batch(run, source)
   run.mark = (run.clock.totals()['step'], run.step)
   while run.step < total:
-    _turn_over(run, batch)
+    with run.clock('refresh'):
+      run.window = window.turn_over(run.setup, run.window, run.step, batch)
     phase = phases.phase_at(config, run.step)
+    if phases.hop_at(config, run.step):
+      run.progress.note(f'grown to {phase.num_layers} layers')
     with run.clock('compile'):
       program = run.programs.get(phase)
       ahead = phases.next_phase(config, run.step)
@@ -187,41 +190,6 @@ def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
     if run.step < total:
       batch = _next_batch(run, source)
     _look(run, stop)
-
-
-def _turn_over(run: Run, batch: Any) -> None:
-  """Grows the model, and changes the selection, where a step calls for it."""
-  config, step = run.config, run.step
-  factor = phases.hop_at(config, step)
-  is_fresh = phases.starts_window(config, step)
-  if run.window.active and (is_fresh or factor):
-    with run.clock('refresh'):
-      run.window = window.dense(window.close(config, run.window))
-  if factor:
-    with run.clock('growth'):
-      run.window = window.dense(
-        setup_lib.grow(run.setup, run.window.state, factor)
-      )
-    layers = phases.phase_at(config, step).num_layers
-    run.progress.note(f'grown to {layers} layers after {step} steps')
-  phase = phases.phase_at(config, step)
-  if phase.is_sparse and not run.window.active:
-    with run.clock('refresh'):
-      key = jax.random.key(config.train.seed)
-      active = window.choose(
-        config,
-        run.window.state.params,
-        batch,
-        phase,
-        jax.random.fold_in(key, step),
-      )
-      run.window = _open(run.setup, run.window.state, active)
-
-
-def _open(setup, state, active) -> Window:
-  opened = window.open_window(setup.config, state, active)
-  opened.state = setup.place(opened.state)
-  return opened
 
 
 def _look(run: Run, stop: dict[str, bool]) -> None:

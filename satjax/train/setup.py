@@ -1,6 +1,6 @@
 """The pieces of a run: mesh, optimizer, first state, compiled steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import os
@@ -46,8 +46,18 @@ class Setup:
     return jax.device_put(state, sharding.tree_sharding(self.mesh, state))
 
 
-def make_setup(config: config_lib.Config) -> Setup:
-  """Checks what can be checked before any work, and builds the pieces."""
+def make_setup(
+  config: config_lib.Config, devices: Sequence[jax.Device] | None = None
+) -> Setup:
+  """Checks what can be checked before any work, and builds the pieces.
+
+  Args:
+    config: what to run.
+    devices: to run on; None: all.
+
+  Raises:
+    ConfigError: the configuration does not fit its tokenizer or the devices.
+  """
   tokenizer = tokenizers.get_tokenizer(config.data.tokenizer)
   if tokenizer.vocab_size > config.model.vocab_size:
     raise errors.ConfigError(
@@ -55,7 +65,7 @@ def make_setup(config: config_lib.Config) -> Setup:
       f' {tokenizer.vocab_size} tokens of tokenizer {config.data.tokenizer!r};'
       ' raise it'
     )
-  mesh = sharding.make_mesh(config.mesh)
+  mesh = sharding.make_mesh(config.mesh, devices)
   sharding.check_divides(config, mesh)
   use_compilation_cache()
   tx = optimizer_lib.make_optimizer(config.optimizer)
@@ -158,27 +168,33 @@ def with_sharding(mesh: jax.sharding.Mesh, abstract: PyTree) -> PyTree:
   )
 
 
-def compile_step(setup: Setup, batch: PyTree, phase: Phase):
-  """The train step of a phase, compiled ahead of time for a batch's shapes."""
+def make_step(setup: Setup) -> Callable[..., Any]:
+  """The train step `(state, batch) -> (state, metrics)`, not yet compiled."""
   config = setup.config
   micro = config.train.microbatch_size or config.train.batch_size
-  step = functools.partial(
+  return functools.partial(
     step_lib.train_step,
     model=config.model,
     tx=setup.tx,
     schedule=setup.schedule,
     num_microbatches=config.train.batch_size // micro,
-    view=masked_view if is_masked(config) else step_lib.whole,
+    view=_masked_view if is_masked(config) else step_lib.whole,
   )
-  sub = phase.is_sparse and not is_masked(config)
+
+
+def compile_step(
+  setup: Setup, batch: PyTree, phase: Phase
+) -> jax.stages.Compiled:
+  """The train step of a phase, compiled ahead of time for a batch's shapes."""
+  sub = phase.is_sparse and not is_masked(setup.config)
   state = abstract_state(setup, phase, sub=sub)
   out = jax.tree.map(lambda leaf: leaf.sharding, state)
+  step = jax.jit(make_step(setup), donate_argnums=0, out_shardings=(out, None))
   with jax.sharding.set_mesh(setup.mesh):
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(out, None))
-    return jitted.lower(state, batch).compile()
+    return step.lower(state, batch).compile()
 
 
-def masked_view(params: PyTree, state: lors.LorsState) -> PyTree:
+def _masked_view(params: PyTree, state: lors.LorsState) -> PyTree:
   """Omitted neurons are zeros in the forward pass."""
   return lors.apply_mask(params, state.mask)
 
@@ -187,9 +203,12 @@ def grow(setup: Setup, state: TrainState, factor: int) -> TrainState:
   """G_stack in a run: parameters, and moments unless they are reset."""
   num_layers = state.params['blocks']['attention_norm'].shape[0]
   layer_map = depth.stack_map(num_layers, factor)
-  params = depth.grow_depth(state.params, layer_map)
   if setup.config.growth.opt_state == 'reset':
-    opt_state = setup.tx.init(params)
+    params = _grow_depth(state.params, layer_map)
+    grown = state.replace(params=params, opt_state=setup.tx.init(params))
   else:
-    opt_state = depth.grow_depth(state.opt_state, layer_map)
-  return setup.place(state.replace(params=params, opt_state=opt_state))
+    grown = _grow_depth(state, layer_map)
+  return setup.place(grown)
+
+
+_grow_depth = jax.jit(depth.grow_depth, static_argnums=1)

@@ -15,7 +15,10 @@ from satjax import config as config_lib
 from satjax import tree
 from satjax.model import decoder
 from satjax.sparsity import importance, selection, subnetwork
+from satjax.train import phases
+from satjax.train import setup as setup_lib
 from satjax.train.phases import Phase
+from satjax.train.setup import Setup
 from satjax.train.state import TrainState
 
 
@@ -33,15 +36,37 @@ def dense(state: TrainState) -> Window:
   return Window(state, {}, {})
 
 
+def turn_over(
+  setup: Setup, window: Window, step: int, batch: Mapping[str, jax.Array]
+) -> Window:
+  """What the step after `step` completed ones trains; `window` is used up.
+
+  Where that step calls for it, rows return to their places, the model grows,
+  and a fresh selection is gathered.
+  """
+  config = setup.config
+  factor = phases.hop_at(config, step)
+  if window.active and (phases.starts_window(config, step) or factor):
+    window = dense(close(config, window))
+  if factor:
+    window = dense(setup_lib.grow(setup, window.state, factor))
+  phase = phases.phase_at(config, step)
+  if not phase.is_sparse or window.active:
+    return window
+  key = jax.random.fold_in(jax.random.key(config.train.seed), step)
+  active = choose(config, window.state.params, batch, phase, key)
+  return open_window(setup, window.state, active)
+
+
 def open_window(
-  config: config_lib.Config, state: TrainState, active: selection.Active
+  setup: Setup, state: TrainState, active: selection.Active
 ) -> Window:
   """Starts to train a selection; `state` is used up."""
-  if config.sparsity.execution == 'masked':
-    return Window(_with_mask(state, active), active, {})
+  if setup_lib.is_masked(setup.config):
+    return Window(setup.place(_with_mask(state, active)), active, {})
   resting = subnetwork.neuron_leaves(state, active)
   sub = subnetwork.replace_leaves(state, _gather(resting, active))
-  return Window(sub, active, resting)
+  return Window(setup.place(sub), active, resting)
 
 
 def whole(window: Window) -> TrainState:
@@ -60,7 +85,7 @@ def whole(window: Window) -> TrainState:
 def close(config: config_lib.Config, window: Window) -> TrainState:
   """The full state, with nothing left out of it; the window is used up."""
   state = whole(window)
-  if window.active and config.sparsity.execution == 'masked':
+  if window.active and setup_lib.is_masked(config):
     return _with_mask(state, {})
   return state
 

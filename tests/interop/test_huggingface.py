@@ -247,6 +247,34 @@ def test_wrongly_written_numbers_are_noticed(saved, monkeypatch):
   assert not list(saved.glob('.saving-*'))
 
 
+@pytest.mark.parametrize('max_shard_bytes', [2000, 2**30])
+def test_interrupted_save_is_refused_and_can_be_repeated(
+  sharded, monkeypatch, max_shard_bytes
+):
+  params = random_params(TIED)
+  replace, moved = os.replace, 0
+
+  def replace_some(source, target):
+    nonlocal left
+    left -= 1
+    if left < 0:
+      raise OSError('interrupted')
+    replace(source, target)
+
+  monkeypatch.setattr(os, 'replace', replace_some)
+  while True:
+    left = moved
+    try:
+      huggingface.save(sharded, TIED, params, max_shard_bytes=max_shard_bytes)
+    except errors.StorageError:
+      assert 'expected model.safetensors, or shards' in problems_of(sharded)
+      moved += 1
+    else:
+      break
+  assert moved >= 3
+  assert_same_bits(huggingface.load(sharded)[1], params)
+
+
 def test_parameters_of_another_model_are_listed_and_not_written(tmp_path):
   params = random_params(GROUPED)
   params['embed'] = params['embed'][:5]

@@ -1,0 +1,234 @@
+"""Weights of a model directory: safetensors, checked before they are read."""
+
+from collections import Counter
+from collections.abc import Mapping
+import json
+import os
+from pathlib import Path
+import re
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from satjax import errors
+from satjax.config import ModelConfig
+from satjax.interop import llama
+
+_MAX_JSON_BYTES = 64 * 2**20
+SINGLE = 'model.safetensors'
+INDEX = 'model.safetensors.index.json'
+_PICKLES = ('.bin', '.pt', '.pth', '.pkl', '.ckpt')
+DTYPES = {'F32': np.float32, 'BF16': ml_dtypes.bfloat16, 'F16': np.float16}
+
+
+class Header(NamedTuple):
+  file: str
+  dtype: str
+  shape: tuple[int, ...]
+
+  def __str__(self) -> str:
+    return f'{self.dtype} {list(self.shape)}'
+
+
+def read_json(directory: Path, name: str) -> dict[str, Any]:
+  path = directory / name
+  if reason := _unsafe(directory, name):
+    raise errors.DataError(f'{path} {reason}')
+  try:
+    with path.open('rb') as file:
+      text = file.read(_MAX_JSON_BYTES + 1)
+  except OSError as error:
+    raise errors.StorageError(f'{path} can not be read: {error}') from error
+  if len(text) > _MAX_JSON_BYTES:
+    raise errors.DataError(f'{path} is larger than {_MAX_JSON_BYTES} bytes')
+  try:
+    content = json.loads(text)
+  except (ValueError, RecursionError) as error:
+    raise errors.DataError(f'{path} is not valid JSON: {error}') from error
+  if not isinstance(content, dict):
+    raise errors.DataError(f'{path} does not hold a JSON object')
+  return content
+
+
+def _unsafe(directory: Path, name: str) -> str | None:
+  """Why a file may not be opened, or None."""
+  path = directory / name
+  if not os.path.lexists(path):
+    return 'is missing'
+  if os.path.dirname(os.path.realpath(path)) != os.path.realpath(directory):
+    return (
+      'is a link that leaves the directory; copy the file itself here (hf'
+      ' download --local-dir does)'
+    )
+  if not os.path.isfile(path):
+    return 'is not a file'
+  return None
+
+
+def refuse(where: Path, problems: list[str]) -> None:
+  """Raises one error that lists all problems, if there are any."""
+  if problems:
+    text = '\n  '.join([f'{where} can not be used:', *problems])
+    # Names from a file may hold what a terminal can not print.
+    raise errors.DataError(text.encode('utf-8', 'backslashreplace').decode())
+
+
+def scan(directory: Path) -> tuple[dict[str, Header | None], list[str]]:
+  """Reads the headers of all weight files.
+
+  Returns:
+    Headers by tensor name, None where a problem already says why there is
+    none; and the problems.
+  """
+  weight_map, problems = _weight_map(directory)
+  found: dict[str, Header | None] = {}
+  lost = set()
+  files = sorted(set(weight_map.values()) - {None}) if weight_map else [SINGLE]
+  for file in files:
+    try:
+      headers = _headers(directory, file)
+    except OSError as error:
+      problems.append(f'{file} {error}')
+      lost.add(file)
+      continue
+    for name, header in headers.items():
+      if name in found:
+        problems.append(f'{name}: found again in {file}, expected once')
+      elif weight_map and (weight_map.get(name) or file) != file:
+        problems.append(
+          f'{name}: found in {file}, expected in {weight_map[name]}'
+        )
+      found[name] = header
+  if SINGLE in lost and not weight_map:
+    refuse(directory, problems)
+  for name, file in (weight_map or {}).items():
+    if name not in found:
+      found[name] = None
+      if file and file not in lost:
+        problems.append(f'{name}: found nowhere, expected in {file}')
+  return found, problems
+
+
+def _weight_map(
+  directory: Path,
+) -> tuple[dict[str, str | None] | None, list[str]]:
+  """Which file holds which tensor; None when there is a single file."""
+  single, index = (os.path.lexists(directory / n) for n in (SINGLE, INDEX))
+  if single and index:
+    problem = f'{SINGLE} and {INDEX} are both there; remove the stale one'
+    refuse(directory, [problem])
+  if single:
+    return None, []
+  if not index:
+    refuse(directory, [_no_weights(directory)])
+  weight_map = read_json(directory, INDEX).get('weight_map')
+  if not isinstance(weight_map, dict) or not weight_map:
+    refuse(directory, [f'{INDEX} has no weight_map'])
+  problems = []
+  for name, file in weight_map.items():
+    if not _is_plain(file):
+      problems.append(
+        f'{name}: found {llama.brief(file)} in {INDEX}, expected the plain'
+        ' name of a .safetensors file in the same directory'
+      )
+      weight_map[name] = None
+  return weight_map, problems
+
+
+def _is_plain(file: Any) -> bool:
+  pattern = r'[\w.+=@ -]+\.safetensors'
+  return isinstance(file, str) and bool(re.fullmatch(pattern, file))
+
+
+def _no_weights(directory: Path) -> str:
+  names = sorted(path.name for path in directory.iterdir())
+  expected = f'expected {SINGLE}, or shards and {INDEX}'
+  others = [name for name in names if name.endswith('.safetensors')]
+  pickles = [name for name in names if name.endswith(_PICKLES)]
+  if others:
+    return f'{", ".join(others)}: found, {expected}'
+  if pickles:
+    return (
+      f'{", ".join(pickles)}: pickles can run code and are never opened;'
+      ' convert them to safetensors with the tool that wrote them'
+      ' (transformers: save_pretrained)'
+    )
+  return f'no weights found, {expected}'
+
+
+def _headers(directory: Path, file: str) -> dict[str, Header]:
+  if reason := _unsafe(directory, file):
+    raise OSError(reason)
+  try:
+    with safetensors.safe_open(directory / file, framework='numpy') as shard:
+      names = shard.keys()
+      parts = [shard.get_slice(name) for name in names]
+      return {
+        name: Header(file, part.get_dtype(), tuple(part.get_shape()))
+        for name, part in zip(names, parts)
+      }
+  except safetensors.SafetensorError as error:
+    raise OSError(f'is not a whole safetensors file: {error}') from error
+
+
+def differences(
+  config: ModelConfig,
+  slots: Mapping[str, llama.Slot],
+  found: Mapping[str, Header | None],
+) -> list[str]:
+  """What is missing, misshaped, of another dtype, or too much."""
+  dtypes = Counter(
+    header.dtype
+    for name, header in found.items()
+    if header and name in slots and header.dtype in DTYPES
+  )
+  # The dtype of most tensors, so that the odd ones are named.
+  dtype = dtypes.most_common(1)[0][0] if dtypes else ' | '.join(DTYPES)
+  problems = []
+  for name, slot in slots.items():
+    expected = f'{dtype} {list(slot.shape)}'
+    if name not in found:
+      problems.append(f'{name}: found nothing, expected {expected}')
+    elif found[name] and str(found[name]) != expected:
+      problems.append(f'{name}: found {found[name]}, expected {expected}')
+  legal = {*slots, 'lm_head.weight'} if config.tied else set(slots)
+  for name, header in found.items():
+    if header and name not in legal and not llama.IGNORED.fullmatch(name):
+      problems.append(f'{name}: found {header}, expected no such tensor')
+  return problems
+
+
+def tied_problems(
+  directory: Path, found: Mapping[str, Header | None]
+) -> list[str]:
+  """A tied output matrix may be stored, if it is the embedding."""
+  embed, head = (
+    found.get(llama.TENSORS[path][0]) for path in ('embed', 'unembed')
+  )
+  if not embed or not head:
+    return []
+  if str(embed) != str(head):
+    return [f'lm_head.weight: found {head}, expected {embed} as embeddings']
+  if head.dtype in DTYPES and not same_bits(
+    read_tensor(directory, 'model.embed_tokens.weight', embed.file),
+    read_tensor(directory, 'lm_head.weight', head.file),
+  ):
+    return [
+      'lm_head.weight: found numbers that differ from the embedding, expected'
+      ' the same, or tie_word_embeddings false in config.json'
+    ]
+  return []
+
+
+def read_tensor(directory: Path, name: str, file: str) -> np.ndarray:
+  # Mapped anew for each tensor, so that pages that were read do not pile up.
+  with safetensors.safe_open(directory / file, framework='numpy') as shard:
+    return shard.get_tensor(name)
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+  if a.dtype != b.dtype or a.shape != b.shape:
+    return False
+  return np.array_equal(*(x.reshape(-1).view(np.uint8) for x in (a, b)))

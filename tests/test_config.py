@@ -1,0 +1,422 @@
+"""Every shipped config builds; every wrong one is refused in the user's words."""
+
+import copy
+import dataclasses
+import functools
+import importlib
+import json
+import math
+import pathlib
+
+from configs import base
+import ml_collections
+import pytest
+
+from satjax import config as config_lib
+from satjax import errors
+
+CONFIGS = sorted(
+  path.stem
+  for path in pathlib.Path(base.__file__).parent.glob('*.py')
+  if path.stem != '__init__'
+)
+TOTAL_TOKENS = 1000 * 8 * 256  # num_steps x batch_size x seq_len of base.py
+GONE = object()  # stands for a key that is left out
+
+
+@functools.cache
+def _base():
+  return base.get_config().to_dict()
+
+
+def with_values(changes):
+  """The values of configs/base.py, with `{'group.key': value}` changed."""
+  values = copy.deepcopy(_base())
+  for path, value in changes.items():
+    *groups, key = path.split('.')
+    target = values
+    for group in groups:
+      target = target[group]
+    if value is GONE:
+      del target[key]
+    else:
+      target[key] = value
+  return values
+
+
+def refusal(values):
+  with pytest.raises(errors.ConfigError) as caught:
+    config_lib.Config.from_dict(values)
+  return str(caught.value)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_shipped_config_builds(name):
+  values = importlib.import_module(f'configs.{name}').get_config()
+  config = config_lib.Config.from_dict(values)
+  assert config.to_dict() == values.to_dict()
+
+
+# (key, wrong value, what the error says is allowed)
+WRONG_VALUES = [
+  ('model.num_layers', 0, 'at least 1'),
+  ('model.num_layers', -3, 'at least 1'),
+  ('model.num_layers', 2.0, 'int'),
+  ('model.num_layers', True, 'int'),
+  ('model.num_layers', '2', 'int'),
+  ('model.num_layers', None, 'int'),
+  ('model.num_layers', math.nan, 'int'),
+  ('model.embed_dim', 0, 'at least 1'),
+  ('model.embed_dim', [64], 'int'),
+  ('model.num_heads', 0, 'at least 1'),
+  ('model.num_kv_heads', 0, 'at least 1'),
+  ('model.head_dim', 15, 'even'),
+  ('model.head_dim', 0, 'even, at least 2'),
+  ('model.head_dim', -2, 'even, at least 2'),
+  ('model.mlp_dim', -1, 'at least 1'),
+  ('model.vocab_size', 1, 'at least 2'),
+  ('model.tied', 1, 'bool'),
+  ('model.tied', 'yes', 'bool'),
+  ('model.rope_theta', 0, 'above 0'),
+  ('model.rope_theta', math.inf, 'above 0'),
+  ('model.norm_eps', 0.0, 'above 0'),
+  ('model.norm_eps', math.nan, 'above 0'),
+  ('model.dtype', 'float16', "'float32' | 'bfloat16'"),
+  ('model.dtype', float, 'str'),
+  ('model.scan', 0, 'bool'),
+  ('model.remat', 'some', "'none' | 'full'"),
+  ('model.remat', True, 'str'),
+  ('model.init_from', None, 'a model directory, or empty'),
+  ('data.train', (), 'a tuple of sources'),
+  ('data.train', 'stdlib:docs', 'tuple'),
+  ('data.train', ('',), 'a tuple of sources'),
+  ('data.train', (('stdlib:docs', 0),), 'weights above 0'),
+  ('data.train', (('stdlib:docs', -1.0),), 'weights above 0'),
+  ('data.train', (('stdlib:docs', math.inf),), 'weights above 0'),
+  ('data.train', (('stdlib:docs', math.nan),), 'weights above 0'),
+  ('data.train', (('stdlib:docs', True),), 'weights above 0'),
+  ('data.train', (('stdlib:docs', 1, 2),), 'a tuple of sources'),
+  ('data.train', ((1.0, 'stdlib:docs'),), 'a tuple of sources'),
+  ('data.train', (1,), 'a tuple of sources'),
+  ('data.eval', (None,), 'a tuple of sources'),
+  ('data.seq_len', 1, 'at least 2'),
+  ('data.seq_len', 256.0, 'int'),
+  ('data.held_out', 0.0, 'between 0 and 1'),
+  ('data.held_out', 1.0, 'between 0 and 1'),
+  ('data.seed', -1, 'at least 0'),
+  ('train.num_steps', 0, 'at least 1'),
+  ('train.num_steps', 1e3, 'int'),
+  ('train.batch_size', 0, 'at least 1'),
+  ('train.microbatch_size', -1, 'at least 0'),
+  ('train.seed', '0', 'int'),
+  ('train.log_every', 0, 'at least 1'),
+  ('train.eval_every', -1, 'at least 0'),
+  ('train.eval_batches', 0, 'at least 1'),
+  ('train.checkpoint_every', False, 'int'),
+  ('train.keep_checkpoints', 0, 'at least 1'),
+  ('optimizer.name', 'adam', "'adamw'"),
+  ('optimizer.schedule', 'linear', "'cosine' | 'wsd' | 'constant'"),
+  ('optimizer.peak_lr', 0.0, 'above 0'),
+  ('optimizer.peak_lr', -1e-3, 'above 0'),
+  ('optimizer.peak_lr', '1e-3', 'float'),
+  ('optimizer.peak_lr', math.nan, 'above 0'),
+  ('optimizer.peak_lr', True, 'float'),
+  ('optimizer.peak_lr', 10**400, 'float'),
+  ('optimizer.end_lr', -1e-9, 'at least 0'),
+  ('optimizer.warmup_steps', 2.5, 'int'),
+  ('optimizer.decay_steps', -1, 'at least 0'),
+  ('optimizer.b1', 1.0, 'from 0 to below 1'),
+  ('optimizer.b2', -0.1, 'from 0 to below 1'),
+  ('optimizer.b2', math.nan, 'from 0 to below 1'),
+  ('optimizer.eps', 0.0, 'above 0'),
+  ('optimizer.weight_decay', -0.1, 'at least 0'),
+  ('optimizer.weight_decay', math.inf, 'at least 0'),
+  ('optimizer.clip_norm', -1.0, 'at least 0'),
+  ('optimizer.clip_norm', None, 'float'),
+  ('sparsity.execution', 'dense', "'compact' | 'masked'"),
+  ('sparsity.head_rate', 1.0, 'from 0 to below 1'),
+  ('sparsity.head_rate', -0.5, 'from 0 to below 1'),
+  ('sparsity.channel_rate', 1.5, 'from 0 to below 1'),
+  ('sparsity.channel_rate', math.nan, 'from 0 to below 1'),
+  ('sparsity.importance', 'maxIP', "'uniform' | 'magnitude' | 'maxip'"),
+  ('sparsity.selection', 'random', "'top_k' | 'sample'"),
+  ('sparsity.temperature', 0.0, 'above 0'),
+  ('sparsity.split', 0.0, 'above 0, up to 1'),
+  ('sparsity.split', 1.01, 'above 0, up to 1'),
+  ('sparsity.rungs', 0, 'at least 1'),
+  ('sparsity.refresh_every', 0, 'at least 1'),
+  ('sparsity.probe', 0.0, 'above 0, up to 1'),
+  ('sparsity.omitted', 'reset', "'frozen' | 'decayed'"),
+  ('sparsity.channel_multiple', 0, 'at least 1'),
+  ('growth.hops', 1000, 'tuple'),
+  ('growth.hops', (1000, 'stack', 2), "(at_tokens, 'stack', factor)"),
+  ('growth.hops', ((1000, 'stack'),), "(at_tokens, 'stack', factor)"),
+  ('growth.hops', ((1e3, 'stack', 2),), "(at_tokens, 'stack', factor)"),
+  ('growth.hops', ((1000, 'stack', 2.0),), "(at_tokens, 'stack', factor)"),
+  ('growth.hops', ((1000, 'stack', True),), "(at_tokens, 'stack', factor)"),
+  ('growth.hops', ((True, 'stack', 2),), "(at_tokens, 'stack', factor)"),
+  ('growth.hops', ((0, 'stack', 2),), "(at_tokens, 'stack', factor)"),
+  ('growth.hops', ((1000, 'stack', 0),), "(at_tokens, 'stack', factor)"),
+  ('growth.hops', ((1000, 'width', 2),), "(at_tokens, 'stack', factor)"),
+  ('growth.hops', (None,), "(at_tokens, 'stack', factor)"),
+  ('growth.opt_state', 'keep', "'grow' | 'reset'"),
+  ('mesh.data', 0, 'at least 1, or -1'),
+  ('mesh.data', -2, 'at least 1, or -1'),
+  ('mesh.fsdp', -1, 'at least 1'),
+  ('mesh.tensor', 0, 'at least 1'),
+]
+
+
+@pytest.mark.parametrize(
+  'path, value, allowed', WRONG_VALUES, ids=lambda value: repr(value)[:40]
+)
+def test_wrong_value_is_refused_with_key_value_and_allowed(
+  path, value, allowed
+):
+  text = refusal(with_values({path: value}))
+  assert f'config.{path}' in text
+  assert repr(value) in text
+  assert allowed in text.partition('; allowed:')[2]
+  assert len(text.splitlines()) == 1
+
+
+# (changes, everything that the error has to say)
+WRONG_KEYS = [
+  ({'model.num_layer': 2}, ['config.model.num_layer ', 'model.num_layers?']),
+  ({'sparsity.headrate': 0.5}, ['config.sparsity.headrate', 'head_rate?']),
+  ({'optimizer.learning_rate': 1.0}, ['optimizer.learning_rate', 'peak_lr']),
+  ({'train.zzz': 1}, ['config.train.zzz', 'allowed: num_steps, batch_size']),
+  ({'modle': {}}, ['config.modle is not a known key', 'config.model?']),
+  ({'wandb': {}}, ['config.wandb', 'allowed: model, data, train']),
+  ({'model.num_layers': GONE}, ['config.model.num_layers is missing']),
+  ({'mesh.data': GONE}, ['config.mesh.data is missing', 'configs/base.py']),
+  ({'growth': GONE}, ['config.growth is missing', 'configs/base.py']),
+  ({'model': None}, ['config.model = None', 'allowed: a group of keys']),
+  ({'mesh': (1, 1, 1)}, ['config.mesh = (1, 1, 1)', 'a group of keys']),
+  ({'model': {}}, ['config.model.num_layers is missing']),
+]
+
+
+@pytest.mark.parametrize('changes, said', WRONG_KEYS)
+def test_wrong_key_is_refused_by_name(changes, said):
+  text = refusal(with_values(changes))
+  for part in said:
+    assert part in text
+
+
+# (changes, everything that the error has to say)
+CONTRADICTIONS = [
+  ({'model.num_kv_heads': 3}, ['config.model', 'num_heads 8', 'kv_heads 3']),
+  ({'model.num_kv_heads': 16}, ['num_heads 8', 'num_kv_heads 16']),
+  (
+    {'train.microbatch_size': 3},
+    ['config.train', 'microbatch_size 3', 'batch_size 8'],
+  ),
+  ({'train.microbatch_size': 16}, ['microbatch_size 16', 'batch_size 8']),
+  (
+    {'optimizer.end_lr': 0.5},
+    ['config.optimizer', 'end_lr 0.5', 'peak_lr 0.001'],
+  ),
+  (
+    {'optimizer.warmup_steps': 1001},
+    ['config.optimizer', 'warmup_steps 1001', 'train.num_steps 1000'],
+  ),
+  (
+    {
+      'optimizer.schedule': 'wsd',
+      'optimizer.warmup_steps': 600,
+      'optimizer.decay_steps': 401,
+    },
+    ['warmup_steps 600', 'decay_steps 401', 'train.num_steps 1000'],
+  ),
+  (
+    {'optimizer.decay_steps': 5},
+    ['config.optimizer.decay_steps 5', "'wsd'", "'cosine'"],
+  ),
+  (
+    {'optimizer.name': 'adafactor', 'sparsity.head_rate': 0.5},
+    ['config.optimizer.name', "'adafactor'", 'adamw, lion, muon'],
+  ),
+  (
+    {'optimizer.name': 'adafactor', 'sparsity.channel_rate': 0.5},
+    ['config.optimizer.name', "'adafactor'", 'rates to 0'],
+  ),
+  (
+    {'sparsity.omitted': 'decayed'},
+    ['config.sparsity', "'decayed'", "'masked'", "'frozen'"],
+  ),
+  (
+    {'sparsity.channel_multiple': 769},
+    ['config.sparsity.channel_multiple 769', 'model.mlp_dim 768'],
+  ),
+  (
+    {'growth.hops': ((2000, 'stack', 2), (1000, 'stack', 2))},
+    ['config.growth', '[2000, 1000]', 'increase'],
+  ),
+  (
+    {'growth.hops': ((1000, 'stack', 2), (1000, 'stack', 2))},
+    ['config.growth', '[1000, 1000]', 'increase'],
+  ),
+  (
+    {'growth.hops': ((TOTAL_TOKENS, 'stack', 2),)},
+    ['config.growth.hops', str(TOTAL_TOKENS), 'never happens'],
+  ),
+  # Rounded up to whole steps, this hop would come after the last one.
+  (
+    {'growth.hops': ((TOTAL_TOKENS - 1, 'stack', 2),)},
+    ['config.growth.hops', str(TOTAL_TOKENS - 1), 'never happens'],
+  ),
+]
+
+
+@pytest.mark.parametrize('changes, said', CONTRADICTIONS)
+def test_settings_that_contradict_are_refused(changes, said):
+  text = refusal(with_values(changes))
+  for part in said:
+    assert part in text
+  assert len(text.splitlines()) == 1
+
+
+def test_growths_that_fall_on_the_same_step_are_refused():
+  hops = ((1, 'stack', 2), (2, 'stack', 2))  # Both after the first step.
+  assert 'config.growth.hops' in refusal(with_values({'growth.hops': hops}))
+
+
+def test_the_corpus_is_large():
+  corpus = len(WRONG_VALUES) + len(WRONG_KEYS) + len(CONTRADICTIONS)
+  assert corpus >= 80
+
+
+def test_one_error_names_every_mistake():
+  text = refusal(
+    with_values(
+      {
+        'model.num_layer': 2,
+        'model.head_dim': 15,
+        'data.seq_len': 'long',
+        'train.microbatch_size': 3,
+        'train.log_every': GONE,
+        'optimizer.peak_lr': math.nan,
+        'sparsity.omitted': 'decayed',
+        'nonsense': 1,
+      }
+    )
+  )
+  for part in (
+    'config.model.num_layer ',
+    'config.model.head_dim = 15',
+    "config.data.seq_len = 'long'",
+    'config.train.log_every is missing',
+    'config.optimizer.peak_lr = nan',
+    "omitted 'decayed'",
+    'config.nonsense',
+  ):
+    assert part in text
+  # Rules between keys wait until each key of the group is right.
+  assert 'microbatch_size 3' not in text
+  assert len(text.splitlines()) == 7
+
+
+def test_rules_between_groups_are_reported_together():
+  text = refusal(
+    with_values(
+      {
+        'optimizer.warmup_steps': 2000,
+        'optimizer.decay_steps': 1,
+        'sparsity.channel_multiple': 1000,
+        'growth.hops': ((10 * TOTAL_TOKENS, 'stack', 2),),
+      }
+    )
+  )
+  assert len(text.splitlines()) == 4
+
+
+@pytest.mark.parametrize('values', [[], {}, ()], ids=repr)
+def test_nothing_is_refused_with_every_group_named(values):
+  text = refusal(values)
+  for field in dataclasses.fields(config_lib.Config):
+    assert f'config.{field.name} is missing' in text
+
+
+def test_errors_carry_the_exit_code_of_a_bad_config():
+  with pytest.raises(ValueError) as caught:
+    config_lib.Config.from_dict({})
+  assert caught.value.exit_code == 78
+
+
+# Values at the edge of what is allowed.
+RIGHT_VALUES = [
+  ('model.num_kv_heads', 1),
+  ('model.head_dim', 2),
+  ('model.vocab_size', 2),
+  ('model.init_from', 'some/where'),
+  ('data.eval', ()),
+  ('data.train', ('stdlib:docs', ('text:a', 1), ('text:b', 0.5))),
+  ('train.microbatch_size', 4),
+  ('train.eval_every', 0),
+  ('optimizer.warmup_steps', 1000),
+  ('optimizer.end_lr', 1e-3),
+  ('optimizer.clip_norm', 0),
+  ('optimizer.b1', 0.0),
+  ('sparsity.split', 1),
+  ('sparsity.head_rate', 0.999),
+  ('sparsity.channel_multiple', 768),
+  ('growth.hops', ((1, 'stack', 1), (1000 * 2048 - 2048, 'stack', 3))),
+  ('mesh.data', -1),
+]
+
+
+@pytest.mark.parametrize('path, value', RIGHT_VALUES)
+def test_values_at_the_edge_are_accepted(path, value):
+  config = config_lib.Config.from_dict(with_values({path: value}))
+  group, key = path.split('.')
+  assert getattr(getattr(config, group), key) == value
+
+
+def test_whole_numbers_become_floats():
+  config = config_lib.Config.from_dict(with_values({'optimizer.peak_lr': 1}))
+  assert isinstance(config.optimizer.peak_lr, float)
+
+
+def test_round_trip_through_json_is_equal_and_hashable():
+  config = config_lib.Config.from_dict(
+    with_values(
+      {
+        'data.train': ('stdlib:docs', ('text:a', 0.3)),
+        'growth.hops': ((2048, 'stack', 2), (8000, 'stack', 2)),
+        'optimizer.peak_lr': 0.1 + 0.2,
+      }
+    )
+  )
+  again = config_lib.Config.from_dict(json.loads(json.dumps(config.to_dict())))
+  assert again == config
+  assert hash(again) == hash(config)
+  assert again.growth.hops == ((2048, 'stack', 2), (8000, 'stack', 2))
+
+
+def test_config_dict_and_plain_dict_build_the_same():
+  values = base.get_config()
+  assert isinstance(values, ml_collections.ConfigDict)
+  plain = config_lib.Config.from_dict(values.to_dict())
+  assert config_lib.Config.from_dict(values) == plain
+  frozen = ml_collections.FrozenConfigDict(values)
+  assert config_lib.Config.from_dict(frozen) == plain
+
+
+def test_building_leaves_the_input_alone():
+  values = with_values({})
+  config_lib.Config.from_dict(values)
+  assert values == _base()
+
+
+def test_tokens_per_step_is_rows_times_row_length():
+  config = config_lib.Config.from_dict(_base())
+  assert config.tokens_per_step == 8 * 256
+
+
+@pytest.mark.parametrize('head, channel', [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5)])
+def test_sparsity_is_on_if_any_rate_is(head, channel):
+  config = config_lib.Config.from_dict(
+    with_values({'sparsity.head_rate': head, 'sparsity.channel_rate': channel})
+  )
+  assert config.sparsity.is_on == bool(head or channel)

@@ -1,0 +1,206 @@
+"""Every leaf, of parameters or of optimizer state, is found by its path."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from satjax import config as config_lib
+from satjax import tree
+from satjax.train import optimizer
+from satjax.train.state import TrainState
+
+L, N, K, H, D, F, V = 2, 4, 2, 2, 6, 8, 10
+SIZES = {
+  'layers': L,
+  'heads': N,
+  'kv_heads': K,
+  'head_dim': H,
+  'embed': D,
+  'mlp': F,
+  'vocab': V,
+}
+
+
+def make_params(kv_heads=K):
+  sizes = {**SIZES, 'kv_heads': kv_heads}
+  params = {}
+  for number, (path, axes) in enumerate(tree.AXES.items()):
+    *groups, name = path.split('/')
+    target = params
+    for group in groups:
+      target = target.setdefault(group, {})
+    shape = tuple(sizes[axis] for axis in axes)
+    target[name] = jnp.arange(np.prod(shape)).reshape(shape) + 1000.0 * number
+  return params
+
+
+def make_tx(name):
+  return optimizer.make_optimizer(
+    config_lib.OptimizerConfig(
+      name=name,
+      schedule='constant',
+      peak_lr=0.1,
+      end_lr=0.1,
+      warmup_steps=0,
+      decay_steps=0,
+      b1=0.9,
+      b2=0.99,
+      eps=1e-8,
+      weight_decay=0.1,
+      clip_norm=1.0,
+    )
+  )
+
+
+def test_paths_of_dicts_sequences_and_dataclasses():
+  state = TrainState(0, {'a': {'b': 1}}, (optax.EmptyState(), [2, {'c': 3}]))
+  assert tree.flatten(state) == {
+    'step': 0,
+    'params/a/b': 1,
+    'opt_state/1/0': 2,
+    'opt_state/1/1/c': 3,
+  }
+
+
+def test_every_parameter_is_named_and_has_its_axes():
+  leaves = tree.flatten(make_params())
+  assert leaves.keys() == tree.AXES.keys()
+  for path, leaf in leaves.items():
+    assert tree.param_of(path) == path
+    axes = tree.axes_of(path, leaf.ndim)
+    assert tuple(SIZES[axis] for axis in axes) == leaf.shape
+
+
+@pytest.mark.parametrize(
+  'path, name',
+  [
+    ('blocks/mlp/up', 'blocks/mlp/up'),
+    ('0/mu/blocks/mlp/up', 'blocks/mlp/up'),
+    ('opt_state/1/0/nu/embed', 'embed'),
+    ('unembed', 'unembed'),
+    ('mlp/up', None),
+    ('up', None),
+    ('blocks/mlp', None),
+    ('blocks/mlp/up/0', None),
+    ('my_embed', None),
+    ('embed/count', None),
+    ('count', None),
+    ('', None),
+  ],
+)
+def test_a_leaf_mirrors_the_parameter_that_ends_its_path(path, name):
+  assert tree.param_of(path) == name
+
+
+def test_a_leaf_of_another_rank_has_no_axes():
+  assert tree.axes_of('0/v_row/blocks/mlp/up', 2) is None
+  assert tree.axes_of('0/v_row/embed', 1) is None
+  assert tree.axes_of('count', 0) is None
+
+
+@pytest.mark.parametrize(
+  'name, moments', [('adamw', 2), ('lion', 1), ('muon', None), ('sgd', 1)]
+)
+def test_every_moment_has_the_axes_of_its_parameter(name, moments):
+  params = make_params()
+  found = {path: 0 for path in tree.AXES}
+  for path, leaf in tree.flatten(make_tx(name).init(params)).items():
+    param = tree.param_of(path)
+    if param is None:
+      assert 'count' in path or 'ns_coeffs' in path
+      continue
+    found[param] += 1
+    assert leaf.shape == tree.flatten(params)[param].shape
+    assert tree.axes_of(path, leaf.ndim) == tree.AXES[param]
+  for path, count in found.items():
+    matrix = path.startswith('blocks/') and not path.endswith('_norm')
+    # Muon has a momentum for the matrices of the blocks, Adam two for the rest.
+    assert count == (moments or (1 if matrix else 2)), path
+
+
+def test_map_with_path_passes_every_tree():
+  first = {'a': 1, 'b': {'c': 2}}
+  second = {'a': 10, 'b': {'c': 20}}
+  assert tree.map_with_path(
+    lambda path, x, y: (path, x, y), first, second
+  ) == {'a': ('a', 1, 10), 'b': {'c': ('b/c', 2, 20)}}
+
+
+def test_indexed_axis_is_the_axis_that_is_selected():
+  index = {'heads': None, 'mlp': None}
+  assert tree.indexed_axis('mu/blocks/mlp/up', 3, index) == ('mlp', 1)
+  assert tree.indexed_axis('blocks/attention/query', 4, index) == ('heads', 1)
+  assert tree.indexed_axis('blocks/attention/key', 4, index) is None
+  assert tree.indexed_axis('blocks/mlp/up', 2, index) is None
+  assert tree.indexed_axis('embed', 2, index) is None
+  assert tree.indexed_axis('count', 0, index) is None
+  assert tree.indexed_axis('blocks/mlp/up', 3, {}) is None
+
+
+def test_take_rows_takes_other_rows_in_each_layer():
+  x = jnp.array([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [6.0]]])
+  rows = jnp.array([[0, 2], [1, 2]])
+  np.testing.assert_array_equal(
+    tree.take_rows(x, rows), [[[1], [3]], [[5], [6]]]
+  )
+
+
+def test_put_rows_changes_those_rows_only():
+  x = jnp.zeros((2, 3, 1))
+  rows = jnp.array([[0, 2], [1, 2]])
+  new = jnp.array([[[1.0], [2.0]], [[3.0], [4.0]]])
+  np.testing.assert_array_equal(
+    tree.put_rows(x, rows, new), [[[1], [0], [2]], [[0], [3], [4]]]
+  )
+
+
+@pytest.mark.parametrize('shape', [(3, 7), (3, 7, 2), (3, 7, 2, 5)])
+@pytest.mark.parametrize('kept', [1, 4, 7])
+def test_take_and_put_are_inverse(shape, kept):
+  random = np.random.default_rng(kept)
+  x = jnp.asarray(random.normal(size=shape), jnp.float32)
+  rows = np.sort([random.permutation(7)[:kept] for _ in range(3)])
+  taken = tree.take_rows(x, jnp.asarray(rows))
+  assert taken.shape == (3, kept, *shape[2:])
+  np.testing.assert_array_equal(tree.put_rows(x, rows, taken), x)
+  blank = tree.put_rows(jnp.full_like(x, jnp.nan), rows, taken)
+  np.testing.assert_array_equal(tree.take_rows(blank, rows), taken)
+  assert np.isnan(blank).any(axis=tuple(range(2, x.ndim))).sum() == 3 * (
+    7 - kept
+  )
+
+
+def test_num_params_counts_numbers():
+  assert tree.num_params({'a': jnp.zeros((2, 3)), 'b': [jnp.zeros(4)]}) == 10
+
+
+def test_a_head_owns_its_key_and_value_without_grouped_queries():
+  units = tree.neuron_units(make_params(kv_heads=N))
+  attention = ('query', 'key', 'value', 'output')
+  assert units['heads'] == {
+    f'blocks/attention/{name}': (0, 1) for name in attention
+  }
+  assert units['mlp'] == {
+    f'blocks/mlp/{name}': (0, 1) for name in ('gate', 'up', 'down')
+  }
+
+
+def test_a_head_leaves_shared_keys_and_values_alone():
+  units = tree.neuron_units(make_params(kv_heads=K))
+  assert units['heads'].keys() == {
+    'blocks/attention/query',
+    'blocks/attention/output',
+  }
+  assert units['mlp'].keys() == {
+    'blocks/mlp/gate',
+    'blocks/mlp/up',
+    'blocks/mlp/down',
+  }
+
+
+def test_units_are_known_from_shapes_alone():
+  params = make_params()
+  abstract = jax.eval_shape(lambda: params)
+  assert tree.neuron_units(abstract) == tree.neuron_units(params)

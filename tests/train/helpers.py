@@ -1,0 +1,92 @@
+"""A run without files: what the train-step tests share."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import tiny
+from satjax import config as config_lib
+from satjax.train import phases, window
+from satjax.train import setup as setup_lib
+
+
+def make_config(**overrides) -> config_lib.Config:
+  """The tiny configuration, dense and without growth, then overrides.
+
+  Args:
+    **overrides: `group__key=value`.
+  """
+  values = tiny.get_config().to_dict()
+  values['sparsity'] |= {'head_rate': 0.0, 'channel_rate': 0.0}
+  values['growth'] |= {'hops': ()}
+  values['train'] |= {'num_steps': 20}
+  values['data'] |= {'seq_len': 32}
+  values['optimizer'] |= {'warmup_steps': 2}
+  for name, value in overrides.items():
+    group, key = name.split('__')
+    assert key in values[group], name
+    values[group][key] = value
+  return config_lib.Config.from_dict(values)
+
+
+def in_float64(config: config_lib.Config) -> config_lib.Config:
+  """The configuration with float64 activations (for `jax.enable_x64`)."""
+  model = dataclasses.replace(config.model, dtype='float64')
+  return dataclasses.replace(config, model=model)
+
+
+def random_batch(config: config_lib.Config, step: int, dtype=np.float32):
+  """Random tokens with uneven weights and two documents a row."""
+  rng = np.random.default_rng(step)
+  shape = (config.train.batch_size, config.data.seq_len)
+  half = shape[1] // 2
+  return {
+    'tokens': rng.integers(0, 256, shape, dtype=np.int32),
+    'targets': rng.integers(0, 256, shape, dtype=np.int32),
+    'positions': np.tile(
+      np.arange(shape[1], dtype=np.int32) % half, (shape[0], 1)
+    ),
+    'segments': np.tile(
+      np.arange(shape[1], dtype=np.int32) // half + 1, (shape[0], 1)
+    ),
+    'weights': (rng.random(shape) < rng.random((shape[0], 1))).astype(dtype),
+  }
+
+
+def one_device(config: config_lib.Config) -> setup_lib.Setup:
+  return setup_lib.make_setup(config, jax.devices()[:1])
+
+
+def run(config, *, steps=None, dtype=np.float32, setup=None, start=None):
+  """Trains on random batches as the loop does.
+
+  Returns:
+    The full final state, the losses, and how often the step was traced.
+  """
+  setup = setup or one_device(config)
+  state = start or setup_lib.initial_state(setup)
+  state = jax.tree.map(
+    lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+    state,
+  )
+  now = window.dense(setup.place(state))
+  step, traces = setup_lib.make_step(setup), []
+
+  def traced(state, batch):
+    traces.append(1)
+    return step(state, batch)
+
+  step_fn = jax.jit(traced, donate_argnums=0)
+  losses = []
+  for step in range(steps or config.train.num_steps):
+    batch = setup.put_batch(random_batch(config, step, dtype))
+    now = window.turn_over(setup, now, step, batch)
+    with jax.sharding.set_mesh(setup.mesh):
+      now.state, metrics = step_fn(now.state, batch)
+    losses.append(float(metrics['loss']))
+    kept = now.state.params['blocks']['mlp']['up'].shape[1]
+    phase = phases.phase_at(config, step)
+    assert setup_lib.is_masked(config) or kept == phase.channels
+  return window.close(config, now), losses, len(traces)

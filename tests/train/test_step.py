@@ -1,0 +1,267 @@
+"""Identity and oracle tests of the train step: the promises of the method."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from satjax import tree
+from satjax.model import decoder
+from satjax.sparsity import subnetwork
+from satjax.train import phases, step as step_lib, window
+from satjax.train import setup as setup_lib
+from tests.train import helpers
+
+SPARSE = {
+  'sparsity__head_rate': 0.5,
+  'sparsity__channel_rate': 0.5,
+  'sparsity__refresh_every': 6,
+}
+
+
+def assert_equal(actual, expected):
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def assert_close(actual, expected, **tolerance):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected
+  )
+
+
+def jaxpr(config):
+  setup = helpers.one_device(config)
+  phase = phases.phase_at(config, 0)
+  state = setup_lib.abstract_state(setup, phase, sub=False)
+  batch = helpers.random_batch(config, 0)
+  return str(jax.make_jaxpr(setup_lib.make_step(setup))(state, batch))
+
+
+@pytest.mark.parametrize(
+  'neutral',
+  [
+    {'sparsity__execution': 'masked'},
+    {'sparsity__importance': 'magnitude', 'sparsity__selection': 'top_k'},
+    {'sparsity__refresh_every': 1, 'sparsity__rungs': 7},
+    {'growth__hops': ((32, 'stack', 1),)},
+    {'growth__opt_state': 'reset'},
+    {'train__microbatch_size': 4},
+    {'mesh__data': 1},
+  ],
+)
+def test_a_feature_at_its_neutral_value_leaves_the_step_unchanged(neutral):
+  assert jaxpr(helpers.make_config(**neutral)) == jaxpr(helpers.make_config())
+
+
+def test_the_jaxpr_comparison_notices_a_feature_that_is_on():
+  dense = jaxpr(helpers.make_config())
+  assert (
+    jaxpr(helpers.make_config(**SPARSE, sparsity__execution='masked')) != dense
+  )
+  assert jaxpr(helpers.make_config(optimizer__clip_norm=0.0)) != dense
+
+
+def test_rate_zero_trains_as_dense_bitwise():
+  dense, dense_losses, _ = helpers.run(helpers.make_config(), steps=6)
+  off = helpers.make_config(sparsity__execution='masked', sparsity__rungs=2)
+  state, losses, _ = helpers.run(off, steps=6)
+  assert losses == dense_losses
+  assert_equal(state, dense)
+
+
+@pytest.mark.parametrize('opt_state', ['grow', 'reset'])
+def test_growth_by_one_changes_no_parameter(opt_state):
+  config = helpers.make_config(
+    growth__hops=((3 * 128, 'stack', 1),), growth__opt_state=opt_state
+  )
+  grown, grown_losses, _ = helpers.run(config, steps=4)
+  plain, plain_losses, _ = helpers.run(helpers.make_config(), steps=4)
+  assert grown_losses == plain_losses
+  if opt_state == 'grow':
+    assert_equal(grown, plain)
+
+
+def test_growth_doubles_the_layers_and_the_run_goes_on():
+  config = helpers.make_config(growth__hops=((3 * 128, 'stack', 2),))
+  state, losses, programs = helpers.run(config, steps=6)
+  assert state.params['blocks']['mlp']['up'].shape[0] == 4
+  assert programs == 2
+  assert np.isfinite(losses).all()
+
+
+def test_a_full_selection_in_any_order_is_dense():
+  config = helpers.make_config()
+  setup = helpers.one_device(config)
+  state = setup_lib.initial_state(setup)
+  rng = np.random.default_rng(0)
+  order = lambda n: jnp.array([rng.permutation(n) for _ in range(2)])
+  heads = order(4)
+  active = {'heads': heads, 'kv_heads': heads, 'mlp': order(128)}
+  batch = helpers.random_batch(config, 0)
+  step = jax.jit(setup_lib.make_step(setup))
+  dense, dense_metrics = step(state, batch)
+  sub, metrics = step(subnetwork.gather(state, active), batch)
+  unsorted = lambda path, full, rows: (
+    rows
+    if tree.indexed_axis(path, full.ndim, active) is None
+    else full.at[
+      jnp.arange(2)[:, None],
+      active[tree.indexed_axis(path, full.ndim, active)[0]],
+    ].set(rows)
+  )
+  back = tree.map_with_path(unsorted, state, sub)
+  np.testing.assert_allclose(metrics['loss'], dense_metrics['loss'], rtol=1e-6)
+  assert_close(back.params, dense.params, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize('optimizer', ['adamw', 'lion', 'sgd'])
+@pytest.mark.parametrize('kv_heads', [4, 2])
+def test_compact_equals_masked_in_float64(optimizer, kv_heads):
+  """20 steps, across refreshes and two rungs: loss, parameters and moments."""
+  if optimizer != 'adamw' and kv_heads != 4:
+    pytest.skip('one optimizer is enough for grouped queries')
+  options = {
+    **SPARSE,
+    'model__num_kv_heads': kv_heads,
+    'optimizer__name': optimizer,
+    'optimizer__peak_lr': 1e-2,
+  }
+  with jax.enable_x64(True):
+    runs = [
+      helpers.run(
+        helpers.in_float64(
+          helpers.make_config(**options, sparsity__execution=execution)
+        ),
+        dtype=np.float64,
+      )
+      for execution in ('compact', 'masked')
+    ]
+  (compact, compact_losses, programs), (masked, masked_losses, _) = runs
+  assert programs == 3  # rates 0.5, 0.25 and 0
+  np.testing.assert_allclose(compact_losses, masked_losses, rtol=1e-9)
+  tolerance = {'rtol': 1e-9, 'atol': 1e-12}
+  if optimizer == 'lion':
+    tolerance = {'rtol': 1e-9, 'atol': 1e-9}
+  assert_close(compact.params, masked.params, **tolerance)
+  assert_close(compact.opt_state, masked.opt_state.inner, **tolerance)
+
+
+def test_compact_equals_masked_in_float32():
+  options = {**SPARSE, 'sparsity__selection': 'top_k'}
+  losses = [
+    helpers.run(
+      helpers.make_config(
+        **options, sparsity__execution=execution, sparsity__importance=metric
+      )
+    )[1]
+    for execution in ('compact', 'masked')
+    for metric in ('magnitude',)
+  ]
+  np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_omitted_rows_are_untouched_bitwise():
+  config = helpers.make_config(**SPARSE, sparsity__refresh_every=50)
+  setup = helpers.one_device(config)
+  start = setup_lib.initial_state(setup)
+  before = jax.device_get(start)
+  now = window.turn_over(
+    setup, window.dense(start), 0, helpers.random_batch(config, 0)
+  )
+  active = jax.device_get(now.active)
+  step = jax.jit(setup_lib.make_step(setup), donate_argnums=0)
+  for number in range(3):
+    now.state, _ = step(now.state, helpers.random_batch(config, number))
+  after = jax.device_get(window.close(config, now))
+
+  def check(path, old, new):
+    found = tree.indexed_axis(path, np.ndim(old), active)
+    if found is None:
+      return
+    for layer, rows in enumerate(active[found[0]]):
+      omitted = np.setdiff1d(np.arange(old.shape[1]), rows)
+      assert omitted.size == old.shape[1] // 2
+      np.testing.assert_array_equal(old[layer, omitted], new[layer, omitted])
+      assert (old[layer, rows] != new[layer, rows]).any()
+
+  tree.map_with_path(check, before, after)
+
+
+@pytest.mark.parametrize('parts', [2, 4])
+def test_accumulation_equals_one_big_batch(parts):
+  whole = helpers.make_config()
+  cut = helpers.make_config(train__microbatch_size=4 // parts)
+  (a, a_losses, _), (b, b_losses, _) = (
+    helpers.run(c, steps=3) for c in (whole, cut)
+  )
+  np.testing.assert_allclose(a_losses, b_losses, rtol=1e-6)
+  assert_close(a.params, b.params, rtol=1e-4, atol=1e-6)
+  assert_close(a.opt_state, b.opt_state, rtol=1e-4, atol=1e-6)
+
+
+def test_a_packed_row_equals_its_documents_apart():
+  config = helpers.make_config()
+  params = decoder.init_params(config.model, jax.random.key(0))
+  packed = helpers.random_batch(config, 0)
+  half = config.data.seq_len // 2
+  apart = {
+    name: np.concatenate([x[:, :half], x[:, half:]])
+    for name, x in packed.items()
+  }
+  del apart['segments']
+  results = [
+    jax.value_and_grad(step_lib.eval_step)(params, batch, model=config.model)
+    for batch in (packed, apart)
+  ]
+  np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
+  assert_close(results[0][1], results[1][1], rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize('mesh', [(8, 1, 1), (2, 4, 1), (1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize('sparse', [False, True])
+def test_eight_devices_equal_one(mesh, sparse):
+  options = {'train__batch_size': 8, 'train__num_steps': 8}
+  if sparse:
+    options |= SPARSE | {'sparsity__refresh_every': 2}
+  config = helpers.make_config(
+    **options, mesh__data=mesh[0], mesh__fsdp=mesh[1], mesh__tensor=mesh[2]
+  )
+  alone = dataclasses.replace(
+    config, mesh=dataclasses.replace(config.mesh, data=1, fsdp=1, tensor=1)
+  )
+  many, many_losses, _ = helpers.run(config, setup=setup_lib.make_setup(config))
+  one, losses, _ = helpers.run(alone)
+  np.testing.assert_allclose(many_losses, losses, rtol=1e-5)
+  up = many.params['blocks']['mlp']['up']
+  assert up.addressable_shards[0].data.size * mesh[1] * mesh[2] == up.size
+  assert_close(
+    jax.device_get(many.params),
+    jax.device_get(one.params),
+    rtol=2e-3,
+    atol=1e-5,
+  )
+
+
+def test_a_tiny_model_learns_a_periodic_text():
+  config = helpers.make_config(
+    **SPARSE,
+    train__num_steps=150,
+    optimizer__peak_lr=3e-3,
+    growth__hops=((75 * 128, 'stack', 2),),
+  )
+  setup = helpers.one_device(config)
+  now = window.dense(setup_lib.initial_state(setup))
+  step_fn = jax.jit(setup_lib.make_step(setup), donate_argnums=0)
+  text = np.tile(np.arange(8, dtype=np.int32), 64)
+  rows = np.stack([text[i : i + 33] for i in range(4)])
+  batch = {
+    'tokens': rows[:, :-1],
+    'targets': rows[:, 1:],
+    'weights': np.ones((4, 32), np.float32),
+  }
+  for step in range(150):
+    now = window.turn_over(setup, now, step, batch)
+    now.state, metrics = step_fn(now.state, batch)
+  assert metrics['loss'] < 0.1
