@@ -7,23 +7,26 @@ second dense arm shows how far such a ratio strays by chance: the noise floor,
 below which nothing is claimed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
+import json
 import os
 import pathlib
 import time
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich import console as rich_console
+from rich import progress as rich_progress
 
 from satjax import bench_torch, errors, flops
 from satjax import config as config_lib
 from satjax.interop import models
 from satjax.train import phases, window, workdir
 from satjax.train import setup as setup_lib
-from satjax.train.progress import Progress
 
 _WARMUP = 3  # steps of an arm, and refreshes, before any counts
 
@@ -39,6 +42,17 @@ class Arm:
   compile_seconds: float
   window: window.Window
   done: int = 0
+
+  @property
+  def flops(self) -> float:
+    """Of a step, as executed."""
+    config = self.setup.config
+    return config.tokens_per_step * flops.train_flops_per_token(
+      config.model,
+      config.data.seq_len,
+      num_heads=self.phase.heads,
+      mlp_dim=self.phase.channels,
+    )
 
   def steps(self, count: int) -> float:
     """Trains `count` steps; the loss of the last one."""
@@ -56,13 +70,13 @@ class Arm:
     key = jax.random.fold_in(jax.random.key(0), self.done)
     batch = self.batches[self.done % len(self.batches)]
     active = window.choose(config, state.params, batch, self.phase, key)
-    self.open(state, active)
-
-  def open(self, state: Any, active: Any) -> None:
-    """Starts a window on a selection."""
-    self.window = window.open_window(self.setup.config, state, active)
-    self.window.state = self.setup.place(self.window.state)
+    self.window = window.open_window(self.setup, state, active)
     jax.block_until_ready((self.window.state, self.window.resting))
+
+  def twin(self) -> Self:
+    """The same program with a state of its own."""
+    state = jax.tree.map(jnp.copy, self.window.state)
+    return dataclasses.replace(self, window=window.dense(state))
 
 
 def bench(
@@ -72,6 +86,7 @@ def bench(
   steps: int = 2,
   torch: bool | None = None,
   out: str | os.PathLike | None = None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, Any]:
   """Times the train step of a configuration, dense and sparse.
 
@@ -83,6 +98,7 @@ def bench(
     steps: optimizer steps in a visit.
     torch: whether to time PyTorch too; None: if it is installed.
     out: JSON file for the result; its table goes beside it, as .md.
+    devices: to run on; None: all.
 
   Returns:
     The result, as in the JSON file; `render` makes the table.
@@ -102,9 +118,10 @@ def bench(
     growth=dataclasses.replace(config.growth, hops=()),
   )
   before = os.getloadavg()
-  with bench_torch.cold_compiles():
-    arms, losses, unavailable = _make_arms(config, rounds * steps, torch)
-  times, refreshes = _time(config, arms, rounds, steps)
+  arms, losses, unavailable = _make_arms(
+    config, devices, num_steps=rounds * steps, torch=torch
+  )
+  times, refreshes = _time(arms, rounds, steps)
   result = {
     'environment': workdir.environment(),
     'torch': bench_torch.versions() if torch else {},
@@ -116,6 +133,8 @@ def bench(
     'unavailable': unavailable,
     'arms': _summarise(config, arms, times, refreshes),
   }
+  result['noise'] = noise_floor(result['arms']['dense again']['ratio'])
+  result = json.loads(json.dumps(result))
   if out is not None:
     _write(out, result, render(result))
   return result
@@ -133,26 +152,240 @@ def _write(out, result, table):
     ) from error
 
 
-def _make_arms(config, num_steps, torch):
+def _make_arms(config, devices, *, num_steps, torch):
   """Arms by name, their first losses, and why an arm is missing."""
   batches = bench_torch.random_batches(config)
   off = dataclasses.replace(config.sparsity, head_rate=0.0, channel_rate=0.0)
   dense = dataclasses.replace(config, sparsity=off)
-  first = _arm(dense, batches)
-  arms, unavailable = {'dense': first, 'dense again': _arm(dense, batches)}, {}
+  first = _arm(setup_lib.make_setup(dense, devices), batches)
+  arms, unavailable = {'dense': first, 'dense again': first.twin()}, {}
   if torch:
-    count = jnp.arange(1 + _WARMUP + num_steps)
     made, unavailable = bench_torch.make_arms(
-      dense,
+      first.setup,
       jax.device_get(first.window.state.params),
       batches,
-      jax.vmap(first.setup.schedule)(count).tolist(),
+      1 + _WARMUP + num_steps,
     )
-    arms |= {arm.name: arm for arm in made}
+    arms |= made
+  same = list(arms)
+  setup = setup_lib.make_setup(config, devices)
   for phase in _sparse_phases(config):
     rate = f'{phases.omission_rate(config, phase):.4g}'
-    arms[f'sat {rate}'] = _arm(config, batches, phase)
-    arms[f'twin {rate}'] = _arm(_twin(dense, phase), batches)
-  losses = {name: arm.steps(1) for name, arm in arms.items()}
-  equal = {name: losses[name] for name in ('dense again', *(a.name for a in made))}
+    arms[f'sat {rate}'] = _arm(setup, batches, phase)
+    small = setup_lib.make_setup(_compact(dense, phase), devices)
+    arms[f'twin {rate}'] = _arm(small, batches)
+  losses = {}
+  if config.sparsity.is_on:
+    losses['sat 0'] = _whole_selection(first, setup, batches).steps(1)
+    same.append('sat 0')
+  losses |= {name: arm.steps(1) for name, arm in arms.items()}
+  bench_torch.check_losses(
+    losses['dense'], {n: losses[n] for n in same}, config.model.dtype
+  )
   return arms, losses, unavailable
+
+
+def _sparse_phases(config):
+  """The shapes of the ladder, each once."""
+  steps = (0, *phases.ladders(config)['mlp'].boundaries)
+  found = (phases.phase_at(config, step) for step in steps)
+  return {(p.heads, p.channels): p for p in found if p.is_sparse}.values()
+
+
+def _arm(setup, batches, phase=None):
+  """Compiles a step, and opens a window if the phase is sparse."""
+  phase = phase or phases.phase_at(setup.config, 0)
+  batches = [setup.put_batch(batch) for batch in batches]
+  start = time.perf_counter()
+  with bench_torch.cold_compiles():
+    program = setup_lib.compile_step(setup, batches[0], phase)
+  seconds = time.perf_counter() - start
+  state = setup_lib.initial_state(setup)
+  arm = Arm(setup, phase, batches, program, seconds, window.dense(state))
+  if phase.is_sparse:
+    arm.refresh()
+  return arm
+
+
+def _compact(config, phase):
+  """A model that is natively as small as a sub-network of the dense one."""
+  model, kv_heads = config.model, config.model.num_kv_heads
+  if kv_heads == model.num_heads:
+    kv_heads = phase.heads
+  model = dataclasses.replace(
+    model,
+    num_heads=phase.heads,
+    num_kv_heads=kv_heads,
+    mlp_dim=phase.channels,
+  )
+  return dataclasses.replace(config, model=model)
+
+
+def _whole_selection(dense, setup, batches):
+  """An arm that gathers every neuron: the dense model by way of SAT."""
+  model, arm = setup.config.model, dense.twin()
+  if setup_lib.is_masked(setup.config):
+    arm = _arm(setup, batches, dense.phase)
+  counts = {'heads': model.num_heads, 'mlp': model.mlp_dim}
+  if model.num_kv_heads == model.num_heads:
+    counts['kv_heads'] = model.num_heads
+  rows = {
+    name: jnp.tile(jnp.arange(count), (model.num_layers, 1))
+    for name, count in counts.items()
+  }
+  arm.window = window.open_window(setup, arm.window.state, rows)
+  return arm
+
+
+def _time(arms, rounds, steps):
+  """Seconds of a step, by arm and round, and of a refresh."""
+  refreshes = {
+    name: arm.refresh for name, arm in arms.items() if name.startswith('sat')
+  }
+  for arm in arms.values():
+    arm.steps(_WARMUP)
+  for refresh in refreshes.values():
+    for _ in range(_WARMUP):
+      refresh()
+  visits = {n: functools.partial(a.steps, steps) for n, a in arms.items()}
+  seconds = _take_turns('steps', visits, rounds)
+  return (
+    {name: np.array(of_arm) / steps for name, of_arm in seconds.items()},
+    _take_turns('refreshes', refreshes, rounds),
+  )
+
+
+def _take_turns(label, tasks, rounds):
+  """Seconds of every task in every round; odd rounds go backwards."""
+  console = rich_console.Console(stderr=True, highlight=False)
+  seconds = {name: [] for name in tasks}
+  start = time.perf_counter()
+  for number in rich_progress.track(
+    range(rounds), label, console=console, disable=not console.is_terminal
+  ):
+    for name in list(tasks)[:: -1 if number % 2 else 1]:
+      begin = time.perf_counter()
+      tasks[name]()
+      seconds[name].append(time.perf_counter() - begin)
+    if not console.is_terminal:
+      left = (time.perf_counter() - start) * (rounds / (number + 1) - 1)
+      console.print(f'{label}: {number + 1}/{rounds} rounds, {left:.0f} s left')
+  return seconds
+
+
+def _summarise(config, arms, seconds, refreshes):
+  """Figures of each arm; a SAT step bears its share of a refresh."""
+  refresh = {name: float(np.median(t)) for name, t in refreshes.items()}
+  every = config.sparsity.refresh_every
+  total = {n: t + refresh.get(n, 0.0) / every for n, t in seconds.items()}
+  result = {}
+  for name, arm in arms.items():
+    ratio = spread(total[name] / total['dense'])
+    limit = arms['dense'].flops / arm.flops
+    median = float(np.median(total[name]))
+    result[name] = {
+      'seconds': median,
+      'tokens_per_second': config.tokens_per_step / median,
+      'ratio': ratio,
+      'flops': arm.flops,
+      'limit': limit,
+      'efficiency': 1 / ratio['median'] / limit,
+      'compile_seconds': arm.compile_seconds,
+      'step_seconds': seconds[name].tolist(),
+    }
+    if name in refresh:
+      twin = spread(total[name] / total[name.replace('sat', 'twin')])
+      result[name] |= {
+        'refresh_seconds': refreshes[name],
+        'overhead': twin['median'] - 1,
+      }
+  return result
+
+
+def spread(values: np.ndarray) -> dict[str, float]:
+  """Median, range and interquartile range."""
+  low, median, high = np.percentile(values, [25, 50, 75]).tolist()
+  return {
+    'median': median,
+    'min': float(np.min(values)),
+    'max': float(np.max(values)),
+    'iqr': high - low,
+  }
+
+
+def noise_floor(again: Mapping[str, float]) -> float:
+  """How far from 1 the ratio of equal arms strays; `again`: their `spread`."""
+  return max(abs(again['median'] - 1), again['iqr'])
+
+
+def claim(value: float, floor: float) -> str:
+  """A ratio in words, which claim nothing below the noise floor."""
+  return 'no difference' if abs(value - 1) <= floor else f'{value:.3f}x'
+
+
+def render(result: Mapping[str, Any]) -> str:
+  """The result as a Markdown table, and what it takes to judge it."""
+  floor, arms = result['noise'], result['arms']
+  lines = [
+    '| arm | ms/step | tokens/s | time / dense | range | speed-up'
+    ' | FLOPs limit | efficiency | time / twin | compile s |',
+    '|' + ' --- |' * 10,
+  ]
+  for name, arm in arms.items():
+    ratio = arm['ratio']
+    cells = [
+      name,
+      f'{1e3 * arm["seconds"]:.1f}',
+      f'{arm["tokens_per_second"]:,.0f}',
+      f'{ratio["median"]:.3f}',
+      f'{ratio["min"]:.3f} to {ratio["max"]:.3f}',
+      claim(1 / ratio['median'], floor) if name != 'dense' else '1',
+      f'{arm["limit"]:.3f}x',
+      f'{arm["efficiency"]:.3f}',
+      claim(1 + arm['overhead'], floor) if 'overhead' in arm else '',
+      f'{arm["compile_seconds"]:.1f}',
+    ]
+    lines.append(f'| {" | ".join(cells)} |')
+  return '\n'.join(lines + ['', *_notes(result)]) + '\n'
+
+
+def _notes(result):
+  """What the table leaves out, as a Markdown list."""
+  arms, config = result['arms'], result['config']
+  environment = result['environment']
+  packages = {**environment['packages'], **result['torch']}
+  notes = [
+    f'Noise floor {result["noise"]:.3f}, from two equal dense arms: ratios'
+    ' that are no further from 1 are "no difference".',
+    f'Medians of {result["rounds"]} rounds of {result["steps"]} steps, each of'
+    f' {config["train"]["batch_size"]} x {config["data"]["seq_len"]} tokens in'
+    f' {config["model"]["dtype"]}.',
+  ]
+  for name, arm in arms.items():
+    if 'overhead' in arm:
+      step = 1e3 * float(np.median(arm['step_seconds']))
+      refresh = 1e3 * float(np.median(arm['refresh_seconds']))
+      every = config['sparsity']['refresh_every']
+      notes.append(
+        f'{name}: step {step:.1f} ms, and refresh {refresh:.1f} ms every'
+        f' {every} steps.'
+      )
+  torch = [arms[n]['ratio']['median'] for n in bench_torch.NAMES if n in arms]
+  if torch:
+    notes.append(
+      'Speed of dense against the faster PyTorch arm:'
+      f' {claim(min(torch), result["noise"])}.'
+    )
+  for name, reason in result['unavailable'].items():
+    notes.append(f'{name} is unavailable: {reason}')
+  load = result['load_average']
+  notes += [
+    f'{environment["devices"]}, {environment["cpu_count"]} CPUs,'
+    f' {environment["platform"]}, load average {load["before"][0]:.2f} before'
+    f' and {load["after"][0]:.2f} after.',
+    f'Commit {environment["commit"]}, XLA_FLAGS'
+    f' {environment["xla_flags"]!r}, '
+    + ', '.join(f'{name} {version}' for name, version in packages.items())
+    + '.',
+  ]
+  return [f'- {note}' for note in notes]

@@ -16,11 +16,14 @@ from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+import jax.numpy as jnp
 import numpy as np
 
 from satjax import config as config_lib
 from satjax import errors
 from satjax.interop import huggingface
+from satjax.train import phases
+from satjax.train import setup as setup_lib
 from satjax.tree import PyTree
 
 NAMES = ('torch eager', 'torch compile')
@@ -32,48 +35,42 @@ class TorchArm:
 
   def __init__(
     self,
-    name: str,
-    config: config_lib.Config,
+    setup: setup_lib.Setup,
     directory: str,
     batches: Sequence[Mapping[str, np.ndarray]],
     learning_rates: Sequence[float],
   ):
-    import torch
-
-    self.name = name
-    self._device = 'cpu' if jax.default_backend() == 'cpu' else 'cuda'
+    config = self._config = setup.config
+    self._device = _device(setup)
     self._model = _load(config, directory).to(self._device)
     self._forward = self._model
-    if name == 'torch compile':
-      # Compile times are of a first run here as in the other arms.
-      self._forward = torch.compile(
-        self._model, options={'force_disable_caches': True}
-      )
     self._optimizer = _optimizer(config.optimizer, self._model)
-    self._clip_norm = config.optimizer.clip_norm
-    self._bfloat16 = config.model.dtype == 'bfloat16'
-    train = config.train
-    rows = train.microbatch_size or train.batch_size
-    self._batches = [self._cut(batch, rows) for batch in batches]
+    self._batches = [self._cut(batch) for batch in batches]
     self._rates = learning_rates
     self._done = 0
+    self.flops = phases.step_flops(config, 0)
     self.compile_seconds = 0.0
-    if name == 'torch compile':
-      start = time.perf_counter()
+
+  def compile(self) -> None:
+    """Compiles the model, as in a first run."""
+    import torch
+
+    start = time.perf_counter()
+    with torch.compiler.config.patch(force_disable_caches=True):
+      self._forward = torch.compile(self._model)
       self._gradient(self._batches[0])
-      self._optimizer.zero_grad(set_to_none=True)
-      self.compile_seconds = time.perf_counter() - start
+    self._optimizer.zero_grad(set_to_none=True)
+    self.compile_seconds = time.perf_counter() - start
 
   def steps(self, count: int) -> float:
     """Trains `count` steps; the loss of the last one."""
     import torch
 
+    max_norm = self._config.optimizer.clip_norm
     for _ in range(count):
       loss = self._gradient(self._batches[self._done % len(self._batches)])
-      if self._clip_norm:
-        torch.nn.utils.clip_grad_norm_(
-          self._model.parameters(), self._clip_norm
-        )
+      if max_norm:
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), max_norm)
       for group in self._optimizer.param_groups:
         group['lr'] = self._rates[self._done]
       self._optimizer.step()
@@ -101,13 +98,15 @@ class TorchArm:
   def _precision(self):
     import torch
 
-    if not self._bfloat16:
+    if self._config.model.dtype == 'float32':
       return contextlib.nullcontext()
     return torch.autocast(self._device, torch.bfloat16)
 
-  def _cut(self, batch, rows):
+  def _cut(self, batch):
     import torch
 
+    train = self._config.train
+    rows = train.microbatch_size or train.batch_size
     tokens, targets = (
       torch.from_numpy(batch[name].astype(np.int64)).to(self._device)
       for name in ('tokens', 'targets')
@@ -150,48 +149,59 @@ def cold_compiles() -> Iterator[None]:
 
 
 def make_arms(
-  config: config_lib.Config,
+  setup: setup_lib.Setup,
   params: PyTree,
   batches: Sequence[Mapping[str, np.ndarray]],
-  learning_rates: Sequence[float],
-) -> tuple[list[TorchArm], dict[str, str]]:
-  """The arms that can run here, and the reason of each that can not.
+  num_steps: int,
+) -> tuple[dict[str, TorchArm], dict[str, str]]:
+  """The arms that can run here, and the reasons why others can not.
 
   Args:
-    config: of the dense arm.
+    setup: of the dense arm.
     params: of the dense arm, before its first step.
-    batches: NumPy arrays 'tokens' and 'targets' [B, T]; every target counts.
-    learning_rates: by completed steps, for as many steps as will be asked for.
+    batches: of `random_batches`, where every target counts.
+    num_steps: how many steps an arm will train at most.
   """
-  reason = _obstacle(config)
+  reason = _obstacle(setup)
   if reason:
-    return [], dict.fromkeys(NAMES, reason)
+    return {}, dict.fromkeys(NAMES, reason)
   import torch
 
   torch.set_num_threads(os.cpu_count())
-  arms, reasons = [], {}
+  config, arms, reasons = setup.config, {}, {}
+  rates = jax.vmap(setup.schedule)(jnp.arange(num_steps)).tolist()
   with tempfile.TemporaryDirectory() as directory:
     huggingface.save(
       directory, config.model, params, seq_len=config.data.seq_len
     )
     for name in NAMES:
+      arm = TorchArm(setup, directory, batches, rates)
       try:
-        arms.append(TorchArm(name, config, directory, batches, learning_rates))
+        if name == 'torch compile':
+          arm.compile()
       except (RuntimeError, OSError) as error:
-        reasons[name] = str(error).strip().partition('\n')[0]
+        reasons[name] = ' '.join(str(error).split())[:200]
+      else:
+        arms[name] = arm
   return arms, reasons
 
 
-def _obstacle(config: config_lib.Config) -> str | None:
+def _obstacle(setup: setup_lib.Setup) -> str | None:
   import torch
 
-  if config.optimizer.name != 'adamw':
-    return f"the optimizer is {config.optimizer.name!r}, here only 'adamw'"
-  if len(jax.devices()) > 1:
-    return f'satjax uses {len(jax.devices())} devices, PyTorch here only one'
-  if jax.default_backend() != 'cpu' and not torch.cuda.is_available():
-    return f'PyTorch does not see the {jax.default_backend()}'
+  optimizer, devices = setup.config.optimizer.name, setup.mesh.size
+  if optimizer != 'adamw':
+    return f"config.optimizer.name is {optimizer!r}; here only 'adamw'"
+  if devices > 1:
+    return f'satjax uses {devices} devices; PyTorch here only one'
+  if _device(setup) == 'cuda' and not torch.cuda.is_available():
+    return 'PyTorch does not see the accelerator'
   return None
+
+
+def _device(setup: setup_lib.Setup) -> str:
+  platform = setup.mesh.devices.flat[0].platform
+  return 'cpu' if platform == 'cpu' else 'cuda'
 
 
 def _load(config: config_lib.Config, directory: str) -> Any:
@@ -249,9 +259,7 @@ def random_batches(
   return batches
 
 
-def check_losses(
-  dense: float, others: Mapping[str, float], dtype: str
-) -> None:
+def check_losses(dense: float, others: Mapping[str, float], dtype: str) -> None:
   """Refuses to compare arms that compute something else than the dense one.
 
   Args:

@@ -1,4 +1,4 @@
-"""Every shipped config builds; every wrong one is refused in the user's words."""
+"""Shipped configs build; wrong ones are refused in the user's words."""
 
 import copy
 import dataclasses
@@ -8,10 +8,10 @@ import json
 import math
 import pathlib
 
-from configs import base
 import ml_collections
 import pytest
 
+from configs import base
 from satjax import config as config_lib
 from satjax import errors
 

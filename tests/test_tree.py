@@ -123,9 +123,10 @@ def test_every_moment_has_the_axes_of_its_parameter(name, moments):
 def test_map_with_path_passes_every_tree():
   first = {'a': 1, 'b': {'c': 2}}
   second = {'a': 10, 'b': {'c': 20}}
-  assert tree.map_with_path(
-    lambda path, x, y: (path, x, y), first, second
-  ) == {'a': ('a', 1, 10), 'b': {'c': ('b/c', 2, 20)}}
+  assert tree.map_with_path(lambda path, x, y: (path, x, y), first, second) == {
+    'a': ('a', 1, 10),
+    'b': {'c': ('b/c', 2, 20)},
+  }
 
 
 def test_indexed_axis_is_the_axis_that_is_selected():

@@ -49,7 +49,7 @@ class Run:
   record: dict[str, Any]
   step: int
   window: Window
-  pending: tuple[int, dict[str, jax.Array]] | None = None
+  pending: tuple[int, float, dict[str, jax.Array]] | None = None
   flops: float = 0.0
   mark: tuple[float, int] = (0.0, 0)
 
@@ -184,9 +184,9 @@ def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
         run.programs.prepare(ahead)
     run.window.state, scalars = program(run.window.state, batch)
     run.step += 1
-    run.flops += phases.step_flops(config, run.step - 1)
     _fetch(run)
-    run.pending = (run.step, scalars)
+    run.flops += phases.step_flops(config, run.step - 1)
+    run.pending = (run.step, run.flops, scalars)
     if run.step < total:
       batch = _next_batch(run, source)
     _look(run, stop)
@@ -247,7 +247,7 @@ def _fetch(run: Run) -> None:
   """Waits for the pending step, checks it, and writes it down."""
   if run.pending is None:
     return
-  step, scalars = run.pending
+  step, flops, scalars = run.pending
   run.pending = None
   values = {name: float(x) for name, x in jax.device_get(scalars).items()}
   if not np.isfinite([values['loss'], values['grad_norm']]).all():
@@ -258,14 +258,12 @@ def _fetch(run: Run) -> None:
     )
   train = run.config.train
   if step % train.log_every == 0 or step == train.num_steps:
-    record = _describe(run, step, values)
+    record = _describe(run, step, flops, values)
     run.writer.write(record)
     run.progress.update(step, record)
 
 
-def _describe(
-  run: Run, step: int, values: dict[str, float]
-) -> dict[str, float]:
+def _describe(run, step, flops, values) -> dict[str, float]:
   config = run.config
   phase = phases.phase_at(config, step - 1)
   spent = run.clock.totals()
@@ -274,7 +272,7 @@ def _describe(
   return {
     'step': step,
     'tokens': step * config.tokens_per_step,
-    'flops': run.flops,
+    'flops': flops,
     'train/loss': values['loss'],
     'train/grad_norm': values['grad_norm'],
     'train/learning_rate': values['learning_rate'],

@@ -72,11 +72,11 @@ def run(config, *, steps=None, dtype=np.float32, setup=None, start=None):
     state,
   )
   now = window.dense(setup.place(state))
-  step, traces = setup_lib.make_step(setup), []
+  train_step, traces = setup_lib.make_step(setup), []
 
   def traced(state, batch):
     traces.append(1)
-    return step(state, batch)
+    return train_step(state, batch)
 
   step_fn = jax.jit(traced, donate_argnums=0)
   losses = []

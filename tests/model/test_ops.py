@@ -1,0 +1,285 @@
+"""The arithmetic of a decoder against a few lines of NumPy."""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from satjax.model import ops
+
+# The tests compile more than they compute.
+compiled = functools.partial(
+  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
+)
+TOLERANCE = {'float32': 1e-5, 'bfloat16': 2e-2}
+
+
+def draw(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def softmax(x):
+  e = np.exp(x - x.max(axis=-1, keepdims=True))
+  return e / e.sum(axis=-1, keepdims=True)
+
+
+def numpy_attention(query, key, value, segments=None):
+  """One batch row, head and query position at a time, in float64."""
+  batch, length, heads, width = query.shape
+  out = np.zeros(query.shape)
+  for b, n, t in np.ndindex(batch, heads, length):
+    k = n // (heads // key.shape[2])
+    seen = np.arange(t + 1)
+    if segments is not None:
+      seen = seen[segments[b, : t + 1] == segments[b, t]]
+    q = query[b, t, n].astype(np.float64)
+    weight = softmax(key[b, seen, k] @ q / np.sqrt(width))
+    out[b, t, n] = weight @ value[b, seen, k].astype(np.float64)
+  return out
+
+
+def numpy_rope(x, positions, theta):
+  """Pairs (i, i + H/2) as complex numbers, turned by the position's angle."""
+  half = x.shape[-1] // 2
+  frequency = theta ** (-np.arange(half) / half)
+  turn = np.exp(1j * positions[..., None, None] * frequency)
+  pairs = (x[..., :half] + 1j * x[..., half:]) * turn
+  return np.concatenate([pairs.real, pairs.imag], axis=-1)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_rms_norm(dtype):
+  x, gain = draw(2, 3, 8) * 10, draw(8, seed=1)
+  x = np.array(jnp.asarray(x, dtype), np.float64)
+  mean_square = np.mean(x**2, axis=-1, keepdims=True)
+  expected = x / np.sqrt(mean_square + 0.1) * gain
+  found = ops.rms_norm(jnp.asarray(x, dtype), jnp.asarray(gain), 0.1)
+  assert found.dtype == dtype
+  np.testing.assert_allclose(
+    np.float32(found), expected, rtol=TOLERANCE[dtype], atol=1e-6
+  )
+
+
+def test_rms_norm_is_computed_in_float32():
+  # In bfloat16 the squares would overflow, or their sum would lose the rest.
+  x = jnp.full((1, 1, 4), 3e38, jnp.bfloat16)
+  tiny = jnp.asarray([[[256.0] + [1.0] * 1023]], jnp.bfloat16)
+  assert np.isnan(ops.rms_norm(x, jnp.ones(4), 1e-5)).sum() == 0
+  expected = 256 / np.sqrt((256**2 + 1023) / 1024)
+  found = np.float32(ops.rms_norm(tiny, jnp.ones(1024), 0.0)[0, 0, 0])
+  np.testing.assert_allclose(found, expected, rtol=4e-3)
+
+
+@pytest.mark.parametrize('head_dim', [2, 6, 16])
+def test_rope(head_dim):
+  x = draw(2, 5, 3, head_dim)
+  positions = np.array([[0, 1, 2, 3, 4], [0, 1, 0, 1, 700]])
+  angles = ops.rope_angles(jnp.asarray(positions), head_dim, 100.0)
+  found = ops.apply_rope(jnp.asarray(x), angles)
+  expected = numpy_rope(x, positions, 100.0)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  # Position 0 is not turned, and no turn changes a length.
+  np.testing.assert_array_equal(found[:, 0], x[:, 0])
+  np.testing.assert_allclose(
+    np.linalg.norm(found, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5
+  )
+
+
+def test_rope_sees_differences_of_positions_only():
+  query, key = draw(1, 1, 1, 8), draw(1, 1, 1, 8, seed=1)
+
+  def dot(at_query, at_key):
+    turned = [
+      ops.apply_rope(x, ops.rope_angles(jnp.array([[at]]), 8, 1000.0))
+      for x, at in ((query, at_query), (key, at_key))
+    ]
+    return float(jnp.sum(turned[0] * turned[1]))
+
+  for difference in (0, 1, 7, 100):
+    dots = [dot(start + difference, start) for start in (0, 3, 50, 200)]
+    np.testing.assert_allclose(dots, dots[0], rtol=1e-4, atol=1e-5)
+  assert abs(dot(7, 0) - dot(0, 7)) > 1e-2
+
+
+PROJECTIONS = {
+  'matrix': (draw(2, 3, 4), draw(5, 4, seed=1), 'BTD,FD->BTF'),
+  'heads': (draw(2, 3, 4), draw(3, 2, 4, seed=1), 'BTD,NHD->BTNH'),
+  'one row': (draw(7, 4), draw(5, 4, seed=1), 'XD,FD->XF'),
+}
+OUTPUTS = {
+  'matrix': (draw(2, 3, 5), draw(5, 4, seed=1), 'BTF,FD->BTD'),
+  'heads': (draw(2, 3, 3, 2), draw(3, 2, 4, seed=1), 'BTNH,NHD->BTD'),
+}
+
+
+@pytest.mark.parametrize(
+  'op, case',
+  [(ops.project_in, case) for case in PROJECTIONS.values()]
+  + [(ops.project_out, case) for case in OUTPUTS.values()],
+)
+def test_projections_and_their_gradients(op, case):
+  x, w, contraction = case
+  expected = np.einsum(contraction, x.astype(np.float64), w)
+  np.testing.assert_allclose(op(x, w), expected, rtol=1e-5, atol=1e-6)
+  weight = draw(*expected.shape, seed=2)
+
+  def loss(fn):
+    return lambda x, w: jnp.sum(weight * jnp.sin(fn(x, w)))
+
+  found = compiled(jax.grad(loss(op), (0, 1)))(x, w)
+  plain = functools.partial(jnp.einsum, contraction)
+  for one, two in zip(found, compiled(jax.grad(loss(plain), (0, 1)))(x, w)):
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+
+
+def test_projections_stay_in_bfloat16():
+  x, w = jnp.ones((2, 4), jnp.bfloat16), jnp.ones((3, 4), jnp.bfloat16)
+  grads = jax.grad(lambda x, w: ops.project_in(x, w).sum(), (0, 1))(x, w)
+  assert ops.project_in(x, w).dtype == jnp.bfloat16
+  assert [g.dtype for g in grads] == [jnp.bfloat16] * 2
+  assert [g.shape for g in grads] == [x.shape, w.shape]
+
+
+def segments_of(batch, length):
+  """Documents of uneven length, some of which begin inside a block."""
+  ends = np.random.default_rng(5).random((batch, length)) < 4 / length
+  return np.cumsum(ends, axis=1)
+
+
+# One block, whole ones, and a last one that is shorter.
+@pytest.mark.parametrize(
+  'length, kv_heads, packed',
+  [
+    (5, 4, False),
+    (128, 2, True),
+    (130, 1, True),
+    (300, 2, True),
+    (300, 4, False),
+  ],
+)
+def test_attention_is_that_of_jax(length, kv_heads, packed):
+  query = draw(2, length, 4, 8)
+  key = draw(2, length, kv_heads, 8, seed=1)
+  value = draw(2, length, kv_heads, 8, seed=2)
+  segments = segments_of(2, length) if packed else None
+  weight = draw(2, length, 4, 8, seed=3)
+
+  def blocked(query, key, value):
+    return ops.attention(query, key, value, segments)
+
+  def plain(query, key, value):
+    mask = None
+    if packed:
+      mask = segments[:, None, :, None] == segments[:, None, None]
+    return jax.nn.dot_product_attention(
+      query, key, value, mask=mask, is_causal=True, implementation='xla'
+    )
+
+  def with_gradients(fn, *inputs):
+    out, pull = jax.vjp(fn, *inputs)
+    return out, *pull(jnp.asarray(weight))
+
+  results = [
+    compiled(functools.partial(with_gradients, fn))(query, key, value)
+    for fn in (blocked, plain)
+  ]
+  for one, two in zip(*results):
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('length, packed', [(3, False), (150, True)])
+def test_attention_is_that_of_numpy(length, packed):
+  query, key, value = draw(1, length, 4, 4), *draw(2, 1, length, 2, 4, seed=1)
+  segments = segments_of(1, length) if packed else None
+  found = compiled(ops.attention)(query, key, value, segments)
+  expected = numpy_attention(query, key, value, segments)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_in_bfloat16_takes_its_softmax_in_float32():
+  query, key, value = draw(3, 1, 200, 2, 8)
+  rounded = [jnp.asarray(x, jnp.bfloat16) for x in (3 * query, key, value)]
+  found = compiled(ops.attention)(*rounded, None)
+  assert found.dtype == jnp.bfloat16
+  expected = numpy_attention(*(np.float32(x) for x in rounded))
+  np.testing.assert_allclose(np.float32(found), expected, rtol=0, atol=2e-2)
+
+
+def test_large_scores_do_not_overflow():
+  query = np.full((1, 4, 1, 4), 1e4, np.float32)
+  value = draw(1, 4, 1, 4)
+  found = ops.attention(query, query, value, None)
+  expected = np.cumsum(value, axis=1) / np.arange(1, 5)[:, None, None]
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def on(monkeypatch):
+  """Pretends that another platform is the default one."""
+  ops.attention_kind.cache_clear()
+  yield lambda name: monkeypatch.setattr(jax, 'default_backend', lambda: name)
+  ops.attention_kind.cache_clear()
+
+
+def test_a_cpu_attends_in_blocks(on):
+  assert ops.attention_kind('float32', 16) == 'blocked'
+  assert ops.attention_kind('bfloat16', 64) == 'blocked'
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+@pytest.mark.parametrize('head_dim', [8, 64, 128])
+def test_a_gpu_in_half_precision_has_a_fused_kernel(
+  on, caplog, dtype, head_dim
+):
+  on('gpu')
+  with caplog.at_level(logging.WARNING):
+    assert ops.attention_kind(dtype, head_dim) == 'cudnn'
+  assert not caplog.records
+
+
+@pytest.mark.parametrize(
+  'dtype, head_dim', [('float32', 64), ('bfloat16', 20), ('bfloat16', 256)]
+)
+def test_a_gpu_without_the_kernel_says_so_once(on, caplog, dtype, head_dim):
+  on('gpu')
+  with caplog.at_level(logging.WARNING):
+    assert ops.attention_kind(dtype, head_dim) == 'xla'
+    assert ops.attention_kind(dtype, head_dim) == 'xla'
+  (record,) = caplog.records
+  text = record.getMessage()
+  assert record.levelno == logging.WARNING
+  assert dtype in text and str(head_dim) in text
+  assert 'config.model.dtype' in text
+
+
+def test_a_tpu_uses_xla_in_silence(on, caplog):
+  on('tpu')
+  with caplog.at_level(logging.WARNING):
+    assert ops.attention_kind('float32', 64) == 'xla'
+  assert not caplog.records
+
+
+def test_attention_obeys_the_kind(on, monkeypatch):
+  asked = []
+
+  def record(*args, **options):
+    asked.append(options)
+    return args[0]
+
+  on('gpu')
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', record)
+  x = jnp.ones((2, 3, 2, 8), jnp.bfloat16)
+  segments = jnp.array([[0, 0, 1], [0, 1, 1]])
+  ops.attention(x, x, x, None)
+  ops.attention(x, x, x, segments)
+  assert [a['implementation'] for a in asked] == ['cudnn', 'cudnn']
+  assert [a['is_causal'] for a in asked] == [True, True]
+  assert asked[0]['mask'] is None
+  assert asked[1]['mask'].shape == (2, 1, 3, 3)
+  np.testing.assert_array_equal(
+    asked[1]['mask'][0, 0],
+    [[True, True, False], [True, True, False], [False, False, True]],
+  )

@@ -1,0 +1,391 @@
+"""LORS around any optimizer: omitted neurons rest, and return on a ladder."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from satjax import config as config_lib
+from satjax import tree
+from satjax.sparsity import importance, lors, selection, subnetwork
+from satjax.sparsity.ladder import Ladder
+from satjax.train import optimizer
+
+LAYERS, HEADS, HEAD_DIM, DIM, CHANNELS = 2, 4, 2, 3, 8
+HALF = Ladder(0.5, split=1.0, rungs=1, num_steps=100)
+
+
+def make_params(seed=0, kv_heads=HEADS):
+  """A part of satjax's tree: heads, channels, and a leaf that has neither."""
+  random = np.random.default_rng(seed)
+
+  def draw(*shape):
+    return jnp.asarray(random.normal(size=shape), jnp.float32)
+
+  return {
+    'final_norm': draw(DIM),
+    'blocks': {
+      'attention': {
+        'query': draw(LAYERS, HEADS, HEAD_DIM, DIM),
+        'key': draw(LAYERS, kv_heads, HEAD_DIM, DIM),
+      },
+      'mlp': {'up': draw(LAYERS, CHANNELS, DIM)},
+    },
+  }
+
+
+def make_grads(step):
+  return make_params(seed=100 + step)
+
+
+OPTIMIZERS = {
+  'adamw': lambda: optax.adamw(0.1, weight_decay=0.1),
+  'lion': lambda: optax.lion(0.1, weight_decay=0.1),
+  'sgd': lambda: optax.sgd(0.1, momentum=0.9),
+  'clipped': lambda: optax.chain(
+    optax.clip_by_global_norm(0.5), optax.adam(0.1)
+  ),
+  'muon': lambda: optax.chain(
+    optimizer.make_optimizer(
+      config_lib.OptimizerConfig(
+        name='muon',
+        schedule='constant',
+        peak_lr=0.1,
+        end_lr=0.1,
+        warmup_steps=0,
+        decay_steps=0,
+        b1=0.9,
+        b2=0.99,
+        eps=1e-8,
+        weight_decay=0.1,
+        clip_norm=1.0,
+      )
+    ),
+    optax.scale(-0.1),
+  ),
+}
+
+
+# Quick to compile, and no fused multiply-adds, which round differently in two
+# programs that compute the same.
+compiled = functools.partial(
+  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
+)
+
+
+def step_with(tx):
+  """One optimizer step."""
+
+  def step(params, state, grads):
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  return compiled(step)
+
+
+def steps(step, params, state, numbers):
+  for number in numbers:
+    params, state = step(params, state, make_grads(number))
+  return params, state
+
+
+def rows_of(mask):
+  """The neurons of a mask as row numbers, by axis."""
+  leaves = tree.flatten(mask)
+  rows = {}
+  for axis, path in (
+    ('heads', 'blocks/attention/query'),
+    ('mlp', 'blocks/mlp/up'),
+  ):
+    kept = np.array(leaves[path]).reshape(LAYERS, -1)
+    rows[axis] = jnp.array([np.flatnonzero(layer) for layer in kept])
+  rows['kv_heads'] = rows['heads']
+  return rows
+
+
+def assert_same(one, two):
+  one, two = tree.flatten(one), tree.flatten(two)
+  assert one.keys() == two.keys()
+  for path, leaf in one.items():
+    np.testing.assert_array_equal(leaf, two[path], path)
+
+
+def assert_close(one, two, tolerance):
+  one, two = tree.flatten(one), tree.flatten(two)
+  assert one.keys() == two.keys()
+  for path, leaf in one.items():
+    np.testing.assert_allclose(
+      leaf, two[path], rtol=tolerance, atol=tolerance, err_msg=path
+    )
+
+
+def is_dense(mask):
+  return all(leaf.all() for leaf in jax.tree.leaves(mask))
+
+
+ACTIVE = {
+  'heads': jnp.array([[0, 3], [1, 2]]),
+  'kv_heads': jnp.array([[0, 3], [1, 2]]),
+  'mlp': jnp.array([[0, 2, 5], [1, 2, 7]]),
+}
+OMITTED = {
+  'heads': jnp.array([[1, 2], [0, 3]]),
+  'kv_heads': jnp.array([[1, 2], [0, 3]]),
+  'mlp': jnp.array([[1, 3, 4, 6, 7], [0, 3, 4, 5, 6]]),
+}
+
+
+def begun(name):
+  """An optimizer, and parameters and moments after two dense steps."""
+  inner = OPTIMIZERS[name]()
+  params = make_params()
+  step = step_with(inner)
+  return inner, step, *steps(step, params, inner.init(params), range(2))
+
+
+def make_mask(params):
+  kept = subnetwork.taking_part(params, ACTIVE)
+  return subnetwork.masks(params, tree.neuron_units(params), kept)
+
+
+@pytest.mark.parametrize(
+  'name, omitted',
+  [(name, 'frozen') for name in OPTIMIZERS] + [('adamw', 'decayed')],
+)
+def test_a_rate_of_zero_is_the_inner_transform(name, omitted):
+  inner, params = OPTIMIZERS[name](), make_params()
+  tx = lors.lors(inner, Ladder(0.0, num_steps=10), omitted=omitted)
+  new, state = steps(step_with(tx), params, compiled(tx.init)(params), range(2))
+  expected, inner_state = steps(
+    step_with(inner), params, inner.init(params), range(2)
+  )
+  assert is_dense(state.mask)
+  assert state.count == 2
+  assert_same(new, expected)
+  assert_same(state.inner, inner_state)
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_omitted_neurons_rest_and_the_others_train_on_their_own(name):
+  inner, inner_step, before, old_moments = begun(name)
+  tx = lors.lors(inner, HALF, refresh_every=0)
+  state = compiled(tx.init)(before)._replace(
+    mask=make_mask(before), inner=old_moments
+  )
+  after, state = steps(step_with(tx), before, state, range(2, 5))
+  for old, new in ((before, after), (old_moments, state.inner)):
+    old_rows = subnetwork.neuron_leaves(old, OMITTED)
+    new_rows = subnetwork.neuron_leaves(new, OMITTED)
+    assert len(old_rows) >= 3
+    assert_same(
+      subnetwork.gather(new_rows, OMITTED), subnetwork.gather(old_rows, OMITTED)
+    )
+  # The sub-network, as a smaller tree in the inner transform.
+  sub = subnetwork.gather(before, ACTIVE)
+  moments = subnetwork.gather(old_moments, ACTIVE)
+  for number in range(2, 5):
+    grads = subnetwork.gather(make_grads(number), ACTIVE)
+    sub, moments = inner_step(sub, moments, grads)
+  assert_close(subnetwork.gather(after, ACTIVE), sub, 1e-6)
+  assert_close(subnetwork.gather(state.inner, ACTIVE), moments, 1e-6)
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_decayed_neurons_see_a_gradient_of_zero(name):
+  inner, _, before, moments = begun(name)
+  tx = lors.lors(inner, HALF, refresh_every=0, omitted='decayed')
+  mask = make_mask(before)
+  state = compiled(tx.init)(before)._replace(mask=mask, inner=moments)
+  params, state = steps(step_with(tx), before, state, range(2, 4))
+  expected, step = before, step_with(inner)
+  for number in range(2, 4):
+    grads = lors.apply_mask(make_grads(number), mask)
+    expected, moments = step(expected, moments, grads)
+  assert_same(params, expected)
+  assert_same(state.inner, moments)
+  # The decay of the moments, at least, moves the neurons that are left out.
+  old = subnetwork.gather(before, OMITTED)['blocks']['mlp']['up']
+  new = subnetwork.gather(params, OMITTED)['blocks']['mlp']['up']
+  assert (old != new).all()
+
+
+def test_one_program_climbs_the_ladder_and_ends_dense():
+  ladder = Ladder(0.5, split=0.5, rungs=2, num_steps=8)
+  assert ladder.boundaries == (4, 6)
+  tx = lors.lors(optax.adam(0.1), ladder)
+  traces = []
+
+  @compiled
+  def step(params, state, grads):
+    traces.append(None)
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+  params, state = make_params(), compiled(tx.init)(make_params())
+  kept = []
+  for number in range(8):
+    rows = rows_of(state.mask)
+    kept.append((rows['mlp'].shape[1], rows['heads'].shape[1]))
+    params, state = step(params, state, make_grads(number))
+  assert kept == [(4, 2)] * 4 + [(6, 3)] * 2 + [(8, 4)] * 2
+  assert is_dense(state.mask)
+  assert len(traces) == 1
+
+
+@pytest.mark.parametrize('method', ['top_k', 'sample'])
+@pytest.mark.parametrize('kv_heads', [HEADS, 2])
+def test_the_mask_is_what_select_selects(method, kv_heads):
+  params = make_params(kv_heads=kv_heads)
+  groups = selection.head_groups(HEADS, kv_heads)
+  tx = lors.lors(
+    optax.sgd(0.1),
+    HALF,
+    selection=method,
+    temperature=0.5,
+    groups={'heads': groups},
+    seed=3,
+  )
+  units = tree.neuron_units(params)
+  active = selection.select(
+    importance.scores('magnitude', params, units),
+    {'heads': 2, 'mlp': 4},
+    jax.random.fold_in(jax.random.key(3), 0),
+    method=method,
+    temperature=0.5,
+    kv_heads=kv_heads,
+  )
+  rows = rows_of(compiled(tx.init)(params).mask)
+  for axis in ('heads', 'mlp'):
+    np.testing.assert_array_equal(rows[axis], active[axis])
+
+
+def test_a_fresh_mask_follows_the_new_parameters():
+  tx = lors.lors(optax.sgd(1.0), HALF, refresh_every=2)
+  params = make_params()
+  state = compiled(tx.init)(params)
+  first, step = rows_of(state.mask), step_with(tx)
+  for _ in range(2):
+    assert_same(rows_of(state.mask), first)
+    # The gradient takes the neurons that take part to 0.
+    params, state = step(params, state, params)
+  assert_same(rows_of(state.mask), rows_of_omitted(first))
+
+
+def rows_of_omitted(rows):
+  sizes = {'heads': HEADS, 'kv_heads': HEADS, 'mlp': CHANNELS}
+  return {
+    axis: jnp.array([np.setdiff1d(np.arange(sizes[axis]), r) for r in layers])
+    for axis, layers in rows.items()
+  }
+
+
+def test_scores_from_outside_take_precedence():
+  tx = lors.lors(optax.sgd(0.1), HALF)
+  params = make_params()
+  scores = {
+    'heads': jnp.array([[1.0, 2, 3, 4], [4, 3, 2, 1]]),
+    'mlp': jnp.array([[8.0, 1, 7, 2, 6, 3, 5, 4], [1, 2, 3, 4, 5, 6, 7, 8]]),
+  }
+  _, state = tx.update(
+    make_grads(0), compiled(tx.init)(params), params, scores=scores
+  )
+  rows = rows_of(state.mask)
+  assert rows['heads'].tolist() == [[2, 3], [0, 1]]
+  assert rows['mlp'].tolist() == [[0, 2, 4, 6], [4, 5, 6, 7]]
+
+
+def test_the_caller_may_set_the_mask():
+  tx = lors.lors(optax.sgd(0.1), HALF, refresh_every=0)
+  params = make_params()
+  state = compiled(tx.init)(params)
+  assert is_dense(state.mask)
+  mask = jax.tree.map(jnp.zeros_like, state.mask)
+  mask['final_norm'] = jnp.ones((), bool)
+  state = state._replace(mask=mask)
+  new, state = steps(step_with(tx), params, state, range(2))
+  assert_same(new['blocks'], params['blocks'])
+  assert (new['final_norm'] != params['final_norm']).all()
+  assert_same(state.mask, mask)
+
+
+def test_each_unit_may_have_its_own_ladder():
+  ladders = {
+    'heads': Ladder(0.0, num_steps=6),
+    'mlp': Ladder(0.75, split=0.5, rungs=1, num_steps=6),
+  }
+  tx = lors.lors(optax.sgd(0.1), ladders, refresh_every=100)
+  params = make_params()
+  state = compiled(tx.init)(params)
+  rows = rows_of(state.mask)
+  assert (rows['heads'].shape[1], rows['mlp'].shape[1]) == (HEADS, 2)
+  # A rung of one unit renews the mask, though no refresh is due.
+  step = step_with(tx)
+  params, state = steps(step, params, state, range(2))
+  assert not is_dense(state.mask)
+  assert is_dense(steps(step, params, state, [2])[1].mask)
+
+
+def test_kept_channels_are_a_multiple():
+  rate = Ladder(0.7, split=1.0, rungs=1, num_steps=10)
+  mask = lors.lors(optax.sgd(0.1), rate, multiple=4).init(make_params()).mask
+  rows = rows_of(mask)
+  assert (rows['heads'].shape[1], rows['mlp'].shape[1]) == (1, 4)
+
+
+UNITS = {
+  'hidden': {
+    'Dense_0/kernel': (1,),
+    'Dense_0/bias': (0,),
+    'Dense_1/kernel': (0,),
+  }
+}
+
+
+def test_a_tree_that_is_not_ours_trains():
+  random = np.random.default_rng(0)
+  params = {
+    'Dense_0': {
+      'kernel': jnp.asarray(random.normal(size=(3, 6)), jnp.float32),
+      'bias': jnp.asarray(random.normal(size=6), jnp.float32),
+    },
+    'Dense_1': {'kernel': jnp.asarray(random.normal(size=(6, 2)), jnp.float32)},
+  }
+  tx = lors.lors(optax.adamw(0.1), HALF, units=UNITS, refresh_every=10)
+  state = compiled(tx.init)(params)
+  score = np.sqrt(
+    np.sum(np.square(params['Dense_0']['kernel']), 0)
+    + np.square(params['Dense_0']['bias'])
+    + np.sum(np.square(params['Dense_1']['kernel']), 1)
+  )
+  kept = np.zeros(6, bool)
+  kept[np.argsort(-score)[:3]] = True
+  mask = tree.flatten(state.mask)
+  np.testing.assert_array_equal(mask['Dense_0/kernel'], kept[None])
+  np.testing.assert_array_equal(mask['Dense_0/bias'], kept)
+  np.testing.assert_array_equal(mask['Dense_1/kernel'], kept[:, None])
+  grads = jax.tree.map(jnp.ones_like, params)
+  updates, state = tx.update(grads, state, params)
+  for path, update in tree.flatten(updates).items():
+    moved = np.broadcast_to(mask[path], update.shape)
+    np.testing.assert_array_equal(update != 0, moved, path)
+    moments = tree.flatten(state.inner[0].mu)[path]
+    np.testing.assert_array_equal(moments != 0, moved, path)
+
+
+def test_update_needs_the_parameters():
+  tx = lors.lors(optax.sgd(0.1), HALF)
+  state = compiled(tx.init)(make_params())
+  with pytest.raises(ValueError, match='parameters'):
+    tx.update(make_grads(0), state)
+
+
+@pytest.mark.parametrize(
+  'option', [{'omitted': 'reset'}, {'importance': 'maxip'}, {'selection': 'x'}]
+)
+def test_an_unknown_option_is_refused_with_its_value(option):
+  (name, value), *_ = option.items()
+  with pytest.raises(ValueError, match=f"{name}.*'{value}'"):
+    lors.lors(optax.sgd(0.1), HALF, **option)

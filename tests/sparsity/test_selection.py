@@ -1,0 +1,258 @@
+"""Which neurons take part: static sizes, whatever the scores are."""
+
+import collections
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from satjax.sparsity import selection
+
+DRAWS = 20_000
+CHI_SQUARE = {
+  3: 21.1,
+  5: 25.7,
+}  # exceeded once in 10,000, by degrees of freedom
+LAYERS, HEADS, KV_HEADS, CHANNELS = 3, 8, 2, 12
+KEPT = {'heads': 4, 'mlp': 5}
+
+
+def select(scores, kept, seed=0, **options):
+  options = {'method': 'top_k', 'temperature': 1.0, 'kv_heads': 1, **options}
+  scores = {name: jnp.asarray(score) for name, score in scores.items()}
+  return selection.select(scores, kept, jax.random.key(seed), **options)
+
+
+def kept_channels(score, count, seed=0, **options):
+  rows = select({'mlp': [score]}, {'mlp': count}, seed, **options)['mlp'][0]
+  return rows.tolist()
+
+
+@pytest.mark.parametrize(
+  'count, rows',
+  [
+    (1, [3]),
+    (2, [3, 6]),
+    (3, [0, 3, 6]),
+    (5, [0, 2, 3, 5, 6]),
+    (7, [0, 1, 2, 3, 5, 6, 7]),
+  ],
+)
+def test_top_k_of_eight_numbers(count, rows):
+  score = [0.5, 0.2, 0.3, 9.0, 0.1, 0.4, 2.0, 0.25]
+  assert kept_channels(score, count) == rows
+
+
+def test_ties_are_broken_at_random_and_the_count_is_right():
+  score = [0.0, 5.0, 3.0, 1.0, 3.0, 3.0, 0.0, 1.0]
+  seen = collections.Counter(
+    tuple(kept_channels(score, 3, seed)) for seed in range(60)
+  )
+  # Always the 5, and two of the three that tie.
+  assert seen.keys() == {(1, 2, 4), (1, 2, 5), (1, 4, 5)}
+  assert min(seen.values()) >= 8
+
+
+def test_equal_scores_do_not_favour_a_place():
+  score = np.ones((DRAWS, 4), np.float32)
+  rows = select({'mlp': score}, {'mlp': 1})['mlp']
+  counts = np.bincount(np.ravel(rows), minlength=4)
+  assert np.sum((counts - DRAWS / 4) ** 2 / (DRAWS / 4)) < CHI_SQUARE[3]
+
+
+@pytest.mark.parametrize('method', ['top_k', 'sample'])
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_kept(method, bad):
+  score = np.array([1, 100, bad, 1, 1, bad, 100, 1], np.float32)
+  for seed in range(10):
+    rows = kept_channels(score, 2, seed, method=method, temperature=0.1)
+    assert rows == [2, 5]
+  assert kept_channels(score, 4, method=method, temperature=0.01) == [
+    1,
+    2,
+    5,
+    6,
+  ]
+
+
+def adversarial_trees():
+  """200 score trees: random ones, and each way in which scores degenerate."""
+  random = np.random.default_rng(0)
+  spoilt = [
+    lambda x: np.zeros_like(x),
+    lambda x: np.full_like(x, 0.3),
+    lambda x: x * np.float32(3e38),
+    lambda x: x * np.float32(1e-42),
+    lambda x: np.where(x > 0.7, np.float32(np.nan), x),
+    lambda x: np.full_like(x, np.nan),
+    lambda x: np.where(x > 0.5, np.float32(np.inf), x),
+    lambda x: np.full_like(x, np.inf),
+    lambda x: np.where(x > 0.9, x, 0),
+    lambda x: np.where(x > 0.5, np.float32(3e38), np.float32(np.nan)),
+  ]
+  for number in range(200):
+    spoil = spoilt[number // 2 % len(spoilt)] if number % 2 else lambda x: x
+    yield {
+      'heads': spoil(random.random((LAYERS, HEADS), np.float32)),
+      'mlp': spoil(random.random((LAYERS, CHANNELS), np.float32)),
+    }
+
+
+@pytest.mark.parametrize('method', ['top_k', 'sample'])
+@pytest.mark.parametrize('kv_heads', [KV_HEADS, HEADS])
+def test_selections_are_valid_for_any_scores(method, kv_heads):
+  chosen = jax.jit(
+    functools.partial(
+      selection.select,
+      kept=KEPT,
+      method=method,
+      temperature=1.0,
+      kv_heads=kv_heads,
+    )
+  )
+  units = {'heads', 'mlp'} | ({'kv_heads'} if kv_heads == HEADS else set())
+  for number, scores in enumerate(adversarial_trees()):
+    active = jax.device_get(chosen(scores, key=jax.random.key(number)))
+    assert active.keys() == units
+    for unit, score in scores.items():
+      rows = active[unit]
+      assert rows.shape == (LAYERS, KEPT[unit])
+      assert rows.dtype == np.int32
+      assert (np.diff(rows) > 0).all()  # Sorted, and no row twice.
+      assert rows.min() >= 0 and rows.max() < score.shape[1]
+    for score, rows in zip(scores['mlp'], active['mlp']):
+      wild = np.flatnonzero(~np.isfinite(score))
+      inside, outside = (wild, rows) if len(wild) <= len(rows) else (rows, wild)
+      assert set(inside) <= set(outside)
+    if kv_heads == HEADS:
+      np.testing.assert_array_equal(active['kv_heads'], active['heads'])
+    else:
+      group = active['heads'] // (HEADS // KV_HEADS)
+      assert (np.sum(group == 0, axis=1) == KEPT['heads'] // KV_HEADS).all()
+
+
+def test_grouped_queries_keep_the_best_of_each_group():
+  # The four best heads are all in the first group.
+  score = [[9.0, 8.0, 7.0, 6.0, 1.0, 2.0, 3.0, 4.0]]
+  active = select({'heads': score}, {'heads': 4}, kv_heads=2)
+  assert active.keys() == {'heads'}
+  assert active['heads'].tolist() == [[0, 1, 6, 7]]
+
+
+def test_heads_with_their_own_keys_take_them_along():
+  score = [[9.0, 8.0, 7.0, 6.0, 1.0, 2.0, 3.0, 4.0]]
+  active = select({'heads': score}, {'heads': 4}, kv_heads=8)
+  assert active['heads'].tolist() == [[0, 1, 2, 3]]
+  assert active['kv_heads'].tolist() == [[0, 1, 2, 3]]
+
+
+def test_a_unit_that_is_kept_whole_does_not_appear():
+  score = np.ones((1, 4))
+  assert select({'heads': score, 'mlp': score}, {'heads': 4, 'mlp': 4}) == {}
+  active = select({'heads': score, 'mlp': score}, {'heads': 4, 'mlp': 3})
+  assert active.keys() == {'mlp'}
+
+
+@pytest.mark.parametrize(
+  'heads, kv_heads, groups', [(8, 8, 1), (8, 2, 2), (8, 1, 1)]
+)
+def test_head_groups(heads, kv_heads, groups):
+  assert selection.head_groups(heads, kv_heads) == groups
+
+
+def test_layers_and_units_draw_independently():
+  score = np.ones((200, 4), np.float32)
+  active = select(
+    {'heads': score, 'mlp': score}, {'heads': 2, 'mlp': 2}, method='sample'
+  )
+  pairs = collections.Counter(map(tuple, active['mlp'].tolist()))
+  assert len(pairs) == 6
+  assert max(pairs.values()) < 60
+  same = (active['mlp'] == active['heads']).all(axis=1)
+  assert np.sum(same) < 60
+  alone = select({'mlp': score}, {'mlp': 2}, method='sample')
+  np.testing.assert_array_equal(alone['mlp'], active['mlp'])
+
+
+def test_the_key_decides():
+  score = np.arange(1.0, 9.0)
+  draw = functools.partial(kept_channels, score, 4, method='sample')
+  assert draw(seed=3) == draw(seed=3)
+  assert len({tuple(draw(seed=seed)) for seed in range(20)}) > 5
+
+
+def test_low_temperature_is_top_k():
+  random = np.random.default_rng(1)
+  for seed in range(20):
+    score = 2.0 ** random.permutation(8)
+    sample = kept_channels(score, 4, seed, method='sample', temperature=1e-3)
+    assert sample == kept_channels(score, 4, seed)
+
+
+def draw_pairs(score, temperature):
+  """How often each pair is kept of four neurons, in independent draws."""
+  scores = {'mlp': np.tile(np.float32(score), (DRAWS, 1))}
+  options = {'method': 'sample', 'temperature': temperature}
+  rows = np.asarray(select(scores, {'mlp': 2}, **options)['mlp'])
+  counts = collections.Counter(map(tuple, rows.tolist()))
+  return np.array([counts[p] for p in itertools.combinations(range(4), 2)])
+
+
+def pair_odds(weight):
+  """Plackett-Luce: first by weight, then by weight among the others."""
+  p = np.array(weight) / np.sum(weight)
+  return np.array(
+    [
+      p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j])
+      for i, j in itertools.combinations(range(4), 2)
+    ]
+  )
+
+
+@pytest.mark.parametrize('temperature', [0.5, 1.0, 2.0])
+def test_sampling_follows_plackett_luce(temperature):
+  score = np.array([1.0, 2.0, 3.0, 6.0])
+  expected = DRAWS * pair_odds(score ** (1 / temperature))
+  counts = draw_pairs(score, temperature)
+  assert np.sum((counts - expected) ** 2 / expected) < CHI_SQUARE[5]
+  # The test can tell: odds of another temperature are far away.
+  other = DRAWS * pair_odds(score ** (1.2 / temperature))
+  assert np.sum((counts - other) ** 2 / other) > 2 * CHI_SQUARE[5]
+
+
+def test_high_temperature_is_uniform():
+  counts = draw_pairs([1.0, 2.0, 3.0, 6.0], temperature=1e4)
+  assert np.sum((counts - DRAWS / 6) ** 2 / (DRAWS / 6)) < CHI_SQUARE[5]
+
+
+def test_only_the_ratio_of_scores_matters():
+  score = np.array([1.0, 2.0, 3.0, 6.0])
+  for scale in (1e-20, 1e20):
+    np.testing.assert_array_equal(
+      draw_pairs(scale * score, 1.0), draw_pairs(score, 1.0)
+    )
+
+
+def test_a_score_of_zero_keeps_a_chance():
+  scores = {'mlp': np.tile(np.float32([0, 0, 0, 1]), (200, 1))}
+  rows = select(scores, {'mlp': 2}, method='sample')['mlp']
+  assert (rows[:, 1] == 3).all()
+  assert set(rows[:, 0].tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize('method', ['top_k', 'sample'])
+def test_jit_selects_the_same(method):
+  scores = {'heads': np.float32([[0.3, 0.1, 0.9, 0.5, 0.5, 0.5, 0.5, 0.2]])}
+  options = {'method': method, 'temperature': 1.0, 'kv_heads': 2}
+  jitted = jax.jit(lambda s, key: select_rows(s, key, options))
+  for seed in range(5):
+    plain = select(scores, {'heads': 4}, seed, **options)
+    rows = jitted(scores, jax.random.key(seed))
+    np.testing.assert_array_equal(rows, plain['heads'])
+
+
+def select_rows(scores, key, options):
+  return selection.select(scores, {'heads': 4}, key, **options)['heads']

@@ -1,0 +1,196 @@
+"""What the benchmark reports and what it refuses; never how fast."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs import bench_cpu, tiny
+from satjax import bench, bench_torch, errors
+from satjax import config as config_lib
+
+JAX_ARMS = {'dense', 'dense again', 'sat 0.5', 'twin 0.5'}
+
+
+def make_config(**sparsity) -> config_lib.Config:
+  config = tiny.get_config()
+  config.model.num_layers = 1
+  config.model.embed_dim = 16
+  config.model.head_dim = 4
+  config.model.mlp_dim = 32
+  config.data.seq_len = 16
+  config.growth.hops = ((30 * 4 * 16, 'stack', 2),)
+  config.sparsity.channel_multiple = 8
+  config.sparsity.rungs = 1
+  config.sparsity.update(sparsity)
+  return config_lib.Config.from_dict(config)
+
+
+def run(config, **options):
+  return bench.bench(
+    config, rounds=2, steps=1, devices=jax.devices()[:1], **options
+  )
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+  """A result, and the JSON file that it was written to."""
+  path = tmp_path_factory.mktemp('bench') / 'new' / 'result.json'
+  return run(make_config(), torch=False, out=path), path
+
+
+def test_every_arm_is_timed(written):
+  result, _ = written
+  assert set(result['arms']) == JAX_ARMS
+  for arm in result['arms'].values():
+    assert len(arm['step_seconds']) == 2
+    assert all(0 < value < np.inf for value in arm['step_seconds'])
+    assert 0 < arm['ratio']['min'] <= arm['ratio']['median']
+    assert arm['ratio']['median'] <= arm['ratio']['max']
+    assert arm['tokens_per_second'] > 0 and arm['compile_seconds'] > 0
+
+
+def test_dense_is_the_unit(written):
+  dense = written[0]['arms']['dense']
+  assert dense['ratio'] == {'median': 1, 'min': 1, 'max': 1, 'iqr': 0}
+  assert dense['limit'] == dense['efficiency'] == 1
+
+
+def test_sat_bears_its_refreshes(written):
+  sat = written[0]['arms']['sat 0.5']
+  refresh = np.median(sat['refresh_seconds'])
+  assert len(sat['refresh_seconds']) == 2 and refresh > 0
+  # config.sparsity.refresh_every is 4 here.
+  expected = np.median(sat['step_seconds']) + refresh / 4
+  np.testing.assert_allclose(sat['seconds'], expected)
+
+
+def test_twin_computes_what_sat_does(written):
+  arms = written[0]['arms']
+  assert arms['sat 0.5']['flops'] == arms['twin 0.5']['flops']
+  assert arms['sat 0.5']['limit'] > 1
+  assert -1 < arms['sat 0.5']['overhead'] < np.inf
+
+
+def test_whole_selection_is_the_dense_model(written):
+  losses = written[0]['losses']
+  assert losses['sat 0'] == losses['dense'] == losses['dense again']
+  assert losses['sat 0.5'] != losses['dense']
+
+
+def test_files_hold_the_result_and_its_table(written):
+  result, path = written
+  assert json.loads(path.read_text()) == result
+  assert path.with_suffix('.md').read_text() == bench.render(result)
+
+
+def test_without_sparsity_only_dense_is_timed():
+  result = run(make_config(head_rate=0.0, channel_rate=0.0), torch=False)
+  assert set(result['arms']) == {'dense', 'dense again'}
+  bench.render(result)
+
+
+@pytest.mark.slow
+def test_masked_execution_is_timed():
+  result = run(make_config(execution='masked'), torch=False)
+  assert set(result['arms']) == JAX_ARMS
+
+
+def test_file_that_can_not_be_written_costs_no_time(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(errors.StorageError, match='result.json'):
+    run(make_config(), torch=False, out=tmp_path / 'file' / 'result.json')
+
+
+def test_import_leaves_torch_alone():
+  code = "import sys, satjax.bench; assert 'torch' not in sys.modules"
+  subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_spread_by_hand():
+  assert bench.spread(np.array([4.0, 1.0, 2.0, 3.0, 5.0])) == {
+    'median': 3.0,
+    'min': 1.0,
+    'max': 5.0,
+    'iqr': 2.0,
+  }
+
+
+@pytest.mark.parametrize(
+  'median, iqr, floor', [(1.03, 0.01, 0.03), (0.99, 0.05, 0.05)]
+)
+def test_noise_floor_is_the_larger_stray(median, iqr, floor):
+  found = bench.noise_floor({'median': median, 'iqr': iqr})
+  np.testing.assert_allclose(found, floor)
+
+
+@pytest.mark.parametrize(
+  'value, words',
+  [
+    (1.0, 'no difference'),
+    (1.04, 'no difference'),
+    (0.96, 'no difference'),
+    (1.06, '1.060x'),
+    (0.9, '0.900x'),
+  ],
+)
+def test_claims_nothing_below_the_noise(value, words):
+  assert bench.claim(value, floor=0.05) == words
+
+
+def test_table_claims_nothing_below_the_noise(written):
+  result = written[0]
+  rows = bench.render({**result, 'noise': 1e9}).splitlines()
+  row = next(row for row in rows if row.startswith('| sat 0.5 '))
+  assert row.count('no difference') == 2  # speed-up, and time / twin
+  rows = bench.render({**result, 'noise': 0.0, 'unavailable': {'x': 'y'}})
+  assert '| no difference |' not in rows.replace('dense again', '')
+  assert 'x is unavailable: y' in rows
+
+
+def test_arms_that_compute_something_else_are_refused():
+  bench_torch.check_losses(5.0, {'a': 5.00004, 'b': 4.99996}, 'float32')
+  bench_torch.check_losses(5.0, {'a': 5.04}, 'bfloat16')
+  with pytest.raises(errors.SatjaxError, match='a 5.0001') as caught:
+    bench_torch.check_losses(5.0, {'a': 5.0001, 'b': 5.0}, 'float32')
+  assert 'b 5' not in str(caught.value)
+  assert 'dense arm is 5' in str(caught.value)
+  for nan in ({'dense': np.nan, 'a': 5.0}, {'dense': 5.0, 'a': np.nan}):
+    with pytest.raises(errors.SatjaxError, match='a '):
+      bench_torch.check_losses(nan['dense'], {'a': nan['a']}, 'float32')
+
+
+def test_missing_torch_is_named(monkeypatch):
+  monkeypatch.setattr(bench_torch, '_PACKAGES', ('no_such_package',))
+  assert bench_torch.is_wanted(None) is False
+  with pytest.raises(errors.ConfigError, match='no_such_package'):
+    bench_torch.is_wanted(True)
+
+
+def test_bench_configuration_has_four_sparse_rungs():
+  config = config_lib.Config.from_dict(bench_cpu.get_config())
+  phases = bench._sparse_phases(config)
+  kept = [(phase.heads, phase.channels) for phase in phases]
+  assert kept == [(4, 512), (5, 640), (6, 768), (7, 896)]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('dtype', config_lib.DTYPES)
+def test_torch_arms_train_alike(dtype):
+  pytest.importorskip('torch')
+  pytest.importorskip('transformers')
+  config = make_config()
+  config = dataclasses.replace(
+    config,
+    model=dataclasses.replace(config.model, dtype=dtype),
+    train=dataclasses.replace(config.train, microbatch_size=2),
+  )
+  result = run(config, torch=True)
+  assert not result['unavailable']
+  assert set(result['arms']) == JAX_ARMS | set(bench_torch.NAMES)
+  assert set(result['torch']) == {'torch', 'transformers'}
+  json.dumps(result)
