@@ -87,7 +87,9 @@ def test_growth_to_the_same_depth_changes_nothing(name):
   assert_same(depth.grow_depth(state, layer_map), state)
 
 
-@pytest.mark.parametrize('layer_map', [(0, 1, 0, 1), (0, 0, 1, 1), (1,), [1, 0]])
+@pytest.mark.parametrize(
+  'layer_map', [(0, 1, 0, 1), (0, 0, 1, 1), (1,), [1, 0]]
+)
 def test_layer_i_is_a_copy_of_its_source(layer_map):
   params = make_params()
   before = tree.flatten(params)

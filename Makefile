@@ -1,0 +1,55 @@
+# Everything runs in .venv, made here from requirements.lock (Python >= 3.11).
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+RUFF := $(BIN)/ruff
+
+.PHONY: quickstart install test test-parity test-slow lint bench clean
+
+# The main job: pre-train, continue dense and sparse, compare, export.
+quickstart: .venv/core
+	$(BIN)/python experiments/quickstart.py --workdir=runs/quickstart
+
+install: .venv/core
+
+# The fast suite; needs neither PyTorch nor a network once installed.
+test: .venv/dev
+	$(RUFF) check .
+	$(RUFF) format --check .
+	$(PYTEST) -n 2 -m "not parity and not slow"
+
+# Comparisons with PyTorch and transformers.
+test-parity: .venv/parity
+	$(PYTEST) -m "parity and not slow"
+
+test-slow: .venv/dev
+	$(PYTEST) -m "slow and not parity"
+
+bench: .venv/parity
+	$(BIN)/satjax bench --config=configs/bench_cpu.py --out=runs/bench/cpu.json
+
+lint: .venv/dev
+	$(RUFF) check --fix .
+	$(RUFF) format .
+
+clean:
+	rm -rf .venv runs
+
+.venv/pip:
+	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), \
+	  f'satjax needs Python 3.11 or newer, this is {sys.version.split()[0]}'"
+	$(PYTHON) -m venv .venv
+	touch $@
+
+# One stamp for each set of packages, renewed when the project file changes.
+.venv/core: .venv/pip pyproject.toml requirements.lock
+	$(BIN)/python -m pip install -q -c requirements.lock -e .
+	touch $@
+
+.venv/dev: .venv/core
+	$(BIN)/python -m pip install -q -c requirements.lock -e ".[dev]"
+	touch $@
+
+.venv/parity: .venv/dev
+	$(BIN)/python -m pip install -q -c requirements.lock -e ".[dev,parity]"
+	touch $@

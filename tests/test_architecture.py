@@ -1,0 +1,252 @@
+"""Imports run one way, nothing executes what it reads, files stay small."""
+
+import ast
+import functools
+import graphlib
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import satjax
+
+ROOT = pathlib.Path(satjax.__file__).parent
+FILES = sorted(
+  str(path.relative_to(ROOT).with_suffix('')).replace('/', '.')
+  for path in ROOT.rglob('*.py')
+)
+# A module imports from its own row and from the rows above it.
+ROWS = [
+  {'__init__', 'errors', 'config', 'tree', 'flops'},
+  {'sharding', 'data', 'sparsity', 'growth', 'config_file'},
+  {'model'},
+  {'interop', 'generate'},
+  {'train'},
+  {'plan', 'bench', 'bench_torch', 'report', 'experiment'},
+  {'cli', '__main__'},
+]
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 60
+
+
+@functools.cache
+def parse(module):
+  path = ROOT / (module.replace('.', '/') + '.py')
+  return ast.parse(path.read_text(), str(path))
+
+
+def imports(tree):
+  """Dotted names that a file imports, wherever in it the import stands."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      for alias in node.names:
+        yield alias.name, node
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, 'imports are absolute'
+      for alias in node.names:
+        yield f'{node.module}.{alias.name}', node
+
+
+def part_of(module):
+  """The file or folder of satjax that a dotted name lies in."""
+  return module.split('.')[0]
+
+
+def own_imports(module):
+  """Modules of satjax that a module imports."""
+  for name, _ in imports(parse(module)):
+    if name.startswith('satjax.'):
+      yield name.removeprefix('satjax.')
+
+
+def row_of(module):
+  for number, row in enumerate(ROWS):
+    if part_of(module) in row:
+      return number
+  raise AssertionError(f'satjax/{part_of(module)} has no row in ROWS')
+
+
+@pytest.mark.parametrize('module', FILES)
+def test_imports_run_one_way(module):
+  for other in own_imports(module):
+    assert row_of(other) <= row_of(module), f'{module} imports {other}'
+
+
+def test_parts_of_the_package_do_not_import_in_circles():
+  graph = {part_of(module): set() for module in FILES}
+  for module in FILES:
+    for other in own_imports(module):
+      graph[part_of(module)].add(part_of(other))
+  for part, others in graph.items():
+    others.discard(part)
+  graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize('module', FILES)
+def test_the_methods_know_neither_flax_nor_the_model(module):
+  if part_of(module) in ('sparsity', 'growth'):
+    names = {name for name, _ in imports(parse(module))}
+    for forbidden in ('flax', 'satjax.model', 'satjax.train', 'satjax.config'):
+      assert not any(
+        n == forbidden or n.startswith(f'{forbidden}.') for n in names
+      )
+
+
+@pytest.mark.parametrize('module', FILES)
+def test_flax_stays_in_the_model(module):
+  for name, _ in imports(parse(module)):
+    if name.split('.')[0] == 'flax' and part_of(module) != 'model':
+      assert (module, name) == ('train.state', 'flax.struct')
+
+
+FORBIDDEN_MODULES = {'pickle', 'cPickle', 'marshal', 'shelve', 'dill'}
+FORBIDDEN_NAMES = {'eval', 'exec', '__import__'}
+FORBIDDEN_ATTRIBUTES = {
+  'torch.load',
+  'yaml.load',
+  'os.system',
+  'os.popen',
+  'builtins.eval',
+  'builtins.exec',
+}
+FORBIDDEN_KEYWORDS = {'shell', 'allow_pickle', 'trust_remote_code'}
+
+
+def dangers(tree):
+  """What runs code that it reads, as (line, what)."""
+  for name, node in imports(tree):
+    if name.split('.')[0] in FORBIDDEN_MODULES or name in FORBIDDEN_ATTRIBUTES:
+      yield node.lineno, name
+  for node in ast.walk(tree):
+    match node:
+      # Loaded, that is: a field may be called `eval`.
+      case ast.Name(id=name, ctx=ast.Load()) if name in FORBIDDEN_NAMES:
+        yield node.lineno, name
+      case ast.Attribute() if ast.unparse(node) in FORBIDDEN_ATTRIBUTES:
+        yield node.lineno, ast.unparse(node)
+      case ast.keyword(value=ast.Constant(value=False)):
+        pass
+      case ast.keyword(arg=name) if name in FORBIDDEN_KEYWORDS:
+        yield node.value.lineno, name
+      case ast.Constant(value=str(text)) if text in FORBIDDEN_KEYWORDS:
+        yield node.lineno, text
+
+
+@pytest.mark.parametrize('module', FILES)
+def test_nothing_executes_what_it_reads(module):
+  assert list(dangers(parse(module))) == []
+
+
+@pytest.mark.parametrize(
+  'code',
+  [
+    'import pickle',
+    'import pickle as p',
+    'from marshal import loads',
+    'import dill.settings',
+    'def f():\n  import shelve',
+    'import torch\ntorch.load(path)',
+    'from torch import load',
+    'import yaml\nread = yaml.load',
+    'import os\nos.system("ls")',
+    'from os import system',
+    'eval("1")',
+    'run = exec',
+    'import builtins\nbuiltins.eval("1")',
+    '__import__("os")',
+    'subprocess.run("ls", shell=True)',
+    'subprocess.run("ls", shell=flag)',
+    'np.load(path, allow_pickle=True)',
+    'load(path, trust_remote_code=trust)',
+    'options = {"trust_remote_code": True}',
+  ],
+)
+def test_the_scan_finds(code):
+  assert list(dangers(ast.parse(code)))
+
+
+@pytest.mark.parametrize(
+  'code',
+  [
+    'model.eval()',
+    'import yaml\nyaml.safe_load(text)',
+    'np.load(path, allow_pickle=False)',
+    'evaluate = execute',
+    'class Data:\n  eval: tuple = ()',
+    'def evaluate(): "never eval(text)"',
+  ],
+)
+def test_the_scan_lets_pass(code):
+  assert not list(dangers(ast.parse(code)))
+
+
+def test_importing_satjax_is_light():
+  program = (
+    'import sys, satjax; dir(satjax); '
+    'print(*{name.partition(".")[0] for name in sys.modules})'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=True
+  )
+  loaded = set(done.stdout.split())
+  assert 'satjax' in loaded
+  heavy = {'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'numpy', 'ml_collections'}
+  heavy |= {'tensorflow', 'torch', 'transformers', 'matplotlib', 'lm_eval'}
+  assert not loaded & heavy
+
+
+def test_every_public_name_is_there():
+  for name in satjax.__all__:
+    assert callable(getattr(satjax, name))
+    assert name in dir(satjax)
+  with pytest.raises(AttributeError, match='no_such_name'):
+    satjax.no_such_name  # noqa: B018
+
+
+# Imported where they are used, and in no file's head.
+EXTRAS = {
+  'tensorflow',
+  'torch',
+  'transformers',
+  'matplotlib',
+  'lm_eval',
+  'tokenizers',
+  'sentencepiece',
+  'tensorflow_datasets',
+}
+
+
+@pytest.mark.parametrize('module', FILES)
+def test_extras_are_imported_where_they_are_used(module):
+  for statement in parse(module).body:
+    if isinstance(statement, (ast.Import, ast.ImportFrom)):
+      names = {name.split('.')[0] for name, _ in imports(statement)}
+      assert not names & EXTRAS
+
+
+@pytest.mark.parametrize('module', FILES)
+def test_files_are_short(module):
+  path = ROOT / (module.replace('.', '/') + '.py')
+  lines = len(path.read_text().splitlines())
+  assert lines <= MAX_FILE_LINES
+
+
+@pytest.mark.parametrize('module', FILES)
+def test_functions_are_short(module):
+  for node in ast.walk(parse(module)):
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+      first = node.body[0]
+      docs = 0
+      if ast.get_docstring(node):
+        docs = first.end_lineno - first.lineno + 1
+      length = node.end_lineno - node.lineno + 1 - docs
+      assert length <= MAX_FUNCTION_LINES, f'{node.name} has {length} lines'
+
+
+def test_every_file_says_what_it_is_for():
+  for module in FILES:
+    if part_of(module) != module and module.endswith('__init__'):
+      assert parse(module).body == []
+    else:
+      assert ast.get_docstring(parse(module)), module

@@ -1,0 +1,187 @@
+"""The shapes of a run, step by step, as a person would work them out."""
+
+import math
+
+import pytest
+
+from configs import tiny
+from satjax import config as config_lib
+from satjax import flops
+from satjax.train import phases
+from satjax.train.phases import Phase
+
+
+def make_config(**changes):
+  """configs/tiny.py with `group__key=value` changed."""
+  values = tiny.get_config().to_dict()
+  for name, value in changes.items():
+    group, key = name.split('__')
+    assert key in values[group]
+    values[group][key] = value
+  return config_lib.Config.from_dict(values)
+
+
+# 60 steps of 256 tokens; 2 layers, 4 heads, 128 channels in tiles of 16; rates
+# 0.5, 0.25 and 0 from steps 0, 30 and 45; growth to 4 layers after 30 steps.
+FIRST = Phase(num_layers=2, rung=0, heads=2, channels=64, is_sparse=True)
+SECOND = Phase(num_layers=4, rung=1, heads=3, channels=96, is_sparse=True)
+THIRD = Phase(num_layers=4, rung=2, heads=4, channels=128, is_sparse=False)
+
+
+@pytest.mark.parametrize(
+  'step, phase',
+  [
+    (0, FIRST),
+    (29, FIRST),
+    (30, SECOND),
+    (44, SECOND),
+    (45, THIRD),
+    (59, THIRD),
+  ],
+)
+def test_phases_of_the_tiny_run(step, phase):
+  assert phases.phase_at(make_config(), step) == phase
+
+
+def test_phases_follow_each_other():
+  config = make_config()
+  assert phases.next_phase(config, 0) == SECOND
+  assert phases.next_phase(config, 29) == SECOND
+  assert phases.next_phase(config, 30) == THIRD
+  assert phases.next_phase(config, 45) is None
+  assert phases.next_phase(config, 59) is None
+
+
+def test_a_phase_beyond_the_run_is_not_next():
+  # The last rung would begin after the last step.
+  config = make_config(sparsity__split=1.0, growth__hops=())
+  assert phases.next_phase(config, 0) is None
+
+
+def test_what_a_phase_keeps_by_unit():
+  assert SECOND.kept == {'heads': 3, 'mlp': 96}
+
+
+@pytest.mark.parametrize(
+  'at_tokens, step',
+  [(1, 1), (255, 1), (256, 1), (257, 2), (7679, 30), (7680, 30), (7681, 31)],
+)
+def test_a_growth_waits_for_the_end_of_its_step(at_tokens, step):
+  config = make_config(growth__hops=((at_tokens, 'stack', 3),))
+  assert dict(phases.hops(config)) == {step: 3}
+  assert phases.hop_at(config, step) == 3
+  assert phases.hop_at(config, step - 1) is None
+  assert phases.hop_at(config, step + 1) is None
+  assert phases.phase_at(config, step - 1).num_layers == 2
+  assert phases.phase_at(config, step).num_layers == 6
+
+
+def test_growths_multiply():
+  config = make_config(growth__hops=((2560, 'stack', 2), (5120, 'stack', 3)))
+  layers = [phases.phase_at(config, s).num_layers for s in (9, 10, 19, 20)]
+  assert layers == [2, 4, 4, 12]
+
+
+@pytest.mark.parametrize(
+  'hops',
+  [
+    (),
+    ((2560, 'stack', 2), (5120, 'stack', 3)),
+    ((1, 'stack', 2), (300, 'stack', 1), (700, 'stack', 3)),
+  ],
+)
+def test_the_depth_is_what_the_growths_make_of_it(hops):
+  config = make_config(growth__hops=hops)
+  for step in range(config.train.num_steps):
+    factors = [phases.hop_at(config, s) or 1 for s in range(step + 1)]
+    layers = phases.phase_at(config, step).num_layers
+    assert layers == config.model.num_layers * math.prod(factors)
+
+
+def test_windows_of_the_tiny_run():
+  config = make_config()
+  # Every fourth step, and where a phase begins.
+  expected = sorted({*range(0, 60, 4), 30, 45})
+  found = [s for s in range(60) if phases.starts_window(config, s)]
+  assert found == expected
+
+
+def test_without_sparsity_nothing_is_left_out():
+  config = make_config(
+    sparsity__head_rate=0.0, sparsity__channel_rate=0.0, growth__hops=()
+  )
+  kinds = {phases.phase_at(config, step) for step in range(60)}
+  assert kinds == {Phase(2, 0, 4, 128, is_sparse=False)}
+
+
+def test_units_have_their_own_rates():
+  config = make_config(sparsity__head_rate=0.0, sparsity__channel_rate=0.75)
+  found = [phases.phase_at(config, step) for step in (0, 30, 45)]
+  # 0.625 of 128 channels are 80 kept, five tiles.
+  assert [(p.heads, p.channels) for p in found] == [(4, 32), (4, 80), (4, 128)]
+  assert [p.is_sparse for p in found] == [True, True, False]
+
+
+def test_grouped_queries_keep_whole_multiples_of_their_groups():
+  config = make_config(model__num_kv_heads=2, sparsity__head_rate=0.7)
+  heads = [phases.phase_at(config, step).heads for step in (0, 30, 45)]
+  assert heads == [2, 2, 4]
+
+
+def test_rounding_may_leave_a_rung_dense():
+  config = make_config(sparsity__channel_multiple=128)
+  found = [phases.phase_at(config, step) for step in (0, 30)]
+  assert [p.channels for p in found] == [128, 128]
+  config = make_config(
+    sparsity__channel_multiple=128,
+    sparsity__head_rate=0.1,
+    sparsity__channel_rate=0.5,
+  )
+  assert not phases.phase_at(config, 0).is_sparse
+
+
+def test_ladders_come_from_the_config():
+  by_unit = phases.ladders(make_config(sparsity__channel_rate=0.25))
+  assert by_unit['heads'].rate == 0.5
+  assert by_unit['mlp'].rate == 0.25
+  for ladder in by_unit.values():
+    assert ladder.boundaries == (30, 45)
+
+
+@pytest.mark.parametrize(
+  'kv_heads, phase, rate',
+  [
+    (4, FIRST, 0.5),
+    (4, SECOND, 0.25),
+    (4, THIRD, 0.0),
+    # Of 4 x 2 x 16 + 3 x 128 rows, 2 heads are 64 and 64 channels are 192.
+    (2, FIRST, 0.5),
+    (2, Phase(2, 0, 2, 128, is_sparse=True), 64 / 512),
+    (4, Phase(2, 0, 4, 64, is_sparse=True), 192 / 640),
+  ],
+)
+def test_omission_rate_is_the_share_of_the_weights(kv_heads, phase, rate):
+  config = make_config(model__num_kv_heads=kv_heads)
+  assert phases.omission_rate(config, phase) == pytest.approx(rate, abs=1e-12)
+
+
+def test_flops_of_a_dense_step_are_those_of_its_tokens():
+  config = make_config(
+    sparsity__head_rate=0.0, sparsity__channel_rate=0.0, growth__hops=()
+  )
+  expected = 256 * flops.train_flops_per_token(config.model, 64)
+  assert phases.step_flops(config, 0) == expected
+  assert phases.step_flops(config, 59) == expected
+
+
+def test_flops_of_a_step_are_those_of_its_phase():
+  config = make_config()
+  for step, phase in ((29, FIRST), (30, SECOND), (45, THIRD)):
+    expected = 256 * flops.train_flops_per_token(
+      config.model,
+      64,
+      num_layers=phase.num_layers,
+      num_heads=phase.heads,
+      mlp_dim=phase.channels,
+    )
+    assert phases.step_flops(config, step) == expected
