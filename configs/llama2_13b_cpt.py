@@ -1,43 +1,19 @@
 """Continual pre-training of Llama-2-13B (Touvron et al., 2023) with SAT.
 
-The shape is the model's own; the omission rates and the ladder are ours, since
-the SAT paper's values were not available to us. `config.model.init_from` names
-the weights, a Hugging Face directory:
+Settings and caveats as in `configs/llama2_7b_cpt.py`; the shape differs.
 
     satjax train --config=configs/llama2_13b_cpt.py --workdir=runs/llama2_13b
-
-Text is read as bytes until tokenizers arrive: good for measuring speed, not yet
-for continuing the model's language.
 """
 
-from configs import base
+from configs import llama2_7b_cpt
 
 
 def get_config():
-  config = base.get_config()
+  config = llama2_7b_cpt.get_config()
 
   config.model.num_layers = 40
   config.model.embed_dim = 5120
   config.model.num_heads = 40
   config.model.num_kv_heads = 40
-  config.model.head_dim = 128
-  config.model.mlp_dim = 13824
-  config.model.vocab_size = 32_000
-  config.model.dtype = 'bfloat16'
-  config.model.remat = 'full'
-
-  config.data.seq_len = 4096
-
-  # 256 rows of 4096 tokens: 1048576 tokens a step.
-  config.train.batch_size = 256
-  config.train.num_steps = 2_000
-  config.train.checkpoint_every = 500
-
-  config.optimizer.peak_lr = 4e-5
-  config.optimizer.end_lr = 4e-6
-  config.optimizer.warmup_steps = 100
-
-  config.sparsity.head_rate = 0.5
-  config.sparsity.channel_rate = 0.5
-  config.sparsity.channel_multiple = 128
+  config.model.mlp_dim = 13_824
   return config

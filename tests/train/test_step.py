@@ -151,11 +151,12 @@ def test_compact_equals_masked_in_float64(optimizer, kv_heads):
   assert_close(compact.opt_state, masked.opt_state.inner, **tolerance)
 
 
-def test_compact_equals_masked_in_float32():
+def test_compact_equals_masked_in_float32_also_across_growth():
   options = {
     **SPARSE,
     'sparsity__selection': 'top_k',
     'sparsity__importance': 'magnitude',
+    'growth__hops': ((9 * 128, 'stack', 2),),
   }
   losses = [
     helpers.run(helpers.make_config(**options, sparsity__execution=execution))[
