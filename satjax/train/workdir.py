@@ -87,7 +87,8 @@ def read_config(workdir: str | os.PathLike) -> config_lib.Config:
 
 
 def _record(path: pathlib.Path, config: config_lib.Config) -> None:
-  if (path / 'config.json').exists():
+  # A run has begun once it has logged; before that nothing is lost.
+  if (path / 'metrics.jsonl').exists():
     changes = _changes(read_config(path), config)
     if changes:
       raise errors.ConfigError(

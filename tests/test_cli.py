@@ -1,0 +1,198 @@
+"""Commands as a user types them, in this process and in one of their own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from satjax import cli
+
+ROOT = pathlib.Path(__file__).parents[1]
+QUICK = (
+  '--config=configs/tiny.py',
+  '--config.train.num_steps=6',
+  '--config.train.batch_size=8',
+  '--config.growth.hops=()',
+  '--config.optimizer.warmup_steps=2',
+  '--config.train.eval_every=0',
+)
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch):
+  monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  path = tmp_path_factory.mktemp('cli') / 'run'
+  os.chdir(ROOT)
+  assert cli.main(['train', *QUICK, f'--workdir={path}']) == 0
+  return path
+
+
+@pytest.fixture(scope='module')
+def model_dir(workdir):
+  out = workdir.parent / 'model'
+  assert cli.main(['export', f'--workdir={workdir}', f'--out={out}']) == 0
+  return out
+
+
+def test_evaluate_ends_with_one_json_object(workdir, capsys):
+  assert cli.main(['evaluate', f'--workdir={workdir}']) == 0
+  result = json.loads(capsys.readouterr().out.splitlines()[-1])
+  values = result['eval']['stdlib:code']
+  assert result['step'] == 6
+  assert values['perplexity'] == pytest.approx(np.exp(values['loss']))
+  assert values['bits_per_byte'] == pytest.approx(
+    values['loss'] / np.log(2), rel=1e-2
+  )
+
+
+def test_a_run_and_its_export_have_the_same_loss(workdir, model_dir, capsys):
+  rows = ['--data=stdlib:code', '--batches=4']
+  assert cli.main(['evaluate', f'--workdir={workdir}', *rows]) == 0
+  run = json.loads(capsys.readouterr().out.splitlines()[-1])
+  model = ['evaluate', f'--model={model_dir}', '--seq_len=64']
+  assert cli.main([*model, *rows]) == 0
+  exported = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert exported['eval']['stdlib:code']['loss'] == pytest.approx(
+    run['eval']['stdlib:code']['loss'], rel=1e-5
+  )
+
+
+@pytest.mark.parametrize('temperature', ['0', '0.8'])
+def test_generate_continues_and_repeats_itself(
+  workdir, model_dir, capsys, temperature
+):
+  texts = []
+  for source in (f'--workdir={workdir}', f'--model={model_dir}'):
+    options = ['--prompt=import ', '--max_tokens=12', '--seed=3']
+    code = cli.main(
+      ['generate', source, *options, f'--temperature={temperature}']
+    )
+    assert code == 0
+    texts.append(capsys.readouterr().out)
+  assert texts[0].startswith('import ') and len(texts[0]) > len('import \n')
+  assert texts[0] == texts[1]
+
+
+def test_training_goes_on_from_a_model_directory(model_dir, tmp_path, capsys):
+  options = [
+    *QUICK,
+    f'--config.model.init_from={model_dir}',
+    '--config.model.num_layers=7',
+  ]
+  assert cli.main(['train', *options, f'--workdir={tmp_path}']) == 0
+  config = json.loads((tmp_path / 'config.json').read_text())
+  assert config['model']['num_layers'] == 2  # the directory says
+  first = json.loads((tmp_path / 'metrics.jsonl').read_text().splitlines()[0])
+  assert first['train/loss'] < 6.1  # a fresh model starts at 6.2
+
+
+def test_a_run_can_be_repeated_from_its_record(workdir, tmp_path):
+  config = workdir / 'config.json'
+  code = cli.main(['train', f'--config={config}', f'--workdir={tmp_path}'])
+  assert code == 0
+  assert (tmp_path / 'config.json').read_text() == config.read_text()
+
+
+@pytest.mark.parametrize(
+  ('argument', 'message'),
+  [
+    ('--config.train.num_step=3', 'did you mean config.train.num_steps?'),
+    ('--config.trian.num_steps=3', 'did you mean config.train?'),
+    ('--config.train.num_steps=abc', "'abc'; allowed: int, at least 1"),
+    ('--config.train.num_steps=0', '= 0; allowed: at least 1'),
+    ('--config.train.num_steps', 'write --config.train.num_steps=VALUE'),
+    ('--config.optimizer.peak_lr=nan', 'nan is a float; allowed: float'),
+    ('--config.model.tied=maybe', 'allowed: bool, True | False'),
+    ('--config.model.vocab_size=100', 'below the 258 tokens'),
+    ('--config.data.train=tape:x', 'tape:x'),
+    ('--config.mesh.fsdp=3', 'config.mesh'),
+    ('--config.train.batch_size=9', 'evenly'),
+    ('--config=nowhere.py', 'no such file'),
+  ],
+)
+def test_a_bad_setting_exits_with_78_and_says_what_is_allowed(
+  argument, message, tmp_path, capsys
+):
+  code = cli.main(['train', *QUICK, argument, f'--workdir={tmp_path}'])
+  error = capsys.readouterr().err
+  assert code == 78
+  assert message in error
+  assert 'Traceback' not in error
+
+
+def test_a_config_file_that_fails_names_the_line(tmp_path, capsys):
+  file = tmp_path / 'broken.py'
+  file.write_text('from configs import base\n\nx = 1 / 0\n')
+  code = cli.main(['train', f'--config={file}', f'--workdir={tmp_path}'])
+  assert code == 78
+  assert 'line 3 with ZeroDivisionError' in capsys.readouterr().err
+
+
+def test_a_run_that_never_began_does_not_claim_its_folder(tmp_path, capsys):
+  train = ['train', *QUICK, f'--workdir={tmp_path}']
+  assert cli.main([*train, '--config.data.train=tape:x']) == 78
+  assert cli.main([*train, '--config.train.num_steps=2']) == 0
+  assert 'other settings' not in capsys.readouterr().err
+
+
+def test_damaged_and_missing_inputs_have_their_exit_codes(tmp_path, capsys):
+  train = ['train', *QUICK]
+  assert cli.main(
+    [*train, '--config.data.train=text:nothing*', f'--workdir={tmp_path / "a"}']
+  ) in (65, 78)
+  (tmp_path / 'file').write_text('')
+  assert cli.main([*train, f'--workdir={tmp_path / "file"}']) == 74
+  assert cli.main(['evaluate', f'--workdir={tmp_path / "none"}']) == 78
+  assert cli.main(['evaluate', f'--model={tmp_path / "none"}']) == 65
+  assert cli.main(['evaluate']) == 78
+  assert 'Traceback' not in capsys.readouterr().err
+
+
+def test_a_missing_checkpoint_is_named(workdir, capsys):
+  assert cli.main(['generate', f'--workdir={workdir}', '--step=4']) == 65
+  assert 'no checkpoint of step 4' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'command', ['', 'train', 'evaluate', 'generate', 'export', 'bench']
+)
+def test_help_explains_every_option(command, capsys):
+  with pytest.raises(SystemExit) as caught:
+    cli.main([*command.split(), '--help'])
+  assert caught.value.code == 0
+  text = capsys.readouterr().out
+  assert 'exit codes' in text
+  if command:
+    assert f'satjax {command}' in text and '--' in text
+
+
+def test_the_public_functions_from_a_plain_script(model_dir, tmp_path):
+  """Those of the README, in a process that knows nothing of the tests."""
+  script = f"""
+import optax, satjax, jax, numpy as np
+model = satjax.load({str(model_dir)!r})
+logits = model.apply(model.params, [[1, 2, 3]])
+assert logits.shape == (1, 3, 320) and logits.dtype == np.float32
+deep = satjax.grow_depth(model.params, layer_map=(0, 1, 0, 1))
+assert model.apply(deep, [[1, 2, 3]]).shape == (1, 3, 320)
+ladder = satjax.Ladder(rate=0.5, split=2 / 3, rungs=4, num_steps=90)
+assert ladder.omission_rate(0) == 0.5 and ladder.omission_rate(89) == 0.0
+tx = satjax.lors(optax.adamw(3e-4), ladder=ladder)
+state = tx.init(model.params)
+grads = jax.tree.map(np.ones_like, model.params)
+updates, state = tx.update(grads, state, model.params)
+moved = np.any(np.asarray(updates['blocks']['mlp']['up']) != 0, axis=-1)
+assert moved.mean() == 0.5, moved.mean()
+satjax.save(model, {str(tmp_path / 'out')!r})
+again = satjax.load({str(tmp_path / 'out')!r})
+jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+"""
+  subprocess.run([sys.executable, '-c', script], check=True, cwd=tmp_path)
