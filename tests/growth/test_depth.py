@@ -1,5 +1,7 @@
 """Growth in depth is one gather along the layers, of parameters and moments."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,10 @@ from satjax.growth import depth
 from satjax.train import optimizer
 from satjax.train import state as state_lib
 
+# The tests compile more than they compute.
+compiled = functools.partial(
+  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
+)
 NAMES = ('adamw', 'lion', 'sgd', 'muon', 'adafactor')
 LAYERS = 2
 STACKED = {path for path, axes in tree.AXES.items() if axes[0] == 'layers'}
@@ -53,9 +59,9 @@ def make_tx(name):
 def trained_state(name, width=4):
   """A state whose moments are not 0 and differ from layer to layer."""
   tx, params = make_tx(name), make_params(width)
-  state = state_lib.new_state(params, tx)
+  state = compiled(lambda p: state_lib.new_state(p, tx))(params)
 
-  _, opt_state = jax.jit(tx.update)(params, state.opt_state, params)
+  _, opt_state = compiled(tx.update)(params, state.opt_state, params)
   return tx, state.replace(step=jnp.array(3), opt_state=opt_state)
 
 
@@ -146,7 +152,7 @@ def test_wide_matrices_are_factored_in_this_test():
 def test_a_grown_state_trains():
   tx, state = trained_state('sgd')
   grown = depth.grow_depth(state, (0, 1, 0, 1))
-  updates, _ = jax.jit(tx.update)(grown.params, grown.opt_state, grown.params)
+  updates, _ = compiled(tx.update)(grown.params, grown.opt_state, grown.params)
   up = updates['blocks']['mlp']['up']
   assert up.shape[0] == 4
   np.testing.assert_array_equal(up[:2], up[2:])

@@ -14,7 +14,7 @@ from satjax.model import ops
 compiled = functools.partial(
   jax.jit, compiler_options={'xla_backend_optimization_level': 0}
 )
-TOLERANCE = {'float32': 1e-5, 'bfloat16': 2e-2}
+TOLERANCE = {'float32': 1e-5, 'bfloat16': 4e-3}  # rounded once
 
 
 def draw(*shape, seed=0):

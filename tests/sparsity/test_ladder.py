@@ -25,6 +25,9 @@ from satjax.sparsity.ladder import Ladder
     (0.9, 3, 100, (90, 94, 97)),
     (0.1, 3, 30, (3, 12, 21)),
     (0.7, 3, 10, (7, 8, 9)),
+    # Where floating point would be a step late: 0.55 x 100 is above 55.
+    (1 / 3, 4, 60, (20, 30, 40, 50)),
+    (0.55, 2, 100, (55, 78)),
     (1.0, 3, 10, (10, 10, 10)),
     # More rungs than steps are left: some are passed over.
     (0.5, 4, 4, (2, 3, 3, 4)),

@@ -5,7 +5,6 @@ import functools
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,10 +19,21 @@ LAYERS, HEADS, KV_HEADS, CHANNELS = 3, 8, 2, 12
 KEPT = {'heads': 4, 'mlp': 5}
 
 
+@functools.cache
+def program(kept, options):
+  """Quick to compile: the tests compile more than they compute."""
+
+  def run(scores, key):
+    return selection.select(scores, dict(kept), key, **dict(options))
+
+  return jax.jit(run, compiler_options={'xla_backend_optimization_level': 0})
+
+
 def select(scores, kept, seed=0, **options):
   options = {'method': 'top_k', 'temperature': 1.0, 'kv_heads': 1, **options}
-  scores = {name: jnp.asarray(score) for name, score in scores.items()}
-  return selection.select(scores, kept, jax.random.key(seed), **options)
+  run = program(tuple(kept.items()), tuple(options.items()))
+  scores = {name: np.float32(score) for name, score in scores.items()}
+  return run(scores, jax.random.key(seed))
 
 
 def kept_channels(score, count, seed=0, **options):
@@ -104,18 +114,11 @@ def adversarial_trees():
 @pytest.mark.parametrize('method', ['top_k', 'sample'])
 @pytest.mark.parametrize('kv_heads', [KV_HEADS, HEADS])
 def test_selections_are_valid_for_any_scores(method, kv_heads):
-  chosen = jax.jit(
-    functools.partial(
-      selection.select,
-      kept=KEPT,
-      method=method,
-      temperature=1.0,
-      kv_heads=kv_heads,
-    )
-  )
   units = {'heads', 'mlp'} | ({'kv_heads'} if kv_heads == HEADS else set())
   for number, scores in enumerate(adversarial_trees()):
-    active = jax.device_get(chosen(scores, key=jax.random.key(number)))
+    active = jax.device_get(
+      select(scores, KEPT, number, method=method, kv_heads=kv_heads)
+    )
     assert active.keys() == units
     for unit, score in scores.items():
       rows = active[unit]
@@ -247,12 +250,9 @@ def test_a_score_of_zero_keeps_a_chance():
 def test_jit_selects_the_same(method):
   scores = {'heads': np.float32([[0.3, 0.1, 0.9, 0.5, 0.5, 0.5, 0.5, 0.2]])}
   options = {'method': method, 'temperature': 1.0, 'kv_heads': 2}
-  jitted = jax.jit(lambda s, key: select_rows(s, key, options))
   for seed in range(5):
-    plain = select(scores, {'heads': 4}, seed, **options)
-    rows = jitted(scores, jax.random.key(seed))
-    np.testing.assert_array_equal(rows, plain['heads'])
-
-
-def select_rows(scores, key, options):
-  return selection.select(scores, {'heads': 4}, key, **options)['heads']
+    jitted = select(scores, {'heads': 4}, seed, **options)
+    plain = selection.select(
+      scores, {'heads': 4}, jax.random.key(seed), **options
+    )
+    np.testing.assert_array_equal(jitted['heads'], plain['heads'])

@@ -180,7 +180,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, opened, harm):
 
 
 def test_no_flipped_bit_goes_unnoticed(saved, tmp_path, opened):
-  files = [p for p in (saved / '2').rglob('*') if p.is_file()]
+  files = sorted(p for p in (saved / '2').rglob('*') if p.is_file())
   random = np.random.default_rng(0)
   for number, path in enumerate(3 * files):
     copy = tmp_path / str(number)

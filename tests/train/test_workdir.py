@@ -23,6 +23,12 @@ def make_config(**changes):
   return config_lib.Config.from_dict(values)
 
 
+def begin(folder):
+  """A run that has logged its first steps."""
+  with workdir.claim(folder, make_config()) as path:
+    (path / 'metrics.jsonl').write_text('{"step": 1}\n')
+
+
 def test_a_claim_makes_the_folder_and_writes_what_the_run_is(tmp_path):
   folder = tmp_path / 'deep' / 'run'
   with workdir.claim(folder, make_config()) as path:
@@ -102,8 +108,7 @@ def test_another_process_is_refused_until_it_is_killed(tmp_path):
   ],
 )
 def test_a_changed_setting_is_refused_by_name(tmp_path, name, value, said):
-  with workdir.claim(tmp_path, make_config()):
-    pass
+  begin(tmp_path)
   with (
     pytest.raises(errors.ConfigError) as caught,
     workdir.claim(tmp_path, make_config(**{name: value})),
@@ -117,8 +122,7 @@ def test_a_changed_setting_is_refused_by_name(tmp_path, name, value, said):
 
 
 def test_every_changed_setting_is_listed(tmp_path):
-  with workdir.claim(tmp_path, make_config()):
-    pass
+  begin(tmp_path)
   changed = make_config(
     data__seed=1, train__seed=2, optimizer__b1=0.5, train__log_every=7
   )
@@ -131,6 +135,27 @@ def test_every_changed_setting_is_listed(tmp_path):
   for key in ('data.seed', 'train.seed', 'optimizer.b1'):
     assert f'config.{key}:' in text
   assert 'log_every' not in text
+
+
+def test_before_a_run_has_begun_its_settings_may_change(tmp_path):
+  with workdir.claim(tmp_path, make_config()):
+    pass
+  changed = make_config(model__num_layers=3)
+  with workdir.claim(tmp_path, changed):
+    pass
+  assert workdir.read_config(tmp_path) == changed
+
+
+def test_a_run_that_has_saved_has_begun(tmp_path):
+  with workdir.claim(tmp_path, make_config()):
+    pass
+  # Its log is lost, its state is not.
+  (tmp_path / 'checkpoints' / '5').mkdir(parents=True)
+  with (
+    pytest.raises(errors.ConfigError, match='data.seed'),
+    workdir.claim(tmp_path, make_config(data__seed=1)),
+  ):
+    pass
 
 
 FREE = {
@@ -152,8 +177,7 @@ def test_every_free_setting_is_tested():
 
 @pytest.mark.parametrize('path', FREE)
 def test_a_free_setting_may_change(tmp_path, path):
-  with workdir.claim(tmp_path, make_config()):
-    pass
+  begin(tmp_path)
   changed = make_config(**{path.replace('.', '__'): FREE[path]})
   assert changed != make_config()
   with workdir.claim(tmp_path, changed):
