@@ -4,54 +4,19 @@ Values live in `configs/`; types, ranges and rules live here, once. The field
 declarations are the reference of allowed values, and every error quotes them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
-import difflib
 import math
-import typing
 from typing import Any, Self
 
 import ml_collections
 
-from satjax import errors
-
-DTYPES = ('float32', 'bfloat16')
-IMPORTANCE = ('uniform', 'magnitude', 'maxip')
-SELECTION = ('top_k', 'sample')
-OPTIMIZERS = ('adamw', 'lion', 'adafactor', 'muon', 'sgd')
-
-
-def _rule(check: Callable[[Any], bool], allowed: str) -> Any:
-  """A dataclass field without default whose value must pass `check`."""
-  return dataclasses.field(metadata={'check': check, 'allowed': allowed})
-
-
-def _at_least(minimum: float) -> Any:
-  return _rule(lambda value: value >= minimum, f'at least {minimum}')
-
-
-def _above(minimum: float) -> Any:
-  return _rule(lambda value: value > minimum, f'above {minimum}')
-
-
-def _between(low: float, high: float) -> Any:
-  return _rule(lambda v: low <= v < high, f'from {low} to below {high}')
-
-
-def _fraction() -> Any:
-  return _rule(lambda v: 0 < v <= 1, 'above 0, up to 1')
-
-
-def _one_of(*values: Any) -> Any:
-  return _rule(lambda value: value in values, ' | '.join(map(repr, values)))
+from satjax import errors, schema
 
 
 def _source_mixture(empty: bool) -> Any:
-  def check(value):
-    return (value or empty) and all(_is_weighted_source(v) for v in value)
-
-  return _rule(
-    check,
+  return schema.rule(
+    lambda value: (value or empty) and all(map(_is_weighted_source, value)),
     "a tuple of sources or (source, weight), such as ('stdlib:docs',) or"
     " (('stdlib:docs', 0.7), ('text:books/*.txt', 0.3)), weights above 0",
   )
@@ -64,40 +29,40 @@ def _is_weighted_source(value: Any) -> bool:
     return False
   source, weight = value
   return (
-    isinstance(source, str) and _is_number(weight) and 0 < weight < math.inf
+    isinstance(source, str)
+    and schema.is_number(weight)
+    and 0 < weight < math.inf
   )
-
-
-def _is_number(value: Any) -> bool:
-  return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_hop(value: Any) -> bool:
   if not isinstance(value, (tuple, list)) or len(value) != 3:
     return False
   at_tokens, operator, factor = value
-  whole = isinstance(at_tokens, int) and isinstance(factor, int)
+  whole = schema.is_whole(at_tokens) and schema.is_whole(factor)
   return whole and at_tokens >= 1 and factor >= 1 and operator == 'stack'
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(schema.Group):
   """A Llama-style decoder. See `configs/base.py` for units and defaults."""
 
-  num_layers: int = _at_least(1)
-  embed_dim: int = _at_least(1)
-  num_heads: int = _at_least(1)
-  num_kv_heads: int = _at_least(1)
-  head_dim: int = _rule(lambda v: v >= 2 and v % 2 == 0, 'even, at least 2')
-  mlp_dim: int = _at_least(1)
-  vocab_size: int = _at_least(2)
-  tied: bool = _one_of(True, False)
-  rope_theta: float = _above(0)
-  norm_eps: float = _above(0)
-  dtype: str = _one_of(*DTYPES)
-  scan: bool = _one_of(True, False)
-  remat: str = _one_of('none', 'full')
-  init_from: str = _rule(lambda v: True, 'a model directory, or empty')
+  num_layers: int = schema.at_least(1)
+  embed_dim: int = schema.at_least(1)
+  num_heads: int = schema.at_least(1)
+  num_kv_heads: int = schema.at_least(1)
+  head_dim: int = schema.rule(
+    lambda v: v >= 2 and v % 2 == 0, 'even, at least 2'
+  )
+  mlp_dim: int = schema.at_least(1)
+  vocab_size: int = schema.at_least(2)
+  tied: bool = schema.one_of(True, False)
+  rope_theta: float = schema.above(0)
+  norm_eps: float = schema.above(0)
+  dtype: str = schema.one_of('float32', 'bfloat16')
+  scan: bool = schema.one_of(True, False)
+  remat: str = schema.one_of('none', 'full')
+  init_from: str = schema.rule(lambda v: True, 'a model directory, or empty')
 
   def problems(self) -> list[str]:
     if self.num_heads % self.num_kv_heads:
@@ -110,33 +75,30 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(schema.Group):
   """Which text, how it is cut into tokens and rows."""
 
   train: tuple = _source_mixture(empty=False)
   eval: tuple = _source_mixture(empty=True)
-  tokenizer: str = _one_of('byte')
-  seq_len: int = _at_least(2)
-  held_out: float = _rule(lambda v: 0 < v < 1, 'between 0 and 1')
-  seed: int = _at_least(0)
-
-  def problems(self) -> list[str]:
-    return []
+  tokenizer: str = schema.one_of('byte')
+  seq_len: int = schema.at_least(2)
+  held_out: float = schema.rule(lambda v: 0 < v < 1, 'between 0 and 1')
+  seed: int = schema.at_least(0)
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(schema.Group):
   """How long, in which batches, and how often to look."""
 
-  num_steps: int = _at_least(1)
-  batch_size: int = _at_least(1)
-  microbatch_size: int = _at_least(0)
-  seed: int = _at_least(0)
-  log_every: int = _at_least(1)
-  eval_every: int = _at_least(0)
-  eval_batches: int = _at_least(1)
-  checkpoint_every: int = _at_least(0)
-  keep_checkpoints: int = _at_least(1)
+  num_steps: int = schema.at_least(1)
+  batch_size: int = schema.at_least(1)
+  microbatch_size: int = schema.at_least(0)
+  seed: int = schema.at_least(0)
+  log_every: int = schema.at_least(1)
+  eval_every: int = schema.at_least(0)
+  eval_batches: int = schema.at_least(1)
+  checkpoint_every: int = schema.at_least(0)
+  keep_checkpoints: int = schema.at_least(1)
 
   def problems(self) -> list[str]:
     if self.microbatch_size and self.batch_size % self.microbatch_size:
@@ -148,20 +110,20 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(schema.Group):
   """The optax chain and its learning-rate schedule."""
 
-  name: str = _one_of(*OPTIMIZERS)
-  schedule: str = _one_of('cosine', 'wsd', 'constant')
-  peak_lr: float = _above(0)
-  end_lr: float = _at_least(0)
-  warmup_steps: int = _at_least(0)
-  decay_steps: int = _at_least(0)
-  b1: float = _between(0, 1)
-  b2: float = _between(0, 1)
-  eps: float = _above(0)
-  weight_decay: float = _at_least(0)
-  clip_norm: float = _at_least(0)
+  name: str = schema.one_of('adamw', 'lion', 'adafactor', 'muon', 'sgd')
+  schedule: str = schema.one_of('cosine', 'wsd', 'constant')
+  peak_lr: float = schema.above(0)
+  end_lr: float = schema.at_least(0)
+  warmup_steps: int = schema.at_least(0)
+  decay_steps: int = schema.at_least(0)
+  b1: float = schema.between(0, 1)
+  b2: float = schema.between(0, 1)
+  eps: float = schema.above(0)
+  weight_decay: float = schema.at_least(0)
+  clip_norm: float = schema.at_least(0)
 
   def problems(self) -> list[str]:
     if self.end_lr > self.peak_lr:
@@ -170,21 +132,21 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SparsityConfig:
+class SparsityConfig(schema.Group):
   """SAT: what is left out of a step, and the ladder back to dense."""
 
-  execution: str = _one_of('compact', 'masked')
-  head_rate: float = _between(0, 1)
-  channel_rate: float = _between(0, 1)
-  importance: str = _one_of(*IMPORTANCE)
-  selection: str = _one_of(*SELECTION)
-  temperature: float = _above(0)
-  split: float = _fraction()
-  rungs: int = _at_least(1)
-  refresh_every: int = _at_least(1)
-  probe: float = _fraction()
-  omitted: str = _one_of('frozen', 'decayed')
-  channel_multiple: int = _at_least(1)
+  execution: str = schema.one_of('compact', 'masked')
+  head_rate: float = schema.between(0, 1)
+  channel_rate: float = schema.between(0, 1)
+  importance: str = schema.one_of('uniform', 'magnitude', 'maxip')
+  selection: str = schema.one_of('top_k', 'sample')
+  temperature: float = schema.above(0)
+  split: float = schema.fraction()
+  rungs: int = schema.at_least(1)
+  refresh_every: int = schema.at_least(1)
+  probe: float = schema.fraction()
+  omitted: str = schema.one_of('frozen', 'decayed')
+  channel_multiple: int = schema.at_least(1)
 
   @property
   def is_on(self) -> bool:
@@ -200,14 +162,14 @@ class SparsityConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class GrowthConfig:
+class GrowthConfig(schema.Group):
   """Growth of the model during the run."""
 
-  hops: tuple = _rule(
+  hops: tuple = schema.rule(
     lambda hops: all(map(_is_hop, hops)),
     "a tuple of (at_tokens, 'stack', factor), such as ((1000000, 'stack', 2),)",
   )
-  opt_state: str = _one_of('grow', 'reset')
+  opt_state: str = schema.one_of('grow', 'reset')
 
   def problems(self) -> list[str]:
     starts = [hop[0] for hop in self.hops]
@@ -217,15 +179,14 @@ class GrowthConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(schema.Group):
   """Device mesh; the product of the axes is the number of devices."""
 
-  data: int = _rule(lambda v: v == -1 or v >= 1, 'at least 1, or -1: the rest')
-  fsdp: int = _at_least(1)
-  tensor: int = _at_least(1)
-
-  def problems(self) -> list[str]:
-    return []
+  data: int = schema.rule(
+    lambda v: v == -1 or v >= 1, 'at least 1, or -1: the rest'
+  )
+  fsdp: int = schema.at_least(1)
+  tensor: int = schema.at_least(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,12 +214,18 @@ class Config:
     """
     if isinstance(values, ml_collections.ConfigDict):
       values = values.to_dict()
+    if not isinstance(values, Mapping):
+      raise errors.ConfigError(
+        f'a configuration is a mapping of groups, not {values!r}'
+      )
     groups = {f.name: f.type for f in dataclasses.fields(cls)}
-    problems = _wrong_keys('config', values, groups)
+    problems = schema.wrong_keys('config', values, groups)
     built = {}
     for name, group in groups.items():
       if name in values:
-        built[name] = _build(group, f'config.{name}', values[name], problems)
+        built[name] = schema.build(
+          group, f'config.{name}', values[name], problems
+        )
     if not problems:
       config = cls(**built)
       problems = config.problems()
@@ -299,68 +266,25 @@ class Config:
         f'config.sparsity.channel_multiple {self.sparsity.channel_multiple} is'
         f' above model.mlp_dim {self.model.mlp_dim}'
       )
-    total = train.num_steps * self.tokens_per_step
+    return problems + self._hop_problems()
+
+  def _hop_problems(self) -> list[str]:
+    steps = {}
     for at_tokens, *_ in self.growth.hops:
-      if at_tokens >= total:
-        problems.append(
+      step = -(-at_tokens // self.tokens_per_step)
+      last = (self.train.num_steps - 1) * self.tokens_per_step
+      if at_tokens > last:
+        return [
           f'config.growth.hops: a hop at {at_tokens} tokens never happens; the'
-          f' run reads {total} tokens (num_steps x batch_size x seq_len)'
-        )
-    return problems
-
-
-def _build(group: type, path: str, values: Any, problems: list[str]) -> Any:
-  """Builds one group, or appends what is wrong with it to `problems`."""
-  if not isinstance(values, Mapping):
-    problems.append(f'{path} = {values!r}; allowed: a group of keys')
-    return None
-  fields = {field.name: field for field in dataclasses.fields(group)}
-  found = _wrong_keys(path, values, fields)
-  built = {}
-  for name, field in fields.items():
-    if name not in values:
-      continue
-    value = _coerce(values[name], field.type)
-    if not _has_type(value, field.type):
-      kind = type(value).__name__
-      found.append(
-        f'{path}.{name} = {value!r} is a {kind}; allowed: {_allowed(field)}'
-      )
-    elif not field.metadata['check'](value):
-      found.append(
-        f'{path}.{name} = {value!r}; allowed: {field.metadata["allowed"]}'
-      )
-    built[name] = value
-  problems += found
-  if found:
-    return None
-  config = group(**built)
-  problems += [f'{path}: {problem}' for problem in config.problems()]
-  return config
-
-
-def _wrong_keys(
-  path: str, values: Mapping[str, Any], known: Mapping[str, Any]
-) -> list[str]:
-  problems = []
-  for key in values:
-    if key not in known:
-      problems.append(unknown_key(path, key, known))
-  for key in known:
-    if key not in values:
-      problems.append(
-        f'{path}.{key} is missing; start from configs/base.py, which holds'
-        ' every key'
-      )
-  return problems
-
-
-def unknown_key(path: str, key: str, known: Mapping[str, Any]) -> str:
-  """What to say of a key that is not there: the nearest one, or all."""
-  close = difflib.get_close_matches(str(key), known, n=1)
-  if close:
-    return f'{path}.{key} is not a known key; did you mean {path}.{close[0]}?'
-  return f'{path}.{key} is not a known key; allowed: {", ".join(known)}'
+          f' last step of the run starts at {last} tokens'
+        ]
+      if step in steps:
+        return [
+          f'config.growth.hops: {steps[step]} and {at_tokens} tokens fall on'
+          f' the same step of {self.tokens_per_step} tokens; join the factors'
+        ]
+      steps[step] = at_tokens
+    return []
 
 
 def allowed(key: str) -> str:
@@ -369,31 +293,5 @@ def allowed(key: str) -> str:
   group = next(f.type for f in dataclasses.fields(Config) if f.name == name)
   for field in dataclasses.fields(group):
     if [field.name] == rest:
-      return _allowed(field)
+      return schema.allowed(field)
   return 'a group of keys; set them one by one'
-
-
-def _allowed(field: dataclasses.Field) -> str:
-  return f'{field.type.__name__}, {field.metadata["allowed"]}'
-
-
-def _coerce(value: Any, wanted: type) -> Any:
-  """JSON knows no tuples, and people write 1 for 1.0."""
-  if wanted is tuple and isinstance(value, (list, tuple)):
-    return _as_tuple(value)
-  is_whole = isinstance(value, int) and not isinstance(value, bool)
-  return float(value) if wanted is float and is_whole else value
-
-
-def _as_tuple(value: Any) -> Any:
-  if isinstance(value, (list, tuple)):
-    return tuple(map(_as_tuple, value))
-  return value
-
-
-def _has_type(value: Any, wanted: type) -> bool:
-  if wanted is float:
-    return isinstance(value, float) and math.isfinite(value)
-  if wanted is int:
-    return isinstance(value, int) and not isinstance(value, bool)
-  return isinstance(value, typing.get_origin(wanted) or wanted)

@@ -12,7 +12,7 @@ import ml_collections
 from ml_collections import config_flags
 
 from satjax import config as config_lib
-from satjax import errors
+from satjax import errors, schema
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> config_lib.Config:
@@ -98,5 +98,5 @@ def _check_key(values: ml_collections.ConfigDict, argument: str) -> None:
     if not isinstance(known, dict) or part not in known:
       prefix = '.'.join(['config', *parts[:depth]])
       siblings = known if isinstance(known, dict) else {}
-      raise errors.ConfigError(config_lib.unknown_key(prefix, part, siblings))
+      raise errors.ConfigError(schema.unknown_key(prefix, part, siblings))
     known = known[part]

@@ -18,7 +18,7 @@ FILES = sorted(
 )
 # A module imports from its own row and from the rows above it.
 ROWS = [
-  {'__init__', 'errors', 'config', 'tree', 'flops'},
+  {'__init__', 'errors', 'schema', 'config', 'tree', 'flops'},
   {'sharding', 'data', 'sparsity', 'growth', 'config_file'},
   {'model'},
   {'interop', 'generate'},

@@ -179,7 +179,7 @@ def test_bench_configuration_has_four_sparse_rungs():
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize('dtype', config_lib.DTYPES)
+@pytest.mark.parametrize('dtype', ('float32', 'bfloat16'))
 def test_torch_arms_train_alike(dtype):
   pytest.importorskip('torch')
   pytest.importorskip('transformers')

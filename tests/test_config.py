@@ -331,9 +331,8 @@ def test_rules_between_groups_are_reported_together():
   assert len(text.splitlines()) == 4
 
 
-@pytest.mark.parametrize('values', [[], {}, ()], ids=repr)
-def test_nothing_is_refused_with_every_group_named(values):
-  text = refusal(values)
+def test_nothing_is_refused_with_every_group_named():
+  text = refusal({})
   for field in dataclasses.fields(config_lib.Config):
     assert f'config.{field.name} is missing' in text
 

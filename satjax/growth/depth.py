@@ -29,7 +29,7 @@ def grow_depth(params: PyTree, layer_map: Sequence[int]) -> PyTree:
   Raises:
     ValueError: a source that is not a layer of the tree, or no layer at all.
   """
-  rows = np.asarray(layer_map, np.int32)
+  rows = np.asarray(layer_map)
 
   def take(path, leaf):
     if not is_stacked(path, leaf.ndim):
@@ -51,8 +51,10 @@ def is_stacked(path: str, ndim: int) -> bool:
 
 
 def _check(rows: np.ndarray, num_layers: int) -> None:
-  if rows.ndim != 1 or not rows.size:
-    raise ValueError(f'layer_map {rows.tolist()} must name at least one layer')
+  if rows.ndim != 1 or not rows.size or rows.dtype.kind not in 'iu':
+    raise ValueError(
+      f'layer_map {rows.tolist()} must be the numbers of one or more layers'
+    )
   if rows.min() < 0 or rows.max() >= num_layers:
     raise ValueError(
       f'layer_map {rows.tolist()} names layers outside 0..{num_layers - 1}'

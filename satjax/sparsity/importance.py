@@ -33,7 +33,7 @@ def scores(
     inputs: normed block inputs `[L, B, T, D]` of 'attention' and 'mlp', from a
       forward pass over a few rows; only `maxip` reads them.
   """
-  params = jax.lax.stop_gradient(params)
+  params, inputs = jax.lax.stop_gradient((params, inputs))
   if metric == 'uniform':
     return uniform(params, units)
   if metric == 'magnitude':

@@ -7,6 +7,7 @@ one that does not still updates the active neurons only.
 """
 
 from collections.abc import Mapping
+import functools
 from typing import NamedTuple
 
 import jax
@@ -73,41 +74,24 @@ def lors(
   Raises:
     ValueError: an option that is not known, or `update` without params.
   """
-  if omitted not in ('frozen', 'decayed'):
-    raise ValueError(f"omitted {omitted!r}; allowed: 'frozen' | 'decayed'")
-  if importance not in ('magnitude', 'uniform'):
-    raise ValueError(
-      f"importance {importance!r}; allowed: 'magnitude' | 'uniform', or pass"
-      ' scores to update()'
-    )
+  _check_options(omitted, importance, selection)
   inner = optax.with_extra_args_support(inner)
-  groups = groups or {}
-
-  def choose(params, count, scores):
-    found = units or tree.neuron_units(params)
-    scores = scores or importance_lib.scores(importance, params, found)
-    ladders = (
-      ladder if isinstance(ladder, Mapping) else dict.fromkeys(found, ladder)
-    )
-    key = jax.random.fold_in(jax.random.key(seed), count)
-    kept = {}
-    for unit, score in scores.items():
-      kept[unit] = _taking_part(
-        score,
-        ladders[unit],
-        count,
-        selection_lib.unit_key(key, unit),
-        method=selection,
-        temperature=temperature,
-        groups=groups.get(unit, 1),
-        multiple=1 if unit == 'heads' else multiple,
-      )
-    return subnetwork.masks(params, found, kept)
+  choose = functools.partial(
+    _choose,
+    ladder=ladder,
+    units=units,
+    importance=importance,
+    selection=selection,
+    temperature=temperature,
+    multiple=multiple,
+    groups=groups or {},
+    seed=seed,
+  )
 
   def init(params):
     count = jnp.zeros((), jnp.int32)
     if refresh_every:
-      mask = choose(params, count, None)
+      mask = choose(params, count)
     else:
       mask = subnetwork.masks(params, units or tree.neuron_units(params), {})
     return LorsState(count, mask, inner.init(params))
@@ -115,20 +99,23 @@ def lors(
   def update(updates, state, params=None, *, scores=None, **extra):
     if params is None:
       raise ValueError('lors: update() needs the parameters')
+    old, taking_part = state.inner, _state_mask(inner, state)
+    if omitted == 'frozen':
+      # Zeros, for inner transformations that mix rows (Muon).
+      old = apply_mask(old, taking_part)
     updates = apply_mask(updates, state.mask)
-    updates, new_inner = inner.update(updates, state.inner, params, **extra)
+    updates, new = inner.update(updates, old, params, **extra)
     if omitted == 'frozen':
       updates = apply_mask(updates, state.mask)
-      new_inner = _keep_omitted(inner, state.inner, new_inner, state.mask)
-    count = state.count + 1
-    mask = state.mask
+      new = jax.tree.map(jnp.where, taking_part, new, state.inner)
+    count, mask = state.count + 1, state.mask
     if refresh_every:
       due = (count % refresh_every == 0) | _is_rung(ladder, count)
       new_params = optax.apply_updates(params, updates)
       mask = jax.lax.cond(
         due, lambda: choose(new_params, count, scores), lambda: state.mask
       )
-    return updates, LorsState(count, mask, new_inner)
+    return updates, LorsState(count, mask, new)
 
   return optax.GradientTransformationExtraArgs(init, update)
 
@@ -138,6 +125,54 @@ def apply_mask(values: PyTree, mask: PyTree) -> PyTree:
   return jax.tree.map(lambda x, m: jnp.where(m, x, 0), values, mask)
 
 
+def _check_options(omitted, importance, selection) -> None:
+  for name, value, allowed in (
+    ('omitted', omitted, ('frozen', 'decayed')),
+    ('importance', importance, ('magnitude', 'uniform')),
+    ('selection', selection, ('top_k', 'sample')),
+  ):
+    if value not in allowed:
+      raise ValueError(
+        f'lors: {name} {value!r}; allowed: {" | ".join(map(repr, allowed))}'
+      )
+
+
+def _choose(
+  params,
+  count,
+  scores=None,
+  *,
+  ladder,
+  units,
+  importance,
+  selection,
+  temperature,
+  multiple,
+  groups,
+  seed,
+):
+  """The mask of the step that follows `count` completed ones."""
+  units = units or tree.neuron_units(params)
+  scores = scores or importance_lib.scores(importance, params, units)
+  key = jax.random.fold_in(jax.random.key(seed), count)
+  taking_part = {}
+  for unit, score in scores.items():
+    runs = groups.get(unit, 1)
+    order = selection_lib.preference(
+      score,
+      selection_lib.unit_key(key, unit),
+      method=selection,
+      temperature=temperature,
+      groups=runs,
+    )
+    place = jnp.argsort(order, axis=-1)
+    own = ladder[unit] if isinstance(ladder, Mapping) else ladder
+    tile = runs if unit == 'heads' else max(multiple, runs)
+    kept = jnp.array(own.kept_by_rung(score.shape[-1], tile))[own.rung(count)]
+    taking_part[unit] = (place < kept // runs).reshape(score.shape)
+  return subnetwork.masks(params, units, taking_part)
+
+
 def _is_rung(ladder, count):
   """Whether a rung begins at this step."""
   ladders = ladder.values() if isinstance(ladder, Mapping) else [ladder]
@@ -145,27 +180,17 @@ def _is_rung(ladder, count):
   return jnp.any(count == jnp.array(starts))
 
 
-def _taking_part(
-  score, ladder, count, key, *, method, temperature, groups, multiple
-):
-  """True for the neurons that the rung of this step keeps, like `score`."""
-  order = selection_lib.preference(
-    score, key, method=method, temperature=temperature, groups=groups
-  )
-  place = jnp.argsort(order, axis=-1)
-  total = score.shape[-1]
-  kept = ladder.kept_by_rung(total, max(multiple, groups))
-  in_group = jnp.array(kept)[ladder.rung(count)] // groups
-  return (place < in_group).reshape(score.shape)
+def _state_mask(inner, state: LorsState) -> PyTree:
+  """Like the inner state: the mask on moments, True on everything else."""
 
+  def is_absent(leaf):
+    return isinstance(leaf, optax.MaskedNode)
 
-def _keep_omitted(inner, old, new, mask):
-  """The new optimizer state, with the old moments of omitted neurons."""
-  masks = optax.tree_map_params(
+  return optax.tree_map_params(
     inner,
-    lambda _, m: m,
-    new,
-    mask,
+    lambda leaf, mask: leaf if is_absent(leaf) else mask,
+    state.inner,
+    state.mask,
     transform_non_params=lambda _: jnp.ones((), bool),
+    is_leaf=is_absent,
   )
-  return jax.tree.map(lambda m, a, b: jnp.where(m, b, a), masks, old, new)

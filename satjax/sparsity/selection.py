@@ -41,7 +41,7 @@ def preference(
   score = jnp.where(jnp.isfinite(score), score, jnp.inf)
   if method == 'sample':
     finite = jnp.where(jnp.isinf(score), 0.0, score)
-    floor = 1e-6 * jnp.mean(finite, axis=-1, keepdims=True)
+    floor = jnp.mean(1e-6 * finite, axis=-1, keepdims=True)
     odds = jnp.log(jnp.maximum(score, jnp.maximum(floor, 1e-30))) / temperature
     rank_by = odds + jax.random.gumbel(key, score.shape, odds.dtype)
   else:

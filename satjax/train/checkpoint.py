@@ -8,6 +8,8 @@ when they are restored.
 
 from collections.abc import Callable
 import dataclasses
+import hashlib
+import json
 import pathlib
 from typing import Any
 
@@ -59,6 +61,7 @@ class Checkpoints:
   def save(self, step: int, state: PyTree, record: dict[str, Any]) -> None:
     """Begins to save; returns when the device arrays may be reused."""
     record = {**record, 'step': step, 'fingerprint': fingerprint(state)}
+    record['digest'] = _digest(record)
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -101,8 +104,9 @@ class Checkpoints:
     problems = []
     for candidate in candidates:
       try:
-        return self._restore_one(candidate, abstract)
-      except (errors.DataError, ValueError, OSError, KeyError) as error:
+        record = self._read_record(candidate)
+        return self._read_state(candidate, record, abstract(record))
+      except Exception as error:  # Orbax raises bare ones for damaged files.
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         problems.append(f'step {candidate}: {reason}')
         self._set_aside(candidate)
@@ -116,18 +120,21 @@ class Checkpoints:
       )
     return None
 
-  def _restore_one(self, step, abstract) -> Restored:
+  def _read_record(self, step: int) -> dict[str, Any]:
     record = self._manager.restore(
       step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
     )['record']
+    if record.get('digest') != _digest(record):
+      raise errors.DataError('its JSON record has changed since it was saved')
+    return record
+
+  def _read_state(self, step, record, abstract) -> Restored:
     state = self._manager.restore(
       step,
-      args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract(record))),
+      args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
     )['state']
-    found = fingerprint(state)
-    wrong = [
-      p for p, value in record['fingerprint'].items() if found.get(p) != value
-    ]
+    saved, found = record['fingerprint'], fingerprint(state)
+    wrong = [path for path in saved if found.get(path) != saved[path]]
     if wrong:
       raise errors.DataError(
         f'content differs from what was saved, in {", ".join(wrong[:3])}'
@@ -138,11 +145,18 @@ class Checkpoints:
     """Renames a checkpoint that can not be used, for a person to look at."""
     if not self._writes:
       return
-    bad = self._directory / f'{step}.bad'
+    taken = sum(1 for _ in self._directory.glob(f'{step}.bad*'))
+    bad = self._directory / f'{step}.bad{taken or ""}'
     logging.error('checkpoint of step %d is damaged; kept as %s', step, bad)
     (self._directory / str(step)).rename(bad)
     self._manager.close()
     self._manager = self._open()
+
+
+def _digest(record: dict[str, Any]) -> str:
+  """Hash of a JSON record, but for the hash that it holds."""
+  rest = {name: value for name, value in record.items() if name != 'digest'}
+  return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(state: PyTree) -> dict[str, int]:

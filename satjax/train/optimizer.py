@@ -5,6 +5,8 @@ a function of the step alone, so that optimizer state may be reset or grown
 without touching the schedule.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -95,8 +97,16 @@ def _muon(config):
   def dimensions(params):
     return tree.map_with_path(lambda path, _: _muon_axes(path), params)
 
-  muon = contrib.scale_by_muon(
-    beta=config.b1, weight_dimension_numbers=dimensions
+  def match_adam(updates, params):
+    # An orthogonal update has a small root mean square; 0.2 sqrt(width) makes
+    # it that of Adam (Liu et al., 2025), so that one learning rate fits both.
+    # The width is embed_dim, which a sub-network shares with its model.
+    del params
+    return jax.tree.map(lambda u: 0.2 * math.sqrt(u.shape[-1]) * u, updates)
+
+  muon = optax.chain(
+    contrib.scale_by_muon(beta=config.b1, weight_dimension_numbers=dimensions),
+    optax.stateless(match_adam),
   )
   return optax.partition(
     {'muon': muon, 'adam': _adam(config)},

@@ -87,8 +87,7 @@ def read_config(workdir: str | os.PathLike) -> config_lib.Config:
 
 
 def _record(path: pathlib.Path, config: config_lib.Config) -> None:
-  # A run has begun once it has logged; before that nothing is lost.
-  if (path / 'metrics.jsonl').exists():
+  if _has_begun(path):
     changes = _changes(read_config(path), config)
     if changes:
       raise errors.ConfigError(
@@ -96,8 +95,20 @@ def _record(path: pathlib.Path, config: config_lib.Config) -> None:
         + '\n'.join(changes)
         + '\nGo on with the old settings, or choose another --workdir.'
       )
-  write_json(path / 'config.json', config.to_dict())
-  write_json(path / 'environment.json', environment())
+  try:
+    write_json(path / 'config.json', config.to_dict())
+    write_json(path / 'environment.json', environment())
+  except OSError as error:
+    raise errors.StorageError(
+      f'can not write to workdir {path}: {error.strerror}; make room, or choose'
+      ' another --workdir'
+    ) from error
+
+
+def _has_begun(path: pathlib.Path) -> bool:
+  """Whether there is a step to lose: one that was logged or saved."""
+  saved = any(p.name.isdigit() for p in (path / 'checkpoints').glob('*'))
+  return saved or (path / 'metrics.jsonl').exists()
 
 
 def _changes(old: config_lib.Config, new: config_lib.Config) -> list[str]:

@@ -176,7 +176,7 @@ def test_growth_in_two_hops_is_growth_in_one():
   [
     ((0, 2), r'\[0, 2\].*outside 0..1'),
     ((-1, 0), r'\[-1, 0\].*outside 0..1'),
-    ((), 'at least one layer'),
+    ((), 'one or more layers'),
     (((0, 1), (0, 1)), 'layer_map'),
     ((0.5, 1.5), 'layer_map'),
     ((True, False), 'layer_map'),

@@ -224,6 +224,8 @@ def test_muon_updates_every_matrix_of_every_layer_orthogonally():
   for path in MATRICES:
     for layer in updates[path]:
       matrix = np.reshape(layer, (-1, layer.shape[-1]))
+      # The root mean square is brought up to Adam's.
+      matrix = matrix / (0.2 * np.sqrt(matrix.shape[-1]))
       spread = np.linalg.svd(matrix, compute_uv=False)
       assert spread.min() > 0.6 and spread.max() < 1.3, path
 
@@ -262,7 +264,7 @@ def test_muon_knows_rows_from_columns():
 
 @pytest.mark.parametrize('name', NAMES)
 def test_every_optimizer_lowers_a_quadratic_loss(name):
-  rate = {'sgd': 0.05, 'muon': 0.1, 'adafactor': 0.1}.get(name, 0.03)
+  rate = {'sgd': 0.05, 'muon': 0.2, 'adafactor': 0.1}.get(name, 0.03)
   tx = optimizer.make_optimizer(make_config(name=name, clip_norm=1e3))
   params = make_params()
   target = random_like(params, 1)

@@ -235,7 +235,7 @@ def test_a_folder_without_a_run_has_no_config(tmp_path):
     (b'', errors.DataError, 'not valid JSON'),
     (b'\xff\xfe', errors.DataError, 'config.json'),
     (b'{}', errors.ConfigError, 'config.model is missing'),
-    (b'[]', errors.ConfigError, 'config.model is missing'),
+    (b'[]', errors.ConfigError, 'a mapping of groups'),
     (b'null', errors.SatjaxError, 'config'),
     (b'7', errors.SatjaxError, 'config'),
   ],

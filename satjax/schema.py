@@ -1,0 +1,143 @@
+"""How a group of settings is declared and checked: types, ranges, messages.
+
+A group is a frozen dataclass whose fields carry a rule and no default. Every
+message names the key, the value and what is allowed.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import difflib
+import math
+import typing
+from typing import Any
+
+
+class Group:
+  """What groups inherit."""
+
+  def problems(self) -> list[str]:
+    """What is wrong between the fields, each of which is right by itself."""
+    return []
+
+
+def rule(check: Callable[[Any], bool], allowed: str) -> Any:
+  """A dataclass field without default whose value must pass `check`."""
+  return dataclasses.field(metadata={'check': check, 'allowed': allowed})
+
+
+def at_least(minimum: float) -> Any:
+  """A number of at least `minimum`."""
+  return rule(lambda value: value >= minimum, f'at least {minimum}')
+
+
+def above(minimum: float) -> Any:
+  """A number above `minimum`."""
+  return rule(lambda value: value > minimum, f'above {minimum}')
+
+
+def between(low: float, high: float) -> Any:
+  """A number from `low` to below `high`."""
+  return rule(lambda v: low <= v < high, f'from {low} to below {high}')
+
+
+def fraction() -> Any:
+  """A share: above 0, up to 1."""
+  return rule(lambda v: 0 < v <= 1, 'above 0, up to 1')
+
+
+def one_of(*values: Any) -> Any:
+  """One of these values."""
+  return rule(lambda value: value in values, ' | '.join(map(repr, values)))
+
+
+def is_whole(value: Any) -> bool:
+  """An int that is no bool."""
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+  """An int or a float that is no bool."""
+  return is_whole(value) or isinstance(value, float)
+
+
+def build(group: type, path: str, values: Any, problems: list[str]) -> Any:
+  """Builds one group, or appends what is wrong with it to `problems`."""
+  if not isinstance(values, Mapping):
+    problems.append(f'{path} = {values!r}; allowed: a group of keys')
+    return None
+  fields = {field.name: field for field in dataclasses.fields(group)}
+  found = wrong_keys(path, values, fields)
+  built = {}
+  for name, field in fields.items():
+    if name not in values:
+      continue
+    value = _coerce(values[name], field.type)
+    if not _has_type(value, field.type):
+      kind = type(value).__name__
+      found.append(
+        f'{path}.{name} = {value!r} is a {kind}; allowed: {allowed(field)}'
+      )
+    elif not field.metadata['check'](value):
+      found.append(
+        f'{path}.{name} = {value!r}; allowed: {field.metadata["allowed"]}'
+      )
+    built[name] = value
+  problems += found
+  if found:
+    return None
+  config = group(**built)
+  problems += [f'{path}: {problem}' for problem in config.problems()]
+  return config
+
+
+def wrong_keys(
+  path: str, values: Mapping[str, Any], known: Mapping[str, Any]
+) -> list[str]:
+  """What to say of keys that are unknown or missing."""
+  problems = []
+  for key in values:
+    if key not in known:
+      problems.append(unknown_key(path, key, known))
+  for key in known:
+    if key not in values:
+      problems.append(
+        f'{path}.{key} is missing; start from configs/base.py, which holds'
+        ' every key'
+      )
+  return problems
+
+
+def unknown_key(path: str, key: str, known: Mapping[str, Any]) -> str:
+  """What to say of a key that is not there: the nearest one, or all."""
+  close = difflib.get_close_matches(str(key), known, n=1)
+  if close:
+    return f'{path}.{key} is not a known key; did you mean {path}.{close[0]}?'
+  return f'{path}.{key} is not a known key; allowed: {", ".join(known)}'
+
+
+def allowed(field: dataclasses.Field) -> str:
+  """Type and range of a field, in words."""
+  return f'{field.type.__name__}, {field.metadata["allowed"]}'
+
+
+def _coerce(value: Any, wanted: type) -> Any:
+  """JSON knows no tuples, and people write 1 for 1.0."""
+  if wanted is tuple and isinstance(value, (list, tuple)):
+    return _as_tuple(value)
+  if wanted is float and is_whole(value) and abs(value) < 2**1000:
+    return float(value)
+  return value
+
+
+def _as_tuple(value: Any) -> Any:
+  if isinstance(value, (list, tuple)):
+    return tuple(map(_as_tuple, value))
+  return value
+
+
+def _has_type(value: Any, wanted: type) -> bool:
+  if wanted is float:
+    return isinstance(value, float) and math.isfinite(value)
+  if wanted is int:
+    return is_whole(value)
+  return isinstance(value, typing.get_origin(wanted) or wanted)
