@@ -13,10 +13,9 @@ Result    printed, and written to WORKDIR/quickstart.md. One seed: this shows
 """
 
 import argparse
-import copy
-import json
 import pathlib
 import statistics
+import sys
 
 from rich import console as rich_console
 from rich import table as rich_table
@@ -24,11 +23,12 @@ from rich import table as rich_table
 from configs import quickstart
 import satjax
 from satjax import config as config_lib
-from satjax import flops, generate
-from satjax.train import evaluation, loop, phases, saved
+from satjax import errors, generate
+from satjax.train import evaluation, loop, metrics, phases, saved
 
 DOCS, CODE = 'stdlib:docs', 'stdlib:code'
-NUM_STEPS = 200
+NUM_STEPS = 160
+PROMPT = 'import os\n\n\ndef '
 CONTINUE = {
   'data.train': (CODE,),
   'train.num_steps': NUM_STEPS,
@@ -40,7 +40,7 @@ SAT = {'sparsity.head_rate': 0.5, 'sparsity.channel_rate': 0.5}
 
 
 def make_config(**overrides) -> config_lib.Config:
-  values = copy.deepcopy(quickstart.get_config())
+  values = quickstart.get_config()
   values.update_from_flattened_dict(overrides)
   return config_lib.Config.from_dict(values)
 
@@ -66,34 +66,34 @@ def training_seconds(records: list[dict]) -> float:
   )
 
 
-def rung_table(config, sat_records, dense_seconds) -> rich_table.Table:
+def rung_table(config, sat, dense) -> rich_table.Table:
   """Speed of each rung beside the dense run and the limit."""
-  tokens = config.tokens_per_step
   table = rich_table.Table(title='Speed by rung (median step)')
   for name in ('rung', 'omitted', 'tokens/s', 'ratio', 'FLOPs limit'):
     table.add_column(name, justify='right')
-  table.add_row(
-    'dense run', '0%', f'{tokens / dense_seconds:,.0f}', '1.00', '1.00'
-  )
+  tokens = config.tokens_per_step
+  reference = statistics.median(seconds_by_rung(dense)[0])
+  table.add_row('dense', '0%', f'{tokens / reference:,.0f}', '1.00', '1.00')
   first_step = [0, *phases.ladders(config)['mlp'].boundaries]
-  dense_flops = flops.train_flops_per_token(config.model, config.data.seq_len)
-  for rung, seconds in sorted(seconds_by_rung(sat_records).items()):
-    phase = phases.phase_at(config, first_step[rung])
-    median = statistics.median(seconds)
-    limit = dense_flops * tokens / phases.step_flops(config, first_step[rung])
+  all_flops = phases.step_flops(config, config.train.num_steps - 1)
+  for rung, seconds in sorted(seconds_by_rung(sat).items()):
+    step, median = first_step[rung], statistics.median(seconds)
+    omitted = phases.omission_rate(config, phases.phase_at(config, step))
     table.add_row(
       str(rung),
-      f'{phases.omission_rate(config, phase):.0%}',
+      f'{omitted:.0%}',
       f'{tokens / median:,.0f}',
-      f'{dense_seconds / median:.2f}',
-      f'{limit:.2f}',
+      f'{reference / median:.2f}',
+      f'{all_flops / phases.step_flops(config, step):.2f}',
     )
   return table
 
 
-def run_table(rows: dict[str, tuple]) -> rich_table.Table:
-  """Held-out loss, time and ratio of each run."""
-  table = rich_table.Table(title='Runs (held-out loss in nats a byte)')
+def run_table(workdirs: dict[str, pathlib.Path]) -> rich_table.Table:
+  """Held-out loss, time, and the ratio to the dense run and its limit."""
+  table = rich_table.Table(
+    title='Runs: held-out loss in nats a byte, seconds in training steps'
+  )
   for name in (
     'run',
     'steps',
@@ -104,22 +104,25 @@ def run_table(rows: dict[str, tuple]) -> rich_table.Table:
     'FLOPs limit',
   ):
     table.add_column(name, justify='left' if name == 'run' else 'right')
-  for name, cells in rows.items():
+  dense = metrics.read(workdirs['dense'])
+  for name, workdir in workdirs.items():
+    losses = evaluation.evaluate_run(str(workdir))['eval']
+    records = metrics.read(workdir)
+    last = [r for r in records if 'flops' in r][-1]
+    cells = [
+      str(last['step']),
+      *(f'{losses[source]["loss"]:.3f}' for source in (DOCS, CODE)),
+      f'{training_seconds(records):.1f}',
+    ]
+    if last['step'] == NUM_STEPS:
+      reference = [r for r in dense if 'flops' in r][-1]
+      ratio = training_seconds(dense) / training_seconds(records)
+      cells += [f'{ratio:.2f}', f'{reference["flops"] / last["flops"]:.2f}']
     table.add_row(name, *cells)
   return table
 
 
-def evaluate(workdir: pathlib.Path) -> tuple[str, str]:
-  losses = evaluation.evaluate_run(str(workdir))['eval']
-  return tuple(f'{losses[source]["loss"]:.3f}' for source in (DOCS, CODE))
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--workdir', type=pathlib.Path, required=True)
-  workdir = parser.parse_args().workdir
-  console = rich_console.Console(width=100, record=True)
-
+def run_all(workdir: pathlib.Path, console: rich_console.Console) -> None:
   console.rule('1 of 4: pre-training on documentation')
   loop.train(make_config(), workdir / 'pretrain')
   base = workdir / 'pretrain-model'
@@ -131,11 +134,10 @@ def main() -> None:
   console.rule('3 of 4: on with code, sparse (SAT)')
   sat_config = make_config(**start, **SAT)
   sat = loop.train(sat_config, workdir / 'sat')
-  ratio = training_seconds(dense) / training_seconds(sat)
   console.rule('4 of 4: on with code, dense for the time that SAT took')
-  fewer = max(20, round(NUM_STEPS / ratio))
-  timed_config = make_config(**start | {'train.num_steps': fewer})
-  timed = loop.train(timed_config, workdir / 'dense-equal-time')
+  share = training_seconds(sat) / training_seconds(dense)
+  fewer = {'train.num_steps': max(20, round(NUM_STEPS * share))}
+  loop.train(make_config(**start | fewer), workdir / 'dense-equal-time')
 
   run = saved.restore(workdir / 'sat')
   satjax.save(run.model, workdir / 'sat-model', tokenizer=run.tokenizer)
@@ -143,55 +145,37 @@ def main() -> None:
     run.model.config,
     run.params,
     run.tokenizer,
-    'import os\n\n\ndef ',
+    PROMPT,
     max_tokens=120,
     temperature=0.7,
   )
 
-  limit = dense[-2]['flops'] / sat[-2]['flops']
+  names = ('pretrain', 'dense', 'sat', 'dense-equal-time')
+  console.print(run_table({name: workdir / name for name in names}))
+  console.print(rung_table(sat_config, sat, dense))
+  waited = [r for r in sat if 'time/data' in r][-1]
   console.print(
-    run_table(
-      {
-        'pre-trained': ('240', *evaluate(workdir / 'pretrain'), '', '', ''),
-        'dense': (
-          str(NUM_STEPS),
-          *evaluate(workdir / 'dense'),
-          f'{training_seconds(dense):.1f}',
-          '1.00',
-          '1.00',
-        ),
-        'SAT': (
-          str(NUM_STEPS),
-          *evaluate(workdir / 'sat'),
-          f'{training_seconds(sat):.1f}',
-          f'{ratio:.2f}',
-          f'{limit:.2f}',
-        ),
-        'dense, equal time': (
-          str(fewer),
-          *evaluate(workdir / 'dense-equal-time'),
-          f'{training_seconds(timed):.1f}',
-          '',
-          '',
-        ),
-      }
-    )
+    f'{waited["time/data"] / waited["time/step"]:.1%} of the step time was'
+    ' spent waiting for data. One seed: a demonstration, not evidence.\n'
   )
-  dense_seconds = statistics.median(seconds_by_rung(dense)[0])
-  console.print(rung_table(sat_config, sat, dense_seconds))
   console.print('A continuation by the SAT model:', style='bold')
-  console.print('import os\n\n\ndef ' + sample, markup=False, highlight=False)
+  console.print(PROMPT + sample, markup=False, highlight=False)
   console.print(f'\nExported to {workdir / "sat-model"}')
-  waits = [r for r in sat if 'time/data' in r][-1]
-  console.print(
-    f'{waits["time/data"] / waits["time/step"]:.1%} of the step time'
-    ' was spent waiting for data'
-  )
-  (workdir / 'quickstart.md').write_text(console.export_text(clear=False))
-  (workdir / 'quickstart.json').write_text(
-    json.dumps({'ratio': ratio, 'limit': limit})
-  )
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--workdir', type=pathlib.Path, required=True)
+  workdir = parser.parse_args().workdir
+  console = rich_console.Console(width=88, record=True)
+  try:
+    run_all(workdir, console)
+  except errors.SatjaxError as error:
+    print(f'quickstart: {error}', file=sys.stderr)
+    return error.exit_code
+  (workdir / 'quickstart.md').write_text(f'```\n{console.export_text()}```\n')
+  return 0
 
 
 if __name__ == '__main__':
-  main()
+  sys.exit(main())

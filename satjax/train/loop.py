@@ -164,17 +164,18 @@ def _restore(setup, checkpoints, record) -> tuple[int, Window]:
 
 
 def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
-  config = run.config
-  total = config.train.num_steps
+  config, first, total = run.config, run.step, run.config.train.num_steps
   if run.step == 0 and config.train.eval_every:
     _evaluate(run)
   source = batches.iterate(run.step)
   batch = _next_batch(run, source)
-  run.mark = (run.clock.totals()['step'], run.step)
+  run.mark = (_training_time(run), run.step)
   while run.step < total:
-    with run.clock('refresh'):
-      run.window = window.turn_over(run.setup, run.window, run.step, batch)
     phase = phases.phase_at(config, run.step)
+    is_new = run.step == first or phase != phases.phase_at(config, run.step - 1)
+    # A refresh is part of the step's time, but for the one that compiles.
+    with run.clock('compile') if is_new else contextlib.nullcontext():
+      run.window = window.turn_over(run.setup, run.window, run.step, batch)
     if phases.hop_at(config, run.step):
       run.progress.note(f'grown to {phase.num_layers} layers')
     with run.clock('compile'):
@@ -267,8 +268,9 @@ def _describe(run, step, flops, values) -> dict[str, float]:
   config = run.config
   phase = phases.phase_at(config, step - 1)
   spent = run.clock.totals()
-  seconds = (spent['step'] - run.mark[0]) / (step - run.mark[1])
-  run.mark = (spent['step'], step)
+  busy = _training_time(run)
+  seconds = (busy - run.mark[0]) / (step - run.mark[1])
+  run.mark = (busy, step)
   return {
     'step': step,
     'tokens': step * config.tokens_per_step,
@@ -285,6 +287,12 @@ def _describe(run, step, flops, values) -> dict[str, float]:
     'model/num_layers': phase.num_layers,
     **{f'time/{name}': value for name, value in spent.items()},
   }
+
+
+def _training_time(run: Run) -> float:
+  """Seconds in steps, refreshes and waiting for data."""
+  spent = run.clock.totals()
+  return spent['step'] + spent.get('data', 0.0)
 
 
 def _next_batch(run: Run, source: Iterator[Any]) -> Any:
