@@ -22,7 +22,7 @@ import numpy as np
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-from satjax import bench_torch, errors, flops
+from satjax import bench_table, bench_torch, errors, flops
 from satjax import config as config_lib
 from satjax.interop import models
 from satjax.train import phases, window, workdir
@@ -101,7 +101,7 @@ def bench(
     devices: to run on; None: all.
 
   Returns:
-    The result, as in the JSON file; `render` makes the table.
+    The result, as in the JSON file; `bench_table.render` makes the table.
 
   Raises:
     SatjaxError: arms that must compute the same loss do not.
@@ -133,10 +133,12 @@ def bench(
     'unavailable': unavailable,
     'arms': _summarise(config, arms, times, refreshes),
   }
-  result['noise'] = noise_floor(result['arms']['dense again']['ratio'])
+  result['noise'] = bench_table.noise_floor(
+    result['arms']['dense again']['ratio']
+  )
   result = json.loads(json.dumps(result))
   if out is not None:
-    _write(out, result, render(result))
+    _write(out, result, bench_table.render(result))
   return result
 
 
@@ -280,7 +282,7 @@ def _summarise(config, arms, seconds, refreshes):
   total = {n: t + refresh.get(n, 0.0) / every for n, t in seconds.items()}
   result = {}
   for name, arm in arms.items():
-    ratio = spread(total[name] / total['dense'])
+    ratio = bench_table.spread(total[name] / total['dense'])
     limit = arms['dense'].flops / arm.flops
     median = float(np.median(total[name]))
     result[name] = {
@@ -294,98 +296,11 @@ def _summarise(config, arms, seconds, refreshes):
       'step_seconds': seconds[name].tolist(),
     }
     if name in refresh:
-      twin = spread(total[name] / total[name.replace('sat', 'twin')])
+      twin = bench_table.spread(
+        total[name] / total[name.replace('sat', 'twin')]
+      )
       result[name] |= {
         'refresh_seconds': refreshes[name],
         'overhead': twin['median'] - 1,
       }
   return result
-
-
-def spread(values: np.ndarray) -> dict[str, float]:
-  """Median, range and interquartile range."""
-  low, median, high = np.percentile(values, [25, 50, 75]).tolist()
-  return {
-    'median': median,
-    'min': float(np.min(values)),
-    'max': float(np.max(values)),
-    'iqr': high - low,
-  }
-
-
-def noise_floor(again: Mapping[str, float]) -> float:
-  """How far from 1 the ratio of equal arms strays; `again`: their `spread`."""
-  return max(abs(again['median'] - 1), again['iqr'])
-
-
-def claim(value: float, floor: float) -> str:
-  """A ratio in words, which claim nothing below the noise floor."""
-  return 'no difference' if abs(value - 1) <= floor else f'{value:.3f}x'
-
-
-def render(result: Mapping[str, Any]) -> str:
-  """The result as a Markdown table, and what it takes to judge it."""
-  floor, arms = result['noise'], result['arms']
-  lines = [
-    '| arm | ms/step | tokens/s | time / dense | range | speed-up'
-    ' | FLOPs limit | efficiency | time / twin | compile s |',
-    '|' + ' --- |' * 10,
-  ]
-  for name, arm in arms.items():
-    ratio = arm['ratio']
-    cells = [
-      name,
-      f'{1e3 * arm["seconds"]:.1f}',
-      f'{arm["tokens_per_second"]:,.0f}',
-      f'{ratio["median"]:.3f}',
-      f'{ratio["min"]:.3f} to {ratio["max"]:.3f}',
-      claim(1 / ratio['median'], floor) if name != 'dense' else '1',
-      f'{arm["limit"]:.3f}x',
-      f'{arm["efficiency"]:.3f}',
-      claim(1 + arm['overhead'], floor) if 'overhead' in arm else '',
-      f'{arm["compile_seconds"]:.1f}',
-    ]
-    lines.append(f'| {" | ".join(cells)} |')
-  return '\n'.join(lines + ['', *_notes(result)]) + '\n'
-
-
-def _notes(result):
-  """What the table leaves out, as a Markdown list."""
-  arms, config = result['arms'], result['config']
-  environment = result['environment']
-  packages = {**environment['packages'], **result['torch']}
-  notes = [
-    f'Noise floor {result["noise"]:.3f}, from two equal dense arms: ratios'
-    ' that are no further from 1 are "no difference".',
-    f'Medians of {result["rounds"]} rounds of {result["steps"]} steps, each of'
-    f' {config["train"]["batch_size"]} x {config["data"]["seq_len"]} tokens in'
-    f' {config["model"]["dtype"]}.',
-  ]
-  for name, arm in arms.items():
-    if 'overhead' in arm:
-      step = 1e3 * float(np.median(arm['step_seconds']))
-      refresh = 1e3 * float(np.median(arm['refresh_seconds']))
-      every = config['sparsity']['refresh_every']
-      notes.append(
-        f'{name}: step {step:.1f} ms, and refresh {refresh:.1f} ms every'
-        f' {every} steps.'
-      )
-  torch = [arms[n]['ratio']['median'] for n in bench_torch.NAMES if n in arms]
-  if torch:
-    notes.append(
-      'Speed of dense against the faster PyTorch arm:'
-      f' {claim(min(torch), result["noise"])}.'
-    )
-  for name, reason in result['unavailable'].items():
-    notes.append(f'{name} is unavailable: {reason}')
-  load = result['load_average']
-  notes += [
-    f'{environment["devices"]}, {environment["cpu_count"]} CPUs,'
-    f' {environment["platform"]}, load average {load["before"][0]:.2f} before'
-    f' and {load["after"][0]:.2f} after.',
-    f'Commit {environment["commit"]}, XLA_FLAGS'
-    f' {environment["xla_flags"]!r}, '
-    + ', '.join(f'{name} {version}' for name, version in packages.items())
-    + '.',
-  ]
-  return [f'- {note}' for note in notes]

@@ -105,11 +105,11 @@ def _export(options) -> None:
 
 
 def _bench(options) -> None:
-  from satjax import bench, config_file
+  from satjax import bench, bench_table, config_file
 
   config = config_file.load(options.config, options.overrides)
   result = bench.bench(config, rounds=options.rounds, out=options.out)
-  print(bench.render(result))
+  print(bench_table.render(result))
 
 
 _OPTIONS = {

@@ -23,7 +23,7 @@ ROWS = [
   {'model'},
   {'interop', 'generate'},
   {'train'},
-  {'plan', 'bench', 'bench_torch', 'report', 'experiment'},
+  {'plan', 'bench', 'bench_table', 'bench_torch', 'report', 'experiment'},
   {'cli', '__main__'},
 ]
 MAX_FILE_LINES = 300

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import bench_cpu, tiny
-from satjax import bench, bench_torch, errors
+from satjax import bench, bench_table, bench_torch, errors
 from satjax import config as config_lib
 
 JAX_ARMS = {'dense', 'dense again', 'sat 0.5', 'twin 0.5'}
@@ -85,13 +85,13 @@ def test_whole_selection_is_the_dense_model(written):
 def test_files_hold_the_result_and_its_table(written):
   result, path = written
   assert json.loads(path.read_text()) == result
-  assert path.with_suffix('.md').read_text() == bench.render(result)
+  assert path.with_suffix('.md').read_text() == bench_table.render(result)
 
 
 def test_without_sparsity_only_dense_is_timed():
   result = run(make_config(head_rate=0.0, channel_rate=0.0), torch=False)
   assert set(result['arms']) == {'dense', 'dense again'}
-  bench.render(result)
+  bench_table.render(result)
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_import_leaves_torch_alone():
 
 
 def test_spread_by_hand():
-  assert bench.spread(np.array([4.0, 1.0, 2.0, 3.0, 5.0])) == {
+  assert bench_table.spread(np.array([4.0, 1.0, 2.0, 3.0, 5.0])) == {
     'median': 3.0,
     'min': 1.0,
     'max': 5.0,
@@ -124,7 +124,7 @@ def test_spread_by_hand():
   'median, iqr, floor', [(1.03, 0.01, 0.03), (0.99, 0.05, 0.05)]
 )
 def test_noise_floor_is_the_larger_stray(median, iqr, floor):
-  found = bench.noise_floor({'median': median, 'iqr': iqr})
+  found = bench_table.noise_floor({'median': median, 'iqr': iqr})
   np.testing.assert_allclose(found, floor)
 
 
@@ -139,15 +139,15 @@ def test_noise_floor_is_the_larger_stray(median, iqr, floor):
   ],
 )
 def test_claims_nothing_below_the_noise(value, words):
-  assert bench.claim(value, floor=0.05) == words
+  assert bench_table.claim(value, floor=0.05) == words
 
 
 def test_table_claims_nothing_below_the_noise(written):
   result = written[0]
-  rows = bench.render({**result, 'noise': 1e9}).splitlines()
+  rows = bench_table.render({**result, 'noise': 1e9}).splitlines()
   row = next(row for row in rows if row.startswith('| sat 0.5 '))
   assert row.count('no difference') == 2  # speed-up, and time / twin
-  rows = bench.render({**result, 'noise': 0.0, 'unavailable': {'x': 'y'}})
+  rows = bench_table.render({**result, 'noise': 0.0, 'unavailable': {'x': 'y'}})
   assert '| no difference |' not in rows.replace('dense again', '')
   assert 'x is unavailable: y' in rows
 

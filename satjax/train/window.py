@@ -91,10 +91,14 @@ def close(config: config_lib.Config, window: Window) -> TrainState:
 
 
 def _with_mask(state: TrainState, active: selection.Active) -> TrainState:
-  units = tree.neuron_units(state.params)
-  kept = subnetwork.taking_part(state.params, active)
-  masks = subnetwork.masks(state.params, units, kept)
-  return state.replace(opt_state=state.opt_state._replace(mask=masks))
+  mask = _masks(state.params, active)
+  return state.replace(opt_state=state.opt_state._replace(mask=mask))
+
+
+@jax.jit
+def _masks(params, active):
+  kept = subnetwork.taking_part(params, active)
+  return subnetwork.masks(params, tree.neuron_units(params), kept)
 
 
 _gather = jax.jit(subnetwork.gather)

@@ -1,6 +1,7 @@
 """Identity and oracle tests of the train step: the promises of the method."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -119,12 +120,11 @@ def test_a_full_selection_in_any_order_is_dense():
   assert_close(back.params, dense.params, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize('optimizer', ['adamw', 'lion', 'sgd'])
-@pytest.mark.parametrize('kv_heads', [4, 2])
+@pytest.mark.parametrize(
+  ('optimizer', 'kv_heads'), [('adamw', 4), ('adamw', 2), ('lion', 4)]
+)
 def test_compact_equals_masked_in_float64(optimizer, kv_heads):
   """20 steps, across refreshes and two rungs: loss, parameters and moments."""
-  if optimizer != 'adamw' and kv_heads != 4:
-    pytest.skip('one optimizer is enough for grouped queries')
   options = {
     **SPARSE,
     'model__num_kv_heads': kv_heads,
@@ -216,18 +216,28 @@ def test_a_packed_row_equals_its_documents_apart():
     for name, x in packed.items()
   }
   del apart['segments']
-  results = [
-    jax.value_and_grad(step_lib.eval_step)(params, batch, model=config.model)
-    for batch in (packed, apart)
-  ]
+  loss_and_grads = jax.jit(
+    jax.value_and_grad(
+      functools.partial(step_lib.eval_step, model=config.model)
+    )
+  )
+  results = [loss_and_grads(params, batch) for batch in (packed, apart)]
   np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
   assert_close(results[0][1], results[1][1], rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize('mesh', [(8, 1, 1), (2, 4, 1), (1, 8, 1), (2, 2, 2)])
-@pytest.mark.parametrize('sparse', [False, True])
+@pytest.mark.parametrize(
+  ('mesh', 'sparse'),
+  [
+    ((8, 1, 1), False),
+    ((2, 4, 1), False),
+    ((2, 2, 2), False),
+    ((2, 4, 1), True),
+    ((2, 2, 2), True),
+  ],
+)
 def test_eight_devices_equal_one(mesh, sparse):
-  options = {'train__batch_size': 8, 'train__num_steps': 8}
+  options = {'train__batch_size': 8, 'train__num_steps': 6}
   if sparse:
     options |= SPARSE | {'sparsity__refresh_every': 2}
   config = helpers.make_config(

@@ -1,0 +1,97 @@
+"""From the times of a bench to claims: spread, noise floor, a Markdown table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from satjax import bench_torch
+
+
+def spread(values: np.ndarray) -> dict[str, float]:
+  """Median, range and interquartile range."""
+  low, median, high = np.percentile(values, [25, 50, 75]).tolist()
+  return {
+    'median': median,
+    'min': float(np.min(values)),
+    'max': float(np.max(values)),
+    'iqr': high - low,
+  }
+
+
+def noise_floor(again: Mapping[str, float]) -> float:
+  """How far from 1 the ratio of equal arms strays; `again`: their `spread`."""
+  return max(abs(again['median'] - 1), again['iqr'])
+
+
+def claim(value: float, floor: float) -> str:
+  """A ratio in words, which claim nothing below the noise floor."""
+  return 'no difference' if abs(value - 1) <= floor else f'{value:.3f}x'
+
+
+def render(result: Mapping[str, Any]) -> str:
+  """The result as a Markdown table, and what it takes to judge it."""
+  floor, arms = result['noise'], result['arms']
+  lines = [
+    '| arm | ms/step | tokens/s | time / dense | range | speed-up'
+    ' | FLOPs limit | efficiency | time / twin | compile s |',
+    '|' + ' --- |' * 10,
+  ]
+  for name, arm in arms.items():
+    ratio = arm['ratio']
+    cells = [
+      name,
+      f'{1e3 * arm["seconds"]:.1f}',
+      f'{arm["tokens_per_second"]:,.0f}',
+      f'{ratio["median"]:.3f}',
+      f'{ratio["min"]:.3f} to {ratio["max"]:.3f}',
+      claim(1 / ratio['median'], floor) if name != 'dense' else '1',
+      f'{arm["limit"]:.3f}x',
+      f'{arm["efficiency"]:.3f}',
+      claim(1 + arm['overhead'], floor) if 'overhead' in arm else '',
+      f'{arm["compile_seconds"]:.1f}',
+    ]
+    lines.append(f'| {" | ".join(cells)} |')
+  return '\n'.join(lines + ['', *_notes(result)]) + '\n'
+
+
+def _notes(result):
+  """What the table leaves out, as a Markdown list."""
+  arms, config = result['arms'], result['config']
+  environment = result['environment']
+  packages = {**environment['packages'], **result['torch']}
+  notes = [
+    f'Noise floor {result["noise"]:.3f}, from two equal dense arms: ratios'
+    ' that are no further from 1 are "no difference".',
+    f'Medians of {result["rounds"]} rounds of {result["steps"]} steps, each of'
+    f' {config["train"]["batch_size"]} x {config["data"]["seq_len"]} tokens in'
+    f' {config["model"]["dtype"]}.',
+  ]
+  for name, arm in arms.items():
+    if 'overhead' in arm:
+      step = 1e3 * float(np.median(arm['step_seconds']))
+      refresh = 1e3 * float(np.median(arm['refresh_seconds']))
+      every = config['sparsity']['refresh_every']
+      notes.append(
+        f'{name}: step {step:.1f} ms, and refresh {refresh:.1f} ms every'
+        f' {every} steps.'
+      )
+  torch = [arms[n]['ratio']['median'] for n in bench_torch.NAMES if n in arms]
+  if torch:
+    notes.append(
+      'Speed of dense against the faster PyTorch arm:'
+      f' {claim(min(torch), result["noise"])}.'
+    )
+  for name, reason in result['unavailable'].items():
+    notes.append(f'{name} is unavailable: {reason}')
+  load = result['load_average']
+  notes += [
+    f'{environment["devices"]}, {environment["cpu_count"]} CPUs,'
+    f' {environment["platform"]}, load average {load["before"][0]:.2f} before'
+    f' and {load["after"][0]:.2f} after.',
+    f'Commit {environment["commit"]}, XLA_FLAGS'
+    f' {environment["xla_flags"]!r}, '
+    + ', '.join(f'{name} {version}' for name, version in packages.items())
+    + '.',
+  ]
+  return [f'- {note}' for note in notes]
