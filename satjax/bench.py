@@ -7,12 +7,11 @@ second dense arm shows how far such a ratio strays by chance: the noise floor,
 below which nothing is claimed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import functools
 import json
 import os
-import pathlib
 import time
 from typing import Any, Self
 
@@ -22,7 +21,7 @@ import numpy as np
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-from satjax import bench_table, bench_torch, errors, flops
+from satjax import bench_table, bench_torch, flops
 from satjax import config as config_lib
 from satjax.interop import models
 from satjax.train import phases, window, workdir
@@ -110,7 +109,7 @@ def bench(
   """
   torch = bench_torch.is_wanted(torch)
   if out is not None:
-    _write(out, {}, '')
+    bench_table.write(out, {}, '')
   config = models.resolve(config)
   config = dataclasses.replace(
     config,
@@ -138,20 +137,8 @@ def bench(
   )
   result = json.loads(json.dumps(result))
   if out is not None:
-    _write(out, result, bench_table.render(result))
+    bench_table.write(out, result, bench_table.render(result))
   return result
-
-
-def _write(out, result, table):
-  path = pathlib.Path(out)
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    workdir.write_json(path, result)
-    path.with_suffix('.md').write_text(table)
-  except OSError as error:
-    raise errors.StorageError(
-      f'can not write {path}: {error.strerror}; choose another file'
-    ) from error
 
 
 def _make_arms(config, devices, *, num_steps, torch):

@@ -1,11 +1,14 @@
-"""From the times of a bench to claims: spread, noise floor, a Markdown table."""
+"""From the times of a bench to claims: spread, noise floor, a table."""
 
 from collections.abc import Mapping
+import os
+import pathlib
 from typing import Any
 
 import numpy as np
 
-from satjax import bench_torch
+from satjax import bench_torch, errors
+from satjax.train import workdir
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
@@ -95,3 +98,22 @@ def _notes(result):
     + '.',
   ]
   return [f'- {note}' for note in notes]
+
+
+def write(
+  out: str | os.PathLike, result: Mapping[str, Any], table: str
+) -> None:
+  """Writes a result as JSON and its table beside it, as .md.
+
+  Raises:
+    StorageError: `out` can not be written.
+  """
+  path = pathlib.Path(out)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workdir.write_json(path, result)
+    path.with_suffix('.md').write_text(table)
+  except OSError as error:
+    raise errors.StorageError(
+      f'can not write {path}: {error.strerror}; choose another file'
+    ) from error
