@@ -1,7 +1,6 @@
 """The two halves of a transformer block, as Linen modules."""
 
 import flax.linen as nn
-import jax
 
 from satjax import config as config_lib
 from satjax.model import ops
@@ -50,7 +49,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-  """Gated MLP (SwiGLU: Shazeer, 2020); one channel is a row of each matrix."""
+  """Gated MLP (SwiGLU); one channel is a row of each matrix."""
 
   config: config_lib.ModelConfig
 
@@ -63,8 +62,9 @@ class Mlp(nn.Module):
     gate_FD = self.param('gate', inner, shape).astype(x_BTD.dtype)
     up_FD = self.param('up', inner, shape).astype(x_BTD.dtype)
     down_FD = self.param('down', outer, shape).astype(x_BTD.dtype)
-    hidden_BTF = jax.nn.silu(ops.project_in(x_BTD, gate_FD))
-    hidden_BTF *= ops.project_in(x_BTD, up_FD)
+    hidden_BTF = ops.swiglu(
+      ops.project_in(x_BTD, gate_FD), ops.project_in(x_BTD, up_FD)
+    )
     return ops.project_out(hidden_BTF, down_FD)
 
 

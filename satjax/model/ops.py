@@ -12,9 +12,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-# Queries attend in blocks of this many, so that a causal block skips the keys
-# after it (CPU only: elsewhere a fused kernel does this).
-_BLOCK = 128
+from satjax.model import blocked_attention
 
 
 def rms_norm(x_BTD: jax.Array, gain_D: jax.Array, eps: float) -> jax.Array:
@@ -98,13 +96,33 @@ def _weight_gradient(h_XF: jax.Array, x_XD: jax.Array) -> jax.Array:
   """
 
   def narrow_first(h_XF, x_XD):
-    gradient_DF = jnp.einsum('XD,XF->DF', x_XD, h_XF)
+    # Barriers, or XLA merges the transposes into the matmul again.
+    x_DX = lax.optimization_barrier(x_XD.T)
+    gradient_DF = jnp.einsum('DX,XF->DF', x_DX, h_XF)
     return lax.optimization_barrier(gradient_DF).T
 
   def plain(h_XF, x_XD):
     return jnp.einsum('XF,XD->FD', h_XF, x_XD)
 
   return lax.platform_dependent(h_XF, x_XD, cpu=narrow_first, default=plain)
+
+
+@jax.custom_vjp
+def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
+  """`silu(gate) up` (Shazeer, 2020), of any shape."""
+  return jax.nn.silu(gate) * up
+
+
+def _swiglu_bwd(residuals, dy):
+  # Recomputed from gate and up alone. Without the barrier XLA keeps what the
+  # forward pass computed in between: two more arrays, and no time won.
+  gate, up = lax.optimization_barrier(residuals)
+  sigmoid = jax.nn.sigmoid(gate)
+  silu = gate * sigmoid
+  return dy * up * (sigmoid + silu * (1 - sigmoid)), dy * silu
+
+
+swiglu.defvjp(lambda gate, up: (swiglu(gate, up), (gate, up)), _swiglu_bwd)
 
 
 def attention(
@@ -123,7 +141,9 @@ def attention(
   """
   kind = attention_kind(query_BTNH.dtype.name, query_BTNH.shape[-1])
   if kind == 'blocked':
-    return _blocked_attention(query_BTNH, key_BSKH, value_BSKH, segments_BT)
+    return blocked_attention.attention(
+      query_BTNH, key_BSKH, value_BSKH, segments_BT
+    )
   mask_B1TS = None
   if segments_BT is not None:
     mask_B1TS = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
@@ -156,38 +176,3 @@ def attention_kind(dtype: str, head_dim: int) -> str:
     head_dim,
   )
   return 'xla'
-
-
-def _blocked_attention(query_BTNH, key_BSKH, value_BSKH, segments_BT):
-  """Heads first, one block of queries at a time against the keys before it."""
-  batch, length, heads, head_dim = query_BTNH.shape
-  kv_heads = key_BSKH.shape[2]
-  query_BKGTH = query_BTNH.reshape(
-    batch, length, kv_heads, heads // kv_heads, head_dim
-  ).transpose(0, 2, 3, 1, 4) * (head_dim**-0.5)
-  key_BKSH, value_BKSH = (
-    x.transpose(0, 2, 1, 3) for x in (key_BSKH, value_BSKH)
-  )
-  blocks = []
-  for start in range(0, length, _BLOCK):
-    end = min(start + _BLOCK, length)
-    mask = jnp.arange(start, end)[:, None] >= jnp.arange(end)
-    if segments_BT is not None:
-      same_BTS = segments_BT[:, start:end, None] == segments_BT[:, None, :end]
-      mask = mask & same_BTS[:, None, None]
-    score = jnp.einsum(
-      'BKGTH,BKSH->BKGTS',
-      query_BKGTH[..., start:end, :],
-      key_BKSH[..., :end, :],
-      preferred_element_type=jnp.promote_types(query_BTNH.dtype, jnp.float32),
-    )
-    weight = jax.nn.softmax(jnp.where(mask, score, -jnp.inf), axis=-1)
-    blocks.append(
-      jnp.einsum(
-        'BKGTS,BKSH->BKGTH',
-        weight.astype(query_BTNH.dtype),
-        value_BKSH[..., :end, :],
-      )
-    )
-  out_BKGTH = jnp.concatenate(blocks, axis=-2)
-  return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(query_BTNH.shape)

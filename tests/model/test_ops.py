@@ -141,6 +141,23 @@ def test_projections_stay_in_bfloat16():
   assert [g.shape for g in grads] == [x.shape, w.shape]
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_the_gradients_of_swiglu_are_those_of_autodiff(dtype):
+  gate, up, weight = draw(3, 4, 7).astype(dtype)
+
+  def gradients(fn):
+    out, pull = jax.vjp(fn, gate, up)
+    return out, *pull(jnp.asarray(weight))
+
+  found = gradients(ops.swiglu)
+  expected = gradients(lambda gate, up: jax.nn.silu(gate) * up)
+  tolerance = 1e-6 if dtype == 'float32' else 2e-2
+  for one, two in zip(found, expected):
+    assert one.dtype == dtype
+    one, two = np.float32(one), np.float32(two)
+    np.testing.assert_allclose(one, two, rtol=tolerance, atol=tolerance)
+
+
 def segments_of(batch, length):
   """Documents of uneven length, some of which begin inside a block."""
   ends = np.random.default_rng(5).random((batch, length)) < 4 / length

@@ -1,0 +1,126 @@
+"""Causal attention for a CPU, where no fused kernel exists.
+
+Heads first, so that a head's matrices are contiguous; one block of queries at a
+time, so that the keys after a block are never touched. The backward pass is
+that of FlashAttention (Dao et al., 2022) without its tiles along the keys.
+Letters as in `ops`.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+_BLOCK = 128
+
+
+def attention(
+  query_BTNH: jax.Array,
+  key_BSKH: jax.Array,
+  value_BSKH: jax.Array,
+  segments_BT: jax.Array | None,
+) -> jax.Array:
+  """`ops.attention`: `[B, T, N, H]`, softmax in float32 or wider."""
+  batch, length, heads, head_dim = query_BTNH.shape
+  kv_heads = key_BSKH.shape[2]
+  query_BKGTH = query_BTNH.reshape(
+    batch, length, kv_heads, heads // kv_heads, head_dim
+  ).transpose(0, 2, 3, 1, 4) * (head_dim**-0.5)
+  key_BKSH, value_BKSH = (
+    x.transpose(0, 2, 1, 3) for x in (key_BSKH, value_BSKH)
+  )
+  out_BKGTH = _attend(query_BKGTH, key_BKSH, value_BKSH, segments_BT)
+  return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(query_BTNH.shape)
+
+
+@jax.custom_vjp
+def _attend(query_BKGTH, key_BKSH, value_BKSH, segments_BT):
+  return _attend_fwd(query_BKGTH, key_BKSH, value_BKSH, segments_BT)[0]
+
+
+def _attend_fwd(query_BKGTH, key_BKSH, value_BKSH, segments_BT):
+  """Keeps each block's unnormalised weights and their sums, `[.., T, 1]`."""
+  dtype = query_BKGTH.dtype
+  wide = jnp.promote_types(dtype, jnp.float32)
+  outs, kept = [], []
+  for start, end in _blocks(query_BKGTH):
+    score_BKGTS = jnp.einsum(
+      'BKGTH,BKSH->BKGTS',
+      query_BKGTH[..., start:end, :],
+      key_BKSH[..., :end, :],
+      preferred_element_type=wide,
+    )
+    score_BKGTS = jnp.where(
+      _mask(segments_BT, start, end), score_BKGTS, -jnp.inf
+    )
+    highest = jnp.max(score_BKGTS, axis=-1, keepdims=True)
+    weight_BKGTS = jnp.exp(score_BKGTS - highest)
+    total = jnp.sum(weight_BKGTS, axis=-1, keepdims=True)
+    weight_BKGTS = weight_BKGTS.astype(dtype)
+    out_BKGTH = jnp.einsum(
+      'BKGTS,BKSH->BKGTH',
+      weight_BKGTS,
+      value_BKSH[..., :end, :],
+      preferred_element_type=wide,
+    )
+    outs.append((out_BKGTH / total).astype(dtype))
+    kept.append((weight_BKGTS, total))
+  out_BKGTH = jnp.concatenate(outs, axis=-2)
+  return out_BKGTH, (query_BKGTH, key_BKSH, value_BKSH, out_BKGTH, kept)
+
+
+def _attend_bwd(residuals, dout_BKGTH):
+  query_BKGTH, key_BKSH, value_BKSH, out_BKGTH, kept = residuals
+  dtype, wide = query_BKGTH.dtype, kept[0][1].dtype
+  length = query_BKGTH.shape[-2]
+  # A row's sum of weight x gradient equals that of out x gradient, which is
+  # shorter. As a matmul: XLA sums over a short axis slowly on a CPU.
+  product = out_BKGTH.astype(wide) * dout_BKGTH.astype(wide)
+  row_sum = product @ jnp.ones((product.shape[-1], 1), wide)
+  dquery_BKGTH, dkey_BKHS, dvalue_BKHS = [], 0, 0
+  for (start, end), (weight_BKGTS, total) in zip(_blocks(query_BKGTH), kept):
+    dout = (dout_BKGTH[..., start:end, :] / total).astype(dtype)
+    dweight_BKGTS = jnp.einsum(
+      'BKGTH,BKSH->BKGTS',
+      dout,
+      value_BKSH[..., :end, :],
+      preferred_element_type=wide,
+    )
+    mean = row_sum[..., start:end, :] / total
+    dscore_BKGTS = (weight_BKGTS * (dweight_BKGTS - mean)).astype(dtype)
+    dquery_BKGTH.append(
+      jnp.einsum('BKGTS,BKSH->BKGTH', dscore_BKGTS, key_BKSH[..., :end, :])
+    )
+    pad = [(0, 0)] * 3 + [(0, length - end)]
+    query = query_BKGTH[..., start:end, :]
+    dkey_BKHS += jnp.pad(_over_queries(query, dscore_BKGTS), pad)
+    dvalue_BKHS += jnp.pad(_over_queries(dout, weight_BKGTS), pad)
+  return (
+    jnp.concatenate(dquery_BKGTH, axis=-2),
+    dkey_BKHS.swapaxes(-1, -2),
+    dvalue_BKHS.swapaxes(-1, -2),
+    None,
+  )
+
+
+_attend.defvjp(_attend_fwd, _attend_bwd)
+
+
+def _over_queries(x_BKGTH, weight_BKGTS):
+  """Sums over queries, the wide matrix right; see `ops._weight_gradient`."""
+  out_BKHS = jnp.einsum('BKGTH,BKGTS->BKHS', x_BKGTH, weight_BKGTS)
+  return lax.optimization_barrier(out_BKHS)
+
+
+def _mask(segments_BT, start, end):
+  """Which keys before `end` each query of a block may see, `[.., T, S]`."""
+  causal_TS = jnp.arange(start, end)[:, None] >= jnp.arange(end)
+  if segments_BT is None:
+    return causal_TS
+  same_BTS = segments_BT[:, start:end, None] == segments_BT[:, None, :end]
+  return causal_TS & same_BTS[:, None, None]
+
+
+def _blocks(query_BKGTH):
+  length = query_BKGTH.shape[-2]
+  starts = range(0, length, _BLOCK)
+  return [(start, min(start + _BLOCK, length)) for start in starts]
