@@ -32,7 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
   )
 
   config.data = ml_collections.config_dict.create(
-    train=('stdlib:docs',),  # sources, or (source, weight) pairs
+    train=('stdlib:docs',),  # sources, or (source, weight) pairs; where a
+    # source has prompts and answers, the loss counts the answers alone
     eval=('stdlib:docs',),  # sources whose held-out documents are evaluated
     tokenizer='byte',  # 256 bytes, begin and end of text
     seq_len=256,  # tokens in a row
@@ -68,18 +69,38 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.sparsity = ml_collections.config_dict.create(
     execution='compact',  # 'masked': the slow oracle, zeros instead of gathers
+    # How much is left out, of which layers.
     head_rate=0.0,  # share of the attention heads left out; 0: off
     channel_rate=0.0,  # share of the MLP channels left out; 0: off
-    importance='maxip',  # uniform, magnitude or maxip
-    selection='sample',  # 'top_k', or 'sample' without replacement
-    temperature=1.0,  # of the sampling: towards 0 top_k, large uniform
+    layer_scale=(),  # a factor on both rates for each layer; (): all 1
+    dense_layers=(0, 0),  # layers at the (beginning, end) that stay whole
+    channel_multiple=64,  # kept channels are a multiple; 128 on accelerators
+    granularity='per_group',  # with grouped queries: as many heads of each
+    # group; 'group': whole groups with their key/value; 'free': any (masked)
+    shards=1,  # equal runs of neurons that keep as many each (mesh.tensor)
+    # When.
+    shape='ladder',  # 'linear': down a little every step (masked); 'reversed'
     split=2 / 3,  # share of the run at the full rate, before the ladder
     rungs=4,  # steps of the ladder back to dense; the last rung is dense
+    warm_start=0.0,  # share of the run that is dense before anything else
     refresh_every=10,  # optimizer steps with the same selection
-    probe=0.125,  # share of the batch's rows that importance looks at
+    # Which neurons.
+    importance='maxip',  # uniform, magnitude, wanda, wanda_out, maxip,
+    # maxip_mean, maxip_out
+    balance=False,  # matrices of another scale count alike
+    selection='sample',  # 'top_k', or 'sample' without replacement
+    temperature=1.0,  # of the sampling: towards 0 top_k, large uniform
+    probe=0.125,  # share of the batch that importance looks at
+    stale_scores=False,  # select by the scores of the refresh before
+    # What becomes of the others.
+    omitted_forward='skip',  # 'mean': their mean output, a constant; 'exact':
+    # computed without gradient (dense forward, sparse backward)
+    rescale='none',  # 'inverse': outputs over the kept share; 'energy': over
+    # the root of the kept share of squared scores
     omitted='frozen',  # moments and decay of omitted rows rest; 'decayed':
-    # they run on a zero gradient (masked execution)
-    channel_multiple=64,  # kept channels are a multiple; 128 on accelerators
+    # they run on a zero gradient
+    bias_correction='global',  # 'per_neuron': Adam counts each neuron's steps
+    rest='device',  # where omitted rows rest; 'host': pinned host memory
   )
 
   config.growth = ml_collections.config_dict.create(

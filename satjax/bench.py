@@ -13,74 +13,29 @@ import functools
 import json
 import os
 import time
-from typing import Any, Self
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-from satjax import bench_table, bench_torch, flops
+from satjax import bench_arms, bench_table, bench_torch
 from satjax import config as config_lib
 from satjax.interop import models
-from satjax.train import phases, window, workdir
 from satjax.train import setup as setup_lib
+from satjax.train import workdir
 
 _WARMUP = 3  # steps of an arm, and refreshes, before any counts
-
-
-@dataclasses.dataclass
-class Arm:
-  """A JAX program with its own state, on its own walk through the batches."""
-
-  setup: setup_lib.Setup
-  phase: phases.Phase
-  batches: Sequence[Any]
-  program: Any
-  compile_seconds: float
-  window: window.Window
-  done: int = 0
-
-  @property
-  def flops(self) -> float:
-    """Of a step, as executed."""
-    config = self.setup.config
-    return config.tokens_per_step * flops.train_flops_per_token(
-      config.model,
-      config.data.seq_len,
-      num_heads=self.phase.heads,
-      mlp_dim=self.phase.channels,
-    )
-
-  def steps(self, count: int) -> float:
-    """Trains `count` steps; the loss of the last one."""
-    for _ in range(count):
-      batch = self.batches[self.done % len(self.batches)]
-      self.window.state, scalars = self.program(self.window.state, batch)
-      self.done += 1
-    jax.block_until_ready(self.window.state)
-    return float(scalars['loss'])
-
-  def refresh(self) -> None:
-    """Changes the selection, as the training loop does."""
-    config = self.setup.config
-    state = window.close(config, self.window)
-    key = jax.random.fold_in(jax.random.key(0), self.done)
-    batch = self.batches[self.done % len(self.batches)]
-    active = window.choose(config, state.params, batch, self.phase, key)
-    self.window = window.open_window(self.setup, state, active)
-    jax.block_until_ready((self.window.state, self.window.resting))
-
-  def twin(self) -> Self:
-    """The same program with a state of its own."""
-    state = jax.tree.map(jnp.copy, self.window.state)
-    return dataclasses.replace(self, window=window.dense(state))
+RATES = (0.25, 0.5, 0.75)
+FORWARDS = ('skip', 'exact')
 
 
 def bench(
   config: config_lib.Config,
   *,
+  rates: Sequence[float] = RATES,
+  forwards: Sequence[str] = FORWARDS,
   rounds: int = 21,
   steps: int = 2,
   torch: bool | None = None,
@@ -93,6 +48,8 @@ def bench(
 
   Args:
     config: what to time.
+    rates: omission rates of heads and channels.
+    forwards: what the omitted part does in the forward pass, for each rate.
     rounds: visits to each arm.
     steps: optimizer steps in a visit.
     torch: whether to time PyTorch too; None: if it is installed.
@@ -118,7 +75,7 @@ def bench(
   )
   before = os.getloadavg()
   arms, losses, unavailable = _make_arms(
-    config, devices, num_steps=rounds * steps, torch=torch
+    config, devices, rates, forwards, num_steps=rounds * steps, torch=torch
   )
   times, refreshes = _time(arms, rounds, steps)
   result = {
@@ -141,12 +98,16 @@ def bench(
   return result
 
 
-def _make_arms(config, devices, *, num_steps, torch):
+def _make_arms(config, devices, rates, forwards, *, num_steps, torch):
   """Arms by name, their first losses, and why an arm is missing."""
   batches = bench_torch.random_batches(config)
-  off = dataclasses.replace(config.sparsity, head_rate=0.0, channel_rate=0.0)
-  dense = dataclasses.replace(config, sparsity=off)
-  first = _arm(setup_lib.make_setup(dense, devices), batches)
+  dense = bench_arms.with_rate(config, 0.0, 'skip')
+  sparse = {
+    (rate, forward): bench_arms.with_rate(config, rate, forward)
+    for rate in rates
+    for forward in forwards
+  }
+  first = bench_arms.make_arm(setup_lib.make_setup(dense, devices), batches)
   arms, unavailable = {'dense': first, 'dense again': first.twin()}, {}
   if torch:
     made, unavailable = bench_torch.make_arms(
@@ -157,79 +118,30 @@ def _make_arms(config, devices, *, num_steps, torch):
     )
     arms |= made
   same = list(arms)
-  setup = setup_lib.make_setup(config, devices)
-  for phase in _sparse_phases(config):
-    rate = f'{phases.omission_rate(config, phase):.4g}'
-    arms[f'sat {rate}'] = _arm(setup, batches, phase)
-    small = setup_lib.make_setup(_compact(dense, phase), devices)
-    arms[f'twin {rate}'] = _arm(small, batches)
-  losses = {}
-  if config.sparsity.is_on:
-    losses['sat 0'] = _whole_selection(first, setup, batches).steps(1)
-    same.append('sat 0')
-  losses |= {name: arm.steps(1) for name, arm in arms.items()}
+  for (rate, forward), changed in sparse.items():
+    setup = setup_lib.make_setup(changed, devices)
+    arms[f'{forward} {rate:g}'] = bench_arms.make_arm(setup, batches)
+    if forward == 'skip':
+      small = bench_arms.compact(dense, changed)
+      small = setup_lib.make_setup(small, devices)
+      arms[f'twin {rate:g}'] = bench_arms.make_arm(small, batches)
+    if f'whole {forward}' not in same:
+      arms[f'whole {forward}'] = bench_arms.whole_selection(first, setup)
+      same.append(f'whole {forward}')
+  losses = {name: arm.steps(1) for name, arm in arms.items()}
   bench_torch.check_losses(
     losses['dense'], {n: losses[n] for n in same}, config.model.dtype
   )
-  return arms, losses, unavailable
-
-
-def _sparse_phases(config):
-  """The shapes of the ladder, each once."""
-  steps = (0, *phases.ladders(config)['mlp'].boundaries)
-  found = (phases.phase_at(config, step) for step in steps)
-  return {(p.heads, p.channels): p for p in found if p.is_sparse}.values()
-
-
-def _arm(setup, batches, phase=None):
-  """Compiles a step, and opens a window if the phase is sparse."""
-  phase = phase or phases.phase_at(setup.config, 0)
-  batches = [setup.put_batch(batch) for batch in batches]
-  start = time.perf_counter()
-  with bench_torch.cold_compiles():
-    program = setup_lib.compile_step(setup, batches[0], phase)
-  seconds = time.perf_counter() - start
-  state = setup_lib.initial_state(setup)
-  arm = Arm(setup, phase, batches, program, seconds, window.dense(state))
-  if phase.is_sparse:
-    arm.refresh()
-  return arm
-
-
-def _compact(config, phase):
-  """A model that is natively as small as a sub-network of the dense one."""
-  model, kv_heads = config.model, config.model.num_kv_heads
-  if kv_heads == model.num_heads:
-    kv_heads = phase.heads
-  model = dataclasses.replace(
-    model,
-    num_heads=phase.heads,
-    num_kv_heads=kv_heads,
-    mlp_dim=phase.channels,
-  )
-  return dataclasses.replace(config, model=model)
-
-
-def _whole_selection(dense, setup, batches):
-  """An arm that gathers every neuron: the dense model by way of SAT."""
-  model, arm = setup.config.model, dense.twin()
-  if setup_lib.is_masked(setup.config):
-    arm = _arm(setup, batches, dense.phase)
-  counts = {'heads': model.num_heads, 'mlp': model.mlp_dim}
-  if model.num_kv_heads == model.num_heads:
-    counts['kv_heads'] = model.num_heads
-  rows = {
-    name: jnp.tile(jnp.arange(count), (model.num_layers, 1))
-    for name, count in counts.items()
-  }
-  arm.window = window.open_window(setup, arm.window.state, rows)
-  return arm
+  timed = {n: arm for n, arm in arms.items() if not n.startswith('whole')}
+  return timed, losses, unavailable
 
 
 def _time(arms, rounds, steps):
   """Seconds of a step, by arm and round, and of a refresh."""
   refreshes = {
-    name: arm.refresh for name, arm in arms.items() if name.startswith('sat')
+    name: arm.refresh
+    for name, arm in arms.items()
+    if isinstance(arm, bench_arms.Arm) and arm.window.chosen
   }
   for arm in arms.values():
     arm.steps(_WARMUP)
@@ -282,12 +194,12 @@ def _summarise(config, arms, seconds, refreshes):
       'compile_seconds': arm.compile_seconds,
       'step_seconds': seconds[name].tolist(),
     }
+    if isinstance(arm, bench_arms.Arm):
+      result[name]['memory'] = arm.memory
     if name in refresh:
-      twin = bench_table.spread(
-        total[name] / total[name.replace('sat', 'twin')]
-      )
-      result[name] |= {
-        'refresh_seconds': refreshes[name],
-        'overhead': twin['median'] - 1,
-      }
+      result[name]['refresh_seconds'] = refreshes[name]
+      result[name]['refresh_share'] = refresh[name] / every / median
+    twin = name.replace('skip', 'twin')
+    if name.startswith('skip'):
+      result[name]['twin'] = bench_table.spread(total[name] / total[twin])
   return result

@@ -35,10 +35,12 @@ def claim(value: float, floor: float) -> str:
 def render(result: Mapping[str, Any]) -> str:
   """The result as a Markdown table, and what it takes to judge it."""
   floor, arms = result['noise'], result['arms']
+  memory = arms['dense']['memory']
   lines = [
     '| arm | ms/step | tokens/s | time / dense | range | speed-up'
-    ' | FLOPs limit | efficiency | time / twin | compile s |',
-    '|' + ' --- |' * 10,
+    ' | FLOPs limit | efficiency | time / twin | refresh | memory | compile s'
+    ' |',
+    '|' + ' --- |' * 12,
   ]
   for name, arm in arms.items():
     ratio = arm['ratio']
@@ -51,7 +53,9 @@ def render(result: Mapping[str, Any]) -> str:
       claim(1 / ratio['median'], floor) if name != 'dense' else '1',
       f'{arm["limit"]:.3f}x',
       f'{arm["efficiency"]:.3f}',
-      claim(1 + arm['overhead'], floor) if 'overhead' in arm else '',
+      f'{arm["twin"]["median"]:.3f}' if 'twin' in arm else '',
+      f'{arm["refresh_share"]:.1%}' if 'refresh_share' in arm else '',
+      f'{arm["memory"] / memory:.3f}' if 'memory' in arm else '',
       f'{arm["compile_seconds"]:.1f}',
     ]
     lines.append(f'| {" | ".join(cells)} |')
@@ -70,15 +74,19 @@ def _notes(result):
     f' {config["train"]["batch_size"]} x {config["data"]["seq_len"]} tokens in'
     f' {config["model"]["dtype"]}.',
   ]
+  every = config['sparsity']['refresh_every']
   for name, arm in arms.items():
-    if 'overhead' in arm:
+    if 'refresh_seconds' in arm:
       step = 1e3 * float(np.median(arm['step_seconds']))
       refresh = 1e3 * float(np.median(arm['refresh_seconds']))
-      every = config['sparsity']['refresh_every']
       notes.append(
         f'{name}: step {step:.1f} ms, and refresh {refresh:.1f} ms every'
-        f' {every} steps.'
+        f' {every} steps (probe, selection, write-back, gather).'
       )
+  notes.append(
+    'Memory: of a step at its peak by the compiler, and of what rests on the'
+    f' device, over dense ({arms["dense"]["memory"] / 2**20:.0f} MiB).'
+  )
   torch = [arms[n]['ratio']['median'] for n in bench_torch.NAMES if n in arms]
   if torch:
     notes.append(

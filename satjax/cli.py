@@ -9,25 +9,7 @@ import json
 import os
 import sys
 
-from satjax import errors
-
-_DESCRIPTION = """\
-satjax makes training large language models cheaper: sparsity-accelerated
-training (SAT) and model growth, in JAX.
-
-  satjax train --config=configs/tiny.py --workdir=runs/tiny
-  satjax generate --workdir=runs/tiny --prompt='def '
-  satjax export --workdir=runs/tiny --out=models/tiny
-
-`satjax COMMAND --help` says more. Every key of a configuration can be given on
-the command line, such as --config.train.num_steps=100; configs/base.py lists
-them with their units.
-"""
-_EXIT_CODES = """\
-exit codes: 0 done; 75 stopped and saved, run the same command again; 78 bad
-configuration; 65 bad data or checkpoint; 74 input/output; 70 the loss is no
-longer finite, or an internal error
-"""
+from satjax import cli_options, errors
 
 
 def _train(options) -> None:
@@ -104,84 +86,36 @@ def _export(options) -> None:
   print(f'wrote step {run.step} of {options.workdir} to {options.out}')
 
 
+def _plan(options) -> None:
+  from satjax import config_file, plan
+
+  config = config_file.load(options.config, options.overrides)
+  print(plan.render(plan.plan(config)))
+
+
+def _report(options) -> None:
+  from satjax import report
+
+  print(report.tables(options.workdirs), end='')
+  if options.out:
+    report.report(options.workdirs, options.out)
+    print(f'wrote {options.out}')
+
+
 def _bench(options) -> None:
   from satjax import bench, bench_table, config_file
 
   config = config_file.load(options.config, options.overrides)
-  result = bench.bench(config, rounds=options.rounds, out=options.out)
+  result = bench.bench(
+    config,
+    rates=options.rates,
+    forwards=options.forwards,
+    rounds=options.rounds,
+    out=options.out,
+  )
   print(bench_table.render(result))
 
 
-_OPTIONS = {
-  '--config': {
-    'metavar': 'FILE',
-    'required': True,
-    'help': 'Python file with get_config(), or the config.json of a run',
-  },
-  '--workdir': {'metavar': 'DIR', 'help': 'folder of a run'},
-  '--model': {
-    'metavar': 'MODEL_DIR',
-    'help': 'Hugging Face directory, instead of --workdir',
-  },
-  '--step': {
-    'metavar': 'N',
-    'type': int,
-    'help': 'checkpoint to take, in completed steps (default: the newest)',
-  },
-  '--out': {'metavar': 'PATH', 'help': 'what to write'},
-  '--data': {
-    'metavar': 'SOURCE',
-    'action': 'append',
-    'help': 'held-out text, such as stdlib:docs or text:books/*.txt; may be'
-    ' given again (default: that of the run, or stdlib:docs)',
-  },
-  '--tokenizer': {
-    'metavar': 'TOKENIZER',
-    'default': 'byte',
-    'help': 'of a --model directory (default: byte)',
-  },
-  '--seq_len': {
-    'metavar': 'N',
-    'type': int,
-    'default': 256,
-    'help': 'tokens in a row, for a --model directory (default: 256)',
-  },
-  '--batches': {
-    'metavar': 'N',
-    'type': int,
-    'help': 'batches of each source, at most (default: as the run, or 16)',
-  },
-  '--prompt': {'metavar': 'TEXT', 'default': '', 'help': 'text to continue'},
-  '--max_tokens': {
-    'metavar': 'N',
-    'type': int,
-    'default': 128,
-    'help': 'new tokens, at most (default: 128)',
-  },
-  '--temperature': {
-    'metavar': 'T',
-    'type': float,
-    'default': 0.0,
-    'help': '0: always the most likely token (default); 1: sample',
-  },
-  '--seed': {
-    'metavar': 'N',
-    'type': int,
-    'default': 0,
-    'help': 'of the sampling (default: 0)',
-  },
-  '--dtype': {
-    'choices': ('float32', 'bfloat16'),
-    'default': 'float32',
-    'help': 'of the stored weights (default: float32)',
-  },
-  '--rounds': {
-    'metavar': 'N',
-    'type': int,
-    'default': 21,
-    'help': 'paired rounds (default: 21)',
-  },
-}
 _MODEL = ('--workdir', '--step', '--model', '--tokenizer')
 
 # Command: function, summary, options, of which these are required.
@@ -212,11 +146,25 @@ _COMMANDS = {
     ('--workdir', '--step', '--out', '--dtype'),
     ('--workdir', '--out'),
   ),
+  'plan': (
+    _plan,
+    'the ladder of a configuration before it runs: what each rung keeps, and'
+    ' the speed-up that its FLOPs allow',
+    ('--config',),
+    (),
+  ),
+  'report': (
+    _report,
+    'tables of some runs; --out writes them with plots as one HTML file',
+    ('workdirs', '--out'),
+    (),
+  ),
   'bench': (
     _bench,
-    'paired step times: dense, every rung, its compact twin, and PyTorch where'
-    ' that is installed; --out writes JSON, and Markdown beside it',
-    ('--config', '--rounds', '--out'),
+    'paired step times: dense, some omission rates, their compact twins, and'
+    ' PyTorch where that is installed; --out writes JSON, and Markdown beside'
+    ' it',
+    ('--config', '--rates', '--forwards', '--rounds', '--out'),
     (),
   ),
 }
@@ -259,12 +207,12 @@ def entry() -> None:
 
 def _parser() -> argparse.ArgumentParser:
   shared = {
-    'epilog': _EXIT_CODES,
+    'epilog': cli_options.EXIT_CODES,
     'formatter_class': argparse.RawDescriptionHelpFormatter,
     'allow_abbrev': False,
   }
   parser = argparse.ArgumentParser(
-    prog='satjax', description=_DESCRIPTION, **shared
+    prog='satjax', description=cli_options.DESCRIPTION, **shared
   )
   commands = parser.add_subparsers(metavar='COMMAND')
   for name, (run, summary, flags, required) in _COMMANDS.items():
@@ -274,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=run)
     for flag in flags:
       extra = {'required': True} if flag in required else {}
-      command.add_argument(flag, **(_OPTIONS[flag] | extra))
+      command.add_argument(flag, **(cli_options.OPTIONS[flag] | extra))
   return parser
 
 

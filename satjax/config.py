@@ -1,7 +1,8 @@
 """The only schema: frozen dataclasses that say what a configuration may hold.
 
-Values live in `configs/`; types, ranges and rules live here, once. The field
-declarations are the reference of allowed values, and every error quotes them.
+Values live in `configs/`; types and ranges live in `config_groups`, and here
+the rules that need more than one group. The field declarations are the
+reference of allowed values, and every error quotes them.
 """
 
 from collections.abc import Mapping
@@ -11,182 +12,16 @@ from typing import Any, Self
 
 import ml_collections
 
-from satjax import errors, schema
-
-
-def _source_mixture(empty: bool) -> Any:
-  return schema.rule(
-    lambda value: (value or empty) and all(map(_is_weighted_source, value)),
-    "a tuple of sources or (source, weight), such as ('stdlib:docs',) or"
-    " (('stdlib:docs', 0.7), ('text:books/*.txt', 0.3)), weights above 0",
-  )
-
-
-def _is_weighted_source(value: Any) -> bool:
-  if isinstance(value, str):
-    return bool(value)
-  if not isinstance(value, (tuple, list)) or len(value) != 2:
-    return False
-  source, weight = value
-  return (
-    isinstance(source, str)
-    and schema.is_number(weight)
-    and 0 < weight < math.inf
-  )
-
-
-def _is_hop(value: Any) -> bool:
-  if not isinstance(value, (tuple, list)) or len(value) != 3:
-    return False
-  at_tokens, operator, factor = value
-  whole = schema.is_whole(at_tokens) and schema.is_whole(factor)
-  return whole and at_tokens >= 1 and factor >= 1 and operator == 'stack'
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig(schema.Group):
-  """A Llama-style decoder. See `configs/base.py` for units and defaults."""
-
-  num_layers: int = schema.at_least(1)
-  embed_dim: int = schema.at_least(1)
-  num_heads: int = schema.at_least(1)
-  num_kv_heads: int = schema.at_least(1)
-  head_dim: int = schema.rule(
-    lambda v: v >= 2 and v % 2 == 0, 'even, at least 2'
-  )
-  mlp_dim: int = schema.at_least(1)
-  vocab_size: int = schema.at_least(2)
-  tied: bool = schema.one_of(True, False)
-  rope_theta: float = schema.above(0)
-  norm_eps: float = schema.above(0)
-  dtype: str = schema.one_of('float32', 'bfloat16')
-  scan: bool = schema.one_of(True, False)
-  remat: str = schema.one_of('none', 'full')
-  init_from: str = schema.rule(lambda v: True, 'a model directory, or empty')
-
-  def problems(self) -> list[str]:
-    if self.num_heads % self.num_kv_heads:
-      return [
-        f'num_heads {self.num_heads} is not a multiple of num_kv_heads'
-        f' {self.num_kv_heads}; every key/value head serves the same number'
-        ' of query heads'
-      ]
-    return []
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig(schema.Group):
-  """Which text, how it is cut into tokens and rows."""
-
-  train: tuple = _source_mixture(empty=False)
-  eval: tuple = _source_mixture(empty=True)
-  tokenizer: str = schema.one_of('byte')
-  seq_len: int = schema.at_least(2)
-  held_out: float = schema.rule(lambda v: 0 < v < 1, 'between 0 and 1')
-  seed: int = schema.at_least(0)
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig(schema.Group):
-  """How long, in which batches, and how often to look."""
-
-  num_steps: int = schema.at_least(1)
-  batch_size: int = schema.at_least(1)
-  microbatch_size: int = schema.at_least(0)
-  seed: int = schema.at_least(0)
-  log_every: int = schema.at_least(1)
-  eval_every: int = schema.at_least(0)
-  eval_batches: int = schema.at_least(1)
-  checkpoint_every: int = schema.at_least(0)
-  keep_checkpoints: int = schema.at_least(1)
-
-  def problems(self) -> list[str]:
-    if self.microbatch_size and self.batch_size % self.microbatch_size:
-      return [
-        f'microbatch_size {self.microbatch_size} does not divide batch_size'
-        f' {self.batch_size}; use a divisor, or 0 for no accumulation'
-      ]
-    return []
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig(schema.Group):
-  """The optax chain and its learning-rate schedule."""
-
-  name: str = schema.one_of('adamw', 'lion', 'adafactor', 'muon', 'sgd')
-  schedule: str = schema.one_of('cosine', 'wsd', 'constant')
-  peak_lr: float = schema.above(0)
-  end_lr: float = schema.at_least(0)
-  warmup_steps: int = schema.at_least(0)
-  decay_steps: int = schema.at_least(0)
-  b1: float = schema.between(0, 1)
-  b2: float = schema.between(0, 1)
-  eps: float = schema.above(0)
-  weight_decay: float = schema.at_least(0)
-  clip_norm: float = schema.at_least(0)
-
-  def problems(self) -> list[str]:
-    if self.end_lr > self.peak_lr:
-      return [f'end_lr {self.end_lr} is above peak_lr {self.peak_lr}']
-    return []
-
-
-@dataclasses.dataclass(frozen=True)
-class SparsityConfig(schema.Group):
-  """SAT: what is left out of a step, and the ladder back to dense."""
-
-  execution: str = schema.one_of('compact', 'masked')
-  head_rate: float = schema.between(0, 1)
-  channel_rate: float = schema.between(0, 1)
-  importance: str = schema.one_of('uniform', 'magnitude', 'maxip')
-  selection: str = schema.one_of('top_k', 'sample')
-  temperature: float = schema.above(0)
-  split: float = schema.fraction()
-  rungs: int = schema.at_least(1)
-  refresh_every: int = schema.at_least(1)
-  probe: float = schema.fraction()
-  omitted: str = schema.one_of('frozen', 'decayed')
-  channel_multiple: int = schema.at_least(1)
-
-  @property
-  def is_on(self) -> bool:
-    return self.head_rate > 0 or self.channel_rate > 0
-
-  def problems(self) -> list[str]:
-    if self.omitted == 'decayed' and self.execution == 'compact':
-      return [
-        "omitted 'decayed' needs execution 'masked': compact execution leaves"
-        " omitted rows untouched; use 'frozen'"
-      ]
-    return []
-
-
-@dataclasses.dataclass(frozen=True)
-class GrowthConfig(schema.Group):
-  """Growth of the model during the run."""
-
-  hops: tuple = schema.rule(
-    lambda hops: all(map(_is_hop, hops)),
-    "a tuple of (at_tokens, 'stack', factor), such as ((1000000, 'stack', 2),)",
-  )
-  opt_state: str = schema.one_of('grow', 'reset')
-
-  def problems(self) -> list[str]:
-    starts = [hop[0] for hop in self.hops]
-    if starts != sorted(set(starts)):
-      return [f'hops happen at {starts} tokens; these must increase']
-    return []
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig(schema.Group):
-  """Device mesh; the product of the axes is the number of devices."""
-
-  data: int = schema.rule(
-    lambda v: v == -1 or v >= 1, 'at least 1, or -1: the rest'
-  )
-  fsdp: int = schema.at_least(1)
-  tensor: int = schema.at_least(1)
+from satjax import counts, errors, schema
+from satjax.config_groups import (
+  DataConfig,
+  GrowthConfig,
+  MeshConfig,
+  ModelConfig,
+  OptimizerConfig,
+  SparsityConfig,
+  TrainConfig,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,18 +90,130 @@ class Config:
         f'config.optimizer.decay_steps {opt.decay_steps} has a meaning only'
         f" with schedule 'wsd', not {opt.schedule!r}; set it to 0"
       )
-    if self.sparsity.is_on and opt.name == 'adafactor':
-      problems.append(
+    problems += self._hop_problems()
+    if self.sparsity.is_on:
+      problems += self._layer_problems() + self._ladder_problems()
+      problems += self._head_problems() + self._channel_problems()
+      problems += self._optimizer_problems()
+    return problems
+
+  def _layer_problems(self) -> list[str]:
+    sparsity, layers = self.sparsity, self.model.num_layers
+    found = []
+    if sparsity.layer_scale and len(sparsity.layer_scale) != layers:
+      found.append(
+        f'config.sparsity.layer_scale has {len(sparsity.layer_scale)} factors'
+        f' for model.num_layers {layers}; give one for each layer, or ()'
+      )
+    if sparsity.layer_scale and self.growth.hops:
+      found.append(
+        'config.sparsity.layer_scale names layers, and growth.hops changes how'
+        ' many there are; use sparsity.dense_layers, or no hops'
+      )
+    if sum(sparsity.dense_layers) >= layers:
+      found.append(
+        f'config.sparsity.dense_layers {sparsity.dense_layers} leaves none of'
+        f' {layers} layers to omit anything from; keep fewer dense'
+      )
+    return found
+
+  def _ladder_problems(self) -> list[str]:
+    sparsity, steps = self.sparsity, self.train.num_steps
+    if sparsity.shape == 'linear' or sparsity.split == 1:
+      return []
+    room = (1 - sparsity.split) * (1 - sparsity.warm_start) * steps
+    most = math.floor(round(room, 6))
+    if sparsity.rungs <= most:
+      return []
+    return [
+      f'config.sparsity.rungs {sparsity.rungs} do not fit into the last'
+      f' {most} of {steps} steps, which sparsity.split {sparsity.split} leaves'
+      f' for them; use at most {most} rungs, or split 1.0 for none'
+      if most
+      else f'config.sparsity.split {sparsity.split} leaves no step of {steps}'
+      f' for the ladder; use at most {1 - 1 / steps:.4g}, or 1.0 for no ladder'
+    ]
+
+  def _head_problems(self) -> list[str]:
+    sparsity, model = self.sparsity, self.model
+    shape = (
+      model.num_heads,
+      model.num_kv_heads,
+      sparsity.granularity,
+      sparsity.shards,
+    )
+    step, rate = counts.head_step(*shape), sparsity.head_rate
+    if model.num_heads % step:
+      return [
+        f'config.sparsity.shards {sparsity.shards} can not share'
+        f' {model.num_heads} heads in {model.num_kv_heads} key/value groups out'
+        ' evenly; use a divisor of both'
+      ]
+    if not rate:
+      return []
+    tiles = rate * model.num_heads / step
+    is_whole = step == 1 or math.isclose(tiles, round(tiles), abs_tol=1e-9)
+    kept = counts.kept_count(model.num_heads, rate, step)
+    return _rate_problem(
+      'head_rate',
+      rate,
+      is_whole and kept < model.num_heads,
+      'heads',
+      model.num_heads,
+      step,
+    )
+
+  def _channel_problems(self) -> list[str]:
+    sparsity, total = self.sparsity, self.model.mlp_dim
+    if sparsity.channel_multiple > total:
+      return [
+        f'config.sparsity.channel_multiple {sparsity.channel_multiple} is'
+        f' above model.mlp_dim {total}; use at most {total}'
+      ]
+    step, rate = self.channel_step, sparsity.channel_rate
+    if total % sparsity.shards or step > total:
+      return [
+        f'config.sparsity.shards {sparsity.shards} can not share {total}'
+        f' channels out evenly in multiples of {sparsity.channel_multiple};'
+        ' use a divisor'
+      ]
+    if not rate:
+      return []
+    kept = counts.kept_count(total, rate, step)
+    return _rate_problem(
+      'channel_rate', rate, kept < total, 'channels', total, step
+    )
+
+  @property
+  def channel_step(self) -> int:
+    """Kept channels come in multiples of this."""
+    return math.lcm(self.sparsity.channel_multiple, self.sparsity.shards)
+
+  def _optimizer_problems(self) -> list[str]:
+    sparsity, name = self.sparsity, self.optimizer.name
+    found = []
+    if name == 'adafactor':
+      found.append(
         "config.optimizer.name 'adafactor' factors its moments across neurons,"
         ' so omitted neurons can not rest; with sparsity use adamw, lion, muon'
         ' or sgd, or set both omission rates to 0'
       )
-    if self.sparsity.channel_multiple > self.model.mlp_dim:
-      problems.append(
-        f'config.sparsity.channel_multiple {self.sparsity.channel_multiple} is'
-        f' above model.mlp_dim {self.model.mlp_dim}'
+    if (name, sparsity.omitted, sparsity.execution) == (
+      'muon',
+      'decayed',
+      'compact',
+    ):
+      found.append(
+        "config.optimizer.name 'muon' mixes the neurons of a matrix, so the"
+        ' updates of omitted ones can not be replayed; use sparsity.omitted'
+        " 'frozen', or execution 'masked'"
       )
-    return problems + self._hop_problems()
+    if sparsity.bias_correction == 'per_neuron' and name != 'adamw':
+      found.append(
+        "config.sparsity.bias_correction 'per_neuron' counts steps for"
+        f" optimizer 'adamw', not {name!r}; use 'global'"
+      )
+    return found
 
   def _hop_problems(self) -> list[str]:
     steps = {}
@@ -285,6 +232,17 @@ class Config:
         ]
       steps[step] = at_tokens
     return []
+
+
+def _rate_problem(key, rate, is_good, what, total, step) -> list[str]:
+  if is_good:
+    return []
+  near = counts.nearest_rates(total, step, rate)
+  use = ' or '.join(f'{x:.6g}' for x in near) or '0'
+  return [
+    f'config.sparsity.{key} {rate} can not be realised: {total} {what} are left'
+    f' out in multiples of {step}; use {use}'
+  ]
 
 
 def allowed(key: str) -> str:

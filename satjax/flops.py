@@ -5,42 +5,92 @@ is twice the forward pass. Only what is executed counts: omitted neurons earn no
 credit.
 """
 
+from collections.abc import Sequence
+import dataclasses
+
 from satjax import config as config_lib
+
+# Dense bfloat16 FLOPs a second, from data sheets, by device kind.
+PEAK = {
+  'NVIDIA A100': 312e12,
+  'NVIDIA H100': 989e12,
+  'NVIDIA H200': 989e12,
+  'TPU v4': 275e12,
+  'TPU v5 lite': 197e12,
+  'TPU v5p': 459e12,
+  'TPU v5': 459e12,
+  'TPU v6 lite': 918e12,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """What takes part in one layer: query heads, key/value heads, channels."""
+
+  heads: int
+  kv_heads: int
+  channels: int
+
+
+def dense_layers(model: config_lib.ModelConfig) -> tuple[Layer, ...]:
+  """Every layer of a model, whole."""
+  layer = Layer(model.num_heads, model.num_kv_heads, model.mlp_dim)
+  return (layer,) * model.num_layers
 
 
 def forward_flops_per_token(
   model: config_lib.ModelConfig,
   seq_len: int,
-  *,
-  num_layers: int | None = None,
-  num_heads: int | None = None,
-  mlp_dim: int | None = None,
+  layers: Sequence[Layer] | None = None,
 ) -> float:
   """FLOPs of one token in the forward pass of rows of `seq_len` tokens.
 
   Args:
     model: the dense model.
     seq_len: tokens in a row.
-    num_layers: layers that run; None: all.
-    num_heads: query heads that run; None: all. Without grouped queries keys and
-      values go with them.
-    mlp_dim: channels that run; None: all.
+    layers: what takes part in each layer; None: everything.
   """
-  layers = model.num_layers if num_layers is None else num_layers
-  heads = model.num_heads if num_heads is None else num_heads
-  channels = model.mlp_dim if mlp_dim is None else mlp_dim
-  kv_heads = model.num_kv_heads
-  if kv_heads == model.num_heads:
-    kv_heads = heads
-  dim = model.embed_dim
-  linear = 4 * dim * model.head_dim * (heads + kv_heads)
-  scores = 2 * heads * model.head_dim * seq_len
-  mlp = 6 * dim * channels
-  return layers * (linear + scores + mlp) + 2 * dim * model.vocab_size
+  if layers is None:
+    layers = dense_layers(model)
+  blocks = sum(_layer_flops(model, seq_len, layer) for layer in layers)
+  return blocks + _head_flops(model)
 
 
 def train_flops_per_token(
-  model: config_lib.ModelConfig, seq_len: int, **counts: int | None
+  model: config_lib.ModelConfig,
+  seq_len: int,
+  layers: Sequence[Layer] | None = None,
+  *,
+  dense_forward: bool = False,
 ) -> float:
-  """Forward and backward; arguments as `forward_flops_per_token`."""
-  return 3 * forward_flops_per_token(model, seq_len, **counts)
+  """FLOPs of one token, forward and backward.
+
+  Args:
+    model: the dense model.
+    seq_len: tokens in a row.
+    layers: what takes part in each layer; None: everything.
+    dense_forward: whether the omitted part runs too, forward only
+      (`omitted_forward='exact'`): a third of dense and two thirds of `layers`.
+  """
+  part = forward_flops_per_token(model, seq_len, layers)
+  if not dense_forward or layers is None:
+    return 3 * part
+  whole = dataclasses.replace(model, num_layers=len(layers))
+  return forward_flops_per_token(whole, seq_len) + 2 * part
+
+
+def peak_flops(device_kind: str) -> float | None:
+  """Data-sheet FLOPs a second of a device; None where unknown (CPUs)."""
+  known = [name for name in PEAK if device_kind.startswith(name)]
+  return PEAK[max(known, key=len)] if known else None
+
+
+def _layer_flops(model, seq_len, layer):
+  dim, head_dim = model.embed_dim, model.head_dim
+  linear = 4 * dim * head_dim * (layer.heads + layer.kv_heads)
+  scores = 2 * layer.heads * head_dim * seq_len
+  return linear + scores + 6 * dim * layer.channels
+
+
+def _head_flops(model):
+  return 2 * model.embed_dim * model.vocab_size

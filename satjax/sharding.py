@@ -1,6 +1,7 @@
 """Device mesh, and the one table from logical axes to mesh axes."""
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 import jax
@@ -76,6 +77,7 @@ def check_divides(config: config_lib.Config, mesh: Mesh) -> None:
       )
 
 
+@functools.cache
 def leaf_sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> Any:
   """Where one leaf of a train state lives; unnamed leaves are replicated.
 

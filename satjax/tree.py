@@ -4,13 +4,17 @@ One table names the axes of every leaf. Growth gathers along `layers`, SAT
 gathers along `heads`, `kv_heads` and `mlp`, and sharding maps the same names
 to mesh axes. Optimizer moments mirror the parameters, so that a moment is
 found by the end of its path.
+
+`blocks` holds all layers in one stack. A sub-network whose layers differ in
+size holds a tuple of stacks that follow each other: `blocks/0/...`.
 """
 
 from collections.abc import Callable, Mapping
+import functools
+import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 PyTree = Any
 
@@ -35,9 +39,10 @@ def path_of(keys: tuple[Any, ...]) -> str:
   return jax.tree_util.keystr(keys, simple=True, separator='/')
 
 
+@functools.cache
 def param_of(path: str) -> str | None:
   """The parameter that a leaf is or mirrors: '0/mu/blocks/mlp/up' -> the up."""
-  parts = path.split('/')
+  parts = re.sub(r'\bblocks/\d+/', 'blocks/', path).split('/')
   for start in range(len(parts)):
     name = '/'.join(parts[start:])
     if name in AXES:
@@ -72,6 +77,18 @@ def flatten(tree: PyTree) -> dict[str, Any]:
   return {path_of(keys): leaf for keys, leaf in leaves}
 
 
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """Nested dicts from slash-separated paths: inverse of `flatten` for dicts."""
+  nested = {}
+  for path, leaf in leaves.items():
+    *folders, name = path.split('/')
+    inner = nested
+    for folder in folders:
+      inner = inner.setdefault(folder, {})
+    inner[name] = leaf
+  return nested
+
+
 def indexed_axis(
   path: str, ndim: int, index: Mapping[str, Any]
 ) -> tuple[str, int] | None:
@@ -83,22 +100,15 @@ def indexed_axis(
   return None
 
 
-def take_rows(x: jax.Array, rows_LR: jax.Array) -> jax.Array:
-  """Row `rows_LR[l, r]` of layer l, for a leaf `[layers, rows, ...]`."""
-
-  def take(layer, rows):
-    return jnp.take(layer, rows, axis=0, mode='clip')
-
-  return jax.vmap(take)(x, rows_LR)
+def is_params(node: PyTree) -> bool:
+  """Whether a node of a state is a tree of parameters, or mirrors one."""
+  return isinstance(node, dict) and 'blocks' in node
 
 
-def put_rows(x: jax.Array, rows_LR: jax.Array, values: jax.Array) -> jax.Array:
-  """Inverse of `take_rows`: sorted, distinct rows return to their places."""
-
-  def put(layer, rows, new):
-    return layer.at[rows].set(new, unique_indices=True, indices_are_sorted=True)
-
-  return jax.vmap(put)(x, rows_LR, values)
+def stacks(params: PyTree) -> tuple[PyTree, ...]:
+  """The stacks of layers of a parameter tree, from the first layer on."""
+  blocks = params['blocks']
+  return tuple(blocks) if isinstance(blocks, (tuple, list)) else (blocks,)
 
 
 def num_params(params: PyTree) -> int:
@@ -106,27 +116,33 @@ def num_params(params: PyTree) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def neuron_units(params: PyTree) -> dict[str, dict[str, tuple[int, int]]]:
+def neuron_units(
+  params: PyTree, names: Mapping[str, tuple[str, ...]] | None = None
+) -> dict[str, dict[str, tuple[int, int]]]:
   """The leaves that make up a head and a channel of the parameter tree.
 
+  Args:
+    params: arrays, or anything with a shape.
+    names: which named axes number the neurons of a unit. Default: 'mlp', and
+      'heads'; a head owns its rows of key and value only if every head has its
+      own (no grouped queries).
+
   Returns:
-    `{'heads': {path: (layer axis, head axis)}, 'mlp': {...}}`. A head owns its
-    rows of key and value only if every head has its own (no grouped queries).
+    `{'heads': {path: (layer axis, head axis)}, 'mlp': {...}}`.
   """
   leaves = flatten(params)
-  grouped = (
-    leaves['blocks/attention/key'].shape[1]
-    != leaves['blocks/attention/query'].shape[1]
-  )
-  members = {
-    'heads': ('heads',) if grouped else ('heads', 'kv_heads'),
-    'mlp': ('mlp',),
-  }
+  if names is None:
+    grouped = (
+      leaves['blocks/attention/key'].shape[1]
+      != leaves['blocks/attention/query'].shape[1]
+    )
+    heads = ('heads',) if grouped else ('heads', 'kv_heads')
+    names = {'heads': heads, 'mlp': ('mlp',)}
   return {
     unit: {
       path: (0, 1)
       for path in leaves
-      if any(name in AXES.get(path, ()) for name in names)
+      if any(name in AXES.get(path, ()) for name in axes)
     }
-    for unit, names in members.items()
+    for unit, axes in names.items()
   }

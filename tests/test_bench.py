@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from configs import bench_cpu, tiny
-from satjax import bench, bench_table, bench_torch, errors
+from configs import bench_cpu, bench_cpu_plus, tiny
+from satjax import bench, bench_arms, bench_table, bench_torch, errors
 from satjax import config as config_lib
 
-JAX_ARMS = {'dense', 'dense again', 'sat 0.5', 'twin 0.5'}
+JAX_ARMS = {'dense', 'dense again', 'skip 0.5', 'twin 0.5', 'exact 0.5'}
 
 
 def make_config(**sparsity) -> config_lib.Config:
@@ -31,6 +31,7 @@ def make_config(**sparsity) -> config_lib.Config:
 
 
 def run(config, **options):
+  options = {'rates': (0.5,), **options}
   return bench.bench(
     config, rounds=2, steps=1, devices=jax.devices()[:1], **options
   )
@@ -61,25 +62,37 @@ def test_dense_is_the_unit(written):
 
 
 def test_sat_bears_its_refreshes(written):
-  sat = written[0]['arms']['sat 0.5']
+  sat = written[0]['arms']['skip 0.5']
   refresh = np.median(sat['refresh_seconds'])
   assert len(sat['refresh_seconds']) == 2 and refresh > 0
   # config.sparsity.refresh_every is 4 here.
   expected = np.median(sat['step_seconds']) + refresh / 4
   np.testing.assert_allclose(sat['seconds'], expected)
+  np.testing.assert_allclose(sat['refresh_share'], refresh / 4 / expected)
 
 
 def test_twin_computes_what_sat_does(written):
   arms = written[0]['arms']
-  assert arms['sat 0.5']['flops'] == arms['twin 0.5']['flops']
-  assert arms['sat 0.5']['limit'] > 1
-  assert -1 < arms['sat 0.5']['overhead'] < np.inf
+  assert arms['skip 0.5']['flops'] == arms['twin 0.5']['flops']
+  assert arms['skip 0.5']['limit'] > arms['exact 0.5']['limit'] > 1
+  assert arms['skip 0.5']['twin']['median'] > 0
+  assert 'twin' not in arms['exact 0.5']
+
+
+def test_a_sub_network_takes_less_memory_though_the_rest_is_counted(written):
+  memory = {n: arm['memory'] for n, arm in written[0]['arms'].items()}
+  assert memory['twin 0.5'] < memory['skip 0.5'] < memory['dense']
 
 
 def test_whole_selection_is_the_dense_model(written):
   losses = written[0]['losses']
-  assert losses['sat 0'] == losses['dense'] == losses['dense again']
-  assert losses['sat 0.5'] != losses['dense']
+  assert losses['whole skip'] == losses['dense'] == losses['dense again']
+  assert losses['skip 0.5'] != losses['dense']
+
+
+def test_the_exact_forward_pass_is_dense(written):
+  losses = written[0]['losses']
+  np.testing.assert_allclose(losses['exact 0.5'], losses['dense'], rtol=1e-5)
 
 
 def test_files_hold_the_result_and_its_table(written):
@@ -88,8 +101,8 @@ def test_files_hold_the_result_and_its_table(written):
   assert path.with_suffix('.md').read_text() == bench_table.render(result)
 
 
-def test_without_sparsity_only_dense_is_timed():
-  result = run(make_config(head_rate=0.0, channel_rate=0.0), torch=False)
+def test_without_rates_only_dense_is_timed():
+  result = run(make_config(), rates=(), torch=False)
   assert set(result['arms']) == {'dense', 'dense again'}
   bench_table.render(result)
 
@@ -145,8 +158,8 @@ def test_claims_nothing_below_the_noise(value, words):
 def test_table_claims_nothing_below_the_noise(written):
   result = written[0]
   rows = bench_table.render({**result, 'noise': 1e9}).splitlines()
-  row = next(row for row in rows if row.startswith('| sat 0.5 '))
-  assert row.count('no difference') == 2  # speed-up, and time / twin
+  row = next(row for row in rows if row.startswith('| skip 0.5 '))
+  assert row.count('no difference') == 1
   rows = bench_table.render({**result, 'noise': 0.0, 'unavailable': {'x': 'y'}})
   assert '| no difference |' not in rows.replace('dense again', '')
   assert 'x is unavailable: y' in rows
@@ -171,11 +184,17 @@ def test_missing_torch_is_named(monkeypatch):
     bench_torch.is_wanted(True)
 
 
-def test_bench_configuration_has_four_sparse_rungs():
-  config = config_lib.Config.from_dict(bench_cpu.get_config())
-  phases = bench._sparse_phases(config)
-  kept = [(phase.heads, phase.channels) for phase in phases]
-  assert kept == [(4, 512), (5, 640), (6, 768), (7, 896)]
+def test_rates_that_a_model_can_not_realise_are_refused():
+  with pytest.raises(errors.ConfigError, match=r'head_rate 0\.1'):
+    run(make_config(), rates=(0.1,), torch=False)
+
+
+def test_bench_configurations_realise_the_default_rates():
+  for module in (bench_cpu, bench_cpu_plus):
+    config = config_lib.Config.from_dict(module.get_config())
+    for rate in bench.RATES:
+      changed = bench_arms.with_rate(config, rate, 'skip')
+      assert changed.sparsity.head_rate == rate
 
 
 @pytest.mark.parity

@@ -138,7 +138,7 @@ WRONG_VALUES = [
   ('sparsity.head_rate', -0.5, 'from 0 to below 1'),
   ('sparsity.channel_rate', 1.5, 'from 0 to below 1'),
   ('sparsity.channel_rate', math.nan, 'from 0 to below 1'),
-  ('sparsity.importance', 'maxIP', "'uniform' | 'magnitude' | 'maxip'"),
+  ('sparsity.importance', 'maxIP', "'uniform' | 'magnitude' | 'wanda'"),
   ('sparsity.selection', 'random', "'top_k' | 'sample'"),
   ('sparsity.temperature', 0.0, 'above 0'),
   ('sparsity.split', 0.0, 'above 0, up to 1'),
@@ -242,12 +242,94 @@ CONTRADICTIONS = [
     ['config.optimizer.name', "'adafactor'", 'rates to 0'],
   ),
   (
-    {'sparsity.omitted': 'decayed'},
-    ['config.sparsity', "'decayed'", "'masked'", "'frozen'"],
+    {'sparsity.channel_multiple': 769, 'sparsity.channel_rate': 0.5},
+    ['config.sparsity.channel_multiple 769', 'model.mlp_dim 768', 'at most'],
   ),
   (
-    {'sparsity.channel_multiple': 769},
-    ['config.sparsity.channel_multiple 769', 'model.mlp_dim 768'],
+    {'sparsity.channel_rate': 0.01},
+    ['channel_rate 0.01', 'multiples of 64', 'use 0.0833333'],
+  ),
+  # Nine heads in three groups lose a third of their heads, or two.
+  (
+    {
+      'sparsity.head_rate': 0.5,
+      'model.num_heads': 9,
+      'model.num_kv_heads': 3,
+    },
+    ['head_rate 0.5', 'multiples of 3', 'use 0.333333 or 0.666667'],
+  ),
+  (
+    {
+      'sparsity.head_rate': 0.3,
+      'sparsity.granularity': 'group',
+      'model.num_kv_heads': 2,
+    },
+    ['head_rate 0.3', 'multiples of 4', 'use 0.5'],
+  ),
+  (
+    {'sparsity.head_rate': 0.5, 'sparsity.shards': 3},
+    ['sparsity.shards 3', '8 heads'],
+  ),
+  (
+    {'sparsity.channel_rate': 0.5, 'sparsity.shards': 8, 'model.mlp_dim': 772},
+    ['sparsity.shards 8', '772 channels'],
+  ),
+  (
+    {
+      'sparsity.channel_rate': 0.5,
+      'sparsity.rungs': 8,
+      'train.num_steps': 20,
+      'optimizer.warmup_steps': 0,
+    },
+    ['sparsity.rungs 8', 'last 6 of 20 steps', 'at most 6 rungs'],
+  ),
+  (
+    {'sparsity.channel_rate': 0.5, 'sparsity.split': 0.9999},
+    ['sparsity.split 0.9999', 'no step of 1000', '1.0 for no ladder'],
+  ),
+  (
+    {'sparsity.shape': 'linear', 'sparsity.channel_rate': 0.5},
+    ["shape 'linear'", "'compact'", 'rungs=8', "'masked'"],
+  ),
+  (
+    {'sparsity.granularity': 'free', 'sparsity.head_rate': 0.5},
+    ["granularity 'free'", "'masked'", "'per_group'"],
+  ),
+  (
+    {'sparsity.omitted': 'decayed', 'sparsity.omitted_forward': 'exact'},
+    ["omitted 'decayed'", "'exact'", "'frozen'"],
+  ),
+  (
+    {
+      'sparsity.omitted': 'decayed',
+      'sparsity.head_rate': 0.5,
+      'optimizer.name': 'muon',
+    },
+    ["'muon'", "'frozen'", "'masked'"],
+  ),
+  (
+    {'sparsity.rest': 'host', 'sparsity.execution': 'masked'},
+    ["rest 'host'", "'compact'", "'device'"],
+  ),
+  (
+    {'sparsity.rescale': 'energy', 'sparsity.omitted_forward': 'mean'},
+    ["rescale 'energy'", "omitted_forward 'mean'"],
+  ),
+  (
+    {
+      'sparsity.bias_correction': 'per_neuron',
+      'sparsity.head_rate': 0.5,
+      'optimizer.name': 'lion',
+    },
+    ["bias_correction 'per_neuron'", "'adamw'", "'global'"],
+  ),
+  (
+    {'sparsity.layer_scale': (1.0, 0.5), 'sparsity.head_rate': 0.5},
+    ['layer_scale has 2 factors', 'num_layers 6'],
+  ),
+  (
+    {'sparsity.dense_layers': (3, 3), 'sparsity.head_rate': 0.5},
+    ['dense_layers (3, 3)', '6 layers'],
   ),
   (
     {'growth.hops': ((2000, 'stack', 2), (1000, 'stack', 2))},
@@ -297,7 +379,7 @@ def test_one_error_names_every_mistake():
         'train.microbatch_size': 3,
         'train.log_every': GONE,
         'optimizer.peak_lr': math.nan,
-        'sparsity.omitted': 'decayed',
+        'sparsity.shape': 'linear',
         'nonsense': 1,
       }
     )
@@ -308,7 +390,7 @@ def test_one_error_names_every_mistake():
     "config.data.seq_len = 'long'",
     'config.train.log_every is missing',
     'config.optimizer.peak_lr = nan',
-    "omitted 'decayed'",
+    "shape 'linear'",
     'config.nonsense',
   ):
     assert part in text
@@ -324,6 +406,7 @@ def test_rules_between_groups_are_reported_together():
         'optimizer.warmup_steps': 2000,
         'optimizer.decay_steps': 1,
         'sparsity.channel_multiple': 1000,
+        'sparsity.channel_rate': 0.5,
         'growth.hops': ((10 * TOTAL_TOKENS, 'stack', 2),),
       }
     )

@@ -68,19 +68,44 @@ def test_counts_replace_those_of_the_model(kv_heads):
   smaller = dataclasses.replace(
     model, num_layers=1, num_heads=2, num_kv_heads=2, mlp_dim=64
   )
-  found = flops.forward_flops_per_token(
-    model, LENGTH, num_layers=1, num_heads=2, mlp_dim=64
-  )
+  layer = flops.Layer(heads=2, kv_heads=2, channels=64)
+  found = flops.forward_flops_per_token(model, LENGTH, [layer])
   assert found == flops.forward_flops_per_token(smaller, LENGTH)
   assert found < flops.forward_flops_per_token(model, LENGTH)
 
 
 def test_half_of_llama_2_7b_is_1_96_times_cheaper():
   dense = flops.train_flops_per_token(LLAMA_7B, 2048)
-  half = flops.train_flops_per_token(LLAMA_7B, 2048, num_heads=16, mlp_dim=5504)
+  half = flops.train_flops_per_token(
+    LLAMA_7B, 2048, [flops.Layer(16, 16, 5504)] * 32
+  )
   assert round(dense / half, 2) == 1.96
-  mlp = flops.train_flops_per_token(LLAMA_7B, 2048, mlp_dim=5504)
+  mlp = flops.train_flops_per_token(
+    LLAMA_7B, 2048, [flops.Layer(32, 32, 5504)] * 32
+  )
   assert round(dense / mlp, 2) == 1.46
+
+
+def test_a_dense_forward_costs_a_third_of_dense_and_two_of_the_kept():
+  half = [flops.Layer(16, 16, 5504)] * 32
+  dense = flops.train_flops_per_token(LLAMA_7B, 2048)
+  kept = flops.train_flops_per_token(LLAMA_7B, 2048, half)
+  found = flops.train_flops_per_token(LLAMA_7B, 2048, half, dense_forward=True)
+  assert found == pytest.approx(dense / 3 + 2 * kept / 3)
+
+
+@pytest.mark.parametrize(
+  'kind, peak',
+  [
+    ('NVIDIA H200', 989e12),
+    ('NVIDIA H100 80GB HBM3', 989e12),
+    ('TPU v5p', 459e12),
+    ('TPU v5 lite', 197e12),
+    ('cpu', None),
+  ],
+)
+def test_peaks_are_known_by_device_kind(kind, peak):
+  assert flops.peak_flops(kind) == peak
 
 
 def matmul_flops(model):

@@ -140,37 +140,24 @@ def test_indexed_axis_is_the_axis_that_is_selected():
   assert tree.indexed_axis('blocks/mlp/up', 3, {}) is None
 
 
-def test_take_rows_takes_other_rows_in_each_layer():
-  x = jnp.array([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [6.0]]])
-  rows = jnp.array([[0, 2], [1, 2]])
-  np.testing.assert_array_equal(
-    tree.take_rows(x, rows), [[[1], [3]], [[5], [6]]]
-  )
+def test_unflatten_is_the_inverse_of_flatten_for_dicts():
+  nested = {'a': {'b': 1, 'c': {'d': 2}}, 'e': 3}
+  assert tree.unflatten(tree.flatten(nested)) == nested
+  assert tree.unflatten({}) == {}
 
 
-def test_put_rows_changes_those_rows_only():
-  x = jnp.zeros((2, 3, 1))
-  rows = jnp.array([[0, 2], [1, 2]])
-  new = jnp.array([[[1.0], [2.0]], [[3.0], [4.0]]])
-  np.testing.assert_array_equal(
-    tree.put_rows(x, rows, new), [[[1], [0], [2]], [[0], [3], [4]]]
-  )
-
-
-@pytest.mark.parametrize('shape', [(3, 7), (3, 7, 2), (3, 7, 2, 5)])
-@pytest.mark.parametrize('kept', [1, 4, 7])
-def test_take_and_put_are_inverse(shape, kept):
-  random = np.random.default_rng(kept)
-  x = jnp.asarray(random.normal(size=shape), jnp.float32)
-  rows = np.sort([random.permutation(7)[:kept] for _ in range(3)])
-  taken = tree.take_rows(x, jnp.asarray(rows))
-  assert taken.shape == (3, kept, *shape[2:])
-  np.testing.assert_array_equal(tree.put_rows(x, rows, taken), x)
-  blank = tree.put_rows(jnp.full_like(x, jnp.nan), rows, taken)
-  np.testing.assert_array_equal(tree.take_rows(blank, rows), taken)
-  assert np.isnan(blank).any(axis=tuple(range(2, x.ndim))).sum() == 3 * (
-    7 - kept
-  )
+def test_layers_are_one_stack_or_several():
+  one, two = {'mlp': {'up': 1}}, {'mlp': {'up': 2}}
+  assert tree.stacks({'blocks': one}) == (one,)
+  assert tree.stacks({'blocks': (one, two)}) == (one, two)
+  several = {'embed': 0, 'blocks': (one, two)}
+  assert set(tree.flatten(several)) == {
+    'embed',
+    'blocks/0/mlp/up',
+    'blocks/1/mlp/up',
+  }
+  assert tree.param_of('0/mu/blocks/1/mlp/up') == 'blocks/mlp/up'
+  assert tree.is_params(several) and not tree.is_params(one)
 
 
 def test_num_params_counts_numbers():

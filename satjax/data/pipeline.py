@@ -130,11 +130,17 @@ def eval_batches(
   token-weighted loss is exact.
 
   Raises:
-    ConfigError, DataError: as `make_batches`.
+    ConfigError, DataError: as `make_batches`; DataError also if the rows taken
+      hold prompts alone, whose loss is of nothing.
   """
   rows = _checked_rows(data_config, source, 'held_out', tokenizer, vocab_size)
   count = min(len(rows), max_batches * batch_size)
   taken = [rows[i * len(rows) // count] for i in range(count)]
+  if not any(row['weights'].any() for row in taken):
+    raise errors.DataError(
+      f'{rows.rows.table.name}: the {count} rows that are evaluated hold no'
+      ' token of an answer; raise train.eval_batches or data.seq_len'
+    )
   padding = taken[0] | {'weights': np.zeros_like(taken[0]['weights'])}
   taken += [padding] * (-count % batch_size)
   return [

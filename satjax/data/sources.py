@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gc
 import glob
+import importlib.util
 import json
 import os
 import pathlib
@@ -19,12 +20,15 @@ from typing import NamedTuple
 import warnings
 
 from satjax import errors
+from satjax.data import docstrings
 
 FORMS = (
   'stdlib:docs (docstrings and language reference of Python)',
   'stdlib:code (the standard library of Python)',
+  'stdlib:docstrings (pairs: a signature of Python, answered by its docstring)',
   'text:GLOB (text files, such as text:books/**/*.txt)',
-  'jsonl:GLOB (one JSON object a line, its text in the field "text")',
+  'jsonl:GLOB (one JSON object a line: a text in the field "text", or a pair'
+  ' in the fields "prompt" and "answer")',
 )
 
 # Tests differ between distributions; the rest is not the standard library.
@@ -36,17 +40,26 @@ _NOT_LIBRARY = {
   'tests',
   'idle_test',
 }
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _TOPICS = 'pydoc_data/topics.py'
 _UNCUT_CHARS = 65536  # a longer file becomes several documents, so that a
 _PIECE_CHARS = 8192  # share of a single book can be held out
 
 
 class Document(NamedTuple):
-  """One text; `id` is its path inside the source, and decides its split."""
+  """One text, or a pair: a prompt, and the text that answers it.
+
+  Attributes:
+    id: path inside the source.
+    text: what is learned; never empty.
+    prompt: what stands before the text and is read only; empty: no pair.
+    group: documents of one group fall into the same split; empty: `id`
+      decides alone.
+  """
 
   id: str
   text: str
+  prompt: str = ''
+  group: str = ''
 
 
 def documents(source: str) -> Iterator[Document]:
@@ -63,6 +76,8 @@ def documents(source: str) -> Iterator[Document]:
     return _stdlib_code(_stdlib_files(source))
   if source == 'stdlib:docs':
     return iter(_stdlib_docs(tuple(_stdlib_files(source))))
+  if source == 'stdlib:docstrings':
+    return iter(_stdlib_docstrings(tuple(_stdlib_files(source))))
   kind, _, pattern = source.partition(':')
   if kind in ('text', 'jsonl') and pattern:
     read = {'text': _text, 'jsonl': _jsonl}[kind]
@@ -103,24 +118,50 @@ def _stdlib_code(files: list[_File]) -> Iterator[Document]:
 def _stdlib_docs(files: tuple[_File, ...]) -> tuple[Document, ...]:
   """One document per module, named as in stdlib:code, and one per topic."""
   found = []
+  for file, _, module in _parsed(files):
+    sections = docstrings.sections(module, _dotted(file))
+    text = '\n\n'.join(f'# {title}\n\n{doc}' for title, doc in sections)
+    if text:
+      found.append(Document(file.name, text + '\n'))
+    if file.name == _TOPICS:
+      topics = sorted(_topics(module).items())
+      found += [Document(f'{_TOPICS}#{topic}', text) for topic, text in topics]
+  return tuple(found)
+
+
+@functools.cache
+def _stdlib_docstrings(files: tuple[_File, ...]) -> tuple[Document, ...]:
+  """One pair per function and class that has a docstring.
+
+  The methods of a module resemble each other, so that it is held out whole:
+  the same modules as in stdlib:docs and stdlib:code.
+  """
+  found = []
+  for file, source, module in _parsed(files):
+    pairs = docstrings.pairs(source, module, _dotted(file))
+    for name, (prompt, answer) in sorted(pairs.items()):
+      found.append(Document(f'{file.name}#{name}', answer, prompt, file.name))
+  return tuple(found)
+
+
+def _dotted(file: _File) -> str:
+  name = file.name.removesuffix('.py').removesuffix('/__init__')
+  return name.replace('/', '.')
+
+
+def _parsed(
+  files: tuple[_File, ...],
+) -> Iterator[tuple[_File, str, ast.Module]]:
+  """Yields files with source and syntax tree, one tree in memory at a time."""
   with warnings.catch_warnings(), _without_garbage_collection():
     warnings.simplefilter('ignore')  # about invalid escapes in the sources
     for file in files:
       try:
-        module = ast.parse(_read(file.path))
+        source = importlib.util.decode_source(_read(file.path))
+        module = ast.parse(source)
       except (SyntaxError, ValueError):
         continue  # Python itself could not import that file either
-      name = file.name.removesuffix('.py').removesuffix('/__init__')
-      sections = _docstrings(module, name.replace('/', '.'))
-      text = '\n\n'.join(f'# {title}\n\n{doc}' for title, doc in sections)
-      if text:
-        found.append(Document(file.name, text + '\n'))
-      if file.name == _TOPICS:
-        topics = sorted(_topics(module).items())
-        found += [
-          Document(f'{_TOPICS}#{topic}', text) for topic, text in topics
-        ]
-  return tuple(found)
+      yield file, source, module
 
 
 @contextlib.contextmanager
@@ -136,28 +177,6 @@ def _without_garbage_collection() -> Iterator[None]:
   finally:
     if was_enabled:
       gc.enable()
-
-
-def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
-  """Yields the name and docstring of a module or class and of its members."""
-  doc = ast.get_docstring(node)
-  if doc:
-    yield name, doc
-  if not isinstance(node, _FUNCTIONS):
-    for member in _members(node):
-      yield from _docstrings(member, f'{name}.{member.name}')
-
-
-def _members(node: ast.AST) -> Iterator[ast.AST]:
-  """Yields classes and functions, also those inside `if` and `try`."""
-  for block in ('body', 'handlers', 'orelse', 'finalbody'):
-    for child in getattr(node, block, ()):
-      if isinstance(
-        child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-      ):
-        yield child
-      elif isinstance(child, (ast.If, ast.Try, ast.ExceptHandler)):
-        yield from _members(child)
 
 
 def _topics(module: ast.Module) -> dict[str, str]:
@@ -213,29 +232,33 @@ def _jsonl(files: list[_File]) -> Iterator[Document]:
     for number, line in enumerate(_read(file.path).split(b'\n'), 1):
       text = line.decode('utf-8-sig', errors='replace')
       if text.strip():
-        value = _text_field(text, f'{file.path}, line {number}')
+        *prompt, value = _fields(text, f'{file.path}, line {number}')
         if value:
-          yield Document(f'{file.name}#{number}', value)
+          yield Document(f'{file.name}#{number}', value, *prompt)
 
 
-def _text_field(line: str, place: str) -> str:
+def _fields(line: str, place: str) -> list[str]:
+  """The text of a line, or its prompt and its answer."""
   try:
     record = json.loads(line)
   except (ValueError, RecursionError) as error:
     raise errors.DataError(
       f'{place}: not JSON ({error}); write one object a line, or use text:GLOB'
     ) from error
-  is_object = isinstance(record, dict)
-  if is_object and isinstance(record.get('text'), str):
-    return record['text']
-  if is_object and 'text' in record:
-    found = f'its "text" is a {type(record["text"]).__name__}, not a string'
-  elif is_object:
+  found = f'it is a {type(record).__name__}'
+  if isinstance(record, dict):
+    # A text is a text, whatever other fields say about it.
+    names = ('text',) if 'text' in record else ('prompt', 'answer')
+    wrong = [n for n in names if not isinstance(record.get(n), str)]
+    if not wrong:
+      return [record[name] for name in names]
     found = f'its keys are {sorted(record)}'
-  else:
-    found = f'it is a {type(record).__name__}'
+    if record.keys() >= set(names):
+      kind = type(record[wrong[0]]).__name__
+      found = f'its "{wrong[0]}" is a {kind}, not a string'
   raise errors.DataError(
-    f'{place}: an object with a string field "text" is needed; {found}'
+    f'{place}: an object with a string field "text", or with string fields'
+    f' "prompt" and "answer", is needed; {found}'
   )
 
 

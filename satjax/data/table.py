@@ -3,6 +3,12 @@
 table   [bos] a b [eos] [bos] c [eos]      two documents
 row 0   [bos] a b [eos] [bos]              seq_len 4: four tokens, and the
 row 1                   [bos] c [eos] ...  target of the last one
+
+A pair is a document too, its prompt before its text. The loss counts the text
+and its [eos] as targets: 0 of what follows is a prompt, or another [bos].
+
+table   [bos] p q a b [eos] [bos] c [eos]  prompt p q, answer a b
+weight    0     0 1 1 1     0     1 1      of the target, the token after
 """
 
 import dataclasses
@@ -23,14 +29,17 @@ class Table:
   Attributes:
     tokens: uint16 or uint32 [num_tokens], every document with begin and end.
     starts: int64 [num_documents], where each document begins in `tokens`.
-    fingerprint: hash of both; equal tables give equal batches.
+    fingerprint: hash of all arrays; equal tables give equal batches.
     name: source and split, for messages.
+    answers: int64 [num_documents], where in `tokens` the text of each document
+      begins, after begin and prompt; None where no document has a prompt.
   """
 
   tokens: np.ndarray
   starts: np.ndarray
   fingerprint: str
   name: str
+  answers: np.ndarray | None = None
 
 
 def split_of(document_id: str, held_out: float) -> str:
@@ -48,13 +57,14 @@ def split_of(document_id: str, held_out: float) -> str:
 def build_table(
   source: str, tokenizer: tokenizers.Tokenizer, *, split: str, held_out: float
 ) -> Table:
-  """Tokenises the documents of one split: begin, text, end of each.
+  """Tokenises the documents of one split: begin, prompt, text, end of each.
 
   Args:
     source: one of the forms of `sources.documents`.
     tokenizer: its vocabulary decides between uint16 and uint32.
     split: 'train' or 'held_out'.
-    held_out: share of the documents, not of the tokens, that is held out.
+    held_out: share of the documents (of their groups, where they have some),
+      not of the tokens, that is held out.
 
   Raises:
     ConfigError: `source` or `split` is unknown.
@@ -62,30 +72,56 @@ def build_table(
   """
   if split not in SPLITS:
     raise errors.ConfigError(f'split {split!r}; allowed: {SPLITS}')
-  texts, starts = [], []
+  texts, starts, answers = [], [], []
   num_tokens = num_documents = 0
+  has_prompts = False
   for document in sources.documents(source):
     num_documents += 1
-    if split_of(document.id, held_out) == split:
-      texts.append(_encode(document, tokenizer, source))
+    if split_of(document.group or document.id, held_out) == split:
+      tokens, answer = _encode(document, tokenizer, source)
+      texts.append(tokens)
       starts.append(num_tokens)
-      num_tokens += len(texts[-1])
+      answers.append(num_tokens + answer)
+      num_tokens += len(tokens)
+      has_prompts |= bool(document.prompt)
   if not starts:
     raise errors.DataError(
       f'{source!r}: none of its {num_documents} documents falls into {split!r}'
       f' (data.held_out {held_out}); add documents, or change data.held_out'
     )
-  tokens = np.concatenate(texts)
-  offsets = np.array(starts, np.int64)
+  arrays = {
+    'tokens': np.concatenate(texts),
+    'starts': np.array(starts, np.int64),
+  }
+  if has_prompts:
+    arrays['answers'] = np.array(answers, np.int64)
   return Table(
-    tokens, offsets, fingerprint(tokens, offsets), f'{source} ({split})'
+    **arrays, fingerprint=fingerprint(**arrays), name=f'{source} ({split})'
   )
 
 
 def _encode(
   document: sources.Document, tokenizer: tokenizers.Tokenizer, source: str
+) -> tuple[np.ndarray, int]:
+  """The tokens of a document, and at which of them its text begins."""
+  # Each for itself, so that no token is half prompt and half answer.
+  parts = [_ids(document.text, document, tokenizer, source)]
+  if document.prompt:
+    parts.insert(0, _ids(document.prompt, document, tokenizer, source))
+  dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
+  row = np.empty(sum(map(len, parts)) + 2, dtype)
+  row[0], row[-1] = tokenizer.bos_id, tokenizer.eos_id
+  np.concatenate(parts, out=row[1:-1], casting='unsafe')
+  return row, len(row) - 1 - len(parts[-1])
+
+
+def _ids(
+  text: str,
+  document: sources.Document,
+  tokenizer: tokenizers.Tokenizer,
+  source: str,
 ) -> np.ndarray:
-  ids = np.asarray(tokenizer.encode(document.text))
+  ids = np.asarray(tokenizer.encode(text))
   # Before the cast, which would wrap a wrong id into a valid one.
   if len(ids) and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
     raise errors.DataError(
@@ -93,16 +129,16 @@ def _encode(
       f' gives ids from {ids.min()} to {ids.max()}, but its vocabulary has'
       f' {tokenizer.vocab_size}; repair the tokenizer files'
     )
-  dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-  row = np.empty(len(ids) + 2, dtype)
-  row[0], row[1:-1], row[-1] = tokenizer.bos_id, ids, tokenizer.eos_id
-  return row
+  return ids
 
 
-def fingerprint(tokens: np.ndarray, starts: np.ndarray) -> str:
-  """Hashes contents and types of both arrays; 32 hexadecimal digits."""
+def fingerprint(
+  tokens: np.ndarray, starts: np.ndarray, answers: np.ndarray | None = None
+) -> str:
+  """Hashes contents and types of the arrays; 32 hexadecimal digits."""
+  arrays = [tokens, starts] + ([] if answers is None else [answers])
   digest = hashlib.blake2b(digest_size=16)
-  for array in (tokens, starts):
+  for array in arrays:
     digest.update(f'{array.dtype.str}{array.shape}'.encode())
     digest.update(np.ascontiguousarray(array))
   return digest.hexdigest()
@@ -129,6 +165,10 @@ class Rows:
 
     weights = np.ones(self.seq_len, np.float32)
     weights[inner - 1] = 0
+    if self.table.answers is not None:
+      targets = np.arange(first + 1, last + 1)
+      owners = np.searchsorted(self.table.starts, targets, side='right') - 1
+      weights[targets < self.table.answers[owners]] = 0
     begins = np.zeros(self.seq_len + 1, np.int32)
     begins[inner] = 1
     segments = np.cumsum(begins[:-1], dtype=np.int32) + 1
@@ -156,10 +196,11 @@ def rows(table: Table, seq_len: int) -> Rows:
       positions: from 0 at the start of the row and of every document.
       segments: number of the document inside the row, from 1.
       weights: float32, 0 where the target begins another document, which
-        nothing before it foretells; else 1.
+        nothing before it foretells, or belongs to a prompt; else 1.
 
   Raises:
-    DataError: the table is shorter than one row.
+    DataError: the table is shorter than one row, or its first prompt longer
+      than all of its rows.
   """
   num_tokens = len(table.tokens)
   if num_tokens < seq_len + 1:
@@ -168,4 +209,11 @@ def rows(table: Table, seq_len: int) -> Rows:
       f' a row needs data.seq_len + 1 = {seq_len + 1}; shorten data.seq_len, or'
       ' give this split more text (data.held_out moves documents between them)'
     )
-  return Rows(table, seq_len)
+  cut = Rows(table, seq_len)
+  if table.answers is not None and table.answers[0] > len(cut) * seq_len:
+    raise errors.DataError(
+      f'{table.name}: its first prompt has {table.answers[0] - 1} tokens, and'
+      f' no answer falls into its {len(cut)} rows of data.seq_len {seq_len};'
+      ' shorten the prompt, or give this split more pairs'
+    )
+  return cut

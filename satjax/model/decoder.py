@@ -4,34 +4,45 @@
 so that one function runs the dense model, any sub-network and any grown model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from satjax import config as config_lib
-from satjax import sharding
+from satjax import sharding, tree
 from satjax.model import layers, ops
 from satjax.tree import PyTree
 
 
 class Decoder(nn.Module):
-  """tokens `[B, T]` -> logits `[B, T, V]` in float32, and block inputs."""
+  """tokens `[B, T]` -> logits `[B, T, V]` in float32, and what is observed.
 
-  config: config_lib.ModelConfig
-  capture: bool = False
+  Attributes:
+    stacks: a configuration for each stack of layers; they differ in counts.
+    observe: what to keep of each block's intermediate values; None: nothing.
+  """
+
+  stacks: tuple[config_lib.ModelConfig, ...]
+  observe: Callable[[dict[str, Any]], Any] | None = None
 
   @nn.compact
-  def __call__(self, tokens_BT, positions_BT, segments_BT):
-    c = self.config
+  def __call__(self, tokens_BT, positions_BT, segments_BT, rest=(None,)):
+    c = self.stacks[0]
     init = nn.initializers.normal(c.embed_dim**-0.5)
     embed_VD = self.param('embed', init, (c.vocab_size, c.embed_dim))
     x_BTD = jnp.take(embed_VD, tokens_BT, axis=0, mode='clip')
     x_BTD = sharding.constrain_batch(x_BTD.astype(c.dtype))
     angles = ops.rope_angles(positions_BT, c.head_dim, c.rope_theta)
-    x_BTD, inputs = self._blocks()(x_BTD, angles, segments_BT)
+    seen = []
+    for number, (config, part) in enumerate(zip(self.stacks, rest)):
+      name = stack_name(number, len(self.stacks))
+      stack = self._stack(config, name)
+      x_BTD, observed = stack(x_BTD, angles, segments_BT, part)
+      seen.append(observed)
     gain_D = self.param(
       'final_norm', nn.initializers.ones_init(), (c.embed_dim,)
     )
@@ -41,22 +52,26 @@ class Decoder(nn.Module):
       unembed_VD = self.param('unembed', init, (c.vocab_size, c.embed_dim))
     logits_BTV = ops.project_in(x_BTD, unembed_VD.astype(c.dtype))
     dtype = jnp.promote_types(c.dtype, jnp.float32)
-    return logits_BTV.astype(dtype), inputs
+    return logits_BTV.astype(dtype), seen
 
-  def _blocks(self):
-    c = self.config
+  def _stack(self, config, name):
     block = layers.Block
-    if c.remat == 'full':
-      block = nn.remat(block, prevent_cse=not c.scan)
+    if config.remat == 'full':
+      block = nn.remat(block, prevent_cse=not config.scan)
     stack = nn.scan(
       block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=nn.broadcast,
-      length=c.num_layers,
-      unroll=1 if c.scan else c.num_layers,
+      in_axes=(nn.broadcast, nn.broadcast, 0),
+      length=config.num_layers,
+      unroll=1 if config.scan else config.num_layers,
     )
-    return stack(c, self.capture, name='blocks')
+    return stack(config, self.observe, name=name)
+
+
+def stack_name(number: int, count: int) -> str:
+  """Linen knows no tuples of modules: several stacks are numbered names."""
+  return 'blocks' if count == 1 else f'blocks_{number}'
 
 
 def init_params(
@@ -64,12 +79,15 @@ def init_params(
 ) -> dict[str, PyTree]:
   """Random float32 parameters, layers stacked on axis 0 (`tree.AXES`)."""
   tokens_BT = jnp.zeros((1, 2), jnp.int32)
-  variables = Decoder(config).init(key, tokens_BT, tokens_BT, None)
+  variables = Decoder((config,)).init(key, tokens_BT, tokens_BT, None)
   return variables['params']
 
 
 def apply(
-  config: config_lib.ModelConfig, params: PyTree, batch: Mapping[str, jax.Array]
+  config: config_lib.ModelConfig,
+  params: PyTree,
+  batch: Mapping[str, jax.Array],
+  rest: PyTree = None,
 ) -> jax.Array:
   """Logits of every position.
 
@@ -79,41 +97,67 @@ def apply(
     params: tree of `tree.AXES`, dense or a sub-network.
     batch: 'tokens' int32 [B, T]; optional 'positions' int32 [B, T] (default 0,
       1, 2...) and 'segments' int32 [B, T] (default: one document a row).
+    rest: what the neurons that rest contribute (`layers.complete`), by stack
+      `{'attention': {...}, 'mlp': {...}}`, stacked on layers; None: nothing.
 
   Returns:
     float32 [B, T, V].
   """
-  return _run(config, params, batch, capture=False)[0]
+  return _run(config, params, batch, rest, None)[0]
 
 
-def block_inputs(
-  config: config_lib.ModelConfig, params: PyTree, batch: Mapping[str, jax.Array]
-) -> dict[str, jax.Array]:
-  """Normed inputs `[L, B, T, D]` of every 'attention' and every 'mlp'."""
-  return _run(config, params, batch, capture=True)[1]
+def observe(
+  config: config_lib.ModelConfig,
+  params: PyTree,
+  batch: Mapping[str, jax.Array],
+  reduce: Callable[[dict[str, Any]], Any],
+) -> Any:
+  """Runs the forward pass for what `reduce` makes of each block.
+
+  Args:
+    config: as in `apply`.
+    params: as in `apply`.
+    batch: as in `apply`.
+    reduce: from one block's intermediate values, as `importance.observe`
+      describes them, to a tree of arrays.
+
+  Returns:
+    That tree, stacked over all layers on axis 0.
+  """
+  seen = _run(config, params, batch, None, reduce)[1]
+  return jax.tree.map(lambda *parts: jnp.concatenate(parts), *seen)
 
 
-def _run(config, params, batch, capture):
+def _run(config, params, batch, rest, observe):
   tokens_BT = batch['tokens']
   positions_BT = batch.get('positions')
   if positions_BT is None:
     positions_BT = jnp.arange(tokens_BT.shape[1])[None]
-  model = Decoder(fit(config, params), capture)
+  stacks = tree.stacks(params)
+  rest = rest if isinstance(rest, tuple) else (rest,) * len(stacks)
+  named = {name: leaf for name, leaf in params.items() if name != 'blocks'}
+  for number, stack in enumerate(stacks):
+    named[stack_name(number, len(stacks))] = stack
+  model = Decoder(tuple(_fit(config, stack) for stack in stacks), observe)
   return model.apply(
-    {'params': params}, tokens_BT, positions_BT, batch.get('segments')
+    {'params': named}, tokens_BT, positions_BT, batch.get('segments'), rest
   )
 
 
 def fit(
   config: config_lib.ModelConfig, params: PyTree
 ) -> config_lib.ModelConfig:
-  """The configuration with the counts that `params` really has."""
-  blocks = params['blocks']
-  num_layers, num_heads = blocks['attention']['query'].shape[:2]
+  """The configuration with the counts that `params`, one stack, really has."""
+  (stack,) = tree.stacks(params)
+  return _fit(config, stack)
+
+
+def _fit(config, stack):
+  num_layers, num_heads = stack['attention']['query'].shape[:2]
   return dataclasses.replace(
     config,
     num_layers=num_layers,
     num_heads=num_heads,
-    num_kv_heads=blocks['attention']['key'].shape[1],
-    mlp_dim=blocks['mlp']['gate'].shape[1],
+    num_kv_heads=stack['attention']['key'].shape[1],
+    mlp_dim=stack['mlp']['gate'].shape[1],
   )

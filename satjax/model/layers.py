@@ -1,9 +1,19 @@
-"""The two halves of a transformer block, as Linen modules."""
+"""The two halves of a transformer block, as Linen modules.
+
+Each half is a plain function of its input and its weights, so that the same
+lines compute the neurons that take part and, where asked, those that rest.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
+import jax
 
 from satjax import config as config_lib
 from satjax.model import ops
+
+Weights = Mapping[str, jax.Array]
 
 
 def _initializer(fan_in: int, depth: int = 1) -> nn.initializers.Initializer:
@@ -16,77 +26,136 @@ def _initializer(fan_in: int, depth: int = 1) -> nn.initializers.Initializer:
   return nn.initializers.normal((fan_in * depth) ** -0.5)
 
 
+def attend(x_BTD, weights, angles, segments_BT):
+  """Causal self-attention, and what a probe may observe of it."""
+  w = {name: leaf.astype(x_BTD.dtype) for name, leaf in weights.items()}
+  query_BTNH = ops.project_in(x_BTD, w['query'])
+  key_BTKH = ops.project_in(x_BTD, w['key'])
+  value_BTKH = ops.project_in(x_BTD, w['value'])
+  mixed_BTNH = ops.attention(
+    ops.apply_rope(query_BTNH, angles),
+    ops.apply_rope(key_BTKH, angles),
+    value_BTKH,
+    segments_BT,
+  )
+  seen = {
+    'input': x_BTD,
+    'query': query_BTNH,
+    'key': key_BTKH,
+    'value': value_BTKH,
+    'hidden': mixed_BTNH,
+  }
+  return ops.project_out(mixed_BTNH, w['output']), seen
+
+
+def transform(x_BTD, weights):
+  """Gated MLP (SwiGLU), and what a probe may observe of it."""
+  w = {name: leaf.astype(x_BTD.dtype) for name, leaf in weights.items()}
+  hidden_BTF = ops.swiglu(
+    ops.project_in(x_BTD, w['gate']), ops.project_in(x_BTD, w['up'])
+  )
+  seen = {'input': x_BTD, 'hidden': hidden_BTF}
+  return ops.project_out(hidden_BTF, w['down']), seen
+
+
+def complete(
+  y_BTD: jax.Array,
+  x_BTD: jax.Array,
+  weights: Weights,
+  rest: Weights | None,
+  branch: Callable[[jax.Array, Weights], tuple[jax.Array, Any]],
+) -> jax.Array:
+  """Adds what the neurons that rest contribute to a branch, without gradient.
+
+  Args:
+    y_BTD: output of the neurons that take part.
+    x_BTD: input of the branch.
+    weights: of the neurons that take part.
+    rest: nothing, or any of 'scale' [], a factor on `y`; 'offset' [D], a
+      constant; and the resting rows of the weights, which compute exactly what
+      is missing. Matrices that are not cut are those of `weights`.
+    branch: input and weights to output.
+  """
+  rest = dict(rest or {})
+  if 'scale' in rest:
+    y_BTD *= rest.pop('scale').astype(y_BTD.dtype)
+  if 'offset' in rest:
+    y_BTD += rest.pop('offset').astype(y_BTD.dtype)
+  if rest:
+    whole = jax.lax.stop_gradient({**weights, **rest})
+    y_BTD += branch(jax.lax.stop_gradient(x_BTD), whole)[0]
+  return y_BTD
+
+
 class Attention(nn.Module):
   """Grouped-query attention; one head is contiguous rows of every matrix."""
 
   config: config_lib.ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, angles, segments_BT):
+  def __call__(self, x_BTD, angles, segments_BT, rest):
     c = self.config
-    dtype = x_BTD.dtype
     inner = _initializer(c.embed_dim)
     outer = _initializer(c.num_heads * c.head_dim, depth=2 * c.num_layers)
-    query_NHD = self.param(
-      'query', inner, (c.num_heads, c.head_dim, c.embed_dim)
-    )
+    shape = (c.num_heads, c.head_dim, c.embed_dim)
     kv_shape = (c.num_kv_heads, c.head_dim, c.embed_dim)
-    key_KHD = self.param('key', inner, kv_shape)
-    value_KHD = self.param('value', inner, kv_shape)
-    output_NHD = self.param(
-      'output', outer, (c.num_heads, c.head_dim, c.embed_dim)
-    )
-    query_BTNH = ops.project_in(x_BTD, query_NHD.astype(dtype))
-    key_BTKH = ops.project_in(x_BTD, key_KHD.astype(dtype))
-    value_BTKH = ops.project_in(x_BTD, value_KHD.astype(dtype))
-    mixed_BTNH = ops.attention(
-      ops.apply_rope(query_BTNH, angles),
-      ops.apply_rope(key_BTKH, angles),
-      value_BTKH,
-      segments_BT,
-    )
-    return ops.project_out(mixed_BTNH, output_NHD.astype(dtype))
+    weights = {
+      'query': self.param('query', inner, shape),
+      'key': self.param('key', inner, kv_shape),
+      'value': self.param('value', inner, kv_shape),
+      'output': self.param('output', outer, shape),
+    }
+
+    def branch(x_BTD, weights):
+      return attend(x_BTD, weights, angles, segments_BT)
+
+    y_BTD, seen = branch(x_BTD, weights)
+    return complete(y_BTD, x_BTD, weights, rest, branch), seen
 
 
 class Mlp(nn.Module):
-  """Gated MLP (SwiGLU); one channel is a row of each matrix."""
+  """Gated MLP; one channel is a row of each matrix."""
 
   config: config_lib.ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD):
+  def __call__(self, x_BTD, rest):
     c = self.config
     shape = (c.mlp_dim, c.embed_dim)
     inner = _initializer(c.embed_dim)
     outer = _initializer(c.mlp_dim, depth=2 * c.num_layers)
-    gate_FD = self.param('gate', inner, shape).astype(x_BTD.dtype)
-    up_FD = self.param('up', inner, shape).astype(x_BTD.dtype)
-    down_FD = self.param('down', outer, shape).astype(x_BTD.dtype)
-    hidden_BTF = ops.swiglu(
-      ops.project_in(x_BTD, gate_FD), ops.project_in(x_BTD, up_FD)
-    )
-    return ops.project_out(hidden_BTF, down_FD)
+    weights = {
+      'gate': self.param('gate', inner, shape),
+      'up': self.param('up', inner, shape),
+      'down': self.param('down', outer, shape),
+    }
+    y_BTD, seen = transform(x_BTD, weights)
+    return complete(y_BTD, x_BTD, weights, rest, transform), seen
 
 
 class Block(nn.Module):
   """Pre-norm residual block, in the form that `nn.scan` iterates."""
 
   config: config_lib.ModelConfig
-  capture: bool
+  observe: Callable[[dict[str, Any]], Any] | None
 
   @nn.compact
-  def __call__(self, x_BTD, angles, segments_BT):
+  def __call__(self, x_BTD, angles, segments_BT, rest):
     c = self.config
     ones = nn.initializers.ones_init()
+    rest = rest or {}
     attention_in_BTD = ops.rms_norm(
       x_BTD, self.param('attention_norm', ones, (c.embed_dim,)), c.norm_eps
     )
-    x_BTD += Attention(c, name='attention')(
-      attention_in_BTD, angles, segments_BT
+    y_BTD, attention = Attention(c, name='attention')(
+      attention_in_BTD, angles, segments_BT, rest.get('attention')
     )
+    x_BTD += y_BTD
     mlp_in_BTD = ops.rms_norm(
       x_BTD, self.param('mlp_norm', ones, (c.embed_dim,)), c.norm_eps
     )
-    x_BTD += Mlp(c, name='mlp')(mlp_in_BTD)
-    inputs = {'attention': attention_in_BTD, 'mlp': mlp_in_BTD}
-    return x_BTD, inputs if self.capture else None
+    y_BTD, mlp = Mlp(c, name='mlp')(mlp_in_BTD, rest.get('mlp'))
+    x_BTD += y_BTD
+    if self.observe is None:
+      return x_BTD, None
+    return x_BTD, self.observe({'attention': attention, 'mlp': mlp})

@@ -1,17 +1,23 @@
-"""LORS, the ladder omission rate scheduler (Ma et al., 2024).
+"""LORS, the ladder omission rate scheduler (Ma et al., 2024), and its variants.
 
 The rate is constant for a share `split` of the run and then falls in equal
 rungs to 0, so that the model ends dense. Rates become whole numbers of neurons
 here, once; the realised rate is what metrics and FLOPs use.
 """
 
+import bisect
 from collections.abc import Sequence
 import dataclasses
 import fractions
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+
+from satjax import counts
+
+SHAPES = ('ladder', 'linear', 'reversed')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,68 +25,89 @@ class Ladder:
   """Omission rate over a run.
 
   Attributes:
-    rate: share of the neurons left out before the ladder, in [0, 1).
+    rate: the highest share of the neurons that is left out, in [0, 1).
     split: share of the run at that rate, in (0, 1].
     rungs: steps down to 0; the last one is dense. 1: drop to dense at once.
     num_steps: length of the run, in optimizer steps.
+    shape: 'ladder'; 'linear', which falls a little every step; or 'reversed',
+      the ladder in a mirror: dense first, up in rungs, then constant.
+    warm_start: share of the run that is dense before anything else.
   """
 
   rate: float
   split: float = 2 / 3
   rungs: int = 4
   num_steps: int = 1000
+  shape: str = 'ladder'
+  warm_start: float = 0.0
 
   def __post_init__(self):
     if not 0 <= self.rate < 1:
       raise ValueError(f'rate {self.rate} must be from 0 to below 1')
     if not 0 < self.split <= 1:
       raise ValueError(f'split {self.split} must be above 0 and up to 1')
+    if not 0 <= self.warm_start < 1:
+      raise ValueError(
+        f'warm_start {self.warm_start} must be from 0 to below 1'
+      )
     if self.rungs < 1 or self.num_steps < 1:
       raise ValueError(
         f'rungs {self.rungs} and num_steps {self.num_steps} must be at least 1'
       )
+    if self.shape not in SHAPES:
+      raise ValueError(f'shape {self.shape!r}; allowed: {" | ".join(SHAPES)}')
 
-  @property
-  def boundaries(self) -> tuple[int, ...]:
-    """The first step of rung 1, 2, ... `rungs`."""
+  @functools.cached_property
+  def levels(self) -> tuple[tuple[int, float], ...]:
+    """(first step, nominal rate) of every stretch of the run, in order.
+
+    Stretches between the rungs of a ladder; every step of a linear descent.
+    """
     # Exact arithmetic: a boundary must not move by a step with rounding.
-    split = fractions.Fraction(self.split).limit_denominator(10**6)
-    length = (1 - split) * self.num_steps / self.rungs
-    start = split * self.num_steps
-    return tuple(math.ceil(start + i * length) for i in range(self.rungs))
+    split, warm = (
+      fractions.Fraction(x).limit_denominator(10**6)
+      for x in (self.split, self.warm_start)
+    )
+    first = math.ceil(warm * self.num_steps)
+    steps, rate, rungs = self.num_steps - first, self.rate, self.rungs
+    length = (1 - split) * steps
+    begin = first + steps - length
+    if self.shape == 'reversed':
+      starts = [math.ceil(first + i * length / rungs) for i in range(rungs + 1)]
+      found = [(s, rate * i / rungs) for i, s in enumerate(starts)]
+    elif self.shape == 'linear':
+      slope = [
+        (s, rate * float(1 - (s + 1 - begin) / length))
+        for s in range(math.ceil(begin), self.num_steps)
+      ]
+      found = [(first, rate), *slope]
+    else:
+      starts = [math.ceil(begin + i * length / rungs) for i in range(rungs)]
+      rungs_down = [
+        (s, rate * (1 - (i + 1) / rungs)) for i, s in enumerate(starts)
+      ]
+      found = [(first, rate), *rungs_down]
+    return ((0, 0.0), *found) if first else tuple(found)
+
+  @functools.cached_property
+  def boundaries(self) -> tuple[int, ...]:
+    """The first step of every level but the first."""
+    return tuple(start for start, _ in self.levels[1:])
 
   def rung(self, step: int | jax.Array) -> int | jax.Array:
-    """0 before the ladder, then 1 to `rungs`; `step` may be traced."""
+    """Which level a step is on, from 0; `step` may be traced."""
     if isinstance(step, int):
-      return sum(step >= boundary for boundary in self.boundaries)
-    return jnp.sum(step >= jnp.array(self.boundaries))
+      return bisect.bisect_right(self.boundaries, step)
+    return jnp.sum(step >= jnp.array(self.boundaries, jnp.int32))
 
   def rate_of(self, rung: int) -> float:
-    """The nominal omission rate of a rung."""
-    return self.rate * (1 - rung / self.rungs)
+    """The nominal omission rate of a level."""
+    return self.levels[rung][1]
 
   def omission_rate(self, step: int) -> float:
     """The nominal omission rate at a step."""
     return self.rate_of(self.rung(step))
 
   def kept_by_rung(self, total: int, multiple: int = 1) -> Sequence[int]:
-    """How many of `total` neurons take part on each rung, 0 to `rungs`."""
-    return [
-      kept_count(total, self.rate_of(rung), multiple)
-      for rung in range(self.rungs + 1)
-    ]
-
-
-def kept_count(total: int, rate: float, multiple: int = 1) -> int:
-  """How many of `total` neurons an omission rate keeps.
-
-  Args:
-    total: neurons of the unit.
-    rate: omission rate; exactly 0 keeps all.
-    multiple: the count is the nearest multiple of this, at least one and at
-      most `total`.
-  """
-  if rate == 0:
-    return total
-  tiles = math.floor((1 - rate) * total / multiple + 0.5)
-  return min(total, multiple * max(1, tiles))
+    """How many of `total` neurons take part on each level."""
+    return [counts.kept_count(total, rate, multiple) for _, rate in self.levels]

@@ -93,7 +93,7 @@ def lors(
     if refresh_every:
       mask = choose(params, count)
     else:
-      mask = subnetwork.masks(params, units or tree.neuron_units(params), {})
+      mask = jax.tree.map(lambda _: jnp.ones((), bool), params)
     return LorsState(count, mask, inner.init(params))
 
   def update(updates, state, params=None, *, scores=None, **extra):
@@ -158,18 +158,18 @@ def _choose(
   taking_part = {}
   for unit, score in scores.items():
     runs = groups.get(unit, 1)
-    order = selection_lib.preference(
-      score,
-      selection_lib.unit_key(key, unit),
+    own = ladder[unit] if isinstance(ladder, Mapping) else ladder
+    tile = runs if unit == 'heads' else max(multiple, runs)
+    counts = jnp.array(own.kept_by_rung(score.shape[-1], tile))
+    # Scores of one layer may come without an axis for layers.
+    taking_part[unit] = selection_lib.keep(
+      score.reshape(-1, score.shape[-1]),
+      counts[own.rung(count)],
+      selection_lib.key_of(key, unit),
       method=selection,
       temperature=temperature,
       groups=runs,
-    )
-    place = jnp.argsort(order, axis=-1)
-    own = ladder[unit] if isinstance(ladder, Mapping) else ladder
-    tile = runs if unit == 'heads' else max(multiple, runs)
-    kept = jnp.array(own.kept_by_rung(score.shape[-1], tile))[own.rung(count)]
-    taking_part[unit] = (place < kept // runs).reshape(score.shape)
+    ).reshape(score.shape)
   return subnetwork.masks(params, units, taking_part)
 
 

@@ -1,8 +1,9 @@
-"""From scores to the neurons that take part, with static sizes.
+"""From scores to the neurons that take part.
 
-`Active` holds sorted row numbers, `{'heads': int32 [L, n], 'kv_heads': ...,
-'mlp': int32 [L, f]}`, by the axis they select on. A unit that is kept whole
-does not appear.
+A selection is a mask by axis, `{'heads': bool [L, N], 'kv_heads': bool [L, K],
+'mlp': bool [L, F]}`; an axis that is kept whole in all layers does not appear.
+How many neurons each layer keeps may be traced, so that one program selects for
+every rung of a ladder.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-Active = dict[str, jax.Array]
+from satjax import counts
+
+Kept = dict[str, jax.Array]
 
 
 def preference(
@@ -50,56 +53,97 @@ def preference(
   return jnp.lexsort((ties, -rank_by), axis=-1).astype(jnp.int32)
 
 
+def keep(
+  score: jax.Array, count: jax.Array | int, key: jax.Array, **options
+) -> jax.Array:
+  """The `count` neurons that come first in each layer's preference, as a mask.
+
+  Args:
+    score: `[L, R]`.
+    count: int, or int [L]; shared out evenly over the groups, rounded down.
+    key: see `preference`.
+    **options: of `preference`.
+  """
+  order_LGR = preference(score, key, **options)
+  count = jnp.asarray(count).reshape(-1, 1, 1) // order_LGR.shape[-2]
+  first_LGR = jnp.arange(order_LGR.shape[-1]) < count
+  none_LGR = jnp.zeros(order_LGR.shape, bool)
+  kept_LGR = jnp.put_along_axis(
+    none_LGR,
+    order_LGR,
+    jnp.broadcast_to(first_LGR, order_LGR.shape),
+    axis=-1,
+    inplace=False,
+  )
+  return kept_LGR.reshape(score.shape)
+
+
 def select(
   scores: Mapping[str, jax.Array],
-  kept: Mapping[str, int],
+  kept_counts: Mapping[str, jax.Array | int],
   key: jax.Array,
   *,
   method: str,
   temperature: float,
   kv_heads: int,
-) -> Active:
-  """The rows that take part in the next steps, sorted.
-
-  With grouped queries the same number of query heads is kept in each group,
-  and keys and values stay whole; otherwise a head takes its key and value
-  along.
+  granularity: str = 'per_group',
+  shards: int = 1,
+) -> Kept:
+  """The neurons that take part in the next steps.
 
   Args:
     scores: `{'heads': [L, N], 'mlp': [L, F]}`.
-    kept: how many neurons of each unit to keep (static).
+    kept_counts: how many neurons of each unit to keep, alike or by layer;
+      possibly traced.
     key: randomness of this selection.
     method: see `preference`.
     temperature: see `preference`.
-    kv_heads: number of key/value heads K.
+    kv_heads: number of key/value heads K. Where every head has its own, they
+      go together.
+    granularity: with grouped queries, 'per_group' keeps the same number of
+      query heads in each group, and keys and values whole; 'group' keeps whole
+      groups, with their keys and values; 'free' keeps any query heads (masked
+      execution only).
+    shards: every unit keeps the same number in each of this many equal runs,
+      so that a device of a tensor-parallel mesh keeps rows of its own.
   """
-  active = {}
-  for unit, score_LR in scores.items():
-    total = score_LR.shape[-1]
-    if kept[unit] == total:
+  kept = {}
+  for unit, score in scores.items():
+    options = {'method': method, 'temperature': temperature}
+    unit_key = key_of(key, unit)
+    if unit != 'heads':
+      kept[unit] = keep(
+        score, kept_counts[unit], unit_key, groups=shards, **options
+      )
       continue
-    groups = head_groups(total, kv_heads) if unit == 'heads' else 1
-    order = preference(
-      score_LR,
-      unit_key(key, unit),
-      method=method,
-      temperature=temperature,
-      groups=groups,
-    )
-    order = order[..., : kept[unit] // groups]
-    order += (jnp.arange(groups) * (total // groups))[:, None]
-    rows_LR = jnp.sort(order.reshape(order.shape[0], -1), axis=-1)
-    active[unit] = rows_LR.astype(jnp.int32)
-    if unit == 'heads' and groups == 1:
-      active['kv_heads'] = active['heads']
-  return active
+    heads = score.shape[-1]
+    if granularity == 'group' and kv_heads < heads:
+      size = heads // kv_heads
+      group_LK = jnp.linalg.norm(
+        score.reshape(score.shape[0], kv_heads, size), axis=-1
+      )
+      count = jnp.asarray(kept_counts[unit]) // size
+      kept['kv_heads'] = keep(
+        group_LK, count, unit_key, groups=shards, **options
+      )
+      kept[unit] = jnp.repeat(kept['kv_heads'], size, axis=-1)
+    else:
+      groups = counts.head_groups(heads, kv_heads, granularity, shards)
+      kept[unit] = keep(
+        score, kept_counts[unit], unit_key, groups=groups, **options
+      )
+      if kv_heads == heads:
+        kept['kv_heads'] = kept[unit]
+  return kept
 
 
-def head_groups(num_heads: int, kv_heads: int) -> int:
-  """How many runs of heads are balanced: one for each shared key/value head."""
-  return 1 if kv_heads == num_heads else kv_heads
-
-
-def unit_key(key: jax.Array, unit: str) -> jax.Array:
+def key_of(key: jax.Array, unit: str) -> jax.Array:
   """Independent randomness for each unit."""
   return jax.random.fold_in(key, sum(unit.encode()))
+
+
+def overlap(one: jax.Array, two: jax.Array) -> jax.Array:
+  """Jaccard similarity of two masks `[L, R]`, the mean over layers."""
+  both = jnp.sum(one & two, axis=-1)
+  either = jnp.sum(one | two, axis=-1)
+  return jnp.mean(both / jnp.maximum(either, 1))

@@ -1,65 +1,260 @@
-"""A sub-network is a smaller tree: rows gathered out, trained, written back.
+"""A sub-network is a smaller tree: rows gathered out, trained, merged back.
 
-All functions work on parameters, on a whole train state, and on a flat dict of
-leaves by path: moments mirror the parameters and are found by their path.
+`split` parts a state in two, the neurons that take part and those that rest;
+`merge` is its inverse. Nothing is stored twice. Both work on parameters and on
+a whole train state: moments mirror the parameters and are found by their path.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from satjax import tree
 from satjax.sparsity.importance import Units
-from satjax.sparsity.selection import Active
 from satjax.tree import PyTree
 
-
-def gather(full: PyTree, active: Active) -> PyTree:
-  """The sub-network: the active rows, and every other leaf as it is."""
-
-  def take(path, leaf):
-    found = tree.indexed_axis(path, leaf.ndim, active)
-    return leaf if found is None else tree.take_rows(leaf, active[found[0]])
-
-  return tree.map_with_path(take, full)
+Kept = dict[str, jax.Array]  # bool [layers, neurons] by the axis it selects on
 
 
-def write_back(full: PyTree, sub: PyTree, active: Active) -> PyTree:
-  """`full` with the rows of `sub` in their places; omitted rows untouched."""
+@dataclasses.dataclass(frozen=True)
+class Stack:
+  """Consecutive layers that keep the same number of neurons.
 
-  def put(path, leaf, new):
-    found = tree.indexed_axis(path, leaf.ndim, active)
-    return new if found is None else tree.put_rows(leaf, active[found[0]], new)
+  Attributes:
+    start: the first layer.
+    stop: one past the last layer.
+    kept: (axis name, how many neurons take part), for each axis that is cut.
+  """
 
-  return tree.map_with_path(put, full, sub)
+  start: int
+  stop: int
+  kept: tuple[tuple[str, int], ...]
 
 
-def neuron_leaves(full: PyTree, active: Mapping) -> dict[str, jax.Array]:
-  """The leaves that a selection cuts, by path."""
+Stacks = tuple[Stack, ...]
+Place = Callable[[str, jax.Array], jax.Array]
+
+
+def run(program: Callable[..., PyTree], *args: Any) -> PyTree:
+  """The plain `call` for `split` and `merge`."""
+  return program(*args)
+
+
+def ahead(program: Any, *args: Any) -> PyTree:
+  """A `call` for `split` and `merge` that compiles, and gives shapes.
+
+  With it they take ShapeDtypeStructs; calls with arrays of the same shapes and
+  shardings then find their programs ready.
+  """
+  lowered = program.lower(*args)
+  lowered.compile()
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), lowered.out_info
+  )
+
+
+@jax.jit
+def orders(kept: Kept) -> dict[str, jax.Array]:
+  """Rows by axis, int32 [L, R]: those that take part first, ascending."""
   return {
-    path: leaf
-    for path, leaf in tree.flatten(full).items()
-    if tree.indexed_axis(path, leaf.ndim, active)
+    name: jnp.argsort(~mask_LR, axis=-1, stable=True).astype(jnp.int32)
+    for name, mask_LR in kept.items()
   }
 
 
-def replace_leaves(full: PyTree, leaves: Mapping[str, jax.Array]) -> PyTree:
-  """`full` with the leaves at the given paths replaced."""
-  return tree.map_with_path(lambda path, leaf: leaves.get(path, leaf), full)
+def split(
+  full: PyTree,
+  order: Mapping[str, jax.Array],
+  stacks: Stacks,
+  *,
+  place: Place = lambda path, leaf: leaf,
+  park: Place = lambda path, leaf: leaf,
+  consume: bool = False,
+  call: Callable[..., Any] = run,
+) -> tuple[PyTree, PyTree]:
+  """The sub-network, and what rests.
+
+  Args:
+    full: parameters, or any state that holds trees like them.
+    order: of `orders`.
+    stacks: how many neurons take part, all layers in turn. One stack leaves
+      `blocks` a single stack; several make it a tuple.
+    place: puts the rows that take part, by path, where they will live.
+    park: the same for resting rows.
+    consume: frees each leaf as soon as it has been parted, so that memory
+      never holds everything twice.
+    call: runs a compiled program of one leaf; see `ahead`.
+
+  Returns:
+    Two trees of the same form. The second has None where nothing rests, and
+    the first's scalars (step counts).
+  """
+  sub, rest = {}, {}
+
+  def part(path, leaf):
+    axis = tree.indexed_axis(path, leaf.ndim, order)
+    cuts = _cuts(axis and axis[0], stacks)
+    if cuts == ((0, leaf.shape[0], None),):
+      sub[path], rest[path] = [leaf], [None]
+      return
+    parts = call(_split_leaf, leaf, order.get(axis and axis[0]), cuts)
+    sub[path] = [place(path, x) for x, _ in parts]
+    rest[path] = [x if x is None else park(path, x) for _, x in parts]
+    if consume:
+      leaf.delete()
+
+  for path, leaf in tree.flatten(full).items():
+    if (tree.param_of(path) or '').startswith('blocks/'):
+      part(path, leaf)
+    else:
+      sub[path] = [leaf]
+      rest[path] = [None if tree.param_of(path) else call(_copy, leaf)]
+  return _rebuild(full, sub, len(stacks)), _rebuild(full, rest, len(stacks))
 
 
-def taking_part(params: PyTree, active: Active) -> dict[str, jax.Array]:
-  """Which neurons of each unit a selection keeps: bool `[layers, neurons]`."""
-  kept = {}
-  for unit, members in tree.neuron_units(params).items():
-    if unit in active:
-      path = next(iter(members))
-      shape = tree.flatten(params)[path].shape[:2]
-      rows_LR = active[unit]
-      ones_LR = jnp.ones(rows_LR.shape, bool)
-      kept[unit] = tree.put_rows(jnp.zeros(shape, bool), rows_LR, ones_LR)
-  return kept
+def merge(
+  sub: PyTree,
+  rest: PyTree,
+  order: Mapping[str, jax.Array],
+  stacks: Stacks,
+  *,
+  place: Place = lambda path, leaf: leaf,
+  consume: bool = False,
+  call: Callable[..., Any] = run,
+) -> PyTree:
+  """Inverse of `split`; `place` brings rows back, and full leaves home."""
+  inverse = call(_inverse, dict(order))
+  inverse = {name: place('', rows) for name, rows in inverse.items()}
+  resting = tree.flatten(rest)
+
+  def join(path, leaves):
+    axis = tree.indexed_axis(path, leaves[0].ndim, order)
+    cuts = _cuts(axis and axis[0], stacks)
+    if cuts == ((0, leaves[0].shape[0], None),):
+      return leaves[0]
+    names = _stack_paths(path, len(stacks))
+    others = [resting.get(name) for name in names]
+    others = [x if x is None else place(path, x) for x in others]
+    rows = inverse.get(axis and axis[0])
+    full = place(path, call(_merge_leaf, leaves, others, rows, cuts))
+    if consume:
+      for leaf in (*leaves, *others):
+        if leaf is not None:
+          leaf.delete()
+    return full
+
+  def one_stack(node):
+    if not tree.is_params(node) or len(stacks) == 1:
+      return node
+    blocks = jax.tree.map(lambda *leaves: list(leaves), *node['blocks'])
+    return {**node, 'blocks': blocks}
+
+  # Lists of leaves, one of each stack, stand where the full leaf will.
+  gathered = jax.tree.map(one_stack, sub, is_leaf=tree.is_params)
+
+  def build(keys, leaves):
+    path = tree.path_of(keys)
+    if not (tree.param_of(path) or '').startswith('blocks/'):
+      return leaves
+    return join(path, leaves if isinstance(leaves, list) else [leaves])
+
+  return jax.tree_util.tree_map_with_path(
+    build, gathered, is_leaf=lambda x: isinstance(x, list)
+  )
+
+
+def _rebuild(full, parts, count):
+  """Lists of leaves by path, back in the form of `full`."""
+
+  def listed(keys, _):
+    return parts[tree.path_of(keys)]
+
+  lists = jax.tree_util.tree_map_with_path(listed, full)
+
+  def pick(node, number):
+    return jax.tree.map(
+      lambda leaves: leaves[number],
+      node,
+      is_leaf=lambda x: isinstance(x, list),
+    )
+
+  def restack(node):
+    if not tree.is_params(node):
+      return node[0]
+    blocks = [pick(node['blocks'], number) for number in range(count)]
+    others = {name: x for name, x in node.items() if name != 'blocks'}
+    return {
+      **pick(others, 0),
+      'blocks': blocks[0] if count == 1 else tuple(blocks),
+    }
+
+  return jax.tree.map(
+    restack,
+    lists,
+    is_leaf=lambda x: tree.is_params(x) or isinstance(x, list),
+  )
+
+
+@jax.jit
+def _copy(x):
+  """So that a scalar outlives the sub-network that is donated to a step."""
+  return jnp.copy(x)
+
+
+def _stack_paths(path, count):
+  if count == 1:
+    return [path]
+  head, tail = path.split('blocks/')
+  return [f'{head}blocks/{number}/{tail}' for number in range(count)]
+
+
+def _cuts(axis, stacks):
+  """(first layer, last, rows kept or None) of each stack, for one axis."""
+  return tuple((s.start, s.stop, dict(s.kept).get(axis)) for s in stacks)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _split_leaf(leaf, order_LR, cuts):
+  """[(active, resting or None)] of each stack."""
+  parts = []
+  for start, stop, count in cuts:
+    layers = leaf[start:stop]
+    if count is None:
+      parts.append((layers, None))
+    else:
+      rows = order_LR[start:stop]
+      parts.append(
+        (_take(layers, rows[:, :count]), _take(layers, rows[:, count:]))
+      )
+  return parts
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _merge_leaf(active, resting, inverse_LR, cuts):
+  layers = []
+  for (start, stop, count), kept, others in zip(cuts, active, resting):
+    if count is not None:
+      rows = jnp.concatenate([kept, others], axis=1)
+      kept = _take(rows, inverse_LR[start:stop])
+    layers.append(kept)
+  return layers[0] if len(layers) == 1 else jnp.concatenate(layers)
+
+
+@jax.jit
+def _inverse(order):
+  return {
+    name: jnp.argsort(rows, axis=-1).astype(jnp.int32)
+    for name, rows in order.items()
+  }
+
+
+def _take(x, rows_LR):
+  """Row `rows_LR[l, r]` of layer l, for a leaf `[layers, rows, ...]`."""
+  return jax.vmap(lambda a, r: jnp.take(a, r, axis=0, mode='clip'))(x, rows_LR)
 
 
 def masks(

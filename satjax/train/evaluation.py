@@ -45,7 +45,7 @@ class Evaluator:
     }
 
   def __call__(self, params: PyTree) -> dict[str, float]:
-    """Nats a token of each source, weighted by tokens."""
+    """Nats a token of each source, over the targets that count."""
     return {
       name: self._sum(params, batches) / _count(batches)
       for name, batches in self._batches.items()

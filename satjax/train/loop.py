@@ -8,6 +8,7 @@ bad step (a checkpoint, the end) fetches first.
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 from typing import Any
@@ -40,6 +41,7 @@ class Run:
   """What the loop holds: the fixed pieces, and where it is."""
 
   setup: setup_lib.Setup
+  path: pathlib.Path
   checkpoints: Checkpoints
   programs: programs.Programs
   evaluator: evaluation.Evaluator
@@ -120,9 +122,11 @@ def _begin(
     example = jax.eval_shape(lambda: setup.put_batch(batches[0]))
     run = Run(
       setup=setup,
+      path=path,
       checkpoints=checkpoints,
       programs=programs.Programs(
-        lambda phase: setup_lib.compile_step(setup, example, phase)
+        functools.partial(window.compile_phase, setup, example),
+        functools.partial(window.program_key, setup),
       ),
       evaluator=evaluation.Evaluator(
         config.model,
@@ -157,10 +161,7 @@ def _restore(setup, checkpoints, record) -> tuple[int, Window]:
         ' files, or choose another workdir'
       )
   logging.info('restored step %d', found.step)
-  state, active = found.state['state'], found.state['active']
-  if not active:
-    return found.step, window.dense(state)
-  return found.step, window.open_window(setup, state, active)
+  return found.step, window.restored(setup, **found.state, step=found.step)
 
 
 def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
@@ -169,12 +170,12 @@ def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
     _evaluate(run)
   source = batches.iterate(run.step)
   batch = _next_batch(run, source)
-  run.mark = (_training_time(run), run.step)
+  run.mark = (run.clock.training, run.step)
   while run.step < total:
     phase = phases.phase_at(config, run.step)
-    is_new = run.step == first or phase != phases.phase_at(config, run.step - 1)
     # A refresh is part of the step's time, but for the one that compiles.
-    with run.clock('compile') if is_new else contextlib.nullcontext():
+    compiles = run.step == first or phases.hop_at(config, run.step)
+    with run.clock('compile' if compiles else 'refresh'):
       run.window = window.turn_over(run.setup, run.window, run.step, batch)
     if phases.hop_at(config, run.step):
       run.progress.note(f'grown to {phase.num_layers} layers')
@@ -183,7 +184,10 @@ def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
       ahead = phases.next_phase(config, run.step)
       if ahead:
         run.programs.prepare(ahead)
-    run.window.state, scalars = program(run.window.state, batch)
+    now = run.window
+    now.state, scalars = program(now.state, batch, now.rest)
+    if now.chosen:
+      scalars |= now.chosen.telemetry
     run.step += 1
     _fetch(run)
     run.flops += phases.step_flops(config, run.step - 1)
@@ -218,7 +222,7 @@ def _evaluate(run: Run) -> None:
   if not run.config.data.eval:
     return
   with run.clock('evaluation'):
-    state = window.whole(run.window)
+    state = window.whole(run.setup, run.window, run.step)
     losses = run.evaluator(state.params)
   named = {f'eval/{source}/loss': loss for source, loss in losses.items()}
   run.writer.write({'step': run.step, **named})
@@ -229,14 +233,18 @@ def _evaluate(run: Run) -> None:
 def _save(run: Run) -> None:
   _fetch(run)
   with run.clock('checkpoint'):
-    active = run.window.active
-    shapes = {unit: rows.shape for unit, rows in active.items()}
+    extra = run.window.extra
+    shapes = {n: (x.shape, x.dtype.name) for n, x in extra.items()}
     try:
       run.checkpoints.save(
         run.step,
-        {'state': window.whole(run.window), 'active': active},
-        {**run.record, 'active': shapes},
+        {
+          'state': window.whole(run.setup, run.window, run.step),
+          'extra': extra,
+        },
+        {**run.record, 'extra': shapes},
       )
+      workdir_lib.write_visits(run.path, run.window.visits)
     except OSError as error:
       raise errors.StorageError(
         f'can not save step {run.step}: {error}; the checkpoints before it are'
@@ -265,34 +273,25 @@ def _fetch(run: Run) -> None:
 
 
 def _describe(run, step, flops, values) -> dict[str, float]:
-  config = run.config
-  phase = phases.phase_at(config, step - 1)
-  spent = run.clock.totals()
-  busy = _training_time(run)
-  seconds = (busy - run.mark[0]) / (step - run.mark[1])
-  run.mark = (busy, step)
+  config, spent = run.config, run.clock.totals()
+  start, since = run.mark
+  run.mark = (run.clock.training, step)
+  done = sum(phases.step_flops(config, s) for s in range(since, step))
   return {
     'step': step,
     'tokens': step * config.tokens_per_step,
     'flops': flops,
-    'train/loss': values['loss'],
-    'train/grad_norm': values['grad_norm'],
-    'train/learning_rate': values['learning_rate'],
-    'speed/step_seconds': seconds,
-    'speed/tokens_per_second': config.tokens_per_step / seconds,
-    'sparsity/rung': phase.rung,
-    'sparsity/omission_rate': phases.omission_rate(config, phase),
-    'sparsity/heads_kept': phase.heads,
-    'sparsity/channels_kept': phase.channels,
-    'model/num_layers': phase.num_layers,
+    **metrics.named(values),
+    **metrics.speed(
+      seconds=run.mark[0] - start,
+      steps=step - since,
+      tokens=(step - since) * config.tokens_per_step,
+      flops=done,
+      devices=run.setup.mesh.devices.ravel(),
+    ),
+    **phases.describe(config, phases.phase_at(config, step - 1)),
     **{f'time/{name}': value for name, value in spent.items()},
   }
-
-
-def _training_time(run: Run) -> float:
-  """Seconds in steps, refreshes and waiting for data."""
-  spent = run.clock.totals()
-  return spent['step'] + spent.get('data', 0.0)
 
 
 def _next_batch(run: Run, source: Iterator[Any]) -> Any:

@@ -1,7 +1,7 @@
 """metrics.jsonl and TensorBoard, and where the time of a run goes."""
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import json
 import math
@@ -9,7 +9,10 @@ import os
 import pathlib
 import time
 
+import jax
+
 from satjax import errors
+from satjax import flops as flops_lib
 
 
 class Writer:
@@ -62,6 +65,43 @@ def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
   return records
 
 
+def named(values: Mapping[str, float]) -> dict[str, float]:
+  """The scalars of a step under the names of metrics.jsonl."""
+  of_step = ('loss', 'grad_norm', 'learning_rate')
+  return {
+    f'{"train" if name in of_step else "sparsity"}/{name}': value
+    for name, value in values.items()
+  }
+
+
+def speed(
+  *,
+  seconds: float,
+  steps: int,
+  tokens: int,
+  flops: float,
+  devices: Sequence[jax.Device],
+) -> dict[str, float]:
+  """Rates over a stretch of training, and MFU where the peak is known.
+
+  Args:
+    seconds: of training.
+    steps: of the optimizer.
+    tokens: read.
+    flops: executed; what was left out earns nothing.
+    devices: that shared the work.
+  """
+  rates = {
+    'speed/step_seconds': seconds / steps,
+    'speed/tokens_per_second': tokens / seconds,
+    'speed/flops_per_second': flops / seconds,
+  }
+  peak = flops_lib.peak_flops(devices[0].device_kind)
+  if peak:
+    rates['speed/mfu'] = flops / seconds / (peak * len(devices))
+  return rates
+
+
 def _rewind(path: pathlib.Path, step: int) -> None:
   kept = [r for r in read(path.parent) if r['step'] <= step]
   temporary = path.with_suffix('.tmp')
@@ -91,3 +131,9 @@ class Clock:
     """Seconds by activity; their sum is the age of the clock."""
     age = time.perf_counter() - self._start
     return {'step': age - sum(self._spent.values()), **self._spent}
+
+  @property
+  def training(self) -> float:
+    """Seconds in steps, refreshes and waiting for data."""
+    spent = self.totals()
+    return sum(spent.get(name, 0.0) for name in ('step', 'refresh', 'data'))

@@ -6,6 +6,7 @@ without touching the schedule.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,14 @@ from optax import contrib
 from satjax import config as config_lib
 from satjax import tree
 from satjax.tree import PyTree
+
+
+class PerNeuronAdamState(NamedTuple):
+  """Moments, and step counts that broadcast against them."""
+
+  count: PyTree
+  mu: PyTree
+  nu: PyTree
 
 
 def make_schedule(
@@ -42,11 +51,16 @@ def make_schedule(
 
 
 def make_optimizer(
-  config: config_lib.OptimizerConfig,
+  config: config_lib.OptimizerConfig, *, per_neuron: bool = False
 ) -> optax.GradientTransformation:
-  """Gradients to update directions, before the learning rate."""
+  """Gradients to update directions, before the learning rate.
+
+  Args:
+    config: which optimizer.
+    per_neuron: whether Adam's bias correction counts the steps of each neuron.
+  """
   scale = {
-    'adamw': lambda: _adam(config),
+    'adamw': lambda: _per_neuron_adam(config) if per_neuron else _adam(config),
     'lion': lambda: optax.scale_by_lion(config.b1, config.b2),
     'adafactor': lambda: optax.chain(
       optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)
@@ -86,6 +100,46 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 def _adam(config):
   return optax.scale_by_adam(config.b1, config.b2, config.eps)
+
+
+def _per_neuron_adam(config):
+  """Adam whose step counts mirror the parameters, a number for each neuron.
+
+  Under `lors`, and in a sub-network, the count of a neuron that takes no part
+  rests with its moments, so that its bias correction fits them (Kingma & Ba,
+  2015, section 3).
+  """
+
+  def counters(path, leaf):
+    axes = tree.axes_of(path, leaf.ndim) or ()
+    numbers = ('layers', 'heads', 'kv_heads', 'mlp')
+    shape = [
+      size if name in numbers else 1 for name, size in zip(axes, leaf.shape)
+    ]
+    return jnp.zeros(shape or (), jnp.float32)
+
+  def init(params):
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    count = tree.map_with_path(counters, params)
+    return PerNeuronAdamState(count, zeros, jax.tree.map(jnp.copy, zeros))
+
+  def update(updates, state, params=None):
+    del params
+    b1, b2 = config.b1, config.b2
+    count = jax.tree.map(lambda n: n + 1, state.count)
+    mu = optax.tree_utils.tree_update_moment(updates, state.mu, b1, 1)
+    nu = optax.tree_utils.tree_update_moment(updates, state.nu, b2, 2)
+    updates = jax.tree.map(
+      lambda m, v, n: (
+        (m / (1 - b1**n)) / (jnp.sqrt(v / (1 - b2**n)) + config.eps)
+      ),
+      mu,
+      nu,
+      count,
+    )
+    return updates, PerNeuronAdamState(count, mu, nu)
+
+  return optax.GradientTransformation(init, update)
 
 
 def _muon(config):

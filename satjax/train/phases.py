@@ -7,11 +7,12 @@ knows the shape of what it restores, and the next phase can compile ahead.
 from collections.abc import Iterator
 import dataclasses
 import functools
+import itertools
 
 from satjax import config as config_lib
-from satjax import flops
+from satjax import counts, flops
 from satjax.sparsity import ladder as ladder_lib
-from satjax.sparsity import selection
+from satjax.sparsity import subnetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,24 +20,34 @@ class Phase:
   """Static shapes of a train step.
 
   Attributes:
-    num_layers: depth of the model.
-    rung: of the ladder; 0 before it.
-    heads: query heads that take part, in each layer.
-    channels: MLP channels that take part, in each layer.
+    rung: of the ladder, from 0.
+    layers: what takes part in each layer.
     is_sparse: whether any neuron is left out.
   """
 
-  num_layers: int
   rung: int
-  heads: int
-  channels: int
+  layers: tuple[flops.Layer, ...]
   is_sparse: bool
 
   @property
-  def kept(self) -> dict[str, int]:
-    return {'heads': self.heads, 'mlp': self.channels}
+  def num_layers(self) -> int:
+    return len(self.layers)
+
+  @property
+  def kept(self) -> dict[str, tuple[int, ...]]:
+    """Neurons of each unit that take part, by layer."""
+    return {
+      'heads': tuple(layer.heads for layer in self.layers),
+      'mlp': tuple(layer.channels for layer in self.layers),
+    }
+
+  @property
+  def mean_kept(self) -> dict[str, float]:
+    """The same, averaged over layers."""
+    return {name: sum(n) / len(n) for name, n in self.kept.items()}
 
 
+@functools.cache
 def ladders(config: config_lib.Config) -> dict[str, ladder_lib.Ladder]:
   """The ladder of each unit."""
   sparsity = config.sparsity
@@ -47,6 +58,8 @@ def ladders(config: config_lib.Config) -> dict[str, ladder_lib.Ladder]:
       split=sparsity.split,
       rungs=sparsity.rungs,
       num_steps=config.train.num_steps,
+      shape=sparsity.shape,
+      warm_start=sparsity.warm_start,
     )
     for unit, rate in rates.items()
   }
@@ -55,27 +68,75 @@ def ladders(config: config_lib.Config) -> dict[str, ladder_lib.Ladder]:
 @functools.cache
 def phase_at(config: config_lib.Config, step: int) -> Phase:
   """The phase of the step that follows `step` completed ones."""
-  model, sparsity = config.model, config.sparsity
-  num_layers = model.num_layers
+  num_layers = config.model.num_layers
   for hop_step, factor in hops(config):
     if hop_step <= step:
       num_layers *= factor
-  by_unit = ladders(config)
-  rung = by_unit['heads'].rung(step) if sparsity.is_on else 0
-  heads = by_unit['heads'].kept_by_rung(
-    model.num_heads,
-    selection.head_groups(model.num_heads, model.num_kv_heads),
-  )[rung]
-  channels = by_unit['mlp'].kept_by_rung(
-    model.mlp_dim, sparsity.channel_multiple
-  )[rung]
-  return Phase(
-    num_layers=num_layers,
-    rung=rung,
-    heads=heads,
-    channels=channels,
-    is_sparse=heads < model.num_heads or channels < model.mlp_dim,
+  rung = ladders(config)['heads'].rung(step) if config.sparsity.is_on else 0
+  return phase_of(config, rung, num_layers)
+
+
+@functools.cache
+def phase_of(config: config_lib.Config, rung: int, num_layers: int) -> Phase:
+  """The phase of a rung, at a depth."""
+  model = config.model
+  rates = {unit: lad.rate_of(rung) for unit, lad in ladders(config).items()}
+  layers = tuple(
+    _layer(config, rates, scale) for scale in layer_scales(config, num_layers)
   )
+  whole = flops.Layer(model.num_heads, model.num_kv_heads, model.mlp_dim)
+  return Phase(rung, layers, any(layer != whole for layer in layers))
+
+
+def _layer(config, rates, scale) -> flops.Layer:
+  model, sparsity = config.model, config.sparsity
+  shape = model.num_heads, model.num_kv_heads, sparsity.granularity
+  heads = counts.kept_count(
+    model.num_heads,
+    rates['heads'] * scale,
+    counts.head_step(*shape, sparsity.shards),
+  )
+  return flops.Layer(
+    heads=heads,
+    kv_heads=counts.kept_kv_heads(heads, *shape),
+    channels=counts.kept_count(
+      model.mlp_dim, rates['mlp'] * scale, config.channel_step
+    ),
+  )
+
+
+def layer_scales(
+  config: config_lib.Config, num_layers: int
+) -> tuple[float, ...]:
+  """The factor on the omission rates of each layer."""
+  first, last = config.sparsity.dense_layers
+  scales = config.sparsity.layer_scale or (1.0,) * num_layers
+  return tuple(
+    0.0 if layer < first or layer >= num_layers - last else scale
+    for layer, scale in enumerate(scales)
+  )
+
+
+def stacks(config: config_lib.Config, phase: Phase) -> subnetwork.Stacks:
+  """Runs of layers of the same size, and what each keeps of which axis."""
+  model = config.model
+  whole = {
+    'heads': model.num_heads,
+    'kv_heads': model.num_kv_heads,
+    'mlp': model.mlp_dim,
+  }
+  found, start = [], 0
+  for layer, group in itertools.groupby(phase.layers):
+    stop = start + len(list(group))
+    kept = {
+      'heads': layer.heads,
+      'kv_heads': layer.kv_heads,
+      'mlp': layer.channels,
+    }
+    cut = tuple((n, count) for n, count in kept.items() if count < whole[n])
+    found.append(subnetwork.Stack(start, stop, cut))
+    start = stop
+  return tuple(found)
 
 
 def hops(config: config_lib.Config) -> Iterator[tuple[int, int]]:
@@ -96,11 +157,23 @@ def starts_window(config: config_lib.Config, step: int) -> bool:
   return phase_at(config, step - 1) != phase_at(config, step)
 
 
+def window_start(config: config_lib.Config, step: int) -> int:
+  """Completed steps when the window that holds step `step` + 1 was opened."""
+  while not starts_window(config, step):
+    step -= 1
+  return step
+
+
 def next_phase(config: config_lib.Config, step: int) -> Phase | None:
   """The phase that follows the one at `step`, or None if it is the last."""
   now = phase_at(config, step)
-  for later in range(step + 1, config.train.num_steps):
-    if phase_at(config, later) != now:
+  changes = [
+    *ladders(config)['heads'].boundaries,
+    *(s for s, _ in hops(config)),
+  ]
+  for later in sorted(changes):
+    is_ahead = step < later < config.train.num_steps
+    if is_ahead and phase_at(config, later) != now:
       return phase_at(config, later)
   return None
 
@@ -108,20 +181,37 @@ def next_phase(config: config_lib.Config, step: int) -> Phase | None:
 def omission_rate(config: config_lib.Config, phase: Phase) -> float:
   """The share of the weights of heads and channels that a phase leaves out."""
   model = config.model
-  matrices = 4 if model.num_heads == model.num_kv_heads else 2
-  head = matrices * model.head_dim
-  total = head * model.num_heads + 3 * model.mlp_dim
-  return 1 - (head * phase.heads + 3 * phase.channels) / total
+
+  def weights(layer):
+    heads = 2 * model.head_dim * layer.heads
+    if model.num_heads == model.num_kv_heads:
+      heads *= 2
+    return heads + 3 * layer.channels
+
+  whole = flops.Layer(model.num_heads, model.num_kv_heads, model.mlp_dim)
+  kept = sum(map(weights, phase.layers))
+  return 1 - kept / (phase.num_layers * weights(whole))
 
 
-@functools.cache
+def describe(config: config_lib.Config, phase: Phase) -> dict[str, float]:
+  """What a phase keeps, as realised, under the names of metrics.jsonl."""
+  return {
+    'sparsity/rung': phase.rung,
+    'sparsity/omission_rate': omission_rate(config, phase),
+    'sparsity/heads_kept': phase.mean_kept['heads'],
+    'sparsity/channels_kept': phase.mean_kept['mlp'],
+    'model/num_layers': phase.num_layers,
+  }
+
+
+def phase_flops(config: config_lib.Config, phase: Phase) -> float:
+  """FLOPs of an optimizer step of a phase, as executed."""
+  exact = config.sparsity.omitted_forward == 'exact' and phase.is_sparse
+  return config.tokens_per_step * flops.train_flops_per_token(
+    config.model, config.data.seq_len, phase.layers, dense_forward=exact
+  )
+
+
 def step_flops(config: config_lib.Config, step: int) -> float:
   """FLOPs of the step after `step` completed ones, as executed."""
-  phase = phase_at(config, step)
-  return config.tokens_per_step * flops.train_flops_per_token(
-    config.model,
-    config.data.seq_len,
-    num_layers=phase.num_layers,
-    num_heads=phase.heads,
-    mlp_dim=phase.channels,
-  )
+  return phase_flops(config, phase_at(config, step))

@@ -1,6 +1,6 @@
-"""Compiled train steps, one for each phase; the next one compiles meanwhile."""
+"""Compiled programs, one set for each shape; the next compile meanwhile."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent import futures
 from typing import Any
 
@@ -11,30 +11,34 @@ class Programs:
   """Compiles each distinct shape once, in the background where asked ahead.
 
   Attributes:
-    count: how many programs have been compiled or are being compiled.
+    count: how many shapes have been compiled or are being compiled.
   """
 
-  def __init__(self, compile_step: Callable[[Phase], Any]):
-    self._compile = compile_step
+  def __init__(
+    self,
+    compile_phase: Callable[[Phase], Any],
+    key: Callable[[Phase], Hashable],
+  ):
+    """Phases with the same `key` share what `compile_phase` makes."""
+    self._compile = compile_phase
+    self._key = key
     self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix='compile')
-    self._programs: dict[Any, futures.Future] = {}
+    self._programs: dict[Hashable, futures.Future] = {}
 
   @property
   def count(self) -> int:
     return len(self._programs)
 
   def prepare(self, phase: Phase) -> None:
-    """Starts to compile the step of a phase, unless that is done or begun."""
-    shapes = (phase.num_layers, phase.heads, phase.channels)
-    if shapes not in self._programs:
-      self._programs[shapes] = self._pool.submit(self._compile, phase)
+    """Starts to compile for a phase, unless that is done or begun."""
+    key = self._key(phase)
+    if key not in self._programs:
+      self._programs[key] = self._pool.submit(self._compile, phase)
 
   def get(self, phase: Phase) -> Any:
-    """The compiled step of a phase; waits for it if need be."""
+    """What has been compiled for a phase; waits for it if need be."""
     self.prepare(phase)
-    return self._programs[
-      phase.num_layers, phase.heads, phase.channels
-    ].result()
+    return self._programs[self._key(phase)].result()
 
   def close(self) -> None:
     """Drops what has not begun to compile."""

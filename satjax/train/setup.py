@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import optax
 
 from satjax import config as config_lib
@@ -45,7 +46,28 @@ class Setup:
 
   def place(self, state: PyTree) -> PyTree:
     """Puts every leaf where the table of axes wants it."""
-    return jax.device_put(state, sharding.tree_sharding(self.mesh, state))
+    return tree.map_with_path(self.place_leaf, state)
+
+  def place_leaf(
+    self, path: str, leaf: jax.Array, memory: str | None = None
+  ) -> jax.Array:
+    """The same for one leaf, or for its shape, in a kind of memory."""
+    where = sharding.leaf_sharding(self.mesh, path, leaf.shape)
+    return _put(leaf, where.with_memory_kind(memory) if memory else where)
+
+  def replicate(self, values: PyTree) -> PyTree:
+    """Puts every leaf, whole, on every device."""
+    where = NamedSharding(self.mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: _put(leaf, where), values)
+
+
+def _put(leaf, where):
+  if isinstance(leaf, jax.ShapeDtypeStruct):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+  # A quick way out, since most leaves are where they belong.
+  if leaf.sharding == where and leaf.committed:
+    return leaf
+  return jax.device_put(leaf, where)
 
 
 def make_setup(
@@ -71,7 +93,11 @@ def make_setup(
   mesh = sharding.make_mesh(config.mesh, devices)
   sharding.check_divides(config, mesh)
   use_compilation_cache()
-  tx = optimizer_lib.make_optimizer(config.optimizer)
+  tx = optimizer_lib.make_optimizer(
+    config.optimizer,
+    per_neuron=config.sparsity.is_on
+    and config.sparsity.bias_correction == 'per_neuron',
+  )
   if is_masked(config):
     tx = lors.lors(
       tx,
@@ -140,24 +166,16 @@ def initial_state(setup: Setup) -> TrainState:
   return setup.place(state_lib.new_state(setup.place(params), setup.tx))
 
 
-def abstract_state(setup: Setup, phase: Phase, *, sub: bool) -> TrainState:
-  """Shapes and shardings of the state in a phase, whole or as a sub-network."""
+def abstract_state(setup: Setup, phase: Phase) -> TrainState:
+  """Shapes and shardings of the whole state in a phase."""
   model = dataclasses.replace(setup.config.model, num_layers=phase.num_layers)
-  if sub:
-    own_kv = model.num_kv_heads == model.num_heads
-    model = dataclasses.replace(
-      model,
-      num_heads=phase.heads,
-      num_kv_heads=phase.heads if own_kv else model.num_kv_heads,
-      mlp_dim=phase.channels,
-    )
 
   def create(key):
     params = decoder.init_params(model, key)
     return state_lib.new_state(params, setup.tx)
 
   abstract = jax.eval_shape(create, jax.random.key(0))
-  return with_sharding(setup.mesh, abstract)
+  return setup.place(abstract)
 
 
 def abstract_checkpoint(setup: Setup) -> Callable[[dict[str, Any]], PyTree]:
@@ -165,33 +183,25 @@ def abstract_checkpoint(setup: Setup) -> Callable[[dict[str, Any]], PyTree]:
 
   def abstract(record):
     phase = phases_lib.phase_at(setup.config, max(0, record['step'] - 1))
-    active = {
-      unit: jax.ShapeDtypeStruct(shape, jnp.int32)
-      for unit, shape in record['active'].items()
+    extra = {
+      path: jax.ShapeDtypeStruct(shape, dtype)
+      for path, (shape, dtype) in record['extra'].items()
     }
     return {
-      'state': abstract_state(setup, phase, sub=False),
-      'active': with_sharding(setup.mesh, active),
+      'state': abstract_state(setup, phase),
+      'extra': setup.replicate(extra),
     }
 
   return abstract
 
 
-def with_sharding(mesh: jax.sharding.Mesh, abstract: PyTree) -> PyTree:
-  """ShapeDtypeStructs that say where each leaf lives."""
-  return tree.map_with_path(
-    lambda path, leaf: jax.ShapeDtypeStruct(
-      leaf.shape,
-      leaf.dtype,
-      sharding=sharding.leaf_sharding(mesh, path, leaf.shape),
-    ),
-    abstract,
-  )
-
-
 def make_step(setup: Setup) -> Callable[..., Any]:
-  """The train step `(state, batch) -> (state, metrics)`, not yet compiled."""
+  """The train step, `(state, batch, rest) -> (state, metrics)`."""
   config = setup.config
+  view = step_lib.whole
+  if is_masked(config):
+    exact = config.sparsity.omitted_forward == 'exact'
+    view = functools.partial(_masked_view, exact=exact)
   micro = config.train.microbatch_size or config.train.batch_size
   return functools.partial(
     step_lib.train_step,
@@ -199,25 +209,35 @@ def make_step(setup: Setup) -> Callable[..., Any]:
     tx=setup.tx,
     schedule=setup.schedule,
     num_microbatches=config.train.batch_size // micro,
-    view=_masked_view if is_masked(config) else step_lib.whole,
+    view=view,
   )
 
 
 def compile_step(
-  setup: Setup, batch: PyTree, phase: Phase
+  setup: Setup, batch: PyTree, state: PyTree, rest: PyTree
 ) -> jax.stages.Compiled:
-  """The train step of a phase, compiled ahead of time for a batch's shapes."""
-  sub = phase.is_sparse and not is_masked(setup.config)
-  state = abstract_state(setup, phase, sub=sub)
+  """The train step, compiled ahead of time for shapes and shardings."""
   out = jax.tree.map(lambda leaf: leaf.sharding, state)
   step = jax.jit(make_step(setup), donate_argnums=0, out_shardings=(out, None))
   with jax.sharding.set_mesh(setup.mesh):
-    return step.lower(state, batch).compile()
+    return step.lower(state, batch, rest).compile()
 
 
-def _masked_view(params: PyTree, state: lors.LorsState) -> PyTree:
-  """Omitted neurons are zeros in the forward pass."""
-  return lors.apply_mask(params, state.mask)
+def _masked_view(params, state, rest, *, exact):
+  """Omitted neurons are zeros; if they count, they do so without gradient."""
+  if exact:
+    blocks, masks = params['blocks'], state.mask['blocks']
+    rest = {
+      name: jax.tree.map(_omitted_part, blocks[name], masks[name])
+      for name, writes in (('attention', 'output'), ('mlp', 'down'))
+      if masks[name][writes].ndim
+    }
+  return lors.apply_mask(params, state.mask), rest
+
+
+def _omitted_part(x, mask):
+  """What takes no part; a matrix that is never cut serves both."""
+  return jnp.where(mask, 0, x) if mask.ndim else x
 
 
 def grow(setup: Setup, state: TrainState, factor: int) -> TrainState:

@@ -15,18 +15,21 @@ from satjax.tree import PyTree
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-View = Callable[[PyTree, optax.OptState], PyTree]
+View = Callable[[PyTree, optax.OptState, PyTree], tuple[PyTree, PyTree]]
 
 
-def whole(params: PyTree, opt_state: optax.OptState) -> PyTree:
-  """The default view: the forward pass sees the parameters as they are."""
+def whole(
+  params: PyTree, opt_state: optax.OptState, rest: PyTree
+) -> tuple[PyTree, PyTree]:
+  """The default view: the forward pass sees everything as it is."""
   del opt_state
-  return params
+  return params, rest
 
 
 def train_step(
   state: TrainState,
   batch: Batch,
+  rest: PyTree = None,
   *,
   model: config_lib.ModelConfig,
   tx: optax.GradientTransformation,
@@ -40,11 +43,12 @@ def train_step(
     state: parameters and moments; donate it.
     batch: int32 [B, T] 'tokens', 'targets', 'positions', 'segments' and float32
       [B, T] 'weights'.
+    rest: what neurons that rest contribute (`decoder.apply`); None: nothing.
     model: the dense model's configuration.
     tx: gradients to update directions.
     schedule: learning rate by completed steps.
     num_microbatches: forward and backward passes that share the batch.
-    view: what the forward pass sees of the parameters.
+    view: what the forward pass sees of the parameters and of `rest`.
 
   Returns:
     The next state, and scalars 'loss' (nats a token), 'grad_norm' (before
@@ -53,21 +57,54 @@ def train_step(
   total = jnp.maximum(jnp.sum(batch['weights']), 1.0)
 
   def loss_fn(params, part):
-    logits_BTV = decoder.apply(model, view(params, state.opt_state), part)
+    seen, resting = view(params, state.opt_state, rest)
+    logits_BTV = decoder.apply(model, seen, part, resting)
     return loss_lib.cross_entropy_sum(logits_BTV, part) / total
 
   loss, grads = _accumulate(loss_fn, state.params, batch, num_microbatches)
+  metrics = {
+    'loss': loss,
+    'grad_norm': optax.global_norm(grads),
+    'learning_rate': jnp.asarray(schedule(state.step)),
+  }
+  return update(state, grads, tx=tx, schedule=schedule), metrics
+
+
+def update(
+  state: TrainState,
+  grads: PyTree,
+  *,
+  tx: optax.GradientTransformation,
+  schedule: optax.Schedule,
+) -> TrainState:
+  """The optimizer's half of a step."""
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   learning_rate = jnp.asarray(schedule(state.step))
   params = jax.tree.map(
     lambda p, u: p - learning_rate.astype(p.dtype) * u, state.params, updates
   )
-  metrics = {
-    'loss': loss,
-    'grad_norm': optax.global_norm(grads),
-    'learning_rate': learning_rate,
-  }
-  return TrainState(state.step + 1, params, opt_state), metrics
+  return TrainState(state.step + 1, params, opt_state)
+
+
+def replay(
+  state: TrainState,
+  count: jax.Array,
+  *,
+  tx: optax.GradientTransformation,
+  schedule: optax.Schedule,
+) -> TrainState:
+  """`count` steps with gradients of zero: decay and momentum run on.
+
+  For optimizers that treat every number by itself, this is what `count` steps
+  do to neurons that took no part in them. A loop, not a closed form: the
+  result does not depend on where a window is cut in two.
+  """
+
+  def once(_, state):
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    return update(state, zeros, tx=tx, schedule=schedule)
+
+  return lax.fori_loop(0, count, once, state)
 
 
 def eval_step(

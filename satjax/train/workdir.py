@@ -1,6 +1,6 @@
 """The folder of a run: claimed by one process, with a record of what it is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import fcntl
 import importlib.metadata
@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 
 from satjax import config as config_lib
 from satjax import errors
@@ -149,6 +150,15 @@ def _commit() -> str | None:
   except (OSError, subprocess.TimeoutExpired):
     return None
   return done.stdout.strip() or None
+
+
+def write_visits(path: pathlib.Path, visits: Mapping[str, jax.Array]) -> None:
+  """`visits.npz`: in how many selections each neuron took part, by unit."""
+  if not visits:
+    return
+  temporary = path / 'visits.tmp.npz'
+  np.savez_compressed(temporary, **jax.device_get(dict(visits)))
+  os.replace(temporary, path / 'visits.npz')
 
 
 def write_json(path: pathlib.Path, value: object) -> None:

@@ -8,11 +8,18 @@ import sys
 import pytest
 
 from satjax import errors
-from satjax.data import sources
+from satjax.data import docstrings, sources
 
 
 def read(source):
   return list(sources.documents(source))
+
+
+def texts(source):
+  """Identifiers and texts of documents that are no pairs."""
+  documents = read(source)
+  assert not any(document.prompt or document.group for document in documents)
+  return [(document.id, document.text) for document in documents]
 
 
 @pytest.fixture
@@ -21,7 +28,9 @@ def folder(tmp_path, monkeypatch):
   return tmp_path
 
 
-@pytest.mark.parametrize('source', ['stdlib:code', 'stdlib:docs'])
+@pytest.mark.parametrize(
+  'source', ['stdlib:code', 'stdlib:docs', 'stdlib:docstrings']
+)
 def test_stdlib_is_large_ordered_and_free_of_tests(source):
   documents = read(source)
   ids = [document.id for document in documents]
@@ -36,13 +45,13 @@ def test_stdlib_is_large_ordered_and_free_of_tests(source):
 
 
 def test_stdlib_code_is_the_file():
-  code = {document.id: document.text for document in read('stdlib:code')}
+  code = dict(texts('stdlib:code'))
   with open(json.decoder.__file__, encoding='utf-8') as file:
     assert code['json/decoder.py'] == file.read()
 
 
 def test_stdlib_docs_are_what_help_shows():
-  docs = {document.id: document.text for document in read('stdlib:docs')}
+  docs = dict(texts('stdlib:docs'))
   text = docs['json/__init__.py']
   assert text.startswith('# json\n\nJSON (JavaScript Object Notation)')
   assert '# json.dumps\n\nSerialize ``obj`` to a JSON formatted' in text
@@ -56,6 +65,7 @@ def test_stdlib_is_read_without_importing_it():
   program = (
     'import sys; from satjax.data import sources, table;'
     "list(sources.documents('stdlib:docs'));"
+    "list(sources.documents('stdlib:docstrings'));"
     "bad = {'jax', 'flax', 'grain', 'antigravity', 'turtle', 'idlelib'};"
     'print(bad & set(sys.modules))'
   )
@@ -78,7 +88,7 @@ def test_docstrings_inside_if_and_try_are_found():
     'try:\n  pass\n'
     'except E:\n  class C:\n    """C."""\n    def m(self):\n      """M."""\n'
   )
-  assert list(sources._docstrings(tree, 'x')) == [
+  assert list(docstrings.sections(tree, 'x')) == [
     ('x', 'Top.'),
     ('x.f', 'F.'),
     ('x.g', 'G.'),
@@ -98,22 +108,22 @@ def test_text_is_sorted_by_path_and_named_below_the_glob(folder):
     ('b/a.txt#0', 'b/a.txt'),
     ('b/z.txt#0', 'b/z.txt'),
   ]
-  assert read('text:books/**/*.txt') == expected
-  assert read(f'text:{folder}/books/**/*.txt') == expected
-  assert read('text:books/a.txt') == [('a.txt#0', 'a.txt')]
+  assert texts('text:books/**/*.txt') == expected
+  assert texts(f'text:{folder}/books/**/*.txt') == expected
+  assert texts('text:books/a.txt') == [('a.txt#0', 'a.txt')]
 
 
 def test_home_is_expanded(folder, monkeypatch):
   monkeypatch.setenv('HOME', str(folder))
   (folder / 'a.txt').write_text('x')
-  assert read('text:~/*.txt') == [('a.txt#0', 'x')]
+  assert texts('text:~/*.txt') == [('a.txt#0', 'x')]
 
 
 def test_adversarial_text(folder):
   (folder / 'a').write_bytes(b'')
   (folder / 'b').write_bytes(b'one\r\ntwo\rthree\r\n')
   (folder / 'c').write_bytes(b'\xef\xbb\xbfbom \x00 nul \xff\xfe')
-  assert read('text:?') == [
+  assert texts('text:?') == [
     ('b#0', 'one\ntwo\rthree\n'),
     ('c#0', 'bom \x00 nul \ufffd\ufffd'),
   ]
@@ -136,7 +146,7 @@ def test_long_text_is_cut_and_conserved(folder, unit):
 def test_short_text_is_not_cut(folder):
   text = 'line\n\n' * 10_000
   (folder / 'a').write_text(text)
-  assert read('text:a') == [('a#0', text)]
+  assert texts('text:a') == [('a#0', text)]
 
 
 def test_jsonl_reads_the_text_field(folder):
@@ -144,7 +154,7 @@ def test_jsonl_reads_the_text_field(folder):
   lines += ['{"text": "\\ud800 lone"}\r', '{"text": "last"}']
   data = '\n'.join(lines).encode()
   (folder / 'a.jsonl').write_bytes(b'\xef\xbb\xbf' + data)
-  assert read('jsonl:*.jsonl') == [
+  assert texts('jsonl:*.jsonl') == [
     ('a.jsonl#1', 'a\u2028\u2028b'),
     ('a.jsonl#5', '\ud800 lone'),
     ('a.jsonl#6', 'last'),
@@ -157,7 +167,14 @@ def test_jsonl_reads_the_text_field(folder):
     ('{"text": ', 'line 2: not JSON'),
     ('[' * 100_000, 'line 2: not JSON'),
     ('{"q": 1, "answer": 2}', r"line 2: .*its keys are \['answer', 'q'\]"),
+    ('{"prompt": "only"}', r"line 2: .*its keys are \['prompt'\]"),
     ('{"text": 3}', 'line 2: .*its "text" is a int'),
+    (
+      '{"text": null, "prompt": "", "answer": ""}',
+      'line 2: .*"text", or .*"answer".*its "text" is a NoneType, not a string',
+    ),
+    ('{"prompt": ["a"], "answer": 2}', 'line 2: .*its "prompt" is a list'),
+    ('{"prompt": "a", "answer": 2}', 'line 2: .*its "answer" is a int'),
     ('["text"]', 'line 2: .*it is a list'),
   ],
 )
@@ -177,7 +194,7 @@ def test_unknown_source_lists_the_forms(source):
     sources.documents(source)
   message = str(caught.value)
   assert repr(source) in message
-  for form in ('stdlib:docs', 'stdlib:code', 'text:GLOB', 'jsonl:GLOB'):
+  for form in sources.FORMS:
     assert form in message
 
 

@@ -164,11 +164,14 @@ def test_splits_are_disjoint_and_complete(source):
     for split in table.SPLITS
   }
   for split, result in built.items():
+    assert result.answers is None  # nor any other array for the prompts
     assert documents_of(result) == [
-      text for id, text in documents if table.split_of(id, 0.3) == split
+      document.text
+      for document in documents
+      if table.split_of(document.id, 0.3) == split
     ]
   num_tokens = sum(len(result.tokens) for result in built.values())
-  assert num_tokens == sum(len(BYTE.encode(t)) + 2 for _, t in documents)
+  assert num_tokens == sum(len(BYTE.encode(d.text)) + 2 for d in documents)
   assert built['train'].fingerprint != built['held_out'].fingerprint
   assert built['train'].tokens.dtype == np.uint16
   assert built['train'].starts.dtype == np.int64

@@ -306,13 +306,16 @@ def test_bfloat16_computes_in_it_and_returns_float32():
   assert {g.dtype for g in jax.tree.leaves(abstract)} == {jnp.dtype('float32')}
 
 
-def test_block_inputs_are_the_normed_residual_stream():
+def test_what_is_observed_of_a_block():
   model = make_model()
   params, tokens = make_params(model), tokens_of()
-  inputs = compiled(functools.partial(decoder.block_inputs, model))(
-    params, {'tokens': tokens}
-  )
-  assert inputs.keys() == {'attention', 'mlp'}
+
+  def reduce(block):
+    return {unit: block[unit]['input'] for unit in ('attention', 'mlp')}
+
+  inputs = compiled(
+    lambda params: decoder.observe(model, params, {'tokens': tokens}, reduce)
+  )(params)
   for value in inputs.values():
     assert value.shape == (2, 2, LENGTH, 8)
   x = np.float64(params['embed'])[np.array(tokens)]

@@ -10,7 +10,7 @@ import pytest
 from satjax import tree
 from satjax.sparsity import importance
 
-METRICS = ('uniform', 'magnitude', 'maxip')
+METRICS = importance.METRICS
 
 
 def make_params(kv_heads):
@@ -38,19 +38,55 @@ def make_params(kv_heads):
   }
 
 
-def make_inputs():
-  """Two layers of one row of two positions."""
-  x_TD = np.array([[1, 0], [-1, 2]], np.float32)
+X_TD = np.array([[1, 0], [-1, 2]], np.float32)
+# Two layers of one row of two positions.
+INPUTS = {
+  'attention': np.array([[X_TD], [X_TD[::-1] + 1]]),
+  'mlp': np.array([[X_TD], [3 * X_TD]]),
+}
+# What a head mixed: any numbers, in the shape [L, B, T, N, H].
+MIXED = np.arange(1, 17, dtype=np.float32).reshape(2, 1, 2, 2, 2)
+
+
+def blocks_of(params):
+  """What the forward pass of each layer shows."""
+  attention, mlp = params['blocks']['attention'], params['blocks']['mlp']
+
+  def project(x, w):
+    return jnp.einsum('lbtd,ln...d->lbtn...', x, w)
+
+  gate = project(INPUTS['mlp'], mlp['gate'])
   return {
-    'attention': jnp.array([[x_TD], [x_TD[::-1] + 1]]),
-    'mlp': jnp.array([[x_TD], [3 * x_TD]]),
+    'attention': {
+      'input': jnp.asarray(INPUTS['attention']),
+      'hidden': jnp.asarray(MIXED),
+      **{
+        name: project(INPUTS['attention'], attention[name])
+        for name in ('query', 'key', 'value')
+      },
+    },
+    'mlp': {
+      'input': jnp.asarray(INPUTS['mlp']),
+      'hidden': jax.nn.silu(gate) * project(INPUTS['mlp'], mlp['up']),
+    },
   }
 
 
-def scores_of(metric, kv_heads, units=None):
+def observe(metric, blocks, balance=False):
+  layers = [
+    importance.observe(
+      metric, jax.tree.map(lambda x, i=i: x[i], blocks), balance=balance
+    )
+    for i in range(2)
+  ]
+  return jax.tree.map(lambda *parts: jnp.stack(parts), *layers)
+
+
+def scores_of(metric, kv_heads, units=None, balance=False):
   params = make_params(kv_heads)
   units = units or tree.neuron_units(params)
-  return importance.scores(metric, params, units, make_inputs())
+  seen = observe(metric, blocks_of(params), balance)
+  return importance.scores(metric, params, units, seen, balance=balance)
 
 
 def silu(x):
@@ -103,19 +139,112 @@ def test_maxip_of_channels_by_hand():
 
 def test_maxip_takes_the_response_before_the_mean():
   # Responses of opposite sign must not cancel.
-  params = {
-    'blocks': {
-      'mlp': {
-        'gate': jnp.full((1, 1, 2), 1.0),
-        'up': jnp.array([[[1.0, -1.0]]]),
-        'down': jnp.zeros((1, 1, 2)),
-      }
-    }
-  }
-  units = {'mlp': {'blocks/mlp/gate': (0, 1), 'blocks/mlp/up': (0, 1)}}
-  inputs = {'mlp': jnp.array([[[[1.0, 0.0], [0.0, 1.0]]]])}
-  scores = importance.scores('maxip', params, units, inputs)
-  np.testing.assert_allclose(scores['mlp'], [[silu(1)]], rtol=1e-6)
+  hidden = jnp.array([[[[2.0], [-2.0]]]])
+  blocks = {'attention': blocks_of(make_params(1))['attention']}
+  blocks['mlp'] = {'input': hidden, 'hidden': jnp.tile(hidden, (2, 1, 1, 1))}
+  assert observe('maxip', blocks)['mlp'].tolist() == [[2.0], [2.0]]
+
+
+def test_maxip_out_is_maxip_times_the_norm_that_writes():
+  maxip, out = scores_of('maxip', 2), scores_of('maxip_out', 2)
+  # Norms of down: 3 and 2; of output: sqrt(3) and sqrt(13); layer 1 doubled.
+  for unit, norm in (('mlp', [3, 2]), ('heads', np.sqrt([3, 13]))):
+    factor = np.array([norm, 2 * np.array(norm)])
+    np.testing.assert_allclose(out[unit], maxip[unit] * factor, rtol=1e-6)
+
+
+def test_wanda_of_channels_by_hand():
+  # Mean squares of layer 0's input: (1, 2). Channel 0: 1 (1 + 4) + 2 (1 + 1);
+  # channel 1: 1 (4 + 0) + 2 (0 + 1). Layer 1: inputs thrice, weights twice.
+  expected = np.sqrt([[9, 6], [9 * 36, 6 * 36]])
+  np.testing.assert_allclose(scores_of('wanda', 2)['mlp'], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'kv_heads, squares',
+  [
+    # Query: 1 + 2 and 4; layer 1 has mean squares (2, 5), weights doubled.
+    (1, [[3, 4], [4 * 7, 4 * 8]]),
+    # With key (2 x 4; 2 + 1) and value (4; 1 + 2 + 1 + 2).
+    (2, [[3 + 8 + 4, 4 + 3 + 6], [4 * (7 + 20 + 8), 4 * (8 + 7 + 14)]]),
+  ],
+)
+def test_wanda_of_heads_by_hand(kv_heads, squares):
+  found = scores_of('wanda', kv_heads)['heads']
+  np.testing.assert_allclose(found, np.sqrt(squares), rtol=1e-6)
+
+
+def test_wanda_out_by_hand():
+  # Mixed values of layer 0: head 0 has 1, 2 and 5, 6; head 1 3, 4 and 7, 8.
+  rms = np.sqrt([(1 + 4 + 25 + 36) / 4, (9 + 16 + 49 + 64) / 4])
+  found = scores_of('wanda_out', 2)
+  np.testing.assert_allclose(
+    found['heads'][0], rms * np.sqrt([3, 13]), rtol=1e-6
+  )
+  # Hidden values: channel 0 2 silu(1), 0; channel 1 0, 2 silu(-2).
+  rms = np.array([2 * silu(1), -2 * silu(-2)]) / math.sqrt(2)
+  np.testing.assert_allclose(found['mlp'][0], rms * [3, 2], rtol=1e-5)
+
+
+def test_maxip_mean_by_hand():
+  # The mean input of layer 0 is (0, 1): gate gives -1 and 0, up 1 and 1.
+  found = scores_of('maxip_mean', 2)
+  np.testing.assert_allclose(found['mlp'][0], [2, 1], rtol=1e-6)
+  # Columns of head 0: query 0, 1; key 2, 0; value 0, 0. Of head 1: query 0, 0;
+  # key 1, 0; value 1, -1.
+  np.testing.assert_allclose(found['heads'][0], [3 / 6, 3 / 6], rtol=1e-6)
+  queries = scores_of('maxip_mean', 1)['heads']
+  np.testing.assert_allclose(queries[0], [1 / 2, 0], rtol=1e-6)
+
+
+def test_balance_by_hand():
+  # Squares of gate 2, 4, up 5, 1 and down 9, 4, over their means 3, 3 and 6.5.
+  expected = np.sqrt([2 / 3 + 5 / 3 + 9 / 6.5, 4 / 3 + 1 / 3 + 4 / 6.5])
+  found = scores_of('magnitude', 2, balance=True)['mlp']
+  np.testing.assert_allclose(found, [expected, expected], rtol=1e-6)
+  # Layer 0, squares by position: query (1, 5) and (4, 4), mean 3.5; key
+  # (0, 16), (1, 5), mean 5.5; value (4, 4), (2, 10), mean 5.
+  first = (1 / 3.5 + 4 / 5, 5 / 3.5 + 16 / 5.5 + 4 / 5)
+  second = (4 / 3.5 + 1 / 5.5 + 2 / 5, 4 / 3.5 + 5 / 5.5 + 10 / 5)
+  expected = [np.mean(np.sqrt(np.array(x) / 6)) for x in (first, second)]
+  found = scores_of('maxip', 2, balance=True)['heads'][0]
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('metric', METRICS)
+def test_balance_ignores_the_scale_of_a_matrix(metric):
+  params = make_params(2)
+  units = tree.neuron_units(params)
+  scaled = jax.tree.map(lambda x: x, params)
+  scaled['blocks']['attention']['key'] *= 100.0
+  orders = []
+  for weights in (params, scaled):
+    seen = observe(metric, blocks_of(weights), balance=True)
+    score = importance.scores(metric, weights, units, seen, balance=True)
+    orders.append(score['heads'])
+  np.testing.assert_allclose(orders[0], orders[1], rtol=1e-5)
+
+
+def test_mean_hidden_values():
+  blocks = jax.tree.map(lambda x: x[0], blocks_of(make_params(2)))
+  means = importance.observe_means(blocks)
+  assert means['heads'].tolist() == [[3.0, 4.0], [5.0, 6.0]]
+  np.testing.assert_allclose(means['mlp'], [silu(1), silu(-2)], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'score, value',
+  [
+    ([[1, 1, 1, 1]], 1.0),
+    ([[0, 0, 5, 0]], 0.0),
+    ([[1, 1, 0, 0], [1, 1, 1, 1]], 0.75),
+    ([[2, np.inf, 2, np.nan]], 0.5),
+    ([[0, 0, 0, 0]], 0.0),
+  ],
+)
+def test_entropy_by_hand(score, value):
+  found = importance.entropy(np.float32(score))
+  assert found == pytest.approx(value, abs=1e-6)
 
 
 def test_maxip_of_heads_with_grouped_queries_reads_queries_only():
@@ -149,18 +278,20 @@ def test_only_the_units_asked_for_are_scored(metric, unit):
 
 
 @pytest.mark.parametrize('metric', METRICS)
-def test_half_precision_parameters_are_scored_in_float32(metric):
+def test_half_precision_is_scored_in_float32(metric):
   random = np.random.default_rng(0)
 
   def draw(x):
     return jnp.asarray(random.normal(size=x.shape), jnp.bfloat16)
 
   params = jax.tree.map(draw, make_params(2))
-  inputs = jax.tree.map(draw, make_inputs())
+  blocks = jax.tree.map(draw, blocks_of(make_params(2)))
   units = tree.neuron_units(params)
-  scores = importance.scores(metric, params, units, inputs)
-  wide = jax.tree.map(lambda x: x.astype(jnp.float32), (params, inputs))
-  exact = importance.scores(metric, wide[0], units, wide[1])
+  scores = importance.scores(metric, params, units, observe(metric, blocks))
+  params, blocks = jax.tree.map(
+    lambda x: x.astype(jnp.float32), (params, blocks)
+  )
+  exact = importance.scores(metric, params, units, observe(metric, blocks))
   for unit in ('heads', 'mlp'):
     assert scores[unit].dtype == jnp.float32
     np.testing.assert_allclose(scores[unit], exact[unit], rtol=1e-6)
@@ -170,17 +301,20 @@ def test_half_precision_parameters_are_scored_in_float32(metric):
 def test_no_gradient_flows_through_scores(metric):
   units = tree.neuron_units(make_params(2))
 
-  def total(params, inputs):
-    scores = importance.scores(metric, params, units, inputs)
+  def total(params, blocks):
+    seen = observe(metric, blocks)
+    scores = importance.scores(metric, params, units, seen)
     return sum(jnp.sum(score) for score in scores.values())
 
-  grads = jax.grad(total, argnums=(0, 1))(make_params(2), make_inputs())
+  params = make_params(2)
+  grads = jax.grad(total, argnums=(0, 1))(params, blocks_of(params))
   for path, leaf in tree.flatten(grads).items():
     assert not leaf.any(), path
 
 
-def test_only_maxip_needs_activations():
-  assert [importance.needs_inputs(m) for m in METRICS] == [False, False, True]
+def test_only_weights_need_no_probe():
+  found = {m for m in METRICS if not importance.needs_probe(m)}
+  assert found == {'uniform', 'magnitude'}
 
 
 def test_scores_read_a_tree_that_is_not_ours():

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax.sparsity import ladder as ladder_lib
 from satjax.sparsity.ladder import Ladder
 
 
@@ -97,58 +96,34 @@ def test_the_rate_never_rises_and_ends_dense(rate, split, rungs, num_steps):
 
 
 @pytest.mark.parametrize(
-  'total, rate, multiple, kept',
+  'options, levels',
   [
-    (8, 0.5, 1, 4),
-    (8, 0.25, 1, 6),
-    (10, 0.7, 1, 3),
-    # Halves round up: 2.5 and 3.5 to 3 and 4; 1.5 tiles to 2.
-    (5, 0.5, 1, 3),
-    (7, 0.5, 1, 4),
-    (6, 0.5, 2, 4),
-    (384, 0.5, 128, 256),
-    # Just below and above a half.
-    (100, 0.504, 1, 50),
-    (100, 0.496, 1, 50),
-    (100, 0.494, 1, 51),
-    # To the nearest multiple, down and up.
-    (11008, 0.5, 128, 5504),
-    (768, 0.5, 64, 384),
-    (768, 0.5, 256, 512),
-    (768, 0.6, 256, 256),
-    # At least one multiple.
-    (8, 0.999, 1, 1),
-    (8, 0.999, 4, 4),
-    (128, 0.999, 64, 64),
-    (1, 0.9, 1, 1),
-    # At most all, also where the total is no multiple.
-    (100, 0.01, 64, 100),
-    (100, 0.9, 128, 100),
-    (100, 0.3, 64, 64),
-    # A rate of exactly 0 keeps all, whatever the multiple.
-    (100, 0.0, 64, 100),
-    (100, 0, 1, 100),
+    # 5 % of 100 steps dense, then the ladder over the other 95.
+    (
+      {'warm_start': 0.05, 'split': 0.8, 'rungs': 2, 'num_steps': 100},
+      [(0, 0.0), (5, 0.5), (81, 0.25), (91, 0.0)],
+    ),
+    # The mirror of 0.5, 0.25, 0: up over the first half.
+    (
+      {'shape': 'reversed', 'split': 0.5, 'rungs': 2, 'num_steps': 60},
+      [(0, 0.0), (15, 0.25), (30, 0.5)],
+    ),
+    (
+      {'shape': 'linear', 'split': 0.6, 'num_steps': 10},
+      [(0, 0.5), (6, 0.375), (7, 0.25), (8, 0.125), (9, 0.0)],
+    ),
+    ({'split': 1.0, 'rungs': 1, 'num_steps': 8}, [(0, 0.5), (8, 0.0)]),
   ],
 )
-def test_kept_count_by_hand(total, rate, multiple, kept):
-  found = ladder_lib.kept_count(total, rate, multiple)
-  assert found == kept
-  assert isinstance(found, int)
-
-
-@given(
-  total=st.integers(1, 5000),
-  rate=st.floats(0, 1, exclude_max=True),
-  multiple=st.integers(1, 256),
-)
-@settings(max_examples=100, deadline=None, derandomize=True)
-def test_kept_count_is_within_half_a_multiple(total, rate, multiple):
-  kept = ladder_lib.kept_count(total, rate, multiple)
-  assert 1 <= kept <= total
-  wanted = (1 - rate) * total
-  if kept not in (total, multiple):
-    assert kept % multiple == 0
-    assert abs(kept - wanted) <= multiple / 2 + 1e-9
+def test_levels_by_hand(options, levels):
+  ladder = Ladder(0.5, **options)
+  assert [start for start, _ in ladder.levels] == [s for s, _ in levels]
+  rates = [rate for _, rate in ladder.levels]
+  np.testing.assert_allclose(rates, [r for _, r in levels], atol=1e-12)
+  for step in range(options['num_steps']):
+    expected = [rate for start, rate in levels if start <= step][-1]
+    assert ladder.omission_rate(step) == pytest.approx(expected, abs=1e-12)
+    assert ladder.rung(jnp.array(step)) == ladder.rung(step)
 
 
 def test_kept_by_rung_climbs_to_all():
@@ -171,6 +146,8 @@ def test_kept_by_rung_climbs_to_all():
     ({'split': math.nan}, 'split nan'),
     ({'rungs': 0}, 'rungs 0'),
     ({'num_steps': 0}, 'num_steps 0'),
+    ({'warm_start': 1.0}, 'warm_start 1.0'),
+    ({'shape': 'spiral'}, "shape 'spiral'"),
   ],
 )
 def test_bad_values_raise(options, said):

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from satjax import config as config_lib
-from satjax import tree
+from satjax import counts, tree
 from satjax.sparsity import importance, lors, selection, subnetwork
 from satjax.sparsity.ladder import Ladder
 from satjax.train import optimizer
@@ -126,16 +126,26 @@ def is_dense(mask):
   return all(leaf.all() for leaf in jax.tree.leaves(mask))
 
 
-ACTIVE = {
-  'heads': jnp.array([[0, 3], [1, 2]]),
-  'kv_heads': jnp.array([[0, 3], [1, 2]]),
-  'mlp': jnp.array([[0, 2, 5], [1, 2, 7]]),
+HEADS_KEPT = np.array([[1, 0, 0, 1], [0, 1, 1, 0]], bool)
+KEPT = {
+  'heads': HEADS_KEPT,
+  'kv_heads': HEADS_KEPT,
+  'mlp': np.array([[1, 0, 1, 0, 0, 1, 0, 0], [0, 1, 1, 0, 0, 0, 0, 1]], bool),
 }
-OMITTED = {
-  'heads': jnp.array([[1, 2], [0, 3]]),
-  'kv_heads': jnp.array([[1, 2], [0, 3]]),
-  'mlp': jnp.array([[1, 3, 4, 6, 7], [0, 3, 4, 5, 6]]),
-}
+CUT = (
+  subnetwork.Stack(0, LAYERS, (('heads', 2), ('kv_heads', 2), ('mlp', 3))),
+)
+
+
+def parts(values):
+  """The rows that take part, and those that do not."""
+  return subnetwork.split(values, subnetwork.orders(KEPT), CUT)
+
+
+def resting_rows(values):
+  """By path; step counts, which go on, are left out."""
+  leaves = tree.flatten(parts(values)[1])
+  return {path: leaf for path, leaf in leaves.items() if leaf.ndim}
 
 
 def begun(name):
@@ -147,8 +157,7 @@ def begun(name):
 
 
 def make_mask(params):
-  kept = subnetwork.taking_part(params, ACTIVE)
-  return subnetwork.masks(params, tree.neuron_units(params), kept)
+  return subnetwork.masks(params, tree.neuron_units(params), KEPT)
 
 
 @pytest.mark.parametrize(
@@ -177,20 +186,16 @@ def test_omitted_neurons_rest_and_the_others_train_on_their_own(name):
   )
   after, state = steps(step_with(tx), before, state, range(2, 5))
   for old, new in ((before, after), (old_moments, state.inner)):
-    old_rows = subnetwork.neuron_leaves(old, OMITTED)
-    new_rows = subnetwork.neuron_leaves(new, OMITTED)
+    old_rows, new_rows = resting_rows(old), resting_rows(new)
     assert len(old_rows) >= 3
-    assert_same(
-      subnetwork.gather(new_rows, OMITTED), subnetwork.gather(old_rows, OMITTED)
-    )
+    assert_same(new_rows, old_rows)
   # The sub-network, as a smaller tree in the inner transform.
-  sub = subnetwork.gather(before, ACTIVE)
-  moments = subnetwork.gather(old_moments, ACTIVE)
+  sub, moments = parts(before)[0], parts(old_moments)[0]
   for number in range(2, 5):
-    grads = subnetwork.gather(make_grads(number), ACTIVE)
+    grads = parts(make_grads(number))[0]
     sub, moments = inner_step(sub, moments, grads)
-  assert_close(subnetwork.gather(after, ACTIVE), sub, 1e-6)
-  assert_close(subnetwork.gather(state.inner, ACTIVE), moments, 1e-6)
+  assert_close(parts(after)[0], sub, 1e-6)
+  assert_close(parts(state.inner)[0], moments, 1e-6)
 
 
 @pytest.mark.parametrize('name', ['adamw', 'sgd', 'muon'])
@@ -207,8 +212,8 @@ def test_decayed_neurons_see_a_gradient_of_zero(name):
   assert_same(params, expected)
   assert_same(state.inner, moments)
   # The decay of the moments, at least, moves the neurons that are left out.
-  old = subnetwork.gather(before, OMITTED)['blocks']['mlp']['up']
-  new = subnetwork.gather(params, OMITTED)['blocks']['mlp']['up']
+  old = parts(before)[1]['blocks']['mlp']['up']
+  new = parts(params)[1]['blocks']['mlp']['up']
   assert (old != new).all()
 
 
@@ -239,7 +244,7 @@ def test_one_program_climbs_the_ladder_and_ends_dense():
 @pytest.mark.parametrize('kv_heads', [HEADS, 2])
 def test_the_mask_is_what_select_selects(method, kv_heads):
   params = make_params(kv_heads=kv_heads)
-  groups = selection.head_groups(HEADS, kv_heads)
+  groups = counts.head_groups(HEADS, kv_heads)
   tx = lors.lors(
     optax.sgd(0.1),
     HALF,
@@ -264,7 +269,8 @@ def test_the_mask_is_what_select_selects(method, kv_heads):
   active = select(params)
   rows = rows_of(compiled(tx.init)(params).mask)
   for axis in ('heads', 'mlp'):
-    np.testing.assert_array_equal(rows[axis], active[axis])
+    expected = [np.flatnonzero(layer) for layer in active[axis]]
+    np.testing.assert_array_equal(rows[axis], expected)
 
 
 def test_a_fresh_mask_follows_the_new_parameters():

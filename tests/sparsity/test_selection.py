@@ -30,10 +30,19 @@ def program(kept, options):
 
 
 def select(scores, kept, seed=0, **options):
+  """Rows kept, by unit: int32 [L, n]."""
+  masks = select_masks(scores, kept, seed, **options)
+  return {
+    unit: np.array([np.flatnonzero(layer) for layer in mask], np.int32)
+    for unit, mask in masks.items()
+  }
+
+
+def select_masks(scores, kept, seed=0, **options):
   options = {'method': 'top_k', 'temperature': 1.0, 'kv_heads': 1, **options}
   run = program(tuple(kept.items()), tuple(options.items()))
   scores = {name: np.float32(score) for name, score in scores.items()}
-  return run(scores, jax.random.key(seed))
+  return jax.device_get(run(scores, jax.random.key(seed)))
 
 
 def kept_channels(score, count, seed=0, **options):
@@ -116,16 +125,10 @@ def adversarial_trees():
 def test_selections_are_valid_for_any_scores(method, kv_heads):
   units = {'heads', 'mlp'} | ({'kv_heads'} if kv_heads == HEADS else set())
   for number, scores in enumerate(adversarial_trees()):
-    active = jax.device_get(
-      select(scores, KEPT, number, method=method, kv_heads=kv_heads)
-    )
+    active = select(scores, KEPT, number, method=method, kv_heads=kv_heads)
     assert active.keys() == units
-    for unit, score in scores.items():
-      rows = active[unit]
-      assert rows.shape == (LAYERS, KEPT[unit])
-      assert rows.dtype == np.int32
-      assert (np.diff(rows) > 0).all()  # Sorted, and no row twice.
-      assert rows.min() >= 0 and rows.max() < score.shape[1]
+    for unit in scores:
+      assert active[unit].shape == (LAYERS, KEPT[unit])
     for score, rows in zip(scores['mlp'], active['mlp']):
       wild = np.flatnonzero(~np.isfinite(score))
       inside, outside = (wild, rows) if len(wild) <= len(rows) else (rows, wild)
@@ -152,18 +155,65 @@ def test_heads_with_their_own_keys_take_them_along():
   assert active['kv_heads'].tolist() == [[0, 1, 2, 3]]
 
 
-def test_a_unit_that_is_kept_whole_does_not_appear():
-  score = np.ones((1, 4))
-  assert select({'heads': score, 'mlp': score}, {'heads': 4, 'mlp': 4}) == {}
-  active = select({'heads': score, 'mlp': score}, {'heads': 4, 'mlp': 3})
-  assert active.keys() == {'mlp'}
+def test_how_many_are_kept_may_differ_by_layer_and_be_traced():
+  score = np.float32([[5, 4, 3, 2, 1, 0]] * 3)
+
+  @jax.jit
+  def run(counts):
+    return selection.select(
+      {'mlp': score},
+      {'mlp': counts},
+      jax.random.key(0),
+      method='top_k',
+      temperature=1.0,
+      kv_heads=1,
+    )['mlp']
+
+  for counts in ([1, 6, 3], [2, 2, 5]):
+    expected = np.arange(6) < np.array(counts)[:, None]
+    np.testing.assert_array_equal(run(np.array(counts)), expected)
+  assert run._cache_size() == 1
 
 
-@pytest.mark.parametrize(
-  'heads, kv_heads, groups', [(8, 8, 1), (8, 2, 2), (8, 1, 1)]
-)
-def test_head_groups(heads, kv_heads, groups):
-  assert selection.head_groups(heads, kv_heads) == groups
+@pytest.mark.parametrize('method', ['top_k', 'sample'])
+def test_every_shard_keeps_as_many_neurons_of_its_own(method):
+  random = np.random.default_rng(2)
+  scores = {'mlp': random.random((5, 12)), 'heads': random.random((5, 8))}
+  masks = select_masks(
+    scores, {'mlp': 8, 'heads': 4}, method=method, kv_heads=2, shards=4
+  )
+  assert (masks['mlp'].reshape(5, 4, 3).sum(-1) == 2).all()
+  assert (masks['heads'].reshape(5, 4, 2).sum(-1) == 1).all()
+  alone = select_masks(scores, {'mlp': 8, 'heads': 4}, method=method)
+  assert (alone['mlp'].reshape(5, 4, 3).sum(-1) != 2).any()
+
+
+def test_whole_groups_of_heads_go_with_their_key_and_value():
+  # Groups of three; the norms of their scores are 3.7, 5.1, 1.7 and 5.2.
+  score = [[1, 2, 3, 5, 1, 0, 1, 1, 1, 3, 3, 3]]
+  masks = select_masks(
+    {'heads': score}, {'heads': 6}, kv_heads=4, granularity='group'
+  )
+  assert masks['kv_heads'].tolist() == [[False, True, False, True]]
+  assert masks['heads'].astype(int).tolist() == [
+    [0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]
+  ]
+
+
+def test_free_heads_are_the_best_of_all():
+  score = [[9.0, 8.0, 7.0, 6.0, 1.0, 2.0, 3.0, 4.0]]
+  active = select(
+    {'heads': score}, {'heads': 4}, kv_heads=2, granularity='free'
+  )
+  assert active.keys() == {'heads'}
+  assert active['heads'].tolist() == [[0, 1, 2, 3]]
+
+
+def test_overlap_by_hand():
+  one = np.array([[1, 1, 0, 0], [1, 1, 1, 0]], bool)
+  two = np.array([[1, 0, 1, 0], [1, 1, 1, 0]], bool)
+  # One of three, and all.
+  np.testing.assert_allclose(selection.overlap(one, two), (1 / 3 + 1) / 2)
 
 
 def test_layers_and_units_draw_independently():
@@ -255,4 +305,5 @@ def test_jit_selects_the_same(method):
     plain = selection.select(
       scores, {'heads': 4}, jax.random.key(seed), **options
     )
-    np.testing.assert_array_equal(jitted['heads'], plain['heads'])
+    rows = [np.flatnonzero(layer) for layer in plain['heads']]
+    np.testing.assert_array_equal(jitted['heads'], rows)

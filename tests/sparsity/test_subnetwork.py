@@ -55,15 +55,32 @@ def make_params(kv_heads):
   return jax.tree.map(draw, abstract)
 
 
-def make_active(kv_heads):
+def make_kept(kv_heads):
   """Other rows in each layer; with 2 groups of heads, one head of each."""
-  active = {
-    'heads': jnp.array([[0, 3], [1, 2]]),
-    'mlp': jnp.array([[0, 2, 5], [1, 2, 3]]),
+  kept = {
+    'heads': np.array([[1, 0, 0, 1], [0, 1, 1, 0]], bool),
+    'mlp': np.array([[1, 0, 1, 0, 0, 1], [0, 1, 1, 1, 0, 0]], bool),
   }
   if kv_heads == HEADS:
-    active['kv_heads'] = active['heads']
-  return active
+    kept['kv_heads'] = kept['heads']
+  return kept
+
+
+def make_stacks(kv_heads):
+  cut = [('heads', 2), ('mlp', 3)]
+  if kv_heads == HEADS:
+    cut.append(('kv_heads', 2))
+  return (subnetwork.Stack(0, LAYERS, tuple(cut)),)
+
+
+def split(full, kv_heads=HEADS, **options):
+  order = subnetwork.orders(make_kept(kv_heads))
+  return subnetwork.split(full, order, make_stacks(kv_heads), **options)
+
+
+def merge(sub, rest, kv_heads=HEADS, **options):
+  order = subnetwork.orders(make_kept(kv_heads))
+  return subnetwork.merge(sub, rest, order, make_stacks(kv_heads), **options)
 
 
 def make_state(kv_heads=HEADS):
@@ -94,98 +111,109 @@ def assert_close(one, two, tolerance):
     )
 
 
+def test_orders_put_those_that_take_part_first():
+  order = subnetwork.orders(make_kept(2))
+  assert order.keys() == {'heads', 'mlp'}
+  assert order['mlp'].tolist() == [[0, 2, 5, 1, 3, 4], [1, 2, 3, 0, 4, 5]]
+  assert order['heads'].dtype == jnp.int32
+
+
 @pytest.mark.parametrize('kv_heads', [HEADS, 2])
-def test_gather_takes_the_active_rows_of_every_neuron_leaf(kv_heads):
-  params, active = make_params(kv_heads), make_active(kv_heads)
-  sub = tree.flatten(subnetwork.gather(params, active))
+def test_split_parts_every_neuron_leaf_in_two(kv_heads):
+  params, kept = make_params(kv_heads), make_kept(kv_heads)
+  sub, rest = (tree.flatten(part) for part in split(params, kv_heads))
   for path, leaf in tree.flatten(params).items():
-    unit = next((a for a in tree.AXES[path] if a in active), None)
+    unit = next((a for a in tree.AXES[path] if a in kept), None)
     if unit is None:
-      expected = leaf
-    else:
-      rows = active[unit]
-      expected = np.stack([x[r] for x, r in zip(np.array(leaf), rows)])
-    np.testing.assert_array_equal(sub[path], expected, path)
+      np.testing.assert_array_equal(sub[path], leaf)
+      assert path not in rest
+      continue
+    for part, masks in ((sub, kept[unit]), (rest, ~kept[unit])):
+      expected = np.stack([x[m] for x, m in zip(np.array(leaf), masks)])
+      np.testing.assert_array_equal(part[path], expected, path)
 
 
-def test_gather_takes_the_moments_along():
-  state, active = make_state(), make_active(HEADS)
-  sub = subnetwork.gather(state, active)
+def test_split_takes_the_moments_along():
+  state = make_state()
+  sub, rest = split(state)
   adam = sub.opt_state[0]
   assert adam.mu['blocks']['mlp']['up'].shape == (LAYERS, 3, 8)
-  for moment, full in (
-    (adam.mu, state.opt_state[0].mu),
-    (adam.nu, state.opt_state[0].nu),
-  ):
-    assert_same(moment, subnetwork.gather(full, active))
-  assert sub.step == 7
-  assert adam.count == 1
+  assert_same(adam.nu, split(state.opt_state[0].nu)[0])
+  assert sub.step == rest.step == 7
+  assert adam.count == rest.opt_state[0].count == 1
   fresh = jax.eval_shape(TX.init, sub.params)
   assert shapes_of(sub.opt_state) == shapes_of(fresh)
 
 
-def test_write_back_is_the_inverse_of_gather():
-  state, active = make_state(), make_active(HEADS)
-  sub = subnetwork.gather(state, active)
-  assert_same(subnetwork.write_back(state, sub, active), state)
-
-
 @pytest.mark.parametrize('kv_heads', [HEADS, 2])
-def test_write_back_changes_active_rows_and_no_omitted_one(kv_heads):
-  state, active = make_state(kv_heads), make_active(kv_heads)
-  trained = jax.tree.map(lambda x: x + 1, subnetwork.gather(state, active))
-  after = subnetwork.write_back(state, trained, active)
-  assert_same(subnetwork.gather(after, active), trained)
-  omitted = {
-    unit: jnp.array([sorted(set(range(size)) - set(r)) for r in rows.tolist()])
-    for unit, rows in active.items()
-    for size in [CHANNELS if unit == 'mlp' else HEADS]
-  }
-  before = subnetwork.neuron_leaves(state, active)
-  assert_same(
-    subnetwork.gather(subnetwork.neuron_leaves(after, active), omitted),
-    subnetwork.gather(before, omitted),
-  )
+def test_merge_is_the_inverse_of_split(kv_heads):
+  state = make_state(kv_heads)
+  assert_same(merge(*split(state, kv_heads), kv_heads), state)
 
 
-def test_an_empty_selection_is_the_whole_network():
+def test_merge_moves_no_row_that_rests():
   state = make_state()
-  assert_same(subnetwork.gather(state, {}), state)
-  assert subnetwork.neuron_leaves(state, {}) == {}
+  sub, rest = split(state)
+  trained = sub.replace(params=jax.tree.map(lambda x: x + 1, sub.params))
+  again, rested = split(merge(trained, rest))
+  assert_same(again, trained)
+  assert_same(rested, rest)
 
 
-def test_neuron_leaves_are_those_that_a_selection_cuts():
-  state = make_state(kv_heads=2)
-  found = subnetwork.neuron_leaves(state, make_active(2))
-  names = {'attention/query', 'attention/output'}
-  names |= {'mlp/gate', 'mlp/up', 'mlp/down'}
-  homes = ('params', 'opt_state/0/mu', 'opt_state/0/nu')
-  assert found.keys() == {f'{h}/blocks/{n}' for h in homes for n in names}
-  assert found.keys() > subnetwork.neuron_leaves(state, {'mlp': None}).keys()
+def test_a_consumed_state_is_freed_leaf_by_leaf():
+  state = jax.tree.map(jnp.copy, make_state())
+  copy = jax.tree.map(jnp.copy, state)
+  sub, rest = split(state, consume=True)
+  assert state.params['blocks']['mlp']['up'].is_deleted()
+  assert not state.params['embed'].is_deleted()
+  full = merge(sub, rest, consume=True)
+  assert sub.params['blocks']['mlp']['up'].is_deleted()
+  assert_same(full, copy)
 
 
-def test_leaves_by_path_take_their_places():
-  state, active = make_state(), make_active(HEADS)
-  leaves = subnetwork.neuron_leaves(state, active)
-  sub = subnetwork.replace_leaves(state, subnetwork.gather(leaves, active))
-  assert_same(sub, subnetwork.gather(state, active))
-  assert_same(subnetwork.replace_leaves(sub, leaves), state)
+RAGGED = (
+  subnetwork.Stack(0, 1, ()),
+  subnetwork.Stack(1, 2, (('heads', 2), ('kv_heads', 2), ('mlp', 1))),
+)
 
 
-def test_taking_part_marks_the_active_neurons():
-  active = {'mlp': jnp.array([[0, 2, 5], [1, 2, 3]])}
-  kept = subnetwork.taking_part(make_params(2), active)
-  assert kept.keys() == {'mlp'}
-  assert kept['mlp'].astype(int).tolist() == [
-    [1, 0, 1, 0, 0, 1],
-    [0, 1, 1, 1, 0, 0],
-  ]
+def test_layers_of_unequal_size_become_stacks():
+  state = make_state()
+  kept = {
+    'heads': np.array([[1, 1, 1, 1], [0, 1, 0, 1]], bool),
+    'mlp': np.array([[1] * 6, [0, 0, 0, 0, 1, 0]], bool),
+  }
+  kept['kv_heads'] = kept['heads']
+  order = subnetwork.orders(kept)
+  sub, rest = subnetwork.split(state, order, RAGGED)
+  first, second = tree.stacks(sub.params)
+  up = state.params['blocks']['mlp']['up']
+  np.testing.assert_array_equal(first['mlp']['up'], up[:1])
+  np.testing.assert_array_equal(second['mlp']['up'], up[1:, 4:5])
+  assert tree.stacks(rest.params)[0]['mlp']['up'] is None
+  assert tree.stacks(rest.params)[1]['mlp']['up'].shape == (1, 5, 8)
+  nu = tree.stacks(sub.opt_state[0].nu)[1]['attention']['key']
+  assert nu.shape == (1, 2, 4, 8)
+  assert_same(subnetwork.merge(sub, rest, order, RAGGED), state)
+
+
+def test_ahead_gives_the_shapes_and_leaves_programs_behind():
+  params = make_params(2)
+  order = subnetwork.orders(make_kept(2))
+  abstract, rows = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    (params, order),
+  )
+  stacks = make_stacks(2)
+  shapes = subnetwork.split(abstract, rows, stacks, call=subnetwork.ahead)
+  sub, rest = subnetwork.split(params, order, stacks)
+  assert shapes_of(shapes) == shapes_of((sub, rest))
 
 
 def test_masks_follow_the_units():
   params = make_params(2)
   units = tree.neuron_units(params)
-  kept = subnetwork.taking_part(params, make_active(2))
+  kept = make_kept(2)
   masks = tree.flatten(subnetwork.masks(params, units, kept))
   assert masks.keys() == tree.flatten(params).keys()
   for path, mask in masks.items():
@@ -227,17 +255,16 @@ def loss_and_grad(kv_heads):
 
 @pytest.mark.parametrize('kv_heads', [HEADS, 2])
 def test_the_gathered_network_is_the_masked_one(kv_heads):
-  params, active = make_params(kv_heads), make_active(kv_heads)
-  kept = subnetwork.taking_part(params, active)
+  params, kept = make_params(kv_heads), make_kept(kv_heads)
   mask = subnetwork.masks(params, tree.neuron_units(params), kept)
   run = loss_and_grad(kv_heads)
   (_, dense), _ = run(params)
   (_, masked), masked_grads = run(lors.apply_mask(params, mask))
-  (_, compact), grads = run(subnetwork.gather(params, active))
+  (_, compact), grads = run(split(params, kv_heads)[0])
   np.testing.assert_allclose(compact, masked, rtol=1e-5, atol=1e-5)
   assert np.abs(dense - masked).max() > 1e-2
   # Through the mask, an omitted row would have no gradient at all.
-  assert_close(grads, subnetwork.gather(masked_grads, active), 1e-5)
+  assert_close(grads, split(masked_grads, kv_heads)[0], 1e-5)
 
 
 ORDERS = {
@@ -250,25 +277,26 @@ ORDERS = {
 @pytest.mark.parametrize('kv_heads', [HEADS, 2])
 def test_all_neurons_in_any_order_are_the_dense_network(kv_heads):
   params = make_params(kv_heads)
-  active = {
+  order = {
     'heads': jnp.array(ORDERS[kv_heads]),
     'mlp': jnp.array([[5, 0, 4, 1, 3, 2], [1, 2, 3, 4, 5, 0]]),
   }
+  cut = [('heads', HEADS), ('mlp', CHANNELS)]
   if kv_heads == HEADS:
-    active['kv_heads'] = active['heads']
-  sub = subnetwork.gather(params, active)
+    order['kv_heads'] = order['heads']
+    cut.append(('kv_heads', HEADS))
+  stacks = (subnetwork.Stack(0, LAYERS, tuple(cut)),)
+  sub, rest = subnetwork.split(params, order, stacks)
   assert (sub['blocks']['mlp']['up'] != params['blocks']['mlp']['up']).any()
   run = loss_and_grad(kv_heads)
   (_, dense), dense_grads = run(params)
   (_, shuffled), grads = run(sub)
   np.testing.assert_allclose(shuffled, dense, rtol=1e-5, atol=1e-5)
-  back = compiled(subnetwork.write_back)
-  assert_close(back(dense_grads, grads, active), dense_grads, 1e-5)
-  assert_same(back(params, sub, active), params)
+  back = subnetwork.merge(grads, rest, order, stacks)
+  assert_close(back, dense_grads, 1e-5)
+  assert_same(subnetwork.merge(sub, rest, order, stacks), params)
 
 
-def test_gather_and_write_back_run_inside_jit():
-  state, active = make_state(), make_active(HEADS)
-  sub = compiled(subnetwork.gather)(state, active)
-  assert_same(sub, subnetwork.gather(state, active))
-  assert_same(compiled(subnetwork.write_back)(state, sub, active), state)
+def test_split_and_merge_run_inside_jit():
+  state = make_state()
+  assert_same(compiled(lambda x: merge(*split(x)))(state), state)

@@ -8,6 +8,7 @@ import numpy as np
 
 from configs import tiny
 from satjax import config as config_lib
+from satjax import tree
 from satjax.train import phases, window
 from satjax.train import setup as setup_lib
 
@@ -23,6 +24,7 @@ def make_config(**overrides) -> config_lib.Config:
   values['growth'] |= {'hops': ()}
   values['train'] |= {'num_steps': 20}
   values['data'] |= {'seq_len': 32}
+  values['model'] |= {'scan': False}  # two layers compile faster so
   values['optimizer'] |= {'warmup_steps': 2}
   for name, value in overrides.items():
     group, key = name.split('__')
@@ -74,19 +76,22 @@ def run(config, *, steps=None, dtype=np.float32, setup=None, start=None):
   now = window.dense(setup.place(state))
   train_step, traces = setup_lib.make_step(setup), []
 
-  def traced(state, batch):
+  def traced(state, batch, rest):
     traces.append(1)
-    return train_step(state, batch)
+    return train_step(state, batch, rest)
 
   step_fn = jax.jit(traced, donate_argnums=0)
-  losses = []
-  for step in range(steps or config.train.num_steps):
+  losses, steps = [], steps or config.train.num_steps
+  for step in range(steps):
     batch = setup.put_batch(random_batch(config, step, dtype))
     now = window.turn_over(setup, now, step, batch)
     with jax.sharding.set_mesh(setup.mesh):
-      now.state, metrics = step_fn(now.state, batch)
+      now.state, metrics = step_fn(now.state, batch, now.rest)
     losses.append(float(metrics['loss']))
-    kept = now.state.params['blocks']['mlp']['up'].shape[1]
+    kept = sum(
+      stack['mlp']['up'].shape[1] * len(stack['mlp']['up'])
+      for stack in tree.stacks(now.state.params)
+    )
     phase = phases.phase_at(config, step)
-    assert setup_lib.is_masked(config) or kept == phase.channels
-  return window.close(config, now), losses, len(traces)
+    assert setup_lib.is_masked(config) or kept == sum(phase.kept['mlp'])
+  return window.close(setup, now, steps), losses, len(traces)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -15,7 +16,7 @@ import pytest
 
 from satjax import config as config_lib
 from satjax import errors
-from satjax.train import checkpoint, loop, metrics
+from satjax.train import checkpoint, loop, metrics, window
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
 
@@ -37,7 +38,8 @@ def cache(tmp_path_factory):
 def start(workdir, cache, *overrides, config='configs/tiny.py'):
   """Starts `satjax train` on one device."""
   environment = os.environ | {
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    'XLA_FLAGS': '--xla_backend_optimization_level=0'
+    ' --xla_llvm_disable_expensive_passes=true',
     'XDG_CACHE_HOME': str(cache),
   }
   command = [
@@ -190,24 +192,48 @@ def small(**train):
   values = tiny.get_config().to_dict()
   values['data'] |= {'seq_len': 16, 'eval': ()}
   values['growth'] |= {'hops': ()}
+  values['model'] |= {'scan': False}
   values['train'] |= {'batch_size': 8, 'num_steps': 12, 'checkpoint_every': 0}
   values['train'] |= train
   values['optimizer'] |= {'warmup_steps': 2}
   return config_lib.Config.from_dict(values)
 
 
-def test_each_phase_compiles_once(tmp_path, monkeypatch):
-  compiled = []
-  original = setup_lib.compile_step
+def test_each_shape_compiles_once_and_refreshes_find_their_programs(
+  tmp_path, monkeypatch
+):
+  compiled, traced = [], {}
+  compile_step, turn_over = setup_lib.compile_step, window.turn_over
 
-  def counted(setup, batch, phase):
-    compiled.append((phase.num_layers, phase.heads, phase.channels))
-    return original(setup, batch, phase)
+  def counted(setup, batch, state, rest):
+    compiled.append(state.params['blocks']['mlp']['up'].shape)
+    return compile_step(setup, batch, state, rest)
 
+  def listen(event, duration, **_):
+    # What the compile thread does ahead is not on the critical path.
+    is_main = threading.current_thread() is threading.main_thread()
+    if '/compile/' in event and is_main:
+      events.append(event)
+
+  def watched(setup, now, step, batch):
+    events.clear()
+    now = turn_over(setup, now, step, batch)
+    traced[step] = list(events)
+    return now
+
+  events = []
   monkeypatch.setattr(setup_lib, 'compile_step', counted)
-  records = loop.train(small(), tmp_path)
-  assert compiled == [(2, 2, 64), (2, 3, 96), (2, 4, 128)]
+  monkeypatch.setattr(window, 'turn_over', watched)
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    records = loop.train(small(), tmp_path)
+  finally:
+    jax.monitoring.clear_event_listeners()
+  assert compiled == [(2, 64, 64), (2, 96, 64), (2, 128, 64)]
   assert [r['step'] for r in records] == list(range(1, 13))
+  # A rung begins at steps 6 and 9, and windows every fourth step.
+  assert traced[0]
+  assert not any(traced[step] for step in range(1, 12)), traced
 
 
 def test_a_loss_that_is_not_finite_stops_and_is_never_saved(tmp_path):
@@ -232,7 +258,7 @@ def test_a_loss_that_is_not_finite_stops_and_is_never_saved(tmp_path):
   for step in saved:
     state = checkpoints.restore(
       setup_lib.abstract_checkpoint(setup), step
-    ).state
+    ).state['state']
     assert all(
       np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state))
     )
@@ -254,7 +280,7 @@ def test_other_settings_are_refused_and_logging_may_change(tmp_path):
 def test_changed_data_is_refused(tmp_path):
   text = tmp_path / 'text.txt'
   text.write_text('to be or not to be\n\n' * 20_000)
-  values = small(num_steps=2).to_dict()
+  values = small(num_steps=4).to_dict()
   values['data'] |= {'train': (f'text:{text}',)}
   config = config_lib.Config.from_dict(values)
   loop.train(config, tmp_path / 'run')

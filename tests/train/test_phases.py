@@ -7,6 +7,7 @@ import pytest
 from configs import tiny
 from satjax import config as config_lib
 from satjax import flops
+from satjax.sparsity.subnetwork import Stack
 from satjax.train import phases
 from satjax.train.phases import Phase
 
@@ -23,9 +24,14 @@ def make_config(**changes):
 
 # 60 steps of 256 tokens; 2 layers, 4 heads, 128 channels in tiles of 16; rates
 # 0.5, 0.25 and 0 from steps 0, 30 and 45; growth to 4 layers after 30 steps.
-FIRST = Phase(num_layers=2, rung=0, heads=2, channels=64, is_sparse=True)
-SECOND = Phase(num_layers=4, rung=1, heads=3, channels=96, is_sparse=True)
-THIRD = Phase(num_layers=4, rung=2, heads=4, channels=128, is_sparse=False)
+def make_phase(rung, *layers, is_sparse=True):
+  """From (heads, key/value heads, channels) of each layer."""
+  return Phase(rung, tuple(flops.Layer(*layer) for layer in layers), is_sparse)
+
+
+FIRST = make_phase(0, *[(2, 2, 64)] * 2)
+SECOND = make_phase(1, *[(3, 3, 96)] * 4)
+THIRD = make_phase(2, *[(4, 4, 128)] * 4, is_sparse=False)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +65,9 @@ def test_a_phase_beyond_the_run_is_not_next():
 
 
 def test_what_a_phase_keeps_by_unit():
-  assert SECOND.kept == {'heads': 3, 'mlp': 96}
+  assert SECOND.kept == {'heads': (3,) * 4, 'mlp': (96,) * 4}
+  uneven = make_phase(0, (4, 4, 128), (2, 2, 96))
+  assert uneven.mean_kept == {'heads': 3.0, 'mlp': 112.0}
 
 
 @pytest.mark.parametrize(
@@ -111,33 +119,74 @@ def test_without_sparsity_nothing_is_left_out():
     sparsity__head_rate=0.0, sparsity__channel_rate=0.0, growth__hops=()
   )
   kinds = {phases.phase_at(config, step) for step in range(60)}
-  assert kinds == {Phase(2, 0, 4, 128, is_sparse=False)}
+  assert kinds == {make_phase(0, *[(4, 4, 128)] * 2, is_sparse=False)}
 
 
 def test_units_have_their_own_rates():
   config = make_config(sparsity__head_rate=0.0, sparsity__channel_rate=0.75)
   found = [phases.phase_at(config, step) for step in (0, 30, 45)]
   # 0.625 of 128 channels are 80 kept, five tiles.
-  assert [(p.heads, p.channels) for p in found] == [(4, 32), (4, 80), (4, 128)]
+  assert [(p.layers[0].heads, p.layers[0].channels) for p in found] == [
+    (4, 32),
+    (4, 80),
+    (4, 128),
+  ]
   assert [p.is_sparse for p in found] == [True, True, False]
 
 
 def test_grouped_queries_keep_whole_multiples_of_their_groups():
-  config = make_config(model__num_kv_heads=2, sparsity__head_rate=0.7)
-  heads = [phases.phase_at(config, step).heads for step in (0, 30, 45)]
-  assert heads == [2, 2, 4]
+  config = make_config(model__num_kv_heads=2)
+  found = [phases.phase_at(config, step).layers[0] for step in (0, 30, 45)]
+  # A rung at 0.25 of 4 heads in 2 groups would be 1.5 of each.
+  assert [layer.heads for layer in found] == [2, 4, 4]
+  assert [layer.kv_heads for layer in found] == [2, 2, 2]
+
+
+def test_whole_groups_go_with_their_key_and_value():
+  config = make_config(model__num_kv_heads=2, sparsity__granularity='group')
+  found = [phases.phase_at(config, step).layers[0] for step in (0, 45)]
+  assert [(x.heads, x.kv_heads) for x in found] == [(2, 1), (4, 2)]
 
 
 def test_rounding_may_leave_a_rung_dense():
-  config = make_config(sparsity__channel_multiple=128)
+  config = make_config(sparsity__channel_multiple=64, sparsity__head_rate=0.0)
   found = [phases.phase_at(config, step) for step in (0, 30)]
-  assert [p.channels for p in found] == [128, 128]
+  assert [p.layers[0].channels for p in found] == [64, 128]
+  assert [p.is_sparse for p in found] == [True, False]
+
+
+def test_layers_have_their_own_rates():
   config = make_config(
-    sparsity__channel_multiple=128,
-    sparsity__head_rate=0.1,
-    sparsity__channel_rate=0.5,
+    sparsity__layer_scale=(0.0, 1.0), growth__hops=(), sparsity__rungs=1
   )
-  assert not phases.phase_at(config, 0).is_sparse
+  phase = phases.phase_at(config, 0)
+  assert phase.kept == {'heads': (4, 2), 'mlp': (128, 64)}
+  assert phases.stacks(config, phase) == (
+    Stack(0, 1, ()),
+    Stack(1, 2, (('heads', 2), ('kv_heads', 2), ('mlp', 64))),
+  )
+  assert len(phases.stacks(config, phases.phase_at(config, 59))) == 1
+
+
+def test_layers_at_both_ends_stay_dense_also_after_a_growth():
+  config = make_config(
+    model__num_layers=3,
+    sparsity__dense_layers=(1, 1),
+    growth__hops=((2560, 'stack', 2),),
+  )
+  heads = [phases.phase_at(config, step).kept['heads'] for step in (0, 10)]
+  assert heads == [(4, 2, 4), (4, 2, 2, 2, 2, 4)]
+
+
+def test_a_linear_descent_is_a_phase_every_step():
+  config = make_config(
+    sparsity__shape='linear', sparsity__execution='masked', growth__hops=()
+  )
+  channels = [phases.phase_at(config, s).kept['mlp'][0] for s in range(60)]
+  assert channels[:30] == [64] * 30
+  assert channels[30:] == sorted(channels[30:])
+  assert channels[-1] == 128
+  assert len(set(channels)) == 5  # in multiples of 16
 
 
 def test_ladders_come_from_the_config():
@@ -156,8 +205,9 @@ def test_ladders_come_from_the_config():
     (4, THIRD, 0.0),
     # Of 4 x 2 x 16 + 3 x 128 rows, 2 heads are 64 and 64 channels are 192.
     (2, FIRST, 0.5),
-    (2, Phase(2, 0, 2, 128, is_sparse=True), 64 / 512),
-    (4, Phase(2, 0, 4, 64, is_sparse=True), 192 / 640),
+    (2, make_phase(0, *[(2, 2, 128)] * 2), 64 / 512),
+    (4, make_phase(0, *[(4, 4, 64)] * 2), 192 / 640),
+    (4, make_phase(0, (4, 4, 128), (2, 2, 64)), 0.25),
   ],
 )
 def test_omission_rate_is_the_share_of_the_weights(kv_heads, phase, rate):
@@ -177,11 +227,5 @@ def test_flops_of_a_dense_step_are_those_of_its_tokens():
 def test_flops_of_a_step_are_those_of_its_phase():
   config = make_config()
   for step, phase in ((29, FIRST), (30, SECOND), (45, THIRD)):
-    expected = 256 * flops.train_flops_per_token(
-      config.model,
-      64,
-      num_layers=phase.num_layers,
-      num_heads=phase.heads,
-      mlp_dim=phase.channels,
-    )
+    expected = 256 * flops.train_flops_per_token(config.model, 64, phase.layers)
     assert phases.step_flops(config, step) == expected

@@ -1,0 +1,238 @@
+"""The groups of settings: which keys there are, and what each may hold."""
+
+import dataclasses
+import math
+from typing import Any
+
+from satjax import schema
+
+
+def _source_mixture(empty: bool) -> Any:
+  return schema.rule(
+    lambda value: (value or empty) and all(map(_is_weighted_source, value)),
+    "a tuple of sources or (source, weight), such as ('stdlib:docs',) or"
+    " (('stdlib:docs', 0.7), ('text:books/*.txt', 0.3)), weights above 0",
+  )
+
+
+def _is_weighted_source(value: Any) -> bool:
+  if isinstance(value, str):
+    return bool(value)
+  if not isinstance(value, (tuple, list)) or len(value) != 2:
+    return False
+  source, weight = value
+  return (
+    isinstance(source, str)
+    and schema.is_number(weight)
+    and 0 < weight < math.inf
+  )
+
+
+def _is_hop(value: Any) -> bool:
+  if not isinstance(value, (tuple, list)) or len(value) != 3:
+    return False
+  at_tokens, operator, factor = value
+  whole = schema.is_whole(at_tokens) and schema.is_whole(factor)
+  return whole and at_tokens >= 1 and factor >= 1 and operator == 'stack'
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(schema.Group):
+  """A Llama-style decoder. See `configs/base.py` for units and defaults."""
+
+  num_layers: int = schema.at_least(1)
+  embed_dim: int = schema.at_least(1)
+  num_heads: int = schema.at_least(1)
+  num_kv_heads: int = schema.at_least(1)
+  head_dim: int = schema.rule(
+    lambda v: v >= 2 and v % 2 == 0, 'even, at least 2'
+  )
+  mlp_dim: int = schema.at_least(1)
+  vocab_size: int = schema.at_least(2)
+  tied: bool = schema.one_of(True, False)
+  rope_theta: float = schema.above(0)
+  norm_eps: float = schema.above(0)
+  dtype: str = schema.one_of('float32', 'bfloat16')
+  scan: bool = schema.one_of(True, False)
+  remat: str = schema.one_of('none', 'full')
+  init_from: str = schema.rule(lambda v: True, 'a model directory, or empty')
+
+  def problems(self) -> list[str]:
+    if self.num_heads % self.num_kv_heads:
+      return [
+        f'num_heads {self.num_heads} is not a multiple of num_kv_heads'
+        f' {self.num_kv_heads}; every key/value head serves the same number'
+        ' of query heads'
+      ]
+    return []
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(schema.Group):
+  """Which text, how it is cut into tokens and rows."""
+
+  train: tuple = _source_mixture(empty=False)
+  eval: tuple = _source_mixture(empty=True)
+  tokenizer: str = schema.one_of('byte')
+  seq_len: int = schema.at_least(2)
+  held_out: float = schema.rule(lambda v: 0 < v < 1, 'between 0 and 1')
+  seed: int = schema.at_least(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(schema.Group):
+  """How long, in which batches, and how often to look."""
+
+  num_steps: int = schema.at_least(1)
+  batch_size: int = schema.at_least(1)
+  microbatch_size: int = schema.at_least(0)
+  seed: int = schema.at_least(0)
+  log_every: int = schema.at_least(1)
+  eval_every: int = schema.at_least(0)
+  eval_batches: int = schema.at_least(1)
+  checkpoint_every: int = schema.at_least(0)
+  keep_checkpoints: int = schema.at_least(1)
+
+  def problems(self) -> list[str]:
+    if self.microbatch_size and self.batch_size % self.microbatch_size:
+      return [
+        f'microbatch_size {self.microbatch_size} does not divide batch_size'
+        f' {self.batch_size}; use a divisor, or 0 for no accumulation'
+      ]
+    return []
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(schema.Group):
+  """The optax chain and its learning-rate schedule."""
+
+  name: str = schema.one_of('adamw', 'lion', 'adafactor', 'muon', 'sgd')
+  schedule: str = schema.one_of('cosine', 'wsd', 'constant')
+  peak_lr: float = schema.above(0)
+  end_lr: float = schema.at_least(0)
+  warmup_steps: int = schema.at_least(0)
+  decay_steps: int = schema.at_least(0)
+  b1: float = schema.between(0, 1)
+  b2: float = schema.between(0, 1)
+  eps: float = schema.above(0)
+  weight_decay: float = schema.at_least(0)
+  clip_norm: float = schema.at_least(0)
+
+  def problems(self) -> list[str]:
+    if self.end_lr > self.peak_lr:
+      return [f'end_lr {self.end_lr} is above peak_lr {self.peak_lr}']
+    return []
+
+
+@dataclasses.dataclass(frozen=True)
+class SparsityConfig(schema.Group):
+  """SAT: what is left out of a step, and the ladder back to dense."""
+
+  execution: str = schema.one_of('compact', 'masked')
+  head_rate: float = schema.between(0, 1)
+  channel_rate: float = schema.between(0, 1)
+  layer_scale: tuple = schema.rule(
+    lambda v: all(schema.is_number(x) and 0 <= x <= 1 for x in v),
+    'a factor from 0 to 1 for each layer, or empty',
+  )
+  dense_layers: tuple = schema.rule(
+    lambda v: len(v) == 2 and all(schema.is_whole(x) and x >= 0 for x in v),
+    'how many layers at the (beginning, end), such as (0, 0)',
+  )
+  importance: str = schema.one_of(
+    'uniform',
+    'magnitude',
+    'wanda',
+    'wanda_out',
+    'maxip',
+    'maxip_mean',
+    'maxip_out',
+  )
+  balance: bool = schema.one_of(True, False)
+  selection: str = schema.one_of('top_k', 'sample')
+  temperature: float = schema.above(0)
+  granularity: str = schema.one_of('per_group', 'group', 'free')
+  shape: str = schema.one_of('ladder', 'linear', 'reversed')
+  split: float = schema.fraction()
+  rungs: int = schema.at_least(1)
+  warm_start: float = schema.between(0, 1)
+  refresh_every: int = schema.at_least(1)
+  probe: float = schema.fraction()
+  stale_scores: bool = schema.one_of(True, False)
+  omitted: str = schema.one_of('frozen', 'decayed')
+  bias_correction: str = schema.one_of('global', 'per_neuron')
+  omitted_forward: str = schema.one_of('skip', 'mean', 'exact')
+  rescale: str = schema.one_of('none', 'inverse', 'energy')
+  rest: str = schema.one_of('device', 'host')
+  channel_multiple: int = schema.at_least(1)
+  shards: int = schema.at_least(1)
+
+  @property
+  def is_on(self) -> bool:
+    return self.head_rate > 0 or self.channel_rate > 0
+
+  def problems(self) -> list[str]:
+    found = []
+    if self.execution == 'compact':
+      found += self._compact_problems()
+    elif self.rest == 'host':
+      found.append(
+        "rest 'host' needs execution 'compact': nothing rests where neurons are"
+        " masked; use 'device'"
+      )
+    if self.rescale != 'none' and self.omitted_forward != 'skip':
+      found.append(
+        f'rescale {self.rescale!r} makes up for what is missing, and'
+        f' omitted_forward {self.omitted_forward!r} already adds it; set one of'
+        " them to 'none' or 'skip'"
+      )
+    return found
+
+  def _compact_problems(self) -> list[str]:
+    found = []
+    if self.shape == 'linear':
+      found.append(
+        "shape 'linear' changes the rate every step, and every rate would be a"
+        " program of its own in execution 'compact'; use shape 'ladder' with"
+        " rungs=8, or execution 'masked'"
+      )
+    if self.granularity == 'free':
+      found.append(
+        "granularity 'free' leaves key/value groups of different sizes, which"
+        " only execution 'masked' can run; use 'per_group'"
+      )
+    if self.omitted == 'decayed' and self.omitted_forward == 'exact':
+      found.append(
+        "omitted 'decayed' moves the omitted rows every step, and"
+        " omitted_forward 'exact' would see them a window late; use omitted"
+        " 'frozen', or execution 'masked'"
+      )
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowthConfig(schema.Group):
+  """Growth of the model during the run."""
+
+  hops: tuple = schema.rule(
+    lambda hops: all(map(_is_hop, hops)),
+    "a tuple of (at_tokens, 'stack', factor), such as ((1000000, 'stack', 2),)",
+  )
+  opt_state: str = schema.one_of('grow', 'reset')
+
+  def problems(self) -> list[str]:
+    starts = [hop[0] for hop in self.hops]
+    if starts != sorted(set(starts)):
+      return [f'hops happen at {starts} tokens; these must increase']
+    return []
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig(schema.Group):
+  """Device mesh; the product of the axes is the number of devices."""
+
+  data: int = schema.rule(
+    lambda v: v == -1 or v >= 1, 'at least 1, or -1: the rest'
+  )
+  fsdp: int = schema.at_least(1)
+  tensor: int = schema.at_least(1)

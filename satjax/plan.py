@@ -1,0 +1,107 @@
+"""What a configuration will do, before it runs: stretches, sizes, FLOPs."""
+
+from collections.abc import Iterator
+import dataclasses
+
+from satjax import config as config_lib
+from satjax import flops
+from satjax.train import phases
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+  """Consecutive steps of the same shapes.
+
+  Attributes:
+    start: completed steps before the first one.
+    stop: completed steps after the last one.
+    num_layers: depth.
+    heads: query heads that take part, the mean over layers.
+    channels: MLP channels that take part, the mean over layers.
+    omission_rate: realised share of the weights of heads and channels that is
+      left out.
+    flops: of one optimizer step, as executed.
+    speedup: what these FLOPs allow over a dense step of the same depth.
+  """
+
+  start: int
+  stop: int
+  num_layers: int
+  heads: float
+  channels: float
+  omission_rate: float
+  flops: float
+  speedup: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A run in stretches, and what its FLOPs allow as a whole.
+
+  `speedup` is over the same run with nothing left out; refreshes and all that
+  does not shrink with the model are not counted, so no run can reach it.
+  """
+
+  stretches: tuple[Stretch, ...]
+  flops: float
+  speedup: float
+
+
+def plan(config: config_lib.Config) -> Plan:
+  """The stretches of a run, from its configuration alone."""
+  stretches = tuple(_stretches(config))
+  executed = sum((s.stop - s.start) * s.flops for s in stretches)
+  whole = sum((s.stop - s.start) * s.flops * s.speedup for s in stretches)
+  return Plan(stretches, executed, whole / executed)
+
+
+def _stretches(config) -> Iterator[Stretch]:
+  start, total = 0, config.train.num_steps
+  while start < total:
+    phase, stop = phases.phase_at(config, start), start + 1
+    while stop < total and phases.phase_at(config, stop) == phase:
+      stop += 1
+    executed = phases.phase_flops(config, phase)
+    model = dataclasses.replace(config.model, num_layers=phase.num_layers)
+    dense = config.tokens_per_step * flops.train_flops_per_token(
+      model, config.data.seq_len
+    )
+    yield Stretch(
+      start=start,
+      stop=stop,
+      num_layers=phase.num_layers,
+      heads=phase.mean_kept['heads'],
+      channels=phase.mean_kept['mlp'],
+      omission_rate=phases.omission_rate(config, phase),
+      flops=executed,
+      speedup=dense / executed,
+    )
+    start = stop
+
+
+def render(result: Plan) -> str:
+  """The plan as a Markdown table."""
+  lines = [
+    '| steps | layers | heads | channels | omitted | TFLOPs a step'
+    ' | FLOPs limit |',
+    '|' + ' --- |' * 7,
+  ]
+  for s in _few(result.stretches):
+    lines.append(
+      f'| {s.start} to {s.stop} | {s.num_layers} | {s.heads:g} |'
+      f' {s.channels:g} | {s.omission_rate:.1%} | {s.flops / 1e12:.4g} |'
+      f' {s.speedup:.3f}x |'
+    )
+  lines += [
+    '',
+    f'{result.flops:.3e} FLOPs in all. They allow a whole run'
+    f' {result.speedup:.3f}x as fast as dense training for as many steps;'
+    ' whether the model is as good, only a run tells.',
+  ]
+  return '\n'.join(lines)
+
+
+def _few(stretches, most=24):
+  """Not every step of a linear descent."""
+  stride = -(-len(stretches) // most)
+  return stretches[::stride]

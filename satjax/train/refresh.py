@@ -1,0 +1,229 @@
+"""A refresh: look at a few rows, score every neuron, choose who takes part.
+
+`measure` and `choose` are one program each for all rungs of a ladder: how many
+neurons to keep is data.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from satjax import config as config_lib
+from satjax import tree
+from satjax.model import decoder
+from satjax.sparsity import importance, selection
+from satjax.train.phases import Phase
+from satjax.tree import PyTree
+
+
+@dataclasses.dataclass
+class Chosen:
+  """A selection, and what it brings along.
+
+  Attributes:
+    kept: which neurons take part, bool by axis (`selection.select`).
+    constants: what the forward pass adds or scales because of those that do
+      not, `{'attention': {...}, 'mlp': {...}}` stacked on layers; or {}.
+    telemetry: scalars for the metrics.
+  """
+
+  kept: selection.Kept
+  constants: PyTree
+  telemetry: dict[str, jax.Array]
+
+  def as_dict(self) -> dict[str, PyTree]:
+    return {
+      'kept': self.kept,
+      'constants': self.constants,
+      'telemetry': self.telemetry,
+    }
+
+
+def measure(
+  config: config_lib.Config, params: PyTree, batch: Mapping[str, jax.Array]
+) -> dict[str, Any]:
+  """'scores' of every neuron and, if they are needed, their 'means'."""
+  return _measure(params, _probe_rows(config, batch), config=config)
+
+
+def shapes(
+  config: config_lib.Config, params: PyTree, batch: PyTree, phase: Phase
+) -> Chosen:
+  """What a refresh will choose, as shapes; arguments may be shapes too."""
+
+  def refreshed(params, batch):
+    measured = measure(config, params, batch)
+    before, _ = blank(measured)
+    key = jax.random.key(0)
+    return choose(config, params, measured, phase, before, key).as_dict()
+
+  return Chosen(**jax.eval_shape(refreshed, params, batch))
+
+
+def _probe_rows(config, batch):
+  """A share of a batch: strided rows or, of one row, its beginning.
+
+  Empty if nothing looks at it.
+  """
+  sparsity = config.sparsity
+  needs_means = sparsity.omitted_forward == 'mean'
+  if not needs_means and not importance.needs_probe(sparsity.importance):
+    return {}
+  rows, length = batch['tokens'].shape
+  wanted = sparsity.probe * rows
+  stride = max(1, round(rows / max(1.0, wanted)))
+  length = math.ceil(length * min(1.0, wanted))
+  names = ('tokens', 'positions', 'segments')
+  return {n: batch[n][::stride, :length] for n in names if n in batch}
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def _measure(params, probe, *, config):
+  sparsity = config.sparsity
+  units = _units(config, params)
+  needs_scores = importance.needs_probe(sparsity.importance)
+
+  def reduce(block):
+    seen = {}
+    if needs_scores:
+      seen['scores'] = importance.observe(
+        sparsity.importance, block, balance=sparsity.balance
+      )
+    if sparsity.omitted_forward == 'mean':
+      seen['means'] = importance.observe_means(block)
+    return seen
+
+  seen = decoder.observe(config.model, params, probe, reduce) if probe else {}
+  measured = {
+    'scores': importance.scores(
+      sparsity.importance,
+      params,
+      units,
+      seen.get('scores'),
+      balance=sparsity.balance,
+    )
+  }
+  if 'means' in seen:
+    measured['means'] = seen['means']
+  return measured
+
+
+def _units(config, params):
+  """The units that a ladder ever leaves something out of."""
+  sparsity = config.sparsity
+  rates = {'heads': sparsity.head_rate, 'mlp': sparsity.channel_rate}
+  units = tree.neuron_units(params)
+  return {name: units[name] for name, rate in rates.items() if rate}
+
+
+def choose(
+  config: config_lib.Config,
+  params: PyTree,
+  measured: Mapping[str, Any],
+  phase: Phase,
+  before: selection.Kept,
+  key: jax.Array,
+) -> Chosen:
+  """A fresh selection.
+
+  Args:
+    config: of the run.
+    params: dense.
+    measured: of `measure`.
+    phase: how many neurons each layer keeps.
+    before: the selection before, for the overlap.
+    key: randomness of this selection.
+  """
+  kept_counts = {
+    unit: jnp.array(counts, jnp.int32) for unit, counts in phase.kept.items()
+  }
+  before = {unit: before[unit] for unit in measured['scores']}
+  return Chosen(
+    *_choose(params, measured, kept_counts, before, key, config=config)
+  )
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def _choose(params, measured, kept_counts, before, key, *, config):
+  sparsity = config.sparsity
+  scores = measured['scores']
+  kept = selection.select(
+    scores,
+    kept_counts,
+    key,
+    method=sparsity.selection,
+    temperature=sparsity.temperature,
+    kv_heads=config.model.num_kv_heads,
+    granularity=sparsity.granularity,
+    shards=sparsity.shards,
+  )
+  telemetry = {
+    'nonfinite_scores': sum(
+      jnp.sum(~jnp.isfinite(score)) for score in scores.values()
+    )
+  }
+  for unit, score in scores.items():
+    telemetry[f'entropy_{unit}'] = importance.entropy(score)
+    overlap = selection.overlap(kept[unit], before[unit])
+    is_first = ~jnp.any(before[unit])
+    telemetry[f'overlap_{unit}'] = jnp.where(is_first, jnp.nan, overlap)
+  return kept, _constants(config, params, measured, kept), telemetry
+
+
+def _constants(config, params, measured, kept):
+  """Per-layer constants of the forward pass, from the probe and the scores."""
+  sparsity, blocks = config.sparsity, params['blocks']
+  names = {'heads': ('attention', 'output'), 'mlp': ('mlp', 'down')}
+  constants = {}
+  for unit in measured['scores']:
+    name, writes = names[unit]
+    mask_LR = kept[unit]
+    if sparsity.omitted_forward == 'mean':
+      write_LRHD = blocks[name][writes]
+      write_LRHD = write_LRHD.reshape(*mask_LR.shape, -1, write_LRHD.shape[-1])
+      mean_LRH = measured['means'][unit].reshape(write_LRHD.shape[:-1])
+      mean_LRH = jnp.where(mask_LR[..., None], 0.0, mean_LRH)
+      offset_LD = jnp.einsum('LRH,LRHD->LD', mean_LRH, write_LRHD)
+      constants[name] = {'offset': offset_LD}
+    elif sparsity.rescale == 'inverse':
+      constants[name] = {'scale': 1 / jnp.mean(mask_LR, axis=-1)}
+    elif sparsity.rescale == 'energy':
+      square = jnp.square(measured['scores'][unit])
+      share = jnp.sum(jnp.where(mask_LR, square, 0), -1) / jnp.sum(square, -1)
+      constants[name] = {'scale': jax.lax.rsqrt(share)}
+  return constants
+
+
+def blank(
+  measured: Mapping[str, Any],
+) -> tuple[selection.Kept, dict[str, jax.Array]]:
+  """The selection before the first one, which keeps none, and its visits."""
+  shapes = {unit: score.shape for unit, score in measured['scores'].items()}
+  visits = {u: jnp.zeros(shape, jnp.int32) for u, shape in shapes.items()}
+  return (
+    {unit: jnp.zeros(shape, bool) for unit, shape in shapes.items()},
+    {**visits, 'selections': jnp.zeros((), jnp.int32)},
+  )
+
+
+@jax.jit
+def add_visits(
+  visits: Mapping[str, jax.Array], kept: selection.Kept
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+  """Counts a selection.
+
+  Returns:
+    In how many selections each neuron took part, int32 [L, R] by unit, and how
+    many 'selections' there were; the share of neurons that have taken part at
+    all, as telemetry.
+  """
+  counts = {
+    unit: visits[unit] + kept[unit] for unit in visits if unit != 'selections'
+  }
+  shares = {f'visited_{u}': jnp.mean(n_LR > 0) for u, n_LR in counts.items()}
+  return {**counts, 'selections': visits['selections'] + 1}, shares

@@ -1,0 +1,99 @@
+"""How many neurons an omission rate keeps, and which rates work."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import pytest
+
+from satjax import counts
+
+
+@pytest.mark.parametrize(
+  'total, rate, multiple, kept',
+  [
+    (8, 0.5, 1, 4),
+    (8, 0.25, 1, 6),
+    (10, 0.7, 1, 3),
+    # Halves round up: 2.5 and 3.5 to 3 and 4; 1.5 tiles to 2.
+    (5, 0.5, 1, 3),
+    (7, 0.5, 1, 4),
+    (6, 0.5, 2, 4),
+    (384, 0.5, 128, 256),
+    # 1.5 of 15, though floats say 1.4999...
+    (15, 0.9, 1, 2),
+    # Just below and above a half.
+    (100, 0.504, 1, 50),
+    (100, 0.496, 1, 50),
+    (100, 0.494, 1, 51),
+    # To the nearest multiple, down and up.
+    (11008, 0.5, 128, 5504),
+    (768, 0.5, 64, 384),
+    (768, 0.5, 256, 512),
+    (768, 0.6, 256, 256),
+    # At least one multiple.
+    (8, 0.999, 1, 1),
+    (8, 0.999, 4, 4),
+    (128, 0.999, 64, 64),
+    (1, 0.9, 1, 1),
+    # At most all, also where the total is no multiple.
+    (100, 0.01, 64, 100),
+    (100, 0.9, 128, 100),
+    (100, 0.3, 64, 64),
+    # A rate of exactly 0 keeps all, whatever the multiple.
+    (100, 0.0, 64, 100),
+    (100, 0, 1, 100),
+  ],
+)
+def test_kept_count_by_hand(total, rate, multiple, kept):
+  found = counts.kept_count(total, rate, multiple)
+  assert found == kept
+  assert isinstance(found, int)
+
+
+@given(
+  total=st.integers(1, 5000),
+  rate=st.floats(0, 1, exclude_max=True),
+  multiple=st.integers(1, 256),
+)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_kept_count_is_within_half_a_multiple(total, rate, multiple):
+  kept = counts.kept_count(total, rate, multiple)
+  assert 1 <= kept <= total
+  wanted = (1 - rate) * total
+  if kept not in (total, multiple):
+    assert kept % multiple == 0
+    assert abs(kept - wanted) <= multiple / 2 + 1e-9
+
+
+@pytest.mark.parametrize(
+  'total, multiple, rate, rates',
+  [
+    # 8 heads in groups: multiples of a quarter.
+    (8, 2, 0.3, (0.25, 0.5)),
+    (8, 2, 0.05, (0.25,)),
+    (8, 2, 0.99, (0.75,)),
+    (32, 4, 0.5, (0.5,)),
+    # Nothing can be left out of one tile.
+    (4, 4, 0.5, ()),
+  ],
+)
+def test_nearest_rates_by_hand(total, multiple, rate, rates):
+  assert counts.nearest_rates(total, multiple, rate) == rates
+
+
+@pytest.mark.parametrize(
+  'shape, groups, step, kv_heads',
+  [
+    # (heads, key/value heads, granularity, shards), and half of the heads kept.
+    ((8, 8, 'per_group', 1), 1, 1, 4),
+    ((8, 2, 'per_group', 1), 2, 2, 2),
+    ((8, 1, 'per_group', 1), 1, 1, 1),
+    ((8, 2, 'group', 1), 1, 4, 1),
+    ((8, 2, 'free', 1), 1, 1, 2),
+    ((8, 2, 'per_group', 4), 4, 4, 2),
+    ((12, 4, 'per_group', 6), 12, 12, 4),
+  ],
+)
+def test_heads_by_hand(shape, groups, step, kv_heads):
+  assert counts.head_groups(*shape) == groups
+  assert counts.head_step(*shape) == step
+  assert counts.kept_kv_heads(shape[0] // 2, *shape[:3]) == kv_heads
