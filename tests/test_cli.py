@@ -14,6 +14,7 @@ from satjax import cli
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = (
   '--config=configs/tiny.py',
+  '--config.model.scan=False',
   '--config.train.num_steps=6',
   '--config.train.batch_size=8',
   '--config.growth.hops=()',

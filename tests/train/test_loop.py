@@ -49,6 +49,7 @@ def start(workdir, cache, *overrides, config='configs/tiny.py'):
     'train',
     f'--config={config}',
     f'--workdir={workdir}',
+    '--config.model.scan=False',
     *overrides,
   ]
   return subprocess.Popen(

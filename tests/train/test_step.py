@@ -153,6 +153,7 @@ def test_compact_equals_masked_in_float64(optimizer, kv_heads):
   assert_close(compact.opt_state, masked.opt_state.inner, **tolerance)
 
 
+@pytest.mark.slow
 def test_compact_equals_masked_in_float32_also_across_growth():
   options = {
     **SPARSE,
@@ -230,10 +231,10 @@ def test_a_packed_row_equals_its_documents_apart():
 @pytest.mark.parametrize(
   ('mesh', 'sparse'),
   [
-    ((8, 1, 1), False),
+    pytest.param((8, 1, 1), False, marks=pytest.mark.slow),
     ((2, 4, 1), False),
-    ((2, 2, 2), False),
-    ((2, 4, 1), True),
+    pytest.param((2, 2, 2), False, marks=pytest.mark.slow),
+    pytest.param((2, 4, 1), True, marks=pytest.mark.slow),
     ((2, 2, 2), True),
   ],
 )
