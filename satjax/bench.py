@@ -77,7 +77,7 @@ def bench(
   arms, losses, unavailable = _make_arms(
     config, devices, rates, forwards, num_steps=rounds * steps, torch=torch
   )
-  times, refreshes = _time(arms, rounds, steps)
+  times, refreshes, probes = _time(arms, rounds, steps)
   result = {
     'environment': workdir.environment(),
     'torch': bench_torch.versions() if torch else {},
@@ -87,7 +87,7 @@ def bench(
     'steps': steps,
     'losses': losses,
     'unavailable': unavailable,
-    'arms': _summarise(config, arms, times, refreshes),
+    'arms': _summarise(config, arms, times, refreshes, probes),
   }
   result['noise'] = bench_table.noise_floor(
     result['arms']['dense again']['ratio']
@@ -137,7 +137,7 @@ def _make_arms(config, devices, rates, forwards, *, num_steps, torch):
 
 
 def _time(arms, rounds, steps):
-  """Seconds of a step, by arm and round, and of a refresh."""
+  """Seconds of a step, by arm and round, of a refresh, and of its probe."""
   refreshes = {
     name: arm.refresh
     for name, arm in arms.items()
@@ -150,9 +150,12 @@ def _time(arms, rounds, steps):
       refresh()
   visits = {n: functools.partial(a.steps, steps) for n, a in arms.items()}
   seconds = _take_turns('steps', visits, rounds)
+  dense = arms['dense'].window.state.params
+  probes = {n: functools.partial(arms[n].probe, dense) for n in refreshes}
   return (
     {name: np.array(of_arm) / steps for name, of_arm in seconds.items()},
     _take_turns('refreshes', refreshes, rounds),
+    _take_turns('probes', probes, rounds),
   )
 
 
@@ -174,7 +177,7 @@ def _take_turns(label, tasks, rounds):
   return seconds
 
 
-def _summarise(config, arms, seconds, refreshes):
+def _summarise(config, arms, seconds, refreshes, probes):
   """Figures of each arm; a SAT step bears its share of a refresh."""
   refresh = {name: float(np.median(t)) for name, t in refreshes.items()}
   every = config.sparsity.refresh_every
@@ -198,6 +201,7 @@ def _summarise(config, arms, seconds, refreshes):
       result[name]['memory'] = arm.memory
     if name in refresh:
       result[name]['refresh_seconds'] = refreshes[name]
+      result[name]['probe_seconds'] = probes[name]
       result[name]['refresh_share'] = refresh[name] / every / median
     twin = name.replace('skip', 'twin')
     if name.startswith('skip'):

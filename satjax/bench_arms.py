@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from satjax import bench_torch
 from satjax import config as config_lib
 from satjax.sparsity import subnetwork
-from satjax.train import phases, window
+from satjax.train import phases, programs, refresh, window
 from satjax.train import setup as setup_lib
 
 
@@ -65,6 +65,11 @@ class Arm:
     self.window = window.turn_over(self.setup, self.window, 0, batch)
     jax.block_until_ready((self.window.state, self.window.resting))
 
+  def probe(self, params: Any) -> None:
+    """Scores the neurons of dense parameters, as a refresh does."""
+    batch = self.batches[self.done % len(self.batches)]
+    jax.block_until_ready(refresh.measure(self.setup.config, params, batch))
+
   def twin(self) -> Self:
     """The same program with a state of its own."""
     state = jax.tree.map(jnp.copy, self.window.state)
@@ -91,7 +96,7 @@ def make_arm(setup, batches):
   batches = [setup.put_batch(batch) for batch in batches]
   start = time.perf_counter()
   with bench_torch.cold_compiles():
-    program = window.compile_phase(setup, batches[0], phase)
+    program = programs.compile_phase(setup, batches[0], phase)
   seconds = time.perf_counter() - start
   state = setup_lib.initial_state(setup)
   arm = Arm(setup, phase, batches, program, seconds, window.dense(state))

@@ -79,9 +79,11 @@ def _notes(result):
     if 'refresh_seconds' in arm:
       step = 1e3 * float(np.median(arm['step_seconds']))
       refresh = 1e3 * float(np.median(arm['refresh_seconds']))
+      probe = 1e3 * float(np.median(arm['probe_seconds']))
+      share = probe / every / (1e3 * arm['seconds'])
       notes.append(
-        f'{name}: step {step:.1f} ms, and refresh {refresh:.1f} ms every'
-        f' {every} steps (probe, selection, write-back, gather).'
+        f'{name}: step {step:.1f} ms; refresh {refresh:.1f} ms every {every}'
+        f' steps, of which the probe is {probe:.1f} ms: {share:.1%} of a step.'
       )
   notes.append(
     'Memory: of a step at its peak by the compiler, and of what rests on the'

@@ -16,7 +16,9 @@ import numpy as np
 from satjax import errors, schema
 
 # Activities that training consists of; the others prepare, look or save.
-_TRAINING = ('time/step', 'time/data', 'time/refresh')
+_TRAINING = tuple(
+  f'time/{name}' for name in ('step', 'data', 'probe', 'gather', 'write_back')
+)
 _TOTALS = ('tokens', 'flops')  # so far, as time/* are
 
 

@@ -61,7 +61,7 @@ def sparse(num_steps=20):
       'sparsity/visited_mlp': min(1, 0.5 + 0.05 * step),
       'sparsity/entropy_mlp': None,
       'sparsity/nonfinite_scores': 0,
-      'time/refresh': 0.2 * step,
+      'time/probe': 0.2 * step,
     }
   return result
 

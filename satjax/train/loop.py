@@ -8,7 +8,6 @@ bad step (a checkpoint, the end) fetches first.
 from collections.abc import Iterator
 import contextlib
 import dataclasses
-import functools
 import os
 import pathlib
 from typing import Any
@@ -124,10 +123,7 @@ def _begin(
       setup=setup,
       path=path,
       checkpoints=checkpoints,
-      programs=programs.Programs(
-        functools.partial(window.compile_phase, setup, example),
-        functools.partial(window.program_key, setup),
-      ),
+      programs=programs.Programs(setup, example),
       evaluator=evaluation.Evaluator(
         config.model,
         config.data,
@@ -173,10 +169,14 @@ def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
   run.mark = (run.clock.training, run.step)
   while run.step < total:
     phase = phases.phase_at(config, run.step)
-    # A refresh is part of the step's time, but for the one that compiles.
-    compiles = run.step == first or phases.hop_at(config, run.step)
-    with run.clock('compile' if compiles else 'refresh'):
-      run.window = window.turn_over(run.setup, run.window, run.step, batch)
+    if run.step == first or phases.hop_at(config, run.step):
+      timer, outer = contextlib.nullcontext, run.clock('compile')
+    else:
+      timer, outer = run.clock, contextlib.nullcontext()
+    with outer:
+      run.window = window.turn_over(
+        run.setup, run.window, run.step, batch, timer
+      )
     if phases.hop_at(config, run.step):
       run.progress.note(f'grown to {phase.num_layers} layers')
     with run.clock('compile'):

@@ -14,6 +14,9 @@ import jax
 from satjax import errors
 from satjax import flops as flops_lib
 
+# Activities that count as training; the others prepare, look or save.
+TRAINING = ('step', 'data', 'probe', 'gather', 'write_back')
+
 
 class Writer:
   """Appends flat records to metrics.jsonl and to tensorboard/."""
@@ -136,4 +139,4 @@ class Clock:
   def training(self) -> float:
     """Seconds in steps, refreshes and waiting for data."""
     spent = self.totals()
-    return sum(spent.get(name, 0.0) for name in ('step', 'refresh', 'data'))
+    return sum(spent.get(name, 0.0) for name in TRAINING)

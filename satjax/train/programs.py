@@ -1,10 +1,15 @@
 """Compiled programs, one set for each shape; the next compile meanwhile."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from concurrent import futures
-from typing import Any
 
+import jax
+
+from satjax.train import refresh, window
+from satjax.train import setup as setup_lib
 from satjax.train.phases import Phase
+from satjax.train.setup import Setup
+from satjax.tree import PyTree
 
 
 class Programs:
@@ -14,14 +19,10 @@ class Programs:
     count: how many shapes have been compiled or are being compiled.
   """
 
-  def __init__(
-    self,
-    compile_phase: Callable[[Phase], Any],
-    key: Callable[[Phase], Hashable],
-  ):
-    """Phases with the same `key` share what `compile_phase` makes."""
-    self._compile = compile_phase
-    self._key = key
+  def __init__(self, setup: Setup, batch: PyTree):
+    """`batch`: the shapes of a batch."""
+    self._setup = setup
+    self._batch = batch
     self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix='compile')
     self._programs: dict[Hashable, futures.Future] = {}
 
@@ -33,13 +34,39 @@ class Programs:
     """Starts to compile for a phase, unless that is done or begun."""
     key = self._key(phase)
     if key not in self._programs:
-      self._programs[key] = self._pool.submit(self._compile, phase)
+      self._programs[key] = self._pool.submit(
+        compile_phase, self._setup, self._batch, phase
+      )
 
-  def get(self, phase: Phase) -> Any:
-    """What has been compiled for a phase; waits for it if need be."""
+  def get(self, phase: Phase) -> jax.stages.Compiled:
+    """The compiled step of a phase; waits for it if need be."""
     self.prepare(phase)
     return self._programs[self._key(phase)].result()
 
   def close(self) -> None:
     """Drops what has not begun to compile."""
     self._pool.shutdown(wait=False, cancel_futures=True)
+
+  def _key(self, phase):
+    """Phases with the same key run the same programs."""
+    if setup_lib.is_masked(self._setup.config):
+      return phase.num_layers, phase.is_sparse
+    return phase.layers
+
+
+def compile_phase(
+  setup: Setup, batch: PyTree, phase: Phase
+) -> jax.stages.Compiled:
+  """The train step of a phase; what its windows run is compiled as well.
+
+  Args:
+    setup: of the run.
+    batch: shapes and shardings.
+    phase: what to compile for.
+  """
+  opened = window.dense(setup_lib.abstract_state(setup, phase))
+  if phase.is_sparse:
+    params = opened.state.params
+    chosen = refresh.shapes(setup.config, params, batch, phase)
+    opened = window.compile_exchange(setup, opened, chosen, phase)
+  return setup_lib.compile_step(setup, batch, opened.state, opened.rest)

@@ -7,6 +7,7 @@ optimizer state.
 """
 
 from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -83,35 +84,62 @@ def restored(
 
 
 def turn_over(
-  setup: Setup, window: Window, step: int, batch: Mapping[str, jax.Array]
+  setup: Setup,
+  window: Window,
+  step: int,
+  batch: Mapping[str, jax.Array],
+  timer: Callable[[str], Any] = contextlib.nullcontext,
 ) -> Window:
   """What the step after `step` completed ones trains; `window` is used up.
 
   Where that step calls for it, rows return to their places, the model grows,
   and a fresh selection is gathered.
+
+  Args:
+    setup: of the run.
+    window: as the last step left it.
+    step: completed steps.
+    batch: that the probe takes its rows from.
+    timer: makes a context for each of 'write_back', 'probe' and 'gather', which
+      wait for the device before they end.
   """
   config = setup.config
   before = window.chosen.kept if window.chosen else {}
   factor = phases.hop_at(config, step)
   if window.chosen and (phases.starts_window(config, step) or factor):
-    window = dense(close(setup, window, step), window)
+    jax.block_until_ready(window.state)
+    with timer('write_back'):
+      window = dense(close(setup, window, step), window)
+      jax.block_until_ready(window.state)
   if factor:
     window, before = dense(setup_lib.grow(setup, window.state, factor)), {}
   phase = phases.phase_at(config, step)
   if not phase.is_sparse or window.chosen:
     return window
-  params = window.state.params
+  with timer('probe'):
+    chosen = _refresh(setup, window, step, batch, before)
+    jax.block_until_ready(chosen.kept)
+  with timer('gather'):
+    window = open_window(setup, window, chosen, phase, step)
+    jax.block_until_ready(window.state)
+  return window
+
+
+def _refresh(setup, window, step, batch, before):
+  """A fresh selection, with its visits counted in the window."""
+  config, params = setup.config, window.state.params
   scores = refresh.measure(config, params, batch)
   if config.sparsity.stale_scores:
     scores, window.scores = window.scores or scores, scores
   none, no_visits = refresh.blank(scores)
   before, visits = setup.replicate((before or none, window.visits or no_visits))
   key = jax.random.fold_in(jax.random.key(config.train.seed), step)
+  phase = phases.phase_at(config, step)
   chosen = refresh.choose(config, params, scores, phase, before, key)
   kept = setup.replicate(chosen.kept)
   window.visits, shares = refresh.add_visits(visits, kept)
   chosen.telemetry |= shares
-  return open_window(setup, window, chosen, phase, step)
+  return chosen
 
 
 def open_window(
@@ -202,6 +230,17 @@ def close(setup: Setup, window: Window, step: int) -> TrainState:
   return _merge(setup, window, consume=True)
 
 
+def compile_exchange(
+  setup: Setup, window: Window, chosen: refresh.Chosen, phase: Phase
+) -> Window:
+  """Compiles what opens and closes a window; all arguments are shapes."""
+  call = subnetwork.ahead
+  window = open_window(setup, window, chosen, phase, 0, call)
+  if window.stacks:
+    _merge(setup, window, call=call)
+  return window
+
+
 def _merge(setup, window, **options):
   return subnetwork.merge(
     window.state,
@@ -211,31 +250,6 @@ def _merge(setup, window, **options):
     place=setup.place_leaf,
     **options,
   )
-
-
-def compile_phase(setup: Setup, batch: PyTree, phase: Phase) -> Any:
-  """The train step of a phase; all that its windows run is compiled as well.
-
-  Args:
-    setup: of the run.
-    batch: shapes and shardings.
-    phase: what to compile for.
-  """
-  opened = Window(setup_lib.abstract_state(setup, phase))
-  if phase.is_sparse:
-    params, call = opened.state.params, subnetwork.ahead
-    chosen = refresh.shapes(setup.config, params, batch, phase)
-    opened = open_window(setup, opened, chosen, phase, 0, call)
-    if opened.stacks:
-      _merge(setup, opened, call=call)
-  return setup_lib.compile_step(setup, batch, opened.state, opened.rest)
-
-
-def program_key(setup: Setup, phase: Phase) -> Any:
-  """Phases with the same key run the same programs."""
-  if setup_lib.is_masked(setup.config):
-    return phase.num_layers, phase.is_sparse
-  return phase.layers
 
 
 def _catch_up(setup, window, step):

@@ -216,9 +216,9 @@ def test_each_shape_compiles_once_and_refreshes_find_their_programs(
     if '/compile/' in event and is_main:
       events.append(event)
 
-  def watched(setup, now, step, batch):
+  def watched(setup, now, step, *rest):
     events.clear()
-    now = turn_over(setup, now, step, batch)
+    now = turn_over(setup, now, step, *rest)
     traced[step] = list(events)
     return now
 

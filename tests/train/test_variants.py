@@ -7,7 +7,7 @@ import pytest
 
 from satjax import tree
 from satjax.model import decoder
-from satjax.train import phases, window
+from satjax.train import phases, programs, window
 from satjax.train import setup as setup_lib
 from satjax.train import step as step_lib
 from tests.train import helpers
@@ -299,7 +299,7 @@ def test_what_compiles_ahead_has_the_shapes_of_what_runs():
   abstract = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), batch
   )
-  program = window.compile_phase(setup, abstract, phases.phase_at(config, 0))
+  program = programs.compile_phase(setup, abstract, phases.phase_at(config, 0))
   now = window.dense(setup_lib.initial_state(setup))
   now = window.turn_over(setup, now, 0, batch)
   assert isinstance(now.state.params['blocks'], tuple)
