@@ -13,6 +13,7 @@ _PUBLIC = {
   'save': 'satjax.interop.models',
   'grow_depth': 'satjax.growth.depth',
   'lors': 'satjax.sparsity.lors',
+  'apply_mask': 'satjax.sparsity.lors',
   'Ladder': 'satjax.sparsity.ladder',
 }
 __all__ = list(_PUBLIC)

@@ -24,7 +24,8 @@ OPTIONS = {
   '--config': {
     'metavar': 'FILE',
     'required': True,
-    'help': 'Python file with get_config(), or the config.json of a run',
+    'help': 'Python file with get_config(), or the config.json of a run;'
+    ' FILE.py:ARGUMENT calls get_config(ARGUMENT)',
   },
   'workdirs': {'metavar': 'DIR', 'nargs': '+', 'help': 'folders of runs'},
   '--workdir': {'metavar': 'DIR', 'help': 'folder of a run'},

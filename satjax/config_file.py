@@ -20,18 +20,23 @@ def load(path: str, overrides: Sequence[str] = ()) -> config_lib.Config:
 
   Args:
     path: a Python file with `get_config()`, which is executed, or a JSON file
-      such as a run's config.json, which is only read.
+      such as a run's config.json, which is only read. `FILE.py:ARGUMENT` calls
+      `get_config(ARGUMENT)`.
     overrides: `--config.group.key=value` arguments, in their order.
 
   Raises:
     ConfigError: names the file or the key, the value and what is allowed.
   """
-  file = pathlib.Path(path)
+  name, has_argument, argument = path.partition('.py:')
+  file = pathlib.Path(f'{name}.py' if has_argument else path)
   if not file.is_file():
     raise errors.ConfigError(
       f'--config={path}: there is no such file; try --config=configs/tiny.py'
     )
-  values = _read_json(file) if file.suffix == '.json' else _run_python(file)
+  if file.suffix == '.json':
+    values = _read_json(file)
+  else:
+    values = _run_python(file, [argument] if has_argument else [])
   for argument in overrides:
     values = _override(values, argument)
   return config_lib.Config.from_dict(values)
@@ -47,7 +52,9 @@ def _read_json(file: pathlib.Path) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(checked.to_dict()).lock()
 
 
-def _run_python(file: pathlib.Path) -> ml_collections.ConfigDict:
+def _run_python(
+  file: pathlib.Path, arguments: Sequence[str]
+) -> ml_collections.ConfigDict:
   # `from configs import base` works beside the file and in a clone.
   for folder in (file.resolve().parent.parent, file.resolve().parent):
     if str(folder) not in sys.path:
@@ -56,7 +63,7 @@ def _run_python(file: pathlib.Path) -> ml_collections.ConfigDict:
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(*arguments)
   except Exception as error:
     line = traceback.extract_tb(error.__traceback__)[-1].lineno
     raise errors.ConfigError(

@@ -205,10 +205,17 @@ def describe(config: config_lib.Config, phase: Phase) -> dict[str, float]:
 
 
 def phase_flops(config: config_lib.Config, phase: Phase) -> float:
-  """FLOPs of an optimizer step of a phase, as executed."""
-  exact = config.sparsity.omitted_forward == 'exact' and phase.is_sparse
+  """FLOPs of an optimizer step of a phase, as executed.
+
+  Masked execution multiplies zeros: it executes the dense step.
+  """
+  model, sparsity = config.model, config.sparsity
+  layers = phase.layers
+  if sparsity.execution == 'masked':
+    layers = flops.dense_layers(model)[:1] * phase.num_layers
+  exact = sparsity.omitted_forward == 'exact' and phase.is_sparse
   return config.tokens_per_step * flops.train_flops_per_token(
-    config.model, config.data.seq_len, phase.layers, dense_forward=exact
+    model, config.data.seq_len, layers, dense_forward=exact
   )
 
 

@@ -229,3 +229,23 @@ def test_flops_of_a_step_are_those_of_its_phase():
   for step, phase in ((29, FIRST), (30, SECOND), (45, THIRD)):
     expected = 256 * flops.train_flops_per_token(config.model, 64, phase.layers)
     assert phases.step_flops(config, step) == expected
+
+
+def test_masked_execution_earns_nothing():
+  masked = make_config(sparsity__execution='masked', growth__hops=())
+  dense = make_config(
+    sparsity__head_rate=0.0, sparsity__channel_rate=0.0, growth__hops=()
+  )
+  assert phases.step_flops(masked, 0) == phases.step_flops(dense, 0)
+
+
+def test_an_exact_forward_pass_is_paid_for():
+  steps = [
+    phases.step_flops(
+      make_config(sparsity__omitted_forward=forward, growth__hops=()), 0
+    )
+    for forward in ('skip', 'mean', 'exact')
+  ]
+  dense = phases.step_flops(make_config(growth__hops=()), 59)
+  assert steps[0] == steps[1]
+  assert steps[2] == pytest.approx(dense / 3 + 2 * steps[0] / 3)
