@@ -120,11 +120,13 @@ def _make_arms(config, devices, rates, forwards, *, num_steps, torch):
   same = list(arms)
   for (rate, forward), changed in sparse.items():
     setup = setup_lib.make_setup(changed, devices)
-    arms[f'{forward} {rate:g}'] = bench_arms.make_arm(setup, batches)
-    if forward == 'skip':
+    sat = arms[f'{forward} {rate:g}'] = bench_arms.make_arm(setup, batches)
+    if forward != 'skip':
+      arms[f'{forward} {rate:g}, twin'] = sat.twin()
+    else:
       small = bench_arms.compact(dense, changed)
       small = setup_lib.make_setup(small, devices)
-      arms[f'twin {rate:g}'] = bench_arms.make_arm(small, batches)
+      arms[f'skip {rate:g}, twin'] = bench_arms.make_arm(small, batches)
     if f'whole {forward}' not in same:
       arms[f'whole {forward}'] = bench_arms.whole_selection(first, setup)
       same.append(f'whole {forward}')
@@ -203,7 +205,7 @@ def _summarise(config, arms, seconds, refreshes, probes):
       result[name]['refresh_seconds'] = refreshes[name]
       result[name]['probe_seconds'] = probes[name]
       result[name]['refresh_share'] = refresh[name] / every / median
-    twin = name.replace('skip', 'twin')
-    if name.startswith('skip'):
-      result[name]['twin'] = bench_table.spread(total[name] / total[twin])
+    if f'{name}, twin' in arms:
+      ratio = total[name] / total[f'{name}, twin']
+      result[name]['twin'] = bench_table.spread(ratio)
   return result

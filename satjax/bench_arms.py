@@ -71,9 +71,10 @@ class Arm:
     jax.block_until_ready(refresh.measure(self.setup.config, params, batch))
 
   def twin(self) -> Self:
-    """The same program with a state of its own."""
-    state = jax.tree.map(jnp.copy, self.window.state)
-    return dataclasses.replace(self, window=window.dense(state))
+    """The same program with a state of its own, that never refreshes."""
+    now = self.window
+    state, rest = jax.tree.map(jnp.copy, (now.state, now.rest))
+    return dataclasses.replace(self, window=window.Window(state, rest))
 
 
 def with_rate(config, rate, forward):

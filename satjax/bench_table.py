@@ -85,6 +85,11 @@ def _notes(result):
         f'{name}: step {step:.1f} ms; refresh {refresh:.1f} ms every {every}'
         f' steps, of which the probe is {probe:.1f} ms: {share:.1%} of a step.'
       )
+  if any(', twin' in name for name in arms):
+    notes.append(
+      'A twin of skip is a natively small dense model; a twin of another'
+      ' forward pass is the same program, natively small, without refreshes.'
+    )
   notes.append(
     'Memory: of a step at its peak by the compiler, and of what rests on the'
     f' device, over dense ({arms["dense"]["memory"] / 2**20:.0f} MiB).'

@@ -265,6 +265,38 @@ def test_a_loss_that_is_not_finite_stops_and_is_never_saved(tmp_path):
     )
 
 
+def test_all_that_a_window_holds_survives_an_interruption(tmp_path):
+  """Constants, scores, step counts and visits, from inside a window."""
+  values = small(checkpoint_every=5, keep_checkpoints=9, num_steps=10).to_dict()
+  values['sparsity'] |= {
+    'omitted': 'decayed',
+    'omitted_forward': 'mean',
+    'stale_scores': True,
+    'bias_correction': 'per_neuron',
+    'split': 1.0,
+  }
+  config = config_lib.Config.from_dict(values)
+  first = loop.train(config, tmp_path)
+  visits = dict(np.load(tmp_path / 'visits.npz'))
+  end = tmp_path / 'checkpoints' / '10'
+  fingerprints = [read_record(end)['fingerprint']]
+  shutil.rmtree(end)
+  second = loop.train(config, tmp_path)
+  fingerprints.append(read_record(end)['fingerprint'])
+  assert fingerprints[0] == fingerprints[1]
+  for one, two in zip(first, second, strict=True):
+    for name in one:
+      if name.startswith(('train/', 'sparsity/')):
+        assert one[name] == two[name], name
+  for name, counts in np.load(tmp_path / 'visits.npz').items():
+    np.testing.assert_array_equal(counts, visits[name])
+  assert visits['selections'] == 3
+
+
+def read_record(checkpoint_dir):
+  return json.loads((checkpoint_dir / 'record' / 'metadata').read_text())
+
+
 def test_a_finished_run_is_left_alone(tmp_path):
   first = loop.train(small(), tmp_path)
   again = loop.train(small(), tmp_path)
