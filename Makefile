@@ -16,7 +16,7 @@ install: .venv/core
 test: .venv/dev
 	$(RUFF) check .
 	$(RUFF) format --check .
-	$(PYTEST) -n 2 -m "not parity and not slow"
+	$(PYTEST) -n 2 --dist=worksteal -m "not parity and not slow"
 
 # Comparisons with PyTorch and transformers.
 test-parity: .venv/parity

@@ -186,7 +186,7 @@ def test_the_workdir_holds_what_the_design_says(uninterrupted):
   assert len(held_out) == 3 and held_out == sorted(held_out, reverse=True)
 
 
-def small(**train):
+def small(rate=0.0, **train):
   """The tiny configuration in this process, on its eight devices."""
   from configs import tiny
 
@@ -194,6 +194,7 @@ def small(**train):
   values['data'] |= {'seq_len': 16, 'eval': ()}
   values['growth'] |= {'hops': ()}
   values['model'] |= {'scan': False}
+  values['sparsity'] |= {'head_rate': rate, 'channel_rate': rate}
   values['train'] |= {'batch_size': 8, 'num_steps': 12, 'checkpoint_every': 0}
   values['train'] |= train
   values['optimizer'] |= {'warmup_steps': 2}
@@ -227,7 +228,7 @@ def test_each_shape_compiles_once_and_refreshes_find_their_programs(
   monkeypatch.setattr(window, 'turn_over', watched)
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
-    records = loop.train(small(), tmp_path)
+    records = loop.train(small(rate=0.5), tmp_path)
   finally:
     jax.monitoring.clear_event_listeners()
   assert compiled == [(2, 64, 64), (2, 96, 64), (2, 128, 64)]
@@ -267,7 +268,8 @@ def test_a_loss_that_is_not_finite_stops_and_is_never_saved(tmp_path):
 
 def test_all_that_a_window_holds_survives_an_interruption(tmp_path):
   """Constants, scores, step counts and visits, from inside a window."""
-  values = small(checkpoint_every=5, keep_checkpoints=9, num_steps=10).to_dict()
+  options = {'checkpoint_every': 5, 'keep_checkpoints': 9, 'num_steps': 10}
+  values = small(rate=0.5, **options).to_dict()
   values['sparsity'] |= {
     'omitted': 'decayed',
     'omitted_forward': 'mean',
