@@ -130,6 +130,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
   assert_same_run(tmp_path, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_killed_dense_run_ends_as_if_it_had_not_been(tmp_path, cache):
   code, log = finish(start(tmp_path / 'a', cache, *DENSE))
   assert code == 0, log

@@ -261,6 +261,7 @@ def test_eight_devices_equal_one(mesh, sparse):
   )
 
 
+@pytest.mark.slow
 def test_a_tiny_model_learns_a_periodic_text():
   config = helpers.make_config(
     **SPARSE,
