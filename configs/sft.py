@@ -13,16 +13,11 @@ Pairs of your own: `--config.data.train="('jsonl:pairs/*.jsonl',)"`, one object
 a line with the fields "prompt" and "answer".
 """
 
-from configs import base
+from configs import cpt
 
 
 def get_config():
-  config = base.get_config()
-
-  # The shape of configs/quickstart.py: 4.4M parameters.
-  config.model.num_layers = 4
-  config.model.mlp_dim = 1024
-  config.model.scan = False
+  config = cpt.get_config()
 
   config.data.train = ('stdlib:docstrings',)
   config.data.eval = ('stdlib:docstrings',)
@@ -32,12 +27,4 @@ def get_config():
 
   # 2 rows of 1024 bytes a step: 410k tokens, a fifth of the pairs.
   config.train.batch_size = 2
-  config.train.num_steps = 200
-  config.train.eval_every = 100
-  config.train.checkpoint_every = 100
-
-  config.optimizer.warmup_steps = 10
-
-  config.sparsity.head_rate = 0.5
-  config.sparsity.channel_rate = 0.5
   return config

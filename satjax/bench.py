@@ -67,12 +67,7 @@ def bench(
   torch = bench_torch.is_wanted(torch)
   if out is not None:
     bench_table.write(out, {}, '')
-  config = models.resolve(config)
-  config = dataclasses.replace(
-    config,
-    model=dataclasses.replace(config.model, init_from=''),
-    growth=dataclasses.replace(config.growth, hops=()),
-  )
+  config = _fresh(models.resolve(config))
   before = os.getloadavg()
   arms, losses, unavailable = _make_arms(
     config, devices, rates, forwards, num_steps=rounds * steps, torch=torch
@@ -96,6 +91,15 @@ def bench(
   if out is not None:
     bench_table.write(out, result, bench_table.render(result))
   return result
+
+
+def _fresh(config):
+  """The configuration with random weights, and before it grows."""
+  return dataclasses.replace(
+    config,
+    model=dataclasses.replace(config.model, init_from=''),
+    growth=dataclasses.replace(config.growth, hops=()),
+  )
 
 
 def _make_arms(config, devices, rates, forwards, *, num_steps, torch):

@@ -14,6 +14,7 @@ import pytest
 from configs import base
 from satjax import config as config_lib
 from satjax import errors
+from satjax.sparsity import importance, ladder
 
 CONFIGS = sorted(
   path.stem
@@ -502,3 +503,13 @@ def test_sparsity_is_on_if_any_rate_is(head, channel):
     with_values({'sparsity.head_rate': head, 'sparsity.channel_rate': channel})
   )
   assert config.sparsity.is_on == bool(head or channel)
+
+
+def test_the_schema_and_the_methods_know_the_same_names():
+  # The schema is read without JAX, so it can not ask them.
+  for key, names in (
+    ('importance', importance.METRICS),
+    ('shape', ladder.SHAPES),
+  ):
+    allowed = config_lib.allowed(f'config.sparsity.{key}')
+    assert allowed == 'str, ' + ' | '.join(map(repr, names))

@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from satjax import tree
+from satjax.sparsity import selection
 from satjax.sparsity.importance import Units
 from satjax.tree import PyTree
-
-Kept = dict[str, jax.Array]  # bool [layers, neurons] by the axis it selects on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +57,7 @@ def ahead(program: Any, *args: Any) -> PyTree:
 
 
 @jax.jit
-def orders(kept: Kept) -> dict[str, jax.Array]:
+def orders(kept: selection.Kept) -> dict[str, jax.Array]:
   """Rows by axis, int32 [L, R]: those that take part first, ascending."""
   return {
     name: jnp.argsort(~mask_LR, axis=-1, stable=True).astype(jnp.int32)

@@ -222,8 +222,7 @@ def _evaluate(run: Run) -> None:
   if not run.config.data.eval:
     return
   with run.clock('evaluation'):
-    state = window.whole(run.setup, run.window, run.step)
-    losses = run.evaluator(state.params)
+    losses = run.evaluator(window.whole_params(run.setup, run.window, run.step))
   named = {f'eval/{source}/loss': loss for source, loss in losses.items()}
   run.writer.write({'step': run.step, **named})
   for source, loss in losses.items():

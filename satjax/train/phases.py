@@ -157,13 +157,6 @@ def starts_window(config: config_lib.Config, step: int) -> bool:
   return phase_at(config, step - 1) != phase_at(config, step)
 
 
-def window_start(config: config_lib.Config, step: int) -> int:
-  """Completed steps when the window that holds step `step` + 1 was opened."""
-  while not starts_window(config, step):
-    step -= 1
-  return step
-
-
 def next_phase(config: config_lib.Config, step: int) -> Phase | None:
   """The phase that follows the one at `step`, or None if it is the last."""
   now = phase_at(config, step)
@@ -204,6 +197,7 @@ def describe(config: config_lib.Config, phase: Phase) -> dict[str, float]:
   }
 
 
+@functools.cache
 def phase_flops(config: config_lib.Config, phase: Phase) -> float:
   """FLOPs of an optimizer step of a phase, as executed.
 

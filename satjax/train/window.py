@@ -218,7 +218,15 @@ def whole(setup: Setup, window: Window, step: int) -> TrainState:
   if setup_lib.is_masked(setup.config):
     return _with_mask(window.state, {})
   _catch_up(setup, window, step)
-  return _merge(setup, window)
+  return _merge(setup, window, window.state, window.resting)
+
+
+def whole_params(setup: Setup, window: Window, step: int) -> PyTree:
+  """The parameters of `whole`, without its moments."""
+  if window.resting is None:
+    return window.state.params
+  _catch_up(setup, window, step)
+  return _merge(setup, window, window.state.params, window.resting.params)
 
 
 def close(setup: Setup, window: Window, step: int) -> TrainState:
@@ -227,7 +235,7 @@ def close(setup: Setup, window: Window, step: int) -> TrainState:
     return whole(setup, window, step)
   _catch_up(setup, window, step)
   window.rest = None
-  return _merge(setup, window, consume=True)
+  return _merge(setup, window, window.state, window.resting, consume=True)
 
 
 def compile_exchange(
@@ -237,14 +245,14 @@ def compile_exchange(
   call = subnetwork.ahead
   window = open_window(setup, window, chosen, phase, 0, call)
   if window.stacks:
-    _merge(setup, window, call=call)
+    _merge(setup, window, window.state, window.resting, call=call)
   return window
 
 
-def _merge(setup, window, **options):
+def _merge(setup, window, active, resting, **options):
   return subnetwork.merge(
-    window.state,
-    window.resting,
+    active,
+    resting,
     window.order,
     window.stacks,
     place=setup.place_leaf,
