@@ -19,13 +19,13 @@ FILES = sorted(
 # A module imports from its own row and from the rows above it.
 ROWS = [
   {'__init__', 'errors', 'schema', 'counts', 'config', 'config_groups'}
-  | {'tree', 'flops'},
+  | {'tree', 'flops', 'layer_maps', 'operators', 'operator_specs'},
   {'sharding', 'data', 'sparsity', 'growth', 'config_file'},
   {'model'},
   {'interop', 'generate'},
   {'train'},
   {'plan', 'bench', 'bench_arms', 'bench_table', 'bench_torch', 'experiment'}
-  | {'report', 'report_plots', 'report_runs'},
+  | {'report', 'report_plots', 'report_runs', 'report_growth', 'plan_growth'},
   {'cli', 'cli_options', '__main__'},
 ]
 MAX_FILE_LINES = 300

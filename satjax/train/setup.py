@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import optax
 
 from satjax import config as config_lib
-from satjax import errors, sharding, tree
+from satjax import errors, layer_maps, sharding, tree
 from satjax.data import tokenizers
 from satjax.growth import depth
 from satjax.interop import models
@@ -243,7 +243,7 @@ def _omitted_part(x, mask):
 def grow(setup: Setup, state: TrainState, factor: int) -> TrainState:
   """G_stack in a run: parameters, and moments unless they are reset."""
   num_layers = state.params['blocks']['attention_norm'].shape[0]
-  layer_map = depth.stack_map(num_layers, factor)
+  layer_map = layer_maps.stack(num_layers, num_layers * factor)
   if setup.config.growth.opt_state == 'reset':
     params = _grow_depth(state.params, layer_map)
     grown = state.replace(params=params, opt_state=setup.tx.init(params))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from satjax import config as config_lib
-from satjax import tree
+from satjax import layer_maps, tree
 from satjax.growth import depth
 from satjax.train import optimizer
 from satjax.train import state as state_lib
@@ -83,13 +83,13 @@ def assert_same(one, two):
   ],
 )
 def test_stack_repeats_the_whole_stack(num_layers, factor, layer_map):
-  assert depth.stack_map(num_layers, factor) == layer_map
+  assert layer_maps.stack(num_layers, num_layers * factor) == layer_map
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_growth_to_the_same_depth_changes_nothing(name):
   _, state = trained_state(name)
-  layer_map = depth.stack_map(LAYERS, 1)
+  layer_map = layer_maps.stack(LAYERS, LAYERS * 1)
   assert_same(depth.grow_depth(state, layer_map), state)
 
 
@@ -116,7 +116,7 @@ def test_layer_i_is_a_copy_of_its_source(layer_map):
 )
 def test_moments_grow_with_their_parameters(name, width):
   tx, state = trained_state(name, width)
-  grown = depth.grow_depth(state, depth.stack_map(LAYERS, 2))
+  grown = depth.grow_depth(state, layer_maps.stack(LAYERS, LAYERS * 2))
   assert grown.step == 3
   before = tree.flatten(state.opt_state)
   after = tree.flatten(grown.opt_state)
@@ -166,9 +166,11 @@ def test_growth_runs_inside_jit():
 
 def test_growth_in_two_hops_is_growth_in_one():
   params = make_params()
-  twice = depth.grow_depth(params, depth.stack_map(LAYERS, 2))
-  twice = depth.grow_depth(twice, depth.stack_map(2 * LAYERS, 2))
-  assert_same(twice, depth.grow_depth(params, depth.stack_map(LAYERS, 4)))
+  twice = depth.grow_depth(params, layer_maps.stack(LAYERS, LAYERS * 2))
+  twice = depth.grow_depth(twice, layer_maps.stack(2 * LAYERS, 2 * LAYERS * 2))
+  assert_same(
+    twice, depth.grow_depth(params, layer_maps.stack(LAYERS, LAYERS * 4))
+  )
 
 
 @pytest.mark.parametrize(

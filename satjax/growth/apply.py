@@ -1,0 +1,191 @@
+"""Growth carried out: on a tree, on a whole state, or tensor by tensor."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from satjax import tree
+from satjax.growth import depth, fresh, width
+from satjax.operators import Depth, Learn, Length, Operator, Width
+from satjax.tree import PyTree
+
+Read = Callable[[str, int | None], Any]
+
+
+def grow_tree(
+  state: PyTree, operators: Sequence[Operator], key: jax.Array
+) -> PyTree:
+  """Parameters, and moments that mirror them, after some operators.
+
+  Args:
+    state: parameters, or any state that holds trees like them.
+    operators: in the order in which they are carried out.
+    key: of what is random.
+  """
+  for number, operator in enumerate(operators):
+    state = _grow_once(state, operator, jax.random.fold_in(key, number))
+  return state
+
+
+def _grow_once(state, operator, key):
+  if isinstance(operator, Length):
+    return state
+  num_layers = _depth_of(state)
+
+  def grow(path, leaf):
+    kind, name = fresh.kind_of(path), tree.param_of(path)
+    if kind is None or leaf.ndim == 0:
+      return leaf
+    stacked = depth.is_stacked(path, leaf.ndim)
+    rows = sources(operator, num_layers)
+    layers = tuple(range(len(rows[0]))) if stacked else None
+    parts = [jnp.take(leaf, jnp.array(r), axis=0) for r in rows]
+    if not stacked:
+      parts = [leaf] * len(rows)
+    if kind == 'param':
+      return transform(operator, name, parts, layers, key, num_layers)
+    return _moment(operator, name, kind, parts[0], layers)
+
+  return tree.map_with_path(grow, state)
+
+
+def _depth_of(state) -> int:
+  leaves = tree.flatten(state)
+  return next(
+    leaf.shape[0]
+    for path, leaf in leaves.items()
+    if tree.param_of(path) == 'blocks/attention_norm'
+  )
+
+
+def sources(operator: Depth | Width, num_layers: int) -> list[tuple[int, ...]]:
+  """The old layers that each new layer is made of, one tuple for each use."""
+  if isinstance(operator, Depth):
+    return [operator.layer_map]
+  layers = tuple(range(num_layers))
+  if operator.method == 'aki':
+    return [layers, (*layers[1:], layers[-1])]
+  return [layers]
+
+
+def transform(
+  operator: Depth | Width,
+  name: str,
+  parts: Sequence[jax.Array],
+  layers: tuple[int, ...] | None,
+  key: jax.Array,
+  num_layers: int,
+) -> jax.Array:
+  """One parameter of the grown model.
+
+  Args:
+    operator: in depth or width.
+    name: of the parameter.
+    parts: the old layers, as `sources` names them.
+    layers: their numbers in the target; None: the parameter has none.
+    key: of what is random.
+    num_layers: of the model before.
+  """
+  if isinstance(operator, Depth):
+    return depth.transform(operator, name, parts[0], layers, key)
+  above = parts[1] if len(parts) > 1 and layers is not None else None
+  return width.transform(
+    operator, name, parts[0], layers, key, num_layers, above
+  )
+
+
+def _moment(operator, name, kind, x, layers):
+  if isinstance(operator, Depth):
+    return depth.transform_moment(operator, x, layers)
+  if x.ndim != len(tree.AXES[name]):
+    raise ValueError(
+      f'a moment of {name} is factored and can not grow in width; reset it'
+    )
+  return width.transform_moment(operator, name, kind, x)
+
+
+def grown_tensor(
+  operators: Sequence[Operator],
+  depths: Sequence[int],
+  name: str,
+  layer: int | None,
+  key: jax.Array,
+  read: Read,
+) -> Any:
+  """One layer of one parameter of the grown model, and no more than it takes.
+
+  Equal to what `grow_tree` makes of the whole tree.
+
+  Args:
+    operators: in order.
+    depths: number of layers before each.
+    name: of the parameter, as in `tree.AXES`.
+    layer: its number in the grown model; None: the parameter has no layers.
+    key: as for `grow_tree`.
+    read: from a name and an old layer (or None) to that array; called only for
+      what is needed.
+  """
+  if not operators:
+    return read(name, layer)
+  *before, last = operators
+  if isinstance(last, Learn):
+    raise ValueError("'learn' needs the whole model")
+
+  def below(source):
+    return grown_tensor(before, depths[:-1], name, source, key, read)
+
+  if isinstance(last, Length):
+    return below(layer)
+  uses = sources(last, depths[-1])
+  number = jax.random.fold_in(key, len(before))
+  if layer is None:
+    whole = below(None)
+    if is_copy(last, name, None):
+      return whole
+    parts = [jnp.asarray(whole)] * len(uses)
+    return transform(last, name, parts, None, number, depths[-1])
+  if is_copy(last, name, layer):
+    return below(uses[0][layer])
+  parts = [jnp.asarray(below(rows[layer]))[None] for rows in uses]
+  return transform(last, name, parts, (layer,), number, depths[-1])[0]
+
+
+def is_copy(operator: Operator, name: str, layer: int | None) -> bool:
+  """Whether a tensor of the grown model is, bit for bit, an old one."""
+  if isinstance(operator, Length):
+    return True
+  if not isinstance(operator, Depth):
+    return False
+  if operator.noise and operator.noise_on == 'all':
+    return fresh.is_gain(name)
+  if layer is None or not operator.is_new[layer]:
+    return not (
+      operator.zero_out
+      and layer is not None
+      and operator.zero_out[layer]
+      and name in fresh.WRITES
+    )
+  untouched = not operator.noise and not operator.fresh
+  writes = name in fresh.WRITES and (
+    operator.branch_scale != 1 or bool(operator.zero_out)
+  )
+  return untouched and not writes
+
+
+def ramp(
+  operators: Sequence[Operator], params: PyTree, share: jax.Array
+) -> PyTree:
+  """Parameters as a forward pass sees them while new ones are let in.
+
+  Args:
+    operators: of the hop; masks are those of the last one.
+    params: of the grown model.
+    share: from 0, the old function, to 1, no mask.
+  """
+  last = operators[-1]
+  mask = depth.ramp if isinstance(last, Depth) else width.ramp
+  return tree.map_with_path(
+    lambda path, x: mask(last, tree.param_of(path), x, share), params
+  )

@@ -1,0 +1,112 @@
+"""Random weights for new units, layers and noise; a key for each matrix."""
+
+import math
+import zlib
+
+import jax
+import jax.numpy as jnp
+
+from satjax import tree
+
+WRITES = ('blocks/attention/output', 'blocks/mlp/down')
+
+
+def is_gain(name: str) -> bool:
+  """Whether a parameter is the gain of a norm."""
+  return name.endswith('_norm')
+
+
+def key_of(key: jax.Array, name: str) -> jax.Array:
+  """A key of its own for each parameter."""
+  return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def normal(
+  key: jax.Array,
+  name: str,
+  shape: tuple[int, ...],
+  layers: tuple[int, ...] | None = None,
+) -> jax.Array:
+  """Standard normal float32 numbers; a layer's do not depend on the others.
+
+  Args:
+    key: of the operator.
+    name: of the parameter.
+    shape: of the result, layers on axis 0 if the parameter has any.
+    layers: their numbers in the target model.
+  """
+  key = key_of(key, name)
+  if layers is None:
+    return jax.random.normal(key, shape)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(layers))
+  return jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(keys)
+
+
+def scale(name: str, shape: tuple[int, ...], num_layers: int) -> float:
+  """Standard deviation of initial weights.
+
+  N(0, 1 / (fan_in L^2)) for matrices that write to the residual stream, with
+  the depth L of the target, and N(0, 2 / (5 fan_in)) for all others (Du et al.,
+  2024, appendix I.2).
+
+  Args:
+    name: of the parameter.
+    shape: of the target's matrix.
+    num_layers: of the target.
+  """
+  if name in WRITES:
+    return 1 / (math.sqrt(math.prod(shape[1:-1])) * num_layers)
+  return math.sqrt(2 / (5 * shape[-1]))
+
+
+def weights(
+  key: jax.Array,
+  name: str,
+  shape: tuple[int, ...],
+  layers: tuple[int, ...] | None,
+  num_layers: int,
+) -> jax.Array:
+  """Initial values of a parameter: gains are 1, matrices random.
+
+  Args:
+    key: of the operator.
+    name: of the parameter.
+    shape: of the result.
+    layers: numbers of its layers in the target; None: it has none.
+    num_layers: of the target.
+  """
+  if is_gain(name):
+    return jnp.ones(shape)
+  return normal(key, name, shape, layers) * scale(name, shape, num_layers)
+
+
+def add_noise(
+  x: jax.Array,
+  share: float,
+  where: jax.Array | bool,
+  key: jax.Array,
+  name: str,
+  layers: tuple[int, ...] | None,
+  num_layers: int,
+) -> jax.Array:
+  """`(1 - a) W + a eps` where asked; gains stay (Du et al., 2024, I.2)."""
+  if not share or is_gain(name):
+    return x
+  key = jax.random.fold_in(key, 1)  # not the numbers of `weights`
+  eps = weights(key, name, x.shape, layers, num_layers).astype(x.dtype)
+  return jnp.where(where, (1 - share) * x + share * eps, x)
+
+
+def kind_of(path: str) -> str | None:
+  """What a leaf of a train state is: by its path.
+
+  'param', 'first' or 'second' moment, or 'count' of steps; None: it mirrors no
+  parameter.
+  """
+  name = tree.param_of(path)
+  if name is None:
+    return None
+  *_, owner = ('', *path.removesuffix(name).strip('/').split('/'))
+  if owner in ('', 'params'):
+    return 'param'
+  return {'nu': 'second', 'count': 'count'}.get(owner, 'first')

@@ -1,0 +1,110 @@
+"""Learned growth: linear maps from the old model to the new one (LiGO).
+
+The old parameters stand still while the maps train on the loss of the new
+model; then its parameters are computed once, and train. Width first, then
+depth (Wang et al., 2023; as Du et al., 2024, A.6, share the maps).
+"""
+
+from collections.abc import Mapping
+import math
+
+import jax
+import jax.numpy as jnp
+
+from satjax import tree
+from satjax.growth import fresh
+from satjax.operators import Learn
+from satjax.tree import PyTree
+
+# The map of the rows of each parameter: its heads or channels.
+_ROWS = {
+  'blocks/attention/query': 'query',
+  'blocks/attention/key': 'key',
+  'blocks/attention/value': 'value',
+  'blocks/attention/output': 'value',
+  'blocks/mlp/gate': 'channels',
+  'blocks/mlp/up': 'channels',
+  'blocks/mlp/down': 'channels',
+}
+
+
+def init(operator: Learn, key: jax.Array) -> dict[str, dict[str, jax.Array]]:
+  """The maps to begin with: width `[I; N(0, 1 / D)]`, depth G_stack.
+
+  Returns:
+    `{'width': {name: [new, old]}, 'depth': {name: [L, l]}}`; maps that would
+    change no size are absent. Names do not occur in `tree.AXES`: the maps are
+    no parameters of a model.
+  """
+  old, new, size = dict(operator.old), dict(operator.new), operator.head_dim
+  shapes = {'residual': (new['embed'], old['embed'])}
+  for name in ('query', 'key', 'value'):
+    shapes[name] = (new['heads'] * size, old['heads'] * size)
+  shapes['channels'] = (new['mlp'], old['mlp'])
+  width = {}
+  for name, (rows, columns) in shapes.items():
+    if rows != columns:
+      extra = jax.random.normal(
+        fresh.key_of(key, name), (rows - columns, columns)
+      )
+      scaled = extra / math.sqrt(rows)
+      width[name] = jnp.concatenate([jnp.eye(columns), scaled])
+  before, after = operator.num_layers
+  depth = {}
+  if before != after:
+    for path in tree.AXES:
+      if path.startswith('blocks/'):
+        depth[_name(path)] = jnp.eye(before)[jnp.arange(after) % before]
+  return {'width': width, 'depth': depth}
+
+
+def materialise(maps: Mapping[str, PyTree], params: PyTree) -> PyTree:
+  """The parameters of the new model, differentiable in the maps."""
+  width, depth = maps['width'], maps['depth']
+
+  def grow(path, x):
+    if path in _ROWS and _ROWS[path] in width:
+      shape = x.shape
+      rows = jnp.einsum(
+        'lrd,sr->lsd',
+        x.reshape(shape[0], -1, shape[-1]),
+        width[_ROWS[path]].astype(x.dtype),
+      )
+      x = rows.reshape(shape[0], -1, *shape[2:])
+    if 'residual' in width:
+      # Every parameter has the residual stream on its last axis.
+      x = jnp.einsum('...d,ed->...e', x, width['residual'].astype(x.dtype))
+    if _name(path) in depth:
+      x = jnp.einsum('ml,l...->m...', depth[_name(path)].astype(x.dtype), x)
+    return x
+
+  return tree.map_with_path(grow, params)
+
+
+def flops(operator: Learn, vocab_size: int) -> float:
+  """FLOPs of one `materialise`; its backward pass takes twice as many."""
+  old, new, size = dict(operator.old), dict(operator.new), operator.head_dim
+  before, after = operator.num_layers
+  total = 0.0
+  sizes = {
+    'heads': (old['heads'] * size, new['heads'] * size),
+    'kv_heads': (old['kv_heads'] * size, new['kv_heads'] * size),
+    'mlp': (old['mlp'], new['mlp']),
+  }
+  for axes in tree.AXES.values():
+    layers = before if axes[0] == 'layers' else 1
+    named = [sizes[axis] for axis in axes if axis in sizes]
+    rows, new_rows = named[0] if named else (1, 1)
+    if axes[0] == 'vocab':
+      rows = new_rows = vocab_size
+    if rows != new_rows:
+      total += 2 * layers * rows * new_rows * old['embed']
+    if old['embed'] != new['embed']:
+      total += 2 * layers * new_rows * old['embed'] * new['embed']
+    if axes[0] == 'layers' and before != after:
+      total += 2 * before * after * new_rows * new['embed']
+  return total
+
+
+def _name(path: str) -> str:
+  return path.rsplit('/', 1)[-1]

@@ -1,0 +1,248 @@
+"""Width growth: more channels, whole heads, a wider residual stream.
+
+Every matrix has axes that it produces (fan-out) and axes that it reads
+(fan-in). Old units keep their place at the front of an axis; a source map says
+of which old unit a new one is a copy, or -1 where it is new. What becomes of
+copies and of new units is the operator.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from satjax import tree
+from satjax.growth import fresh
+from satjax.operators import Width
+
+# The axes that a parameter reads; it produces its other named ones.
+READS: dict[str, tuple[str, ...]] = {
+  'embed': (),
+  'blocks/attention_norm': (),
+  'blocks/attention/query': ('embed',),
+  'blocks/attention/key': ('embed',),
+  'blocks/attention/value': ('embed',),
+  'blocks/attention/output': ('heads',),
+  'blocks/mlp_norm': (),
+  'blocks/mlp/gate': ('embed',),
+  'blocks/mlp/up': ('embed',),
+  'blocks/mlp/down': ('mlp',),
+  'final_norm': (),
+  'unembed': ('embed',),
+}
+# If the residual stream stays as wide, new units of these read it at random:
+# products of two zeros (scores, SwiGLU) would never get a gradient.
+_ALIVE = ('blocks/attention/key', 'blocks/mlp/gate')
+_DECIBEL = 10  # signal to noise of the split 'noisy', by HyperCloning
+
+
+@functools.cache
+def sources(operator: Width, axis: str) -> np.ndarray:
+  """The old unit of each new unit of an axis, int [new]; -1: it has none."""
+  old, new = dict(operator.old)[axis], dict(operator.new)[axis]
+  if operator.method in ('zero', 'random'):
+    return np.where(np.arange(new) < old, np.arange(new), -1)
+  if axis == 'embed':
+    # RMSNorm sees the same mean square only if all channels occur as often.
+    tiled = np.arange(new) % old
+    return np.where(np.arange(new) < operator.copies * old, tiled, -1)
+  if axis == 'heads':
+    kv_old = dict(operator.old)['kv_heads']
+    group = old // kv_old
+    groups = sources(operator, 'kv_heads')
+    return (groups[:, None] * group + np.arange(group)).ravel()
+  if operator.order == 'tile':
+    return np.arange(new) % old
+  seed = [operator.seed, sorted(dict(operator.old)).index(axis)]
+  drawn = np.random.default_rng(seed).integers(old, size=new - old)
+  return np.concatenate([np.arange(old), drawn])
+
+
+def transform(
+  operator: Width,
+  name: str,
+  x: jax.Array,
+  layers: tuple[int, ...] | None,
+  key: jax.Array,
+  num_layers: int,
+  above: jax.Array | None = None,
+) -> jax.Array:
+  """A parameter in its new size.
+
+  Args:
+    operator: sizes and method.
+    name: of the parameter.
+    x: the old one, layers on axis 0 if it has any.
+    layers: their numbers; None: it has none.
+    key: of what is random.
+    num_layers: of the model.
+    above: for 'aki', the same parameter of the layers above.
+  """
+  grown = _copied(operator, name, x, above)
+  if fresh.is_gain(name):
+    return _gain(operator, name, grown)
+  grown = _share_out(operator, name, grown, layers, key)
+  is_new_out = _is_new(operator, name, reads=False, ndim=x.ndim)
+  is_new_in = _is_new(operator, name, reads=True, ndim=x.ndim)
+  drawn = fresh.weights(key, name, grown.shape, layers, num_layers)
+  drawn = drawn.astype(x.dtype)
+  grown = jnp.where(is_new_in | is_new_out, drawn, grown)
+  if operator.method != 'random' and not _stays_alive(operator, name):
+    silent = jnp.zeros((), x.dtype)
+    grown = jnp.where(is_new_out & ~is_new_in, silent, grown)
+  return fresh.add_noise(
+    grown,
+    operator.noise,
+    True
+    if operator.noise_on == 'all'
+    else _is_repeated(operator, name, x.ndim),
+    key,
+    name,
+    layers,
+    num_layers,
+  )
+
+
+def transform_moment(
+  operator: Width, name: str, kind: str, x: jax.Array
+) -> jax.Array:
+  """Moments in the new size; those of new units are 0.
+
+  The gradient of a matrix that is copied along an axis which it produces is
+  that of the old one times the share that readers give the copy; along an
+  axis which it reads it is the same. First moments follow, second ones with
+  the square (Shen et al., 2022, on preserving training dynamics).
+  """
+  power = {'first': 1, 'second': 2, 'count': 0}[kind]
+  for place, axis in _grown_axes(operator, name):
+    rows = sources(operator, axis)
+    if x.shape[place] == 1 and dict(operator.old)[axis] != 1:
+      continue  # counts broadcast along the axes that number no neuron
+    x = jnp.take(x, np.maximum(rows, 0), axis=place)
+    share = np.where(rows < 0, 0.0, 1.0)
+    if axis not in READS[name]:
+      share = share * _even_shares(rows) ** power
+    x = x * _along(share, place, x.ndim).astype(x.dtype)
+  return x
+
+
+def ramp(
+  operator: Width, name: str, x: jax.Array, share: jax.Array
+) -> jax.Array:
+  """A parameter under the mask of `random`: new outputs count a share.
+
+  Du et al. (2024), A.5: a mask on the output of a matrix is one on its rows.
+  """
+  if fresh.is_gain(name) or name == 'unembed':
+    return x
+  where = _is_new(operator, name, reads=False, ndim=x.ndim)
+  return jnp.where(where, share.astype(x.dtype) * x, x)
+
+
+def _grown_axes(operator, name):
+  """(position, axis) of the axes of a parameter that change."""
+  old, new = dict(operator.old), dict(operator.new)
+  for place, axis in enumerate(tree.AXES[name]):
+    if axis in old and old[axis] != new[axis]:
+      yield place, axis
+
+
+def _copied(operator, name, x, above):
+  """Gathered along every axis; new units repeat some old one for now."""
+  for place, axis in _grown_axes(operator, name):
+    rows = sources(operator, axis)
+    copied = jnp.take(x, np.maximum(rows, 0), axis=place)
+    if above is not None:
+      upper = jnp.take(above, np.maximum(rows, 0), axis=place)
+      if axis not in READS[name] and not fresh.is_gain(name):
+        # Copies beyond the first are those of the layer above.
+        is_first = np.arange(len(rows)) < dict(operator.old)[axis]
+        copied = jnp.where(_along(is_first, place, x.ndim), copied, upper)
+      above = upper
+    x = copied
+  return x
+
+
+def _gain(operator, name, x):
+  """Gains of a norm: as before where all channels occur as often.
+
+  Channels of 0 lower the mean square, which old gains make up for: by
+  sqrt(d / D) (Du et al., 2024, A.4). New gains are 1. With tied embeddings the
+  output sums over copies of a channel, and the final norm divides by them.
+  """
+  if operator.faithful_to_release and operator.method == 'zero':
+    new, factor = 0.0, 1.0
+  else:
+    new, factor = 1.0, operator.old_share**0.5
+  if name == 'final_norm' and operator.tied:
+    factor /= operator.copies
+  is_new = _is_new(operator, name, reads=False, ndim=x.ndim)
+  return jnp.where(is_new, new, x * factor).astype(x.dtype)
+
+
+def _share_out(operator, name, x, layers, key):
+  """Divides what a matrix reads over the copies; shares sum to 1."""
+  for place, axis in _grown_axes(operator, name):
+    if axis not in READS[name]:
+      continue
+    rows = sources(operator, axis)
+    even = _along(_even_shares(rows), place, x.ndim)
+    if operator.split == 'even':
+      x = x * even.astype(x.dtype)
+      continue
+    noise = fresh.normal(jax.random.fold_in(key, 2), name, x.shape, layers)
+    noise -= _mean_over_copies(noise, rows, place)
+    if operator.split == 'uneven':
+      x = x * (even * (1 + noise / 2)).astype(x.dtype)
+    else:
+      x = x * even.astype(x.dtype)
+      inner = tuple(range(layers is not None, x.ndim))
+      level = jnp.std(x, inner, keepdims=True) * 10 ** (-_DECIBEL / 20)
+      x = x + (level * noise).astype(x.dtype)
+  return x
+
+
+def _mean_over_copies(x, rows, place):
+  """For every unit, the mean over all copies of its source."""
+  moved = jnp.moveaxis(x, place, 0)
+  known = np.where(rows < 0, rows.max() + 1, rows)
+  sums = jax.ops.segment_sum(moved, known, num_segments=int(rows.max()) + 2)
+  counts = np.bincount(known, minlength=int(rows.max()) + 2)
+  mean = sums / counts.clip(1).reshape(-1, *[1] * (x.ndim - 1))
+  return jnp.moveaxis(mean[known], 0, place)
+
+
+def _even_shares(rows: np.ndarray) -> np.ndarray:
+  """One over how often the source of each unit occurs; new units: 1."""
+  counts = np.bincount(rows[rows >= 0])
+  return np.where(rows < 0, 1.0, 1.0 / counts[np.maximum(rows, 0)])
+
+
+def _is_new(operator, name, *, reads, ndim):
+  """Whether an entry belongs to a new unit of an axis that is (not) read."""
+  found = np.zeros([1] * ndim, bool)
+  for place, axis in _grown_axes(operator, name):
+    if (axis in READS[name]) == reads:
+      found = found | _along(sources(operator, axis) < 0, place, ndim)
+  return found
+
+
+def _is_repeated(operator, name, ndim):
+  """Whether an entry belongs to a unit that was not there before."""
+  found = np.zeros([1] * ndim, bool)
+  for place, axis in _grown_axes(operator, name):
+    rows = np.arange(dict(operator.new)[axis])
+    found = found | _along(rows >= dict(operator.old)[axis], place, ndim)
+  return found
+
+
+def _stays_alive(operator, name) -> bool:
+  sizes = dict(operator.old)['embed'], dict(operator.new)['embed']
+  return sizes[0] == sizes[1] and name in _ALIVE
+
+
+def _along(values, place, ndim):
+  shape = [1] * ndim
+  shape[place] = len(values)
+  return np.reshape(values, shape)
