@@ -87,8 +87,19 @@ def _export(options) -> None:
 
 
 def _plan(options) -> None:
+  sizes = (options.params, options.tokens, options.factor)
+  if options.config is None and not options.overrides:
+    from satjax import plan_growth
+
+    print(plan_growth.render(plan_growth.plan(*sizes)))
+    return
   from satjax import config_file, plan
 
+  if options.config is None or any(size is not None for size in sizes):
+    raise errors.ConfigError(
+      '--params, --tokens and --factor plan growth without a configuration;'
+      ' name either --config=FILE or these'
+    )
   config = config_file.load(options.config, options.overrides)
   print(plan.render(plan.plan(config)))
 
@@ -124,7 +135,7 @@ _COMMANDS = {
     _train,
     'train a model, or go on with the run in --workdir',
     ('--config', '--workdir'),
-    ('--workdir',),
+    ('--config', '--workdir'),
   ),
   'evaluate': (
     _evaluate,
@@ -149,8 +160,9 @@ _COMMANDS = {
   'plan': (
     _plan,
     'the ladder of a configuration before it runs: what each rung keeps, and'
-    ' the speed-up that its FLOPs allow',
-    ('--config',),
+    ' the speed-up that its FLOPs allow; or, from --params and --tokens, when'
+    ' to grow a model and what that saves',
+    ('--config', '--params', '--tokens', '--factor'),
     (),
   ),
   'report': (
@@ -165,7 +177,7 @@ _COMMANDS = {
     ' PyTorch where that is installed; --out writes JSON, and Markdown beside'
     ' it',
     ('--config', '--rates', '--forwards', '--rounds', '--out'),
-    (),
+    ('--config',),
   ),
 }
 

@@ -6,6 +6,7 @@ training (SAT) and model growth, in JAX.
 
   satjax train --config=configs/tiny.py --workdir=runs/tiny
   satjax plan --config=configs/quickstart.py
+  satjax plan --params=7e9 --tokens=2e12
   satjax generate --workdir=runs/tiny --prompt='def '
   satjax export --workdir=runs/tiny --out=models/tiny
   satjax report runs/tiny --out=report.html
@@ -23,9 +24,23 @@ longer finite, or an internal error
 OPTIONS = {
   '--config': {
     'metavar': 'FILE',
-    'required': True,
     'help': 'Python file with get_config(), or the config.json of a run;'
     ' FILE.py:ARGUMENT calls get_config(ARGUMENT)',
+  },
+  '--params': {
+    'metavar': 'N',
+    'type': float,
+    'help': 'parameters of the model that growth ends with, such as 7e9',
+  },
+  '--tokens': {
+    'metavar': 'N',
+    'type': float,
+    'help': 'tokens of training it from scratch, such as 2e12',
+  },
+  '--factor': {
+    'metavar': 'G',
+    'type': float,
+    'help': 'how many times its base model it is (default: 4)',
   },
   'workdirs': {'metavar': 'DIR', 'nargs': '+', 'help': 'folders of runs'},
   '--workdir': {'metavar': 'DIR', 'help': 'folder of a run'},

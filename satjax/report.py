@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from satjax import errors, report_plots, report_runs
+from satjax import errors, report_growth, report_plots, report_runs
 from satjax.report_runs import Run
 
 _PAGE = """\
@@ -129,7 +129,8 @@ def _tables(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
       result[title] = {'run': [run.name for run in runs]} | {
         label: [column.get(label, '-') for column in cells] for label in labels
       }
-  return result
+  first = {'results': result['results']}
+  return first | report_growth.tables(runs) | result
 
 
 def _results(run: Run) -> dict[str, str]:

@@ -165,7 +165,7 @@ def test_a_missing_checkpoint_is_named(workdir, capsys):
 
 
 @pytest.mark.parametrize(
-  'command', ['', 'train', 'evaluate', 'generate', 'export', 'bench']
+  'command', ['', 'train', 'evaluate', 'generate', 'export', 'bench', 'plan']
 )
 def test_help_explains_every_option(command, capsys):
   with pytest.raises(SystemExit) as caught:
@@ -175,6 +175,40 @@ def test_help_explains_every_option(command, capsys):
   assert 'exit codes' in text
   if command:
     assert f'satjax {command}' in text and '--' in text
+
+
+def test_growth_is_planned_without_a_configuration(capsys, recwarn):
+  assert cli.main(['plan', '--params=7e9', '--tokens=2e12']) == 0
+  out, error = capsys.readouterr()
+  assert '11.11B' in out and 'Expected saving' in out and 'Warning: ' in out
+  assert not error and not recwarn.list
+  code = cli.main(['plan', '--params=7e9', '--tokens=3e11', '--factor=2'])
+  assert code == 0 and '3.5B' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'arguments',
+  [
+    (),
+    ('--params=7e9',),
+    ('--tokens=2e12',),
+    ('--factor=4',),
+    ('--params=-7e9', '--tokens=2e12'),
+    ('--params=7e9', '--tokens=nan'),
+    ('--params=7e9', '--tokens=2e12', '--factor=1'),
+    ('--params=7e9', '--tokens=2e12', '--config=configs/tiny.py'),
+    ('--params=7e9', '--tokens=2e12', '--config.train.num_steps=3'),
+    ('--factor=4', '--config=configs/tiny.py'),
+  ],
+)
+def test_a_plan_without_enough_or_with_too_much_exits_with_78(
+  arguments, capsys
+):
+  assert cli.main(['plan', *arguments]) == 78
+  out, error = capsys.readouterr()
+  assert not out and error.startswith('satjax: ')
+  if len(arguments) < 2:
+    assert '--config=FILE' in error and '--params=N and --tokens=N' in error
 
 
 def test_the_public_functions_from_a_plain_script(model_dir, tmp_path):

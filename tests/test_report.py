@@ -142,6 +142,104 @@ def test_the_number_of_parameters_is_that_of_the_model(runs):
   assert rows(report.tables(runs))['parameters'] == [f'{number:,}'] * 3
 
 
+def curve(num_steps, cost, layers, *, start=0, flops=0.0, gain=1.0):
+  """Records of steps whose loss depends on their FLOPs and on `gain`."""
+  result = []
+  for step in range(start + 1, start + num_steps + 1):
+    flops += cost
+    result.append(
+      {
+        'step': step,
+        'flops': flops,
+        'train/loss': 2 + 20 / (gain * flops + 10),
+        'model/num_layers': layers,
+      }
+    )
+  return result
+
+
+def grown_run(num_steps=100, **marks):
+  """A base of half the cost for 20 steps, whose loss is not to count."""
+  base = curve(20, 0.5, 2, gain=100)
+  hop = [{'step': 20, **marks}] if marks else []
+  after = curve(num_steps, 1.0, 4, start=20, flops=10.0, gain=1.25)
+  return [*base, *hop, *after]
+
+
+MARKS = {'growth/loss_before': 3.5, 'growth/loss_after': 4.25}
+
+
+@pytest.mark.parametrize('marks', [MARKS, {}])
+def test_growth_is_compared_at_equal_loss(marks, tmp_path):
+  scratch = write(tmp_path / 'scratch', curve(100, 1.0, 4))
+  other = write(tmp_path / 'other', curve(100, 1.0, 4, gain=2.0))
+  grown = write(tmp_path / 'grown', grown_run(**marks))
+  table = rows(report.tables([scratch, grown, other]))
+  assert table['speed-up at equal loss'] == [
+    *(f'at {share}% of its FLOPs' for share in (50, 75, 100))
+  ]
+  gains = table['grown against scratch, training']
+  found = [float(gain.rstrip('%')) for gain in gains]
+  assert gains[0].startswith('+') and found == pytest.approx([25] * 3, abs=0.5)
+  # The other one falls faster than it can follow.
+  last = table['grown against other, training']
+  assert last[0].startswith('-3') and last[2] == '-'
+  assert not any('against grown' in label for label in table)
+
+
+def test_every_hop_has_a_row(tmp_path):
+  lines = [
+    *curve(10, 0.5, 2),
+    {'step': 10, 'growth/loss_before': 3.5, 'growth/loss_after': 4.25},
+    *curve(10, 1.0, 4, start=10, flops=5.0),
+    {'step': 17, 'growth/steps_to_recover': 7},
+    {'step': 1020, 'growth/loss_before': 2.5, 'growth/loss_after': None},
+    *curve(10, 2.0, 8, start=1020, flops=15.0),
+  ]
+  lines.sort(key=lambda line: line['step'])  # stable
+  path = write(tmp_path / 'run', lines)
+  table = rows(report.tables([path]))
+  assert table['growth'] == [
+    *('step', 'loss before', 'loss after', 'steps to recover')
+  ]
+  assert table['run, hop 1'] == ['10', '3.5000', '4.2500', '7']
+  assert table['run, hop 2'] == ['1,020', '2.5000', '-', '-']
+  assert 'speed-up at equal loss' not in table  # with what?
+
+
+def test_held_out_losses_are_compared_where_both_have_them(tmp_path):
+  def held_out(lines, name):
+    for line in lines[9::10]:
+      line[f'eval/{name}/loss'] = line['train/loss']
+    return lines
+
+  runs = [
+    write(tmp_path / 'a', held_out(curve(100, 1.0, 4), 'x')),
+    write(tmp_path / 'b', held_out(curve(100, 1.0, 4), 'y')),
+    write(tmp_path / 'c', held_out(grown_run(**MARKS), 'x')),
+  ]
+  table = rows(report.tables(runs))
+  gains = table['c against a, held-out, x']
+  assert [float(g.rstrip('%')) for g in gains] == pytest.approx([25] * 3, abs=2)
+  assert 'c against b, training' in table
+  assert 'c against b, held-out, x' not in table
+
+
+def test_a_run_that_ends_as_it_grows_is_not_compared(tmp_path):
+  runs = [
+    write(tmp_path / 'scratch', curve(100, 1.0, 4)),
+    write(tmp_path / 'grown', grown_run(1, **MARKS)),
+  ]
+  table = rows(report.tables(runs))
+  assert table['grown, hop 1'] == ['20', '3.5000', '4.2500', '-']
+  assert 'speed-up at equal loss' not in table
+
+
+def test_without_growth_there_are_no_such_tables(runs):
+  table = rows(report.tables(runs))
+  assert 'growth' not in table and 'speed-up at equal loss' not in table
+
+
 def test_the_page_needs_nothing_but_itself(page):
   assert '<script' not in page
   links = re.findall(r'(?:src|srcset|href)="([^"]*)"', page)

@@ -1,0 +1,291 @@
+"""Timing, factor and saving against what the paper prints."""
+
+import math
+import re
+import warnings
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import pytest
+
+from satjax import errors
+from satjax.growth import guidelines
+
+INF, NAN = math.inf, math.nan
+
+
+@pytest.fixture
+def quiet():
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    yield
+
+
+def timing(num_params, tokens):
+  return guidelines.growth_timing(num_params, 6 * num_params * tokens)
+
+
+@pytest.mark.parametrize(
+  'num_params, tokens, computed, published',
+  [
+    (8e9, 15e12, 6_581_387_829, 6.58e9),
+    (7e9, 2e12, 11_112_953_127, 11.11e9),
+    (13e9, 2e12, 15_843_690_723, 15.84e9),
+    (70e9, 2e12, 42_475_087_122, 42.48e9),
+  ],
+)
+def test_the_published_timings(num_params, tokens, computed, published, quiet):
+  found = timing(num_params, tokens)
+  assert found == pytest.approx(computed, rel=1e-9)
+  assert found == pytest.approx(published, abs=0.005e9)
+  given_tokens = guidelines.growth_timing(
+    num_params, 6 * num_params * tokens, target_tokens=tokens
+  )
+  assert given_tokens == found
+
+
+@pytest.mark.parametrize(
+  'num_params, tokens, expected',
+  [
+    (0.41e9, 100e9, 7.02e9),
+    (0.41e9, 750e9, 3.29e9),
+    (1.1e9, 100e9, 11.44e9),
+    (3e9, 300e9, 12.96e9),
+    (7e9, 300e9, 20.48e9),
+  ],
+)
+def test_further_points_of_the_formula(num_params, tokens, expected, quiet):
+  assert timing(num_params, tokens) == pytest.approx(expected, abs=0.005e9)
+
+
+def test_within_the_fitted_range_nothing_is_said():
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    for num_params in guidelines.FITTED_PARAMS:
+      for flops in guidelines.FITTED_FLOPS:
+        tokens = flops / (6 * num_params)
+        if tokens > 10e9:
+          assert 0 < guidelines.growth_timing(num_params, flops) < tokens
+
+
+@pytest.mark.parametrize(
+  'num_params, flops, said',
+  [
+    (7e9, 6e20, [r'num_params 7e\+09 .*4.1e\+08 to 3e\+09']),
+    (1.1e9, 6e21, [r'flops 6e\+21 .*8e\+19 to 1.2e\+21']),
+    (7e9, 8.4e22, ['num_params', 'flops']),
+  ],
+)
+def test_outside_of_the_fitted_range_there_is_a_warning(
+  num_params, flops, said
+):
+  with pytest.warns(UserWarning) as caught:
+    found = guidelines.growth_timing(num_params, flops, 2e12)
+  assert found > 1e9
+  assert len(caught) == len(said)
+  for warning, pattern in zip(caught, said):
+    assert re.match(pattern, str(warning.message))
+    assert warning.filename == __file__
+
+
+# Below so many tokens Eq. 2 asks for all of them or more.
+@pytest.mark.parametrize(
+  'num_params, limit',
+  [
+    (10e6, 5.6e9),
+    (30e6, 7.2e9),
+    (125e6, 10.7e9),
+    (410e6, 15.3e9),
+    (1.1e9, 21.4e9),
+  ],
+)
+def test_a_tenth_where_the_formula_asks_for_everything(num_params, limit):
+  with pytest.warns(UserWarning) as caught:
+    found = timing(num_params, 0.95 * limit)
+  assert '10% of these are taken instead' in str(caught[-1].message)
+  assert found == pytest.approx(0.095 * limit)
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    assert timing(num_params, 1.05 * limit) > 0.7 * limit
+
+
+def test_budgets_that_are_no_training_at_all(quiet):
+  assert guidelines.growth_timing(1e6, 1.5, 10.0) == 1
+  assert guidelines.growth_timing(1e6, 0.5, 10.0) == 1
+  assert guidelines.growth_timing(1e6, 1 + 1e-12, 10.0) == 1
+
+
+@settings(deadline=None)
+@given(st.floats(1, 1e15), st.floats(1, 1e35), st.floats(1e-3, 1e20))
+def test_never_as_many_tokens_as_the_target(num_params, flops, tokens):
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    own = guidelines.growth_timing(num_params, flops)
+    assert 0 < own < flops / (6 * num_params)
+    assert 0 < guidelines.growth_timing(num_params, flops, tokens) < tokens
+
+
+@pytest.mark.parametrize('bad', [0, -1.0, NAN, INF, -INF])
+@pytest.mark.parametrize(
+  'call, name, good',
+  [
+    (guidelines.growth_timing, 'num_params', {'flops': 1e20}),
+    (guidelines.growth_timing, 'flops', {'num_params': 1e9}),
+    (
+      guidelines.growth_timing,
+      'target_tokens',
+      {'num_params': 1e9, 'flops': 1e20},
+    ),
+    (guidelines.fitted_growth_factor, 'num_params', {'flops': 1e20}),
+    (guidelines.fitted_growth_factor, 'flops', {'num_params': 1e9}),
+    (guidelines.growth_schedule, 'num_params', {'tokens': 1e9}),
+    (guidelines.growth_schedule, 'tokens', {'num_params': 1e9}),
+    (
+      guidelines.growth_schedule,
+      'factor',
+      {'num_params': 1e9, 'tokens': 1e11},
+    ),
+    (guidelines.speedup, 'flops_scratch', {'flops_grown': 1.0}),
+    (guidelines.speedup, 'flops_grown', {'flops_scratch': 1.0}),
+    (guidelines.midas_stages, 'num_tokens', {'num_stages': 2, 'alpha': 1}),
+    (guidelines.midas_stages, 'num_stages', {'num_tokens': 9, 'alpha': 1}),
+  ],
+)
+def test_bad_numbers_are_refused(call, name, good, bad):
+  with pytest.raises(ValueError, match=rf'{name} {bad}: must be .*(give|such)'):
+    call(**good, **{name: bad})
+
+
+def test_errors_exit_as_bad_settings_do():
+  with pytest.raises(errors.ConfigError):
+    guidelines.growth_timing(-1, 1e20)
+  with pytest.raises(errors.ConfigError, match='above 1'):
+    guidelines.fitted_growth_factor(1e9, 1)
+
+
+def test_the_factor_is_4():
+  assert guidelines.growth_factor() == 4
+  assert guidelines.growth_factor(70e9, 8.4e23) == 4
+
+
+# The mediocre fit, where it is plausible and where it is not.
+@pytest.mark.parametrize(
+  'num_params, tokens, factor',
+  [
+    (1.1e9, 100e9, 2.17),
+    (3e9, 300e9, 6.87),
+    (7e9, 2e12, 19.06),
+    (8e9, 15e12, 24.53),
+    (13e9, 2e12, 36.88),
+    (70e9, 2e12, 221.11),
+  ],
+)
+def test_the_fit_of_the_factor(num_params, tokens, factor):
+  found = guidelines.fitted_growth_factor(num_params, 6 * num_params * tokens)
+  assert found == pytest.approx(factor, abs=0.005)
+
+
+def test_speedup_is_that_of_the_7b_run():
+  assert round(guidelines.speedup(300, 194), 4) == 0.5464
+  assert guidelines.speedup(1, 1) == 0
+  assert guidelines.speedup(1, 2) == -0.5
+
+
+@pytest.mark.parametrize(
+  'num_params, tokens, speedups, is_published',
+  [
+    (7e9, 300e9, (0.408, 0.553), True),
+    (7e9, 160e9, (0.408, 0.553), True),
+    (3e9, 180e9, (0.408, 0.553), True),
+    (1.1e9, 100e9, (0.408, 0.553), True),
+    (0.41e9, 400e9, (0.310, 0.531), True),
+    (0.41e9, 700e9, (0.310, 0.531), True),
+    (0.41e9, 20e9, (0.408, 0.553), False),
+    (7e9, 2e12, (0.310, 0.531), False),
+    (7e9, 100e9, (0.408, 0.553), False),
+    (70e9, 2e12, (0.408, 0.553), False),
+  ],
+)
+def test_the_saving_is_that_of_runs_alike(
+  num_params, tokens, speedups, is_published
+):
+  found = guidelines.growth_schedule(num_params, tokens)
+  assert found.speedup == speedups
+  assert found.saving == tuple(1 - 1 / (1 + s) for s in speedups)
+  said = any('saving is extrapolated' in note for note in found.notes)
+  assert said == (not is_published)
+
+
+@pytest.mark.parametrize('factor', [2, 3.5, 4, 24])
+@pytest.mark.parametrize('num_params, tokens', [(7e9, 3e11), (1e7, 1e9)])
+def test_a_schedule_adds_up(num_params, tokens, factor, recwarn):
+  s = guidelines.growth_schedule(num_params, tokens, factor)
+  assert not recwarn.list  # what there is to say is in the notes
+  assert s.notes
+  assert any('a factor of 4' in note for note in s.notes) == (factor != 4)
+  assert s.base_params == num_params / factor
+  assert s.base_flops == pytest.approx(6 * s.base_params * s.base_tokens)
+  assert s.scratch_flops == 6 * num_params * tokens
+  for i, saving in enumerate(reversed(s.saving)):
+    grown = s.base_flops + s.target_flops[i]
+    assert grown == pytest.approx((1 - saving) * s.scratch_flops)
+    assert guidelines.speedup(s.scratch_flops, grown) == pytest.approx(
+      s.speedup[1 - i]
+    )
+    assert s.target_flops[i] == pytest.approx(
+      6 * num_params * s.target_tokens[i]
+    )
+  assert 0 < s.target_tokens[0] < s.target_tokens[1] < tokens
+
+
+@settings(deadline=None)
+@given(st.floats(1e3, 1e13), st.floats(1e3, 1e16), st.floats(2, 100))
+def test_every_schedule_leaves_tokens_to_the_target(num_params, tokens, factor):
+  found = guidelines.growth_schedule(num_params, tokens, factor)
+  assert 0 < found.target_tokens[0] < found.target_tokens[1] < tokens
+
+
+@pytest.mark.parametrize(
+  'num_tokens, num_stages, alpha, lengths',
+  [
+    (100, 4, 1, (10, 20, 30, 40)),
+    (300, 4, 2, (10, 40, 90, 160)),
+    (10, 4, 0, (2, 2, 3, 3)),
+    (7, 1, 2, (7,)),
+    (6, 3, 1, (1, 2, 3)),
+    (2, 3, 1000, (0, 0, 2)),
+    (1e3, 2, 1, (333, 667)),
+  ],
+)
+def test_stages_of_midas(num_tokens, num_stages, alpha, lengths):
+  found = guidelines.midas_stages(num_tokens, num_stages, alpha)
+  assert found == lengths
+  assert all(type(length) is int for length in found)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10**19), st.integers(1, 50), st.floats(0, 10))
+def test_stages_add_up_and_never_shrink(num_tokens, num_stages, alpha):
+  found = guidelines.midas_stages(num_tokens, num_stages, alpha)
+  assert sum(found) == num_tokens and len(found) == num_stages
+  assert list(found) == sorted(found) and found[0] >= 0
+  if num_tokens < 2**50:
+    weights = [i**alpha for i in range(1, num_stages + 1)]
+    for length, weight in zip(found, weights):
+      exact = num_tokens * weight / sum(weights)
+      assert abs(length - exact) < 1 + 1e-9 * num_tokens
+
+
+@pytest.mark.parametrize(
+  'arguments, said',
+  [
+    ((10, 2.5, 1), 'num_stages 2.5: must be a whole number above 0'),
+    ((10.5, 2, 1), 'num_tokens 10.5: must be a whole number above 0'),
+    ((10, 2, -1), 'alpha -1: must be .*give 1 or 2'),
+    ((10, 2, NAN), 'alpha nan'),
+    ((10, 2, INF), 'alpha inf'),
+  ],
+)
+def test_bad_stages_are_refused(arguments, said):
+  with pytest.raises(ValueError, match=said):
+    guidelines.midas_stages(*arguments)
