@@ -105,7 +105,8 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.growth = ml_collections.config_dict.create(
     hops=(),  # (at_tokens, 'stack', factor): grow once so many are read
-    opt_state='grow',  # moments are stacked too; 'reset': start from zero
+    opt_state='grow',  # moments follow; 'reset': start from zero
+    learning_rate='continue',  # 'restart': warm up and decay anew after a hop
   )
 
   config.mesh = ml_collections.config_dict.create(

@@ -78,7 +78,7 @@ def rung_table(config, sat, dense) -> rich_table.Table:
   all_flops = phases.step_flops(config, config.train.num_steps - 1)
   for rung, seconds in sorted(seconds_by_rung(sat).items()):
     step, median = first_step[rung], statistics.median(seconds)
-    omitted = phases.omission_rate(config, phases.phase_at(config, step))
+    omitted = phases.omission_rate(phases.phase_at(config, step))
     table.add_row(
       str(rung),
       f'{omitted:.0%}',

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from satjax import bench_torch
 from satjax import config as config_lib
 from satjax.sparsity import subnetwork
-from satjax.train import phases, programs, refresh, window
+from satjax.train import phases, programs, refresh, turnover, window
 from satjax.train import setup as setup_lib
 
 
@@ -61,20 +61,22 @@ class Arm:
     batch = self.batches[self.done % len(self.batches)]
     if self.window.chosen:
       state = window.close(self.setup, self.window, self.done)
-      self.window = window.dense(state, self.window)
-    self.window = window.turn_over(self.setup, self.window, 0, batch)
+      self.window = window.dense(state, self.phase.stage, self.window)
+    self.window = turnover.turn_over(self.setup, self.window, 0, batch)
     jax.block_until_ready((self.window.state, self.window.resting))
 
   def probe(self, params: Any) -> None:
     """Scores the neurons of dense parameters, as a refresh does."""
     batch = self.batches[self.done % len(self.batches)]
-    jax.block_until_ready(refresh.measure(self.setup.config, params, batch))
+    config, model = self.setup.config, self.phase.stage.model
+    jax.block_until_ready(refresh.measure(config, model, params, batch))
 
   def twin(self) -> Self:
     """The same program with a state of its own, that never refreshes."""
     now = self.window
     state, rest = jax.tree.map(jnp.copy, (now.state, now.rest))
-    return dataclasses.replace(self, window=window.Window(state, rest))
+    now = window.Window(state, self.phase.stage, rest=rest)
+    return dataclasses.replace(self, window=now)
 
 
 def with_rate(config, rate, forward):
@@ -100,7 +102,8 @@ def make_arm(setup, batches):
     program = programs.compile_phase(setup, batches[0], phase)
   seconds = time.perf_counter() - start
   state = setup_lib.initial_state(setup)
-  arm = Arm(setup, phase, batches, program, seconds, window.dense(state))
+  now = window.first(setup, state)
+  arm = Arm(setup, phase, batches, program, seconds, now)
   if phase.is_sparse:
     arm.refresh()
   return arm

@@ -81,9 +81,25 @@ def _export(options) -> None:
     options.out,
     dtype=options.dtype,
     tokenizer=run.tokenizer,
-    seq_len=run.config.data.seq_len,
+    seq_len=run.stage.seq_len,
   )
   print(f'wrote step {run.step} of {options.workdir} to {options.out}')
+
+
+def _grow(options) -> None:
+  # Growth off the run needs no accelerator, and takes none from a run.
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+  from satjax.interop import grow, grow_table, probe, progress
+
+  specs = cli_options.growth_specs(options)
+  with progress.shown('grow') as start:
+    summary = grow.grow(
+      options.model, options.out, specs, seed=options.seed, start=start
+    )
+  print(f'wrote {options.out}\n\n{grow_table.render(summary)}', flush=True)
+  if options.probe != 'off':
+    reason = options.probe == 'auto' and probe.why_not(options.out)
+    print(reason or probe.measure(options.model, options.out))
 
 
 def _plan(options) -> None:
@@ -156,6 +172,13 @@ _COMMANDS = {
     ' tokenizer',
     ('--workdir', '--step', '--out', '--dtype'),
     ('--workdir', '--out'),
+  ),
+  'grow': (
+    _grow,
+    'write a deeper or wider copy of a Hugging Face directory, tensor by'
+    ' tensor, and say what it is made of',
+    ('--model', '--out', *cli_options.GROWTH, '--seed', '--probe'),
+    ('--model', '--out'),
   ),
   'plan': (
     _plan,
@@ -234,7 +257,9 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=run)
     for flag in flags:
       extra = {'required': True} if flag in required else {}
-      command.add_argument(flag, **(cli_options.OPTIONS[flag] | extra))
+      told = cli_options.OPTIONS.get(f'{name} {flag}')
+      told = told or cli_options.OPTIONS[flag]
+      command.add_argument(flag, **(told | extra))
   return parser
 
 

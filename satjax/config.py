@@ -6,13 +6,14 @@ reference of allowed values, and every error quotes them.
 """
 
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 import math
 from typing import Any, Self
 
 import ml_collections
 
-from satjax import counts, errors, schema
+from satjax import counts, errors, schema, stage_rules, stages
 from satjax.config_groups import (
   DataConfig,
   GrowthConfig,
@@ -90,12 +91,19 @@ class Config:
         f'config.optimizer.decay_steps {opt.decay_steps} has a meaning only'
         f" with schedule 'wsd', not {opt.schedule!r}; set it to 0"
       )
-    problems += self._hop_problems()
+    problems += stage_rules.problems(self)
     if self.sparsity.is_on:
       problems += self._layer_problems() + self._ladder_problems()
-      problems += self._head_problems() + self._channel_problems()
       problems += self._optimizer_problems()
-    return problems
+      for model in self._models():
+        problems += self._head_problems(model) + self._channel_problems(model)
+    return list(dict.fromkeys(problems))
+
+  def _models(self) -> list[ModelConfig]:
+    """Of every stage; the first one alone, if the others are not known."""
+    with contextlib.suppress(errors.ConfigError):
+      return list(dict.fromkeys(s.model for s in stages.stages(self)))
+    return [self.model]
 
   def _layer_problems(self) -> list[str]:
     sparsity, layers = self.sparsity, self.model.num_layers
@@ -134,8 +142,8 @@ class Config:
       f' for the ladder; use at most {1 - 1 / steps:.4g}, or 1.0 for no ladder'
     ]
 
-  def _head_problems(self) -> list[str]:
-    sparsity, model = self.sparsity, self.model
+  def _head_problems(self, model: ModelConfig) -> list[str]:
+    sparsity = self.sparsity
     shape = (
       model.num_heads,
       model.num_kv_heads,
@@ -163,8 +171,8 @@ class Config:
       step,
     )
 
-  def _channel_problems(self) -> list[str]:
-    sparsity, total = self.sparsity, self.model.mlp_dim
+  def _channel_problems(self, model: ModelConfig) -> list[str]:
+    sparsity, total = self.sparsity, model.mlp_dim
     if sparsity.channel_multiple > total:
       return [
         f'config.sparsity.channel_multiple {sparsity.channel_multiple} is'
@@ -214,24 +222,6 @@ class Config:
         f" optimizer 'adamw', not {name!r}; use 'global'"
       )
     return found
-
-  def _hop_problems(self) -> list[str]:
-    steps = {}
-    for at_tokens, *_ in self.growth.hops:
-      step = -(-at_tokens // self.tokens_per_step)
-      last = (self.train.num_steps - 1) * self.tokens_per_step
-      if at_tokens > last:
-        return [
-          f'config.growth.hops: a hop at {at_tokens} tokens never happens; the'
-          f' last step of the run starts at {last} tokens'
-        ]
-      if step in steps:
-        return [
-          f'config.growth.hops: {steps[step]} and {at_tokens} tokens fall on'
-          f' the same step of {self.tokens_per_step} tokens; join the factors'
-        ]
-      steps[step] = at_tokens
-    return []
 
 
 def _rate_problem(key, rate, is_good, what, total, step) -> list[str]:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from satjax import schema
+from satjax import errors, schema, stages
 
 
 def _source_mixture(empty: bool) -> Any:
@@ -26,14 +26,6 @@ def _is_weighted_source(value: Any) -> bool:
     and schema.is_number(weight)
     and 0 < weight < math.inf
   )
-
-
-def _is_hop(value: Any) -> bool:
-  if not isinstance(value, (tuple, list)) or len(value) != 3:
-    return False
-  at_tokens, operator, factor = value
-  whole = schema.is_whole(at_tokens) and schema.is_whole(factor)
-  return whole and at_tokens >= 1 and factor >= 1 and operator == 'stack'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,13 +207,16 @@ class GrowthConfig(schema.Group):
   """Growth of the model during the run."""
 
   hops: tuple = schema.rule(
-    lambda hops: all(map(_is_hop, hops)),
-    "a tuple of (at_tokens, 'stack', factor), such as ((1000000, 'stack', 2),)",
+    lambda v: True, 'hops, as `stages.parse` reads them'
   )
   opt_state: str = schema.one_of('grow', 'reset')
+  learning_rate: str = schema.one_of('continue', 'restart')
 
   def problems(self) -> list[str]:
-    starts = [hop[0] for hop in self.hops]
+    try:
+      starts = [stages.parse(hop).at_tokens for hop in self.hops]
+    except errors.ConfigError as error:
+      return [f'hops: {error}']
     if starts != sorted(set(starts)):
       return [f'hops happen at {starts} tokens; these must increase']
     return []

@@ -38,6 +38,15 @@ def dense_layers(model: config_lib.ModelConfig) -> tuple[Layer, ...]:
   return (layer,) * model.num_layers
 
 
+def num_params(model: config_lib.ModelConfig) -> int:
+  """How many numbers the dense model holds."""
+  dim = model.embed_dim
+  heads = 2 * model.head_dim * (model.num_heads + model.num_kv_heads)
+  block = dim * (heads + 3 * model.mlp_dim + 2)
+  vocab = (1 if model.tied else 2) * model.vocab_size
+  return model.num_layers * block + dim * (vocab + 1)
+
+
 def forward_flops_per_token(
   model: config_lib.ModelConfig,
   seq_len: int,
@@ -62,6 +71,8 @@ def train_flops_per_token(
   layers: Sequence[Layer] | None = None,
   *,
   dense_forward: bool = False,
+  frozen: Sequence[bool] = (),
+  frozen_head: bool = False,
 ) -> float:
   """FLOPs of one token, forward and backward.
 
@@ -71,12 +82,23 @@ def train_flops_per_token(
     layers: what takes part in each layer; None: everything.
     dense_forward: whether the omitted part runs too, forward only
       (`omitted_forward='exact'`): a third of dense and two thirds of `layers`.
+    frozen: layers that stand still, if any. Below the first that trains there
+      is no backward pass; others lack the gradients of their matrices.
+    frozen_head: whether the output matrix stands still.
   """
   part = forward_flops_per_token(model, seq_len, layers)
-  if not dense_forward or layers is None:
-    return 3 * part
-  whole = dataclasses.replace(model, num_layers=len(layers))
-  return forward_flops_per_token(whole, seq_len) + 2 * part
+  total = 3 * part
+  if dense_forward and layers is not None:
+    whole = dataclasses.replace(model, num_layers=len(layers))
+    total = forward_flops_per_token(whole, seq_len) + 2 * part
+  first = frozen.index(False) if False in frozen else 0
+  for place, stands_still in enumerate(frozen):
+    layer = (layers or dense_layers(model))[place]
+    if stands_still and place < first:
+      total -= 2 * _layer_flops(model, seq_len, layer)
+    elif stands_still:
+      total -= _linear_flops(model, layer)
+  return total - (_head_flops(model) if frozen_head else 0)
 
 
 def peak_flops(device_kind: str) -> float | None:
@@ -86,10 +108,13 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def _layer_flops(model, seq_len, layer):
-  dim, head_dim = model.embed_dim, model.head_dim
-  linear = 4 * dim * head_dim * (layer.heads + layer.kv_heads)
-  scores = 2 * layer.heads * head_dim * seq_len
-  return linear + scores + 6 * dim * layer.channels
+  scores = 2 * layer.heads * model.head_dim * seq_len
+  return _linear_flops(model, layer) + scores
+
+
+def _linear_flops(model, layer):
+  heads = 4 * model.head_dim * (layer.heads + layer.kv_heads)
+  return model.embed_dim * (heads + 6 * layer.channels)
 
 
 def _head_flops(model):

@@ -98,8 +98,8 @@ def _parse(spec: Any) -> tuple[str, dict[str, Any]]:
       )
     check, allowed = rules[key]
     try:
-      good = check(value)
-    except (TypeError, ValueError):
+      good = check(value) and (not isinstance(value, bool) or 'True' in allowed)
+    except (TypeError, ValueError, OverflowError):
       good = False
     if not good or (isinstance(value, float) and not math.isfinite(value)):
       raise errors.ConfigError(
@@ -137,7 +137,7 @@ def _depth(name: str, model: Any, options: dict[str, Any]) -> Depth:
     }[name]
     layer_map = make(layers, target)
   else:
-    layer_map = _named_map(name, layers, **options)
+    layer_map = _named_map(name, layers, options)
   is_new = layer_maps.is_new(layer_map)
   if name == 'zero' and len(layer_map) % layers:
     raise errors.ConfigError(
@@ -151,8 +151,8 @@ def _depth(name: str, model: Any, options: dict[str, Any]) -> Depth:
   return Depth(layer_map, **own)
 
 
-def _named_map(name, layers, **options) -> layer_maps.LayerMap:
-  if len(options) != 1:
+def _named_map(name, layers, options) -> layer_maps.LayerMap:
+  if set(options) != {OPTIONS[name][0]}:
     raise errors.ConfigError(
       f'operator {name!r} needs its target {OPTIONS[name][0]!r}'
     )
@@ -185,17 +185,17 @@ def _target_layers(name, layers, factor=None, num_layers=None) -> int:
 
 
 def _whole_size(key, old, new) -> int:
-  if new != int(new):
+  if not math.isclose(new, round(new)):
     raise errors.ConfigError(
       f'{key} {old} can not grow to {new:g}: it has to be whole; use another'
       f' factor, or give {key}'
     )
   if new < old:
     raise errors.ConfigError(
-      f'{key} {old} can not grow to {int(new)}: the target is smaller than the'
-      f' source; use at least {old}'
+      f'{key} {old} can not grow to {round(new)}: the target is smaller than'
+      f' the source; use at least {old}'
     )
-  return int(new)
+  return round(new)
 
 
 def _sizes(model, width_factor=None, **sizes) -> tuple[Sizes, Sizes]:

@@ -62,9 +62,8 @@ def _stretches(config) -> Iterator[Stretch]:
     while stop < total and phases.phase_at(config, stop) == phase:
       stop += 1
     executed = phases.phase_flops(config, phase)
-    model = dataclasses.replace(config.model, num_layers=phase.num_layers)
     dense = config.tokens_per_step * flops.train_flops_per_token(
-      model, config.data.seq_len
+      phase.stage.model, phase.stage.seq_len
     )
     yield Stretch(
       start=start,
@@ -72,7 +71,7 @@ def _stretches(config) -> Iterator[Stretch]:
       num_layers=phase.num_layers,
       heads=phase.mean_kept['heads'],
       channels=phase.mean_kept['mlp'],
-      omission_rate=phases.omission_rate(config, phase),
+      omission_rate=phases.omission_rate(phase),
       flops=executed,
       speedup=dense / executed,
     )

@@ -130,8 +130,11 @@ def _coerce(value: Any, wanted: type) -> Any:
 
 
 def _as_tuple(value: Any) -> Any:
+  """Hashable: lists are tuples, and a mapping inside of one is its pairs."""
   if isinstance(value, (list, tuple)):
     return tuple(map(_as_tuple, value))
+  if isinstance(value, Mapping):
+    return tuple((key, _as_tuple(inner)) for key, inner in value.items())
   return value
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from satjax import config as config_lib
 from satjax import errors, tree
+from satjax.stages import Stage
 
 # A parameter is split along embed_dim over `fsdp` and along its neurons or
 # vocabulary over `tensor`; layers and head_dim stay whole.
@@ -53,16 +54,17 @@ def make_mesh(
   )
 
 
-def check_divides(config: config_lib.Config, mesh: Mesh) -> None:
+def check_divides(config: config_lib.Config, stage: Stage, mesh: Mesh) -> None:
   """Refuses, in the user's words, what XLA would refuse in its own."""
   rows = mesh.shape['data'] * mesh.shape['fsdp']
   batch = config.train.microbatch_size or config.train.batch_size
+  batch = batch * stage.batch_size // config.train.batch_size
   if batch % rows:
     raise errors.ConfigError(
       f'a batch of {batch} rows can not be shared out evenly over'
       f' {rows} devices (mesh.data x mesh.fsdp); use a multiple of {rows}'
     )
-  model = config.model
+  model = stage.model
   for name, size, axis in (
     ('embed_dim', model.embed_dim, 'fsdp'),
     ('num_heads', model.num_heads, 'tensor'),

@@ -19,7 +19,8 @@ FILES = sorted(
 # A module imports from its own row and from the rows above it.
 ROWS = [
   {'__init__', 'errors', 'schema', 'counts', 'config', 'config_groups'}
-  | {'tree', 'flops', 'layer_maps', 'operators', 'operator_specs'},
+  | {'tree', 'flops', 'layer_maps', 'operators', 'operator_specs'}
+  | {'stages', 'stage_rules'},
   {'sharding', 'data', 'sparsity', 'growth', 'config_file'},
   {'model'},
   {'interop', 'generate'},

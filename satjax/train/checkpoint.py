@@ -31,38 +31,65 @@ class Restored:
   record: dict[str, Any]
 
 
+# Folders of a workdir. The later one is further on, at the same step.
+KINDS = ('checkpoints', 'before_growth', 'after_growth')
+
+
 class Checkpoints:
-  """The `checkpoints/` folder of a workdir."""
+  """The checkpoints of a workdir: regular ones, and those around growth.
 
-  def __init__(self, directory: pathlib.Path, keep: int | None = None):
-    """Opens a folder, for writing if `keep` says how many to keep."""
-    self._directory = directory.resolve()
-    self._writes = keep is not None
-    self._options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep,
-      create=self._writes,
-      cleanup_tmp_directories=self._writes,
-      enable_async_checkpointing=self._writes,
+  Of `checkpoints/` the newest are kept, of the others all.
+  """
+
+  def __init__(self, workdir: pathlib.Path, keep: int | None = None):
+    """Opens the folders, for writing if `keep` says how many to keep."""
+    self._root = workdir.resolve()
+    self._keep = keep
+    self._managers: dict[str, ocp.CheckpointManager] = {}
+    for kind in KINDS:
+      if kind == KINDS[0] or (self._root / kind).is_dir():
+        self._open(kind)
+
+  def _open(self, kind: str) -> None:
+    writes = self._keep is not None
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=self._keep if kind == KINDS[0] else None,
+      create=writes,
+      cleanup_tmp_directories=writes,
+      enable_async_checkpointing=writes,
     )
-    self._manager = self._open()
-
-  def _open(self) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(
-      self._directory,
-      item_names=('state', 'record'),
-      options=self._options,
+    self._managers[kind] = ocp.CheckpointManager(
+      self._root / kind, item_names=('state', 'record'), options=options
     )
 
-  @property
-  def steps(self) -> list[int]:
+  def steps(self, kind: str = KINDS[0]) -> list[int]:
     """Steps that have a committed checkpoint, oldest first."""
-    return sorted(self._manager.all_steps())
+    manager = self._managers.get(kind)
+    return sorted(manager.all_steps()) if manager else []
 
-  def save(self, step: int, state: PyTree, record: dict[str, Any]) -> None:
-    """Begins to save; returns when the device arrays may be reused."""
-    record = {**record, 'step': step, 'fingerprint': fingerprint(state)}
+  def save(
+    self,
+    step: int,
+    state: PyTree,
+    record: dict[str, Any],
+    kind: str = KINDS[0],
+  ) -> None:
+    """Begins to save; returns when the device arrays may be reused.
+
+    One around growth that is there already is the same, and stays.
+    """
+    if kind not in self._managers:
+      self._open(kind)
+    if kind != KINDS[0] and step in self.steps(kind):
+      return
+    record = {
+      **record,
+      'step': step,
+      'grown': kind == 'after_growth',
+      'fingerprint': fingerprint(state),
+    }
     record['digest'] = _digest(record)
-    self._manager.save(
+    self._managers[kind].save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
@@ -71,22 +98,26 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Blocks until every save is committed."""
-    self._manager.wait_until_finished()
+    for manager in self._managers.values():
+      manager.wait_until_finished()
 
   def close(self) -> None:
-    self._manager.close()
+    for manager in self._managers.values():
+      manager.close()
 
   def restore(
     self,
     abstract: Callable[[dict[str, Any]], PyTree],
     step: int | None = None,
+    kind: str = KINDS[0],
   ) -> Restored | None:
-    """The newest checkpoint that is whole, or the one of `step`.
+    """The checkpoint that is furthest on and whole, or the one of `step`.
 
     Args:
       abstract: from the JSON record to the tree of ShapeDtypeStructs (with
         shardings) to restore.
-      step: a completed step; None: the newest.
+      step: a completed step; None: the newest of any kind.
+      kind: the folder of `step`.
 
     Returns:
       None if there is no checkpoint at all.
@@ -95,24 +126,27 @@ class Checkpoints:
       DataError: there are checkpoints and none can be used, or there is none
         of that step. A run never silently starts again from 0.
     """
-    if step is not None and step not in self.steps:
+    if step is not None and step not in self.steps(kind):
       raise errors.DataError(
-        f'no checkpoint of step {step} in {self._directory}; there are'
-        f' {self.steps or "none"}'
+        f'no checkpoint of step {step} in {self._root / kind}; there are'
+        f' {self.steps(kind) or "none"}'
       )
-    candidates = [step] if step is not None else self.steps[::-1]
+    found = [(s, KINDS.index(k), k) for k in KINDS for s in self.steps(k)]
+    candidates = [(s, k) for s, _, k in sorted(found, reverse=True)]
+    if step is not None:
+      candidates = [(step, kind)]
     problems = []
-    for candidate in candidates:
+    for number, folder in candidates:
       try:
-        record = self._read_record(candidate)
-        return self._read_state(candidate, record, abstract(record))
+        record = self._read_record(number, folder)
+        return self._read_state(number, folder, record, abstract(record))
       except Exception as error:  # Orbax raises bare ones for damaged files.
         reason = str(error).splitlines()[0] if str(error) else repr(error)
-        problems.append(f'step {candidate}: {reason}')
-        self._set_aside(candidate)
+        problems.append(f'{folder} step {number}: {reason}')
+        self._set_aside(number, folder)
     if problems:
       raise errors.DataError(
-        f'no checkpoint in {self._directory} can be used; they are kept as'
+        f'no checkpoint in {self._root} can be used; they are kept as'
         ' STEP.bad:\n'
         + '\n'.join(problems)
         + '\nCopy a good checkpoint there, or choose another workdir to start'
@@ -120,16 +154,16 @@ class Checkpoints:
       )
     return None
 
-  def _read_record(self, step: int) -> dict[str, Any]:
-    record = self._manager.restore(
+  def _read_record(self, step: int, kind: str) -> dict[str, Any]:
+    record = self._managers[kind].restore(
       step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
     )['record']
     if record.get('digest') != _digest(record):
       raise errors.DataError('its JSON record has changed since it was saved')
     return record
 
-  def _read_state(self, step, record, abstract) -> Restored:
-    state = self._manager.restore(
+  def _read_state(self, step, kind, record, abstract) -> Restored:
+    state = self._managers[kind].restore(
       step,
       args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
     )['state']
@@ -141,16 +175,17 @@ class Checkpoints:
       )
     return Restored(step, state, record)
 
-  def _set_aside(self, step: int) -> None:
+  def _set_aside(self, step: int, kind: str) -> None:
     """Renames a checkpoint that can not be used, for a person to look at."""
-    if not self._writes:
+    if self._keep is None:
       return
-    taken = sum(1 for _ in self._directory.glob(f'{step}.bad*'))
-    bad = self._directory / f'{step}.bad{taken or ""}'
-    logging.error('checkpoint of step %d is damaged; kept as %s', step, bad)
-    (self._directory / str(step)).rename(bad)
-    self._manager.close()
-    self._manager = self._open()
+    folder = self._root / kind
+    taken = sum(1 for _ in folder.glob(f'{step}.bad*'))
+    bad = folder / f'{step}.bad{taken or ""}'
+    logging.error('checkpoint %s/%d is damaged; kept as %s', kind, step, bad)
+    (folder / str(step)).rename(bad)
+    self._managers[kind].close()
+    self._open(kind)
 
 
 def _digest(record: dict[str, Any]) -> str:
@@ -188,15 +223,3 @@ def _hash_leaf(x: jax.Array) -> jax.Array:
     place = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
     weight = weight * (2 * place * jnp.uint32(0x9E3779B1 + 2 * axis) + 1)
   return jnp.sum(words.astype(jnp.uint32) * weight, dtype=jnp.uint32)
-
-
-def abstract_like(
-  state: PyTree, sharding: Callable[[str, tuple[int, ...]], Any]
-) -> PyTree:
-  """ShapeDtypeStructs of a tree, with `sharding(path, shape)` on each leaf."""
-  return tree.map_with_path(
-    lambda path, leaf: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding(path, leaf.shape)
-    ),
-    state,
-  )

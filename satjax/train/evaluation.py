@@ -1,28 +1,30 @@
 """Held-out loss of a model, by source."""
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 import math
 
 import jax
 
 from satjax import config as config_lib
-from satjax import sharding
+from satjax import sharding, stages
 from satjax.data import pipeline, tokenizers
 from satjax.interop import models
+from satjax.stages import Stage
 from satjax.train import saved
 from satjax.train import step as step_lib
 from satjax.tree import PyTree
 
 
 class Evaluator:
-  """Evaluates parameters on fixed held-out rows of each source."""
+  """Evaluates models on fixed held-out rows of each source."""
 
   def __init__(
     self,
-    model: config_lib.ModelConfig,
     data: config_lib.DataConfig,
     *,
+    vocab_size: int,
     mesh: jax.sharding.Mesh,
     batch_size: int,
     max_batches: int,
@@ -30,7 +32,6 @@ class Evaluator:
   ):
     """Reads and tokenises `sources`, or those of `data.eval`."""
     self._mesh = mesh
-    self._step = jax.jit(functools.partial(step_lib.eval_step, model=model))
     tokenizer = tokenizers.get_tokenizer(data.tokenizer)
     self._batches = {
       name: pipeline.eval_batches(
@@ -38,16 +39,21 @@ class Evaluator:
         name,
         batch_size=batch_size,
         tokenizer=tokenizer,
-        vocab_size=model.vocab_size,
+        vocab_size=vocab_size,
         max_batches=max_batches,
       )
       for name, _ in pipeline.weighted(sources or data.eval)
     }
 
-  def __call__(self, params: PyTree) -> dict[str, float]:
-    """Nats a token of each source, over the targets that count."""
+  def __call__(self, stage: Stage, params: PyTree) -> dict[str, float]:
+    """Nats a token of each source, over the targets that count.
+
+    Args:
+      stage: whose model and row length are evaluated.
+      params: of that model.
+    """
     return {
-      name: self._sum(params, batches) / _count(batches)
+      name: mean_loss(self._mesh, stage, params, batches)
       for name, batches in self._batches.items()
     }
 
@@ -58,13 +64,26 @@ class Evaluator:
       for name, batches in self._batches.items()
     }
 
-  def _sum(self, params, batches) -> float:
-    rows = sharding.batch_sharding(self._mesh)
-    with jax.sharding.set_mesh(self._mesh):
-      sums = [
-        self._step(params, jax.device_put(batch, rows)) for batch in batches
-      ]
-    return math.fsum(map(float, jax.device_get(sums)))
+
+def mean_loss(
+  mesh: jax.sharding.Mesh,
+  stage: Stage,
+  params: PyTree,
+  batches: Sequence[pipeline.Batch],
+) -> float:
+  """Nats a token of a model, over the targets of some batches that count."""
+  rows, step = sharding.batch_sharding(mesh), _eval_step(stage.model)
+  with jax.sharding.set_mesh(mesh):
+    sums = [
+      step(params, jax.device_put(stages.cut(batch, stage), rows))
+      for batch in batches
+    ]
+  return math.fsum(map(float, jax.device_get(sums))) / _count(batches)
+
+
+@functools.cache
+def _eval_step(model):
+  return jax.jit(functools.partial(step_lib.eval_step, model=model))
 
 
 def _count(batches, below: int | None = None) -> float:
@@ -77,7 +96,7 @@ def _count(batches, below: int | None = None) -> float:
 
 def evaluate_run(
   workdir: str,
-  step: int | None = None,
+  step: str | int | None = None,
   sources: Sequence[str] | None = None,
   max_batches: int | None = None,
 ) -> dict[str, object]:
@@ -88,17 +107,18 @@ def evaluate_run(
   """
   run = saved.restore(workdir, step)
   config = run.config
+  last = stages.stages(config)[-1]
   evaluator = Evaluator(
-    config.model,
-    config.data,
+    dataclasses.replace(config.data, seq_len=last.seq_len),
+    vocab_size=config.model.vocab_size,
     mesh=run.setup.mesh,
-    batch_size=config.train.batch_size,
+    batch_size=last.batch_size,
     max_batches=max_batches or config.train.eval_batches,
     sources=sources,
   )
   return {
     'step': run.step,
-    'eval': _describe(config.data, evaluator, run.params),
+    'eval': _describe(config.data, evaluator, run.stage, run.params),
   }
 
 
@@ -117,23 +137,24 @@ def evaluate_model(
   model = models.load(directory)
   mesh = sharding.make_mesh(config_lib.MeshConfig(data=-1, fsdp=1, tensor=1))
   rows = mesh.shape['data']
+  stage = Stage(0, model.config, data.seq_len, batch_size)
   evaluator = Evaluator(
-    model.config,
     data,
+    vocab_size=model.config.vocab_size,
     mesh=mesh,
     batch_size=-(-batch_size // rows) * rows,
     max_batches=max_batches,
   )
   return {
     'model': directory,
-    'eval': _describe(data, evaluator, model.params),
+    'eval': _describe(data, evaluator, stage, model.params),
   }
 
 
-def _describe(data, evaluator, params) -> dict[str, dict[str, float]]:
+def _describe(data, evaluator, stage, params) -> dict[str, dict[str, float]]:
   """Loss in nats a token, perplexity and, for bytes, bits per byte."""
   result = {}
-  for source, loss in evaluator(params).items():
+  for source, loss in evaluator(stage, params).items():
     result[source] = {'loss': loss, 'perplexity': math.exp(loss)}
     if data.tokenizer == 'byte':
       nats = loss / evaluator.bytes_per_token()[source]

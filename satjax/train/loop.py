@@ -13,50 +13,29 @@ import pathlib
 from typing import Any
 
 from absl import logging
-import jax
-import numpy as np
 
 from satjax import config as config_lib
-from satjax import errors
+from satjax import errors, flops, stages
 from satjax.data import pipeline
 from satjax.interop import models
+from satjax.stages import Stage
 from satjax.train import (
   evaluation,
   metrics,
   phases,
   programs,
   signals,
+  turnover,
   window,
 )
+from satjax.train import run as run_lib
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
 from satjax.train.checkpoint import Checkpoints
 from satjax.train.progress import Progress
+from satjax.train.recovery import Recovery
+from satjax.train.run import Run
 from satjax.train.window import Window
-
-
-@dataclasses.dataclass
-class Run:
-  """What the loop holds: the fixed pieces, and where it is."""
-
-  setup: setup_lib.Setup
-  path: pathlib.Path
-  checkpoints: Checkpoints
-  programs: programs.Programs
-  evaluator: evaluation.Evaluator
-  writer: metrics.Writer
-  progress: Progress
-  clock: metrics.Clock
-  record: dict[str, Any]
-  step: int
-  window: Window
-  pending: tuple[int, float, dict[str, jax.Array]] | None = None
-  flops: float = 0.0
-  mark: tuple[float, int] = (0.0, 0)
-
-  @property
-  def config(self) -> config_lib.Config:
-    return self.setup.config
 
 
 def train(
@@ -83,7 +62,7 @@ def train(
   with (
     workdir_lib.claim(workdir, config) as path,
     contextlib.closing(
-      Checkpoints(path / 'checkpoints', keep=config.train.keep_checkpoints)
+      Checkpoints(path, keep=config.train.keep_checkpoints)
     ) as checkpoints,
     signals.stop_signals() as stop,
   ):
@@ -105,10 +84,13 @@ def _begin(
   config = setup.config
   clock = metrics.Clock()
   with clock('init'):
+    # Rows of the last stage: growth in length cuts what comes before.
+    last = stages.stages(config)[-1]
+    data = dataclasses.replace(config.data, seq_len=last.seq_len)
     batches = pipeline.make_batches(
-      config.data,
+      data,
       split='train',
-      batch_size=config.train.batch_size,
+      batch_size=last.batch_size,
       tokenizer=setup.tokenizer,
       vocab_size=config.model.vocab_size,
     )
@@ -117,26 +99,26 @@ def _begin(
       'data': batches.fingerprint,
       'tokenizer': setup.tokenizer.fingerprint,
     }
-    step, first = _restore(setup, checkpoints, record)
-    example = jax.eval_shape(lambda: setup.put_batch(batches[0]))
+    step, first, saved = _restore(setup, checkpoints, record)
     run = Run(
       setup=setup,
       path=path,
       checkpoints=checkpoints,
-      programs=programs.Programs(setup, example),
+      programs=programs.Programs(setup, batches[0]),
       evaluator=evaluation.Evaluator(
-        config.model,
-        config.data,
+        data,
+        vocab_size=config.model.vocab_size,
         mesh=setup.mesh,
-        batch_size=config.train.microbatch_size or config.train.batch_size,
+        batch_size=last.batch_size // setup.num_microbatches,
         max_batches=config.train.eval_batches,
       ),
-      writer=metrics.Writer(path, step),
+      writer=metrics.Writer(path, step, saved.get('grown', True)),
       progress=Progress(config.train.num_steps, step),
       clock=clock,
       record=record,
       step=step,
       window=first,
+      recovery=Recovery.from_dict(saved.get('recovery')),
       flops=sum(phases.step_flops(config, s) for s in range(step)),
     )
     if step < config.train.num_steps:
@@ -144,11 +126,11 @@ def _begin(
   return run, batches
 
 
-def _restore(setup, checkpoints, record) -> tuple[int, Window]:
-  """Completed steps and the window to go on with."""
+def _restore(setup, checkpoints, record) -> tuple[int, Window, dict[str, Any]]:
+  """Completed steps, the window to go on with, the record of the checkpoint."""
   found = checkpoints.restore(setup_lib.abstract_checkpoint(setup))
   if found is None:
-    return 0, window.dense(setup_lib.initial_state(setup))
+    return 0, window.first(setup, setup_lib.initial_state(setup)), {}
   for name in ('data', 'tokenizer'):
     if found.record[name] != record[name]:
       raise errors.DataError(
@@ -157,28 +139,30 @@ def _restore(setup, checkpoints, record) -> tuple[int, Window]:
         ' files, or choose another workdir'
       )
   logging.info('restored step %d', found.step)
-  return found.step, window.restored(setup, **found.state, step=found.step)
+  now = turnover.restored(setup, **found.state, record=found.record)
+  return found.step, now, found.record
 
 
 def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
   config, first, total = run.config, run.step, run.config.train.num_steps
   if run.step == 0 and config.train.eval_every:
-    _evaluate(run)
+    run_lib.evaluate(run)
   source = batches.iterate(run.step)
   batch = _next_batch(run, source)
   run.mark = (run.clock.training, run.step)
   while run.step < total:
     phase = phases.phase_at(config, run.step)
-    if run.step == first or phases.hop_at(config, run.step):
+    is_new_stage = phase.stage != run.window.stage
+    if is_new_stage:
+      _enter_stage(run, phase.stage, batch)
+    if run.step == first or is_new_stage:
       timer, outer = contextlib.nullcontext, run.clock('compile')
     else:
       timer, outer = run.clock, contextlib.nullcontext()
     with outer:
-      run.window = window.turn_over(
+      run.window = turnover.turn_over(
         run.setup, run.window, run.step, batch, timer
       )
-    if phases.hop_at(config, run.step):
-      run.progress.note(f'grown to {phase.num_layers} layers')
     with run.clock('compile'):
       program = run.programs.get(phase)
       ahead = phases.next_phase(config, run.step)
@@ -189,7 +173,7 @@ def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
     if now.chosen:
       scalars |= now.chosen.telemetry
     run.step += 1
-    _fetch(run)
+    run_lib.fetch(run)
     run.flops += phases.step_flops(config, run.step - 1)
     run.pending = (run.step, run.flops, scalars)
     if run.step < total:
@@ -197,18 +181,47 @@ def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
     _look(run, stop)
 
 
+def _enter_stage(run: Run, stage: Stage, batch: Any) -> None:
+  """The next stage; if it grows the model, with a checkpoint on either side."""
+  before = run.window.stage
+  if stage.operators:
+    run_lib.save(run, 'before_growth')
+    rows = stages.cut(batch, before)
+    losses = {'growth/loss_before': run_lib.loss(run, rows)}
+  with run.clock('growth'):
+    run.window = turnover.next_stage(run.setup, run.window, run.step)
+  if not stage.operators:
+    return
+  losses['growth/loss_after'] = run_lib.loss(run, rows)
+  run.writer.write(
+    {
+      'step': run.step,
+      **losses,
+      'model/num_params': flops.num_params(stage.model),
+    }
+  )
+  # The line first: whoever finds the checkpoint finds it written.
+  run.recovery.grown(run.step)
+  run_lib.save(run, 'after_growth')
+  run.progress.note(
+    f'step {run.step}  grown to {stage.model.num_layers} layers, width'
+    f' {stage.model.embed_dim}: loss {losses["growth/loss_before"]:.4f} ->'
+    f' {losses["growth/loss_after"]:.4f}'
+  )
+
+
 def _look(run: Run, stop: dict[str, bool]) -> None:
   """After a step: evaluate, save, stop, as the configuration asks."""
   train, step = run.config.train, run.step
   is_last = step == train.num_steps
   if is_last or (train.eval_every and step % train.eval_every == 0):
-    _evaluate(run)
+    run_lib.evaluate(run)
   if (
     is_last
     or stop['asked']
     or (train.checkpoint_every and step % train.checkpoint_every == 0)
   ):
-    _save(run)
+    run_lib.save(run)
   if stop['asked'] and not is_last:
     run.checkpoints.wait()
     raise errors.Preempted(
@@ -217,82 +230,7 @@ def _look(run: Run, stop: dict[str, bool]) -> None:
     )
 
 
-def _evaluate(run: Run) -> None:
-  _fetch(run)
-  if not run.config.data.eval:
-    return
-  with run.clock('evaluation'):
-    losses = run.evaluator(window.whole_params(run.setup, run.window, run.step))
-  named = {f'eval/{source}/loss': loss for source, loss in losses.items()}
-  run.writer.write({'step': run.step, **named})
-  for source, loss in losses.items():
-    run.progress.note(f'step {run.step}  {source}: held-out loss {loss:.4f}')
-
-
-def _save(run: Run) -> None:
-  _fetch(run)
-  with run.clock('checkpoint'):
-    extra = run.window.extra
-    shapes = {n: (x.shape, x.dtype.name) for n, x in extra.items()}
-    try:
-      run.checkpoints.save(
-        run.step,
-        {
-          'state': window.whole(run.setup, run.window, run.step),
-          'extra': extra,
-        },
-        {**run.record, 'extra': shapes},
-      )
-      workdir_lib.write_visits(run.path, run.window.visits)
-    except OSError as error:
-      raise errors.StorageError(
-        f'can not save step {run.step}: {error}; the checkpoints before it are'
-        ' whole: make room and run the same command again'
-      ) from error
-
-
-def _fetch(run: Run) -> None:
-  """Waits for the pending step, checks it, and writes it down."""
-  if run.pending is None:
-    return
-  step, flops, scalars = run.pending
-  run.pending = None
-  values = {name: float(x) for name, x in jax.device_get(scalars).items()}
-  if not np.isfinite([values['loss'], values['grad_norm']]).all():
-    raise errors.NonFiniteError(
-      f'step {step}: loss {values["loss"]}, gradient norm'
-      f' {values["grad_norm"]}; the checkpoints before it are finite. Lower'
-      ' optimizer.peak_lr, clip with optimizer.clip_norm, or warm up longer'
-    )
-  train = run.config.train
-  if step % train.log_every == 0 or step == train.num_steps:
-    record = _describe(run, step, flops, values)
-    run.writer.write(record)
-    run.progress.update(step, record)
-
-
-def _describe(run, step, flops, values) -> dict[str, float]:
-  config, spent = run.config, run.clock.totals()
-  start, since = run.mark
-  run.mark = (run.clock.training, step)
-  done = sum(phases.step_flops(config, s) for s in range(since, step))
-  return {
-    'step': step,
-    'tokens': step * config.tokens_per_step,
-    'flops': flops,
-    **metrics.named(values),
-    **metrics.speed(
-      seconds=run.mark[0] - start,
-      steps=step - since,
-      tokens=(step - since) * config.tokens_per_step,
-      flops=done,
-      devices=run.setup.mesh.devices.ravel(),
-    ),
-    **phases.describe(config, phases.phase_at(config, step - 1)),
-    **{f'time/{name}': value for name, value in spent.items()},
-  }
-
-
 def _next_batch(run: Run, source: Iterator[Any]) -> Any:
   with run.clock('data'):
-    return run.setup.put_batch(next(source))
+    stage = stages.stage_at(run.config, run.step)
+    return run.setup.put_batch(stages.cut(next(source), stage))

@@ -21,17 +21,17 @@ TRAINING = ('step', 'data', 'probe', 'gather', 'write_back')
 class Writer:
   """Appends flat records to metrics.jsonl and to tensorboard/."""
 
-  def __init__(self, workdir: pathlib.Path, step: int):
+  def __init__(self, workdir: pathlib.Path, step: int, grown: bool = True):
     """Opens the log of a run that has completed `step` steps.
 
     Lines of later steps, from before an interruption, are dropped: those steps
-    are about to happen again.
+    are about to happen again; unless `grown`, so is growth after `step`.
     """
     from tensorboardX import SummaryWriter
 
     self._path = workdir / 'metrics.jsonl'
     try:
-      _rewind(self._path, step)
+      _rewind(self._path, step, grown)
       self._file = open(self._path, 'a')  # noqa: SIM115
       self._board = SummaryWriter(str(workdir / 'tensorboard'))
     except OSError as error:
@@ -105,8 +105,13 @@ def speed(
   return rates
 
 
-def _rewind(path: pathlib.Path, step: int) -> None:
-  kept = [r for r in read(path.parent) if r['step'] <= step]
+def _rewind(path: pathlib.Path, step: int, grown: bool) -> None:
+  kept = [
+    r
+    for r in read(path.parent)
+    if r['step'] < step
+    or (r['step'] == step and (grown or 'growth/loss_before' not in r))
+  ]
   temporary = path.with_suffix('.tmp')
   temporary.write_text(''.join(json.dumps(r) + '\n' for r in kept))
   os.replace(temporary, path)

@@ -5,6 +5,7 @@ a function of the step alone, so that optimizer state may be reset or grown
 without touching the schedule.
 """
 
+from collections.abc import Sequence
 import math
 from typing import NamedTuple
 
@@ -27,9 +28,21 @@ class PerNeuronAdamState(NamedTuple):
 
 
 def make_schedule(
-  config: config_lib.OptimizerConfig, num_steps: int
+  config: config_lib.OptimizerConfig,
+  num_steps: int,
+  restarts: Sequence[int] = (),
 ) -> optax.Schedule:
-  """Learning rate by completed steps: warm up, then cosine, hold, or WSD."""
+  """Learning rate by completed steps: warm up, then cosine, hold, or WSD.
+
+  Args:
+    config: its shape.
+    num_steps: of the run.
+    restarts: steps at which it begins anew, over what is left of the run.
+  """
+  if restarts:
+    starts = (0, *restarts)
+    parts = [make_schedule(config, num_steps - start) for start in starts]
+    return optax.join_schedules(parts, list(restarts))
   warmup = optax.linear_schedule(0.0, config.peak_lr, config.warmup_steps)
   rest = num_steps - config.warmup_steps
   if config.schedule == 'cosine':

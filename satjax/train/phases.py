@@ -1,18 +1,20 @@
-"""Which shapes a run has at which step: depth, rung, windows.
+"""Which shapes a run has at which step: stage, rung, windows.
 
 Everything here is a pure function of the configuration, so that a resumed run
 knows the shape of what it restores, and the next phase can compile ahead.
 """
 
-from collections.abc import Iterator
 import dataclasses
 import functools
 import itertools
 
 from satjax import config as config_lib
 from satjax import counts, flops
+from satjax import stages as stages_lib
+from satjax.growth import learned
 from satjax.sparsity import ladder as ladder_lib
 from satjax.sparsity import subnetwork
+from satjax.stages import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +22,13 @@ class Phase:
   """Static shapes of a train step.
 
   Attributes:
+    stage: the model, and how it trains.
     rung: of the ladder, from 0.
     layers: what takes part in each layer.
     is_sparse: whether any neuron is left out.
   """
 
+  stage: Stage
   rung: int
   layers: tuple[flops.Layer, ...]
   is_sparse: bool
@@ -68,28 +72,25 @@ def ladders(config: config_lib.Config) -> dict[str, ladder_lib.Ladder]:
 @functools.cache
 def phase_at(config: config_lib.Config, step: int) -> Phase:
   """The phase of the step that follows `step` completed ones."""
-  num_layers = config.model.num_layers
-  for hop_step, factor in hops(config):
-    if hop_step <= step:
-      num_layers *= factor
   rung = ladders(config)['heads'].rung(step) if config.sparsity.is_on else 0
-  return phase_of(config, rung, num_layers)
+  return phase_of(config, rung, stages_lib.stage_at(config, step))
 
 
 @functools.cache
-def phase_of(config: config_lib.Config, rung: int, num_layers: int) -> Phase:
-  """The phase of a rung, at a depth."""
-  model = config.model
+def phase_of(config: config_lib.Config, rung: int, stage: Stage) -> Phase:
+  """The phase of a rung, in a stage."""
+  model = stage.model
   rates = {unit: lad.rate_of(rung) for unit, lad in ladders(config).items()}
   layers = tuple(
-    _layer(config, rates, scale) for scale in layer_scales(config, num_layers)
+    _layer(config, model, rates, scale)
+    for scale in layer_scales(config, model.num_layers)
   )
-  whole = flops.Layer(model.num_heads, model.num_kv_heads, model.mlp_dim)
-  return Phase(rung, layers, any(layer != whole for layer in layers))
+  whole = flops.dense_layers(model)
+  return Phase(stage, rung, layers, layers != whole)
 
 
-def _layer(config, rates, scale) -> flops.Layer:
-  model, sparsity = config.model, config.sparsity
+def _layer(config, model, rates, scale) -> flops.Layer:
+  sparsity = config.sparsity
   shape = model.num_heads, model.num_kv_heads, sparsity.granularity
   heads = counts.kept_count(
     model.num_heads,
@@ -117,9 +118,9 @@ def layer_scales(
   )
 
 
-def stacks(config: config_lib.Config, phase: Phase) -> subnetwork.Stacks:
+def stacks(phase: Phase) -> subnetwork.Stacks:
   """Runs of layers of the same size, and what each keeps of which axis."""
-  model = config.model
+  model = phase.stage.model
   whole = {
     'heads': model.num_heads,
     'kv_heads': model.num_kv_heads,
@@ -139,17 +140,6 @@ def stacks(config: config_lib.Config, phase: Phase) -> subnetwork.Stacks:
   return tuple(found)
 
 
-def hops(config: config_lib.Config) -> Iterator[tuple[int, int]]:
-  """(step, factor) of each growth: the first step with its tokens read."""
-  for at_tokens, _, factor in config.growth.hops:
-    yield -(-at_tokens // config.tokens_per_step), factor
-
-
-def hop_at(config: config_lib.Config, step: int) -> int | None:
-  """The growth factor that applies before the step after `step`, if any."""
-  return dict(hops(config)).get(step)
-
-
 def starts_window(config: config_lib.Config, step: int) -> bool:
   """Whether the step after `step` completed ones needs a fresh selection."""
   if step == 0 or step % config.sparsity.refresh_every == 0:
@@ -162,7 +152,7 @@ def next_phase(config: config_lib.Config, step: int) -> Phase | None:
   now = phase_at(config, step)
   changes = [
     *ladders(config)['heads'].boundaries,
-    *(s for s, _ in hops(config)),
+    *(stage.start for stage in stages_lib.stages(config)),
   ]
   for later in sorted(changes):
     is_ahead = step < later < config.train.num_steps
@@ -171,9 +161,9 @@ def next_phase(config: config_lib.Config, step: int) -> Phase | None:
   return None
 
 
-def omission_rate(config: config_lib.Config, phase: Phase) -> float:
+def omission_rate(phase: Phase) -> float:
   """The share of the weights of heads and channels that a phase leaves out."""
-  model = config.model
+  model = phase.stage.model
 
   def weights(layer):
     heads = 2 * model.head_dim * layer.heads
@@ -186,11 +176,11 @@ def omission_rate(config: config_lib.Config, phase: Phase) -> float:
   return 1 - kept / (phase.num_layers * weights(whole))
 
 
-def describe(config: config_lib.Config, phase: Phase) -> dict[str, float]:
+def describe(phase: Phase) -> dict[str, float]:
   """What a phase keeps, as realised, under the names of metrics.jsonl."""
   return {
     'sparsity/rung': phase.rung,
-    'sparsity/omission_rate': omission_rate(config, phase),
+    'sparsity/omission_rate': omission_rate(phase),
     'sparsity/heads_kept': phase.mean_kept['heads'],
     'sparsity/channels_kept': phase.mean_kept['mlp'],
     'model/num_layers': phase.num_layers,
@@ -201,16 +191,25 @@ def describe(config: config_lib.Config, phase: Phase) -> dict[str, float]:
 def phase_flops(config: config_lib.Config, phase: Phase) -> float:
   """FLOPs of an optimizer step of a phase, as executed.
 
-  Masked execution multiplies zeros: it executes the dense step.
+  Masked execution multiplies zeros: it executes the dense step. Maps that are
+  learned are applied, and differentiated, once a step.
   """
-  model, sparsity = config.model, config.sparsity
+  stage, sparsity = phase.stage, config.sparsity
   layers = phase.layers
   if sparsity.execution == 'masked':
-    layers = flops.dense_layers(model)[:1] * phase.num_layers
+    layers = flops.dense_layers(stage.model)
   exact = sparsity.omitted_forward == 'exact' and phase.is_sparse
-  return config.tokens_per_step * flops.train_flops_per_token(
-    model, config.data.seq_len, layers, dense_forward=exact
+  total = config.tokens_per_step * flops.train_flops_per_token(
+    stage.model,
+    stage.seq_len,
+    layers,
+    dense_forward=exact,
+    frozen=stage.frozen,
+    frozen_head=stage.mode == 'frozen' and 'unembed' not in stage.trains,
   )
+  if stage.mode == 'learn':
+    total += 3 * learned.flops(stage.hop[-1], stage.model.vocab_size)
+  return total
 
 
 def step_flops(config: config_lib.Config, step: int) -> float:

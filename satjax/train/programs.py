@@ -5,7 +5,7 @@ from concurrent import futures
 
 import jax
 
-from satjax.train import refresh, window
+from satjax.train import refresh, staging, views, window
 from satjax.train import setup as setup_lib
 from satjax.train.phases import Phase
 from satjax.train.setup import Setup
@@ -20,7 +20,7 @@ class Programs:
   """
 
   def __init__(self, setup: Setup, batch: PyTree):
-    """`batch`: the shapes of a batch."""
+    """`batch`: one, or its shapes."""
     self._setup = setup
     self._batch = batch
     self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix='compile')
@@ -49,9 +49,9 @@ class Programs:
 
   def _key(self, phase):
     """Phases with the same key run the same programs."""
-    if setup_lib.is_masked(self._setup.config):
-      return phase.num_layers, phase.is_sparse
-    return phase.layers
+    if views.is_masked(self._setup.config):
+      return phase.stage, phase.is_sparse
+    return phase.stage, phase.layers
 
 
 def compile_phase(
@@ -61,12 +61,15 @@ def compile_phase(
 
   Args:
     setup: of the run.
-    batch: shapes and shardings.
+    batch: one, or its shapes.
     phase: what to compile for.
   """
-  opened = window.dense(setup_lib.abstract_state(setup, phase))
+  stage = phase.stage
+  batch = setup.batch_shapes(batch, stage)
+  state, held = staging.shapes(setup, stage)
+  opened = window.staged(state, stage, held)
   if phase.is_sparse:
     params = opened.state.params
     chosen = refresh.shapes(setup.config, params, batch, phase)
     opened = window.compile_exchange(setup, opened, chosen, phase)
-  return setup_lib.compile_step(setup, batch, opened.state, opened.rest)
+  return setup_lib.compile_step(setup, stage, batch, opened.state, opened.rest)

@@ -45,10 +45,14 @@ class Chosen:
 
 
 def measure(
-  config: config_lib.Config, params: PyTree, batch: Mapping[str, jax.Array]
+  config: config_lib.Config,
+  model: config_lib.ModelConfig,
+  params: PyTree,
+  batch: Mapping[str, jax.Array],
 ) -> dict[str, Any]:
   """'scores' of every neuron and, if they are needed, their 'means'."""
-  return _measure(params, _probe_rows(config, batch), config=config)
+  rows = _probe_rows(config, batch)
+  return _measure(params, rows, config=config, model=model)
 
 
 def shapes(
@@ -57,7 +61,7 @@ def shapes(
   """What a refresh will choose, as shapes; arguments may be shapes too."""
 
   def refreshed(params, batch):
-    measured = measure(config, params, batch)
+    measured = measure(config, phase.stage.model, params, batch)
     before, _ = blank(measured)
     key = jax.random.key(0)
     return choose(config, params, measured, phase, before, key).as_dict()
@@ -82,8 +86,8 @@ def _probe_rows(config, batch):
   return {n: batch[n][::stride, :length] for n in names if n in batch}
 
 
-@functools.partial(jax.jit, static_argnames='config')
-def _measure(params, probe, *, config):
+@functools.partial(jax.jit, static_argnames=('config', 'model'))
+def _measure(params, probe, *, config, model):
   sparsity = config.sparsity
   units = _units(config, params)
   needs_scores = importance.needs_probe(sparsity.importance)
@@ -98,7 +102,7 @@ def _measure(params, probe, *, config):
       seen['means'] = importance.observe_means(block)
     return seen
 
-  seen = decoder.observe(config.model, params, probe, reduce) if probe else {}
+  seen = decoder.observe(model, params, probe, reduce) if probe else {}
   measured = {
     'scores': importance.scores(
       sparsity.importance,
@@ -144,12 +148,20 @@ def choose(
   }
   before = {unit: before[unit] for unit in measured['scores']}
   return Chosen(
-    *_choose(params, measured, kept_counts, before, key, config=config)
+    *_choose(
+      params,
+      measured,
+      kept_counts,
+      before,
+      key,
+      config=config,
+      kv_heads=phase.stage.model.num_kv_heads,
+    )
   )
 
 
-@functools.partial(jax.jit, static_argnames='config')
-def _choose(params, measured, kept_counts, before, key, *, config):
+@functools.partial(jax.jit, static_argnames=('config', 'kv_heads'))
+def _choose(params, measured, kept_counts, before, key, *, config, kv_heads):
   sparsity = config.sparsity
   scores = measured['scores']
   kept = selection.select(
@@ -158,7 +170,7 @@ def _choose(params, measured, kept_counts, before, key, *, config):
     key,
     method=sparsity.selection,
     temperature=sparsity.temperature,
-    kv_heads=config.model.num_kv_heads,
+    kv_heads=kv_heads,
     granularity=sparsity.granularity,
     shards=sparsity.shards,
   )

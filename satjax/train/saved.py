@@ -5,10 +5,11 @@ import os
 import pathlib
 
 from satjax import config as config_lib
-from satjax import errors
+from satjax import errors, tree
 from satjax.data import tokenizers
 from satjax.interop import models
-from satjax.train import checkpoint
+from satjax.stages import Stage
+from satjax.train import checkpoint, views
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
 from satjax.tree import PyTree
@@ -20,6 +21,7 @@ class Saved:
 
   config: config_lib.Config
   step: int
+  stage: Stage
   params: PyTree
   setup: setup_lib.Setup
 
@@ -29,32 +31,54 @@ class Saved:
 
   @property
   def model(self) -> models.Model:
-    num_layers = self.params['blocks']['attention_norm'].shape[0]
-    return models.Model(
-      dataclasses.replace(self.config.model, num_layers=num_layers),
-      self.params,
-    )
+    return models.Model(self.stage.model, self.params)
 
 
-def restore(workdir: str | os.PathLike, step: int | None = None) -> Saved:
-  """The parameters of a run, whole, as of `step` or of the newest checkpoint.
+def restore(workdir: str | os.PathLike, step: str | int | None = None) -> Saved:
+  """The model of a run as of `step`, or of the newest checkpoint.
+
+  Args:
+    workdir: of the run.
+    step: completed steps, such as 30; 'before_growth:30' or 'after_growth:30'
+      for the model on either side of a hop.
 
   Raises:
-    ConfigError: `workdir` is not one.
+    ConfigError: `workdir` is not one, or `step` is none.
     DataError: there is no such checkpoint, or it is damaged.
   """
   config = workdir_lib.read_config(workdir)
+  number, kind = _parse(step)
   setup = setup_lib.make_setup(config)
-  path = pathlib.Path(workdir) / 'checkpoints'
-  if not path.is_dir():
+  path = pathlib.Path(workdir)
+  if not (path / 'checkpoints').is_dir():
     raise errors.DataError(
       f'{workdir} has no checkpoint yet; train it further first'
     )
   checkpoints = checkpoint.Checkpoints(path)
-  found = checkpoints.restore(setup_lib.abstract_checkpoint(setup), step)
+  abstract = setup_lib.abstract_checkpoint(setup)
+  found = checkpoints.restore(abstract, number, kind)
   checkpoints.close()
   if found is None:
     raise errors.DataError(
       f'{workdir} has no checkpoint yet; train it further first'
     )
-  return Saved(config, found.step, found.state['state'].params, setup)
+  stage = setup_lib.stage_of(config, found.record)
+  state, params = found.state['state'], found.state['state'].params
+  if stage.mode != 'frozen':  # which checkpoints hold whole
+    held = tree.unflatten(found.state['extra']).get('held')
+    params = views.seen(stage, params, held, state.step)
+  return Saved(config, found.step, stage, params, setup)
+
+
+def _parse(step: str | int | None) -> tuple[int | None, str]:
+  """Step and folder of what a user asks for."""
+  if step is None:
+    return None, checkpoint.KINDS[0]
+  kind, _, number = str(step).rpartition(':')
+  kind = kind or checkpoint.KINDS[0]
+  if kind not in checkpoint.KINDS or not number.isdigit():
+    raise errors.ConfigError(
+      f'step {step!r}: name completed steps, such as 30, or a model beside a'
+      " hop, such as 'before_growth:30' or 'after_growth:30'"
+    )
+  return int(number), kind

@@ -15,17 +15,18 @@ from jax.sharding import NamedSharding, PartitionSpec
 import optax
 
 from satjax import config as config_lib
-from satjax import errors, layer_maps, sharding, tree
+from satjax import errors, sharding, stages, tree
 from satjax.data import tokenizers
-from satjax.growth import depth
+from satjax.growth import learned
 from satjax.interop import models
 from satjax.model import decoder
 from satjax.sparsity import lors
+from satjax.stages import Stage
 from satjax.train import optimizer as optimizer_lib
 from satjax.train import phases as phases_lib
 from satjax.train import state as state_lib
 from satjax.train import step as step_lib
-from satjax.train.phases import Phase
+from satjax.train import views
 from satjax.train.state import TrainState
 from satjax.tree import PyTree
 
@@ -40,9 +41,23 @@ class Setup:
   schedule: optax.Schedule
   tokenizer: tokenizers.ByteTokenizer
 
+  @property
+  def num_microbatches(self) -> int:
+    train = self.config.train
+    return train.batch_size // (train.microbatch_size or train.batch_size)
+
   def put_batch(self, batch: PyTree) -> PyTree:
     """Starts to move the rows of a batch to the devices."""
     return jax.device_put(batch, sharding.batch_sharding(self.mesh))
+
+  def batch_shapes(self, batch: PyTree, stage: Stage) -> PyTree:
+    """Shapes and shardings of a batch of a stage; `batch`: one of any."""
+    where = sharding.batch_sharding(self.mesh)
+    shape = stage.batch_size, stage.seq_len
+    return {
+      name: jax.ShapeDtypeStruct(shape, x.dtype, sharding=where)
+      for name, x in batch.items()
+    }
 
   def place(self, state: PyTree) -> PyTree:
     """Puts every leaf where the table of axes wants it."""
@@ -91,29 +106,28 @@ def make_setup(
       ' raise it'
     )
   mesh = sharding.make_mesh(config.mesh, devices)
-  sharding.check_divides(config, mesh)
+  for stage in stages.stages(config):
+    sharding.check_divides(config, stage, mesh)
   use_compilation_cache()
   tx = optimizer_lib.make_optimizer(
     config.optimizer,
     per_neuron=config.sparsity.is_on
     and config.sparsity.bias_correction == 'per_neuron',
   )
-  if is_masked(config):
+  if views.is_masked(config):
     tx = lors.lors(
       tx,
       phases_lib.ladders(config),
       refresh_every=0,
       omitted=config.sparsity.omitted,
     )
+  restarts = config.growth.learning_rate == 'restart'
   schedule = optimizer_lib.make_schedule(
-    config.optimizer, config.train.num_steps
+    config.optimizer,
+    config.train.num_steps,
+    stages.restarts(config) if restarts else (),
   )
   return Setup(config, mesh, tx, schedule, tokenizer)
-
-
-def is_masked(config: config_lib.Config) -> bool:
-  """Whether neurons are left out by zeros instead of by gathers."""
-  return config.sparsity.is_on and config.sparsity.execution == 'masked'
 
 
 def use_compilation_cache() -> None:
@@ -166,90 +180,74 @@ def initial_state(setup: Setup) -> TrainState:
   return setup.place(state_lib.new_state(setup.place(params), setup.tx))
 
 
-def abstract_state(setup: Setup, phase: Phase) -> TrainState:
-  """Shapes and shardings of the whole state in a phase."""
-  model = dataclasses.replace(setup.config.model, num_layers=phase.num_layers)
+def abstract_state(setup: Setup, stage: Stage) -> TrainState:
+  """Shapes and shardings of the state of a stage, as checkpoints hold it."""
 
   def create(key):
-    params = decoder.init_params(model, key)
+    if stage.mode == 'learn':
+      maps = learned.init(stage.hop[-1], key)
+      return state_lib.new_state(maps, plain_optimizer(setup.config))
+    params = decoder.init_params(stage.model, key)
     return state_lib.new_state(params, setup.tx)
 
-  abstract = jax.eval_shape(create, jax.random.key(0))
-  return setup.place(abstract)
+  return setup.place(jax.eval_shape(create, jax.random.key(0)))
 
 
 def abstract_checkpoint(setup: Setup) -> Callable[[dict[str, Any]], PyTree]:
   """From the record of a checkpoint to the shapes that it holds."""
 
   def abstract(record):
-    phase = phases_lib.phase_at(setup.config, max(0, record['step'] - 1))
     extra = {
       path: jax.ShapeDtypeStruct(shape, dtype)
       for path, (shape, dtype) in record['extra'].items()
     }
     return {
-      'state': abstract_state(setup, phase),
-      'extra': setup.replicate(extra),
+      'state': abstract_state(setup, stage_of(setup.config, record)),
+      'extra': setup.place(extra),
     }
 
   return abstract
 
 
-def make_step(setup: Setup) -> Callable[..., Any]:
-  """The train step, `(state, batch, rest) -> (state, metrics)`."""
+def stage_of(config: config_lib.Config, record: dict[str, Any]) -> Stage:
+  """The stage that a checkpoint was saved in.
+
+  One of the step of a hop is of the model before, unless its record says that
+  it has grown.
+  """
+  step = record['step'] if record['grown'] else record['step'] - 1
+  return stages.stage_at(config, max(0, step))
+
+
+def plain_optimizer(config: config_lib.Config) -> optax.GradientTransformation:
+  """The optimizer of maps that are learned: no neurons, so no masks."""
+  return optimizer_lib.make_optimizer(config.optimizer)
+
+
+def make_step(setup: Setup, stage: Stage | None = None) -> Callable[..., Any]:
+  """The train step of a stage, `(state, batch, rest) -> (state, metrics)`."""
   config = setup.config
-  view = step_lib.whole
-  if is_masked(config):
-    exact = config.sparsity.omitted_forward == 'exact'
-    view = functools.partial(_masked_view, exact=exact)
-  micro = config.train.microbatch_size or config.train.batch_size
+  stage = stage or stages.stages(config)[0]
+  tx, schedule = setup.tx, setup.schedule
+  if stage.mode == 'learn':
+    tx = plain_optimizer(config)
+    schedule = optax.constant_schedule(stage.hop[-1].learning_rate)
   return functools.partial(
     step_lib.train_step,
-    model=config.model,
-    tx=setup.tx,
-    schedule=setup.schedule,
-    num_microbatches=config.train.batch_size // micro,
-    view=view,
+    model=stage.model,
+    tx=tx,
+    schedule=schedule,
+    num_microbatches=setup.num_microbatches,
+    view=views.view_of(config, stage),
   )
 
 
 def compile_step(
-  setup: Setup, batch: PyTree, state: PyTree, rest: PyTree
+  setup: Setup, stage: Stage, batch: PyTree, state: PyTree, rest: PyTree
 ) -> jax.stages.Compiled:
   """The train step, compiled ahead of time for shapes and shardings."""
   out = jax.tree.map(lambda leaf: leaf.sharding, state)
-  step = jax.jit(make_step(setup), donate_argnums=0, out_shardings=(out, None))
+  step = make_step(setup, stage)
+  step = jax.jit(step, donate_argnums=0, out_shardings=(out, None))
   with jax.sharding.set_mesh(setup.mesh):
     return step.lower(state, batch, rest).compile()
-
-
-def _masked_view(params, state, rest, *, exact):
-  """Omitted neurons are zeros; if they count, they do so without gradient."""
-  if exact:
-    blocks, masks = params['blocks'], state.mask['blocks']
-    rest = {
-      name: jax.tree.map(_omitted_part, blocks[name], masks[name])
-      for name, writes in (('attention', 'output'), ('mlp', 'down'))
-      if masks[name][writes].ndim
-    }
-  return lors.apply_mask(params, state.mask), rest
-
-
-def _omitted_part(x, mask):
-  """What takes no part; a matrix that is never cut serves both."""
-  return jnp.where(mask, 0, x) if mask.ndim else x
-
-
-def grow(setup: Setup, state: TrainState, factor: int) -> TrainState:
-  """G_stack in a run: parameters, and moments unless they are reset."""
-  num_layers = state.params['blocks']['attention_norm'].shape[0]
-  layer_map = layer_maps.stack(num_layers, num_layers * factor)
-  if setup.config.growth.opt_state == 'reset':
-    params = _grow_depth(state.params, layer_map)
-    grown = state.replace(params=params, opt_state=setup.tx.init(params))
-  else:
-    grown = _grow_depth(state, layer_map)
-  return setup.place(grown)
-
-
-_grow_depth = jax.jit(depth.grow_depth, static_argnums=1)

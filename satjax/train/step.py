@@ -1,6 +1,6 @@
 """The train step and the evaluation step: pure functions of state and batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
 from jax import lax
@@ -10,20 +10,12 @@ import optax
 from satjax import config as config_lib
 from satjax.model import decoder
 from satjax.train import loss as loss_lib
+from satjax.train import views
 from satjax.train.state import TrainState
 from satjax.tree import PyTree
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-View = Callable[[PyTree, optax.OptState, PyTree], tuple[PyTree, PyTree]]
-
-
-def whole(
-  params: PyTree, opt_state: optax.OptState, rest: PyTree
-) -> tuple[PyTree, PyTree]:
-  """The default view: the forward pass sees everything as it is."""
-  del opt_state
-  return params, rest
 
 
 def train_step(
@@ -35,7 +27,7 @@ def train_step(
   tx: optax.GradientTransformation,
   schedule: optax.Schedule,
   num_microbatches: int = 1,
-  view: View = whole,
+  view: views.View = views.plain,
 ) -> tuple[TrainState, Metrics]:
   """One optimizer step, on the dense model or on any sub-network of it.
 
@@ -44,11 +36,12 @@ def train_step(
     batch: int32 [B, T] 'tokens', 'targets', 'positions', 'segments' and float32
       [B, T] 'weights'.
     rest: what neurons that rest contribute (`decoder.apply`); None: nothing.
-    model: the dense model's configuration.
+    model: configuration of the whole model.
     tx: gradients to update directions.
     schedule: learning rate by completed steps.
     num_microbatches: forward and backward passes that share the batch.
-    view: what the forward pass sees of the parameters and of `rest`.
+    view: what the forward pass sees of the parameters and of `rest`
+      (`views.view_of`).
 
   Returns:
     The next state, and scalars 'loss' (nats a token), 'grad_norm' (before
@@ -57,7 +50,7 @@ def train_step(
   total = jnp.maximum(jnp.sum(batch['weights']), 1.0)
 
   def loss_fn(params, part):
-    seen, resting = view(params, state.opt_state, rest)
+    seen, resting = view(params, state, rest)
     logits_BTV = decoder.apply(model, seen, part, resting)
     return loss_lib.cross_entropy_sum(logits_BTV, part) / total
 

@@ -1,23 +1,24 @@
 """SAT windows: a few steps on one selection, then the rows return.
 
+`turnover` says when; here is how.
+
 `Window.state` is what the train step runs on. In compact execution it is a
 smaller state, and the rows that take no part rest beside it; in masked
 execution it is the full state, with the selection as a mask inside the
 optimizer state.
 """
 
-from collections.abc import Callable, Mapping
-import contextlib
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
 
 import jax
 
-from satjax import tree
+from satjax import stages, tree
 from satjax.sparsity import subnetwork
-from satjax.train import phases, refresh
-from satjax.train import setup as setup_lib
+from satjax.stages import Stage
+from satjax.train import phases, refresh, staging, views
 from satjax.train import step as step_lib
 from satjax.train.phases import Phase
 from satjax.train.setup import Setup
@@ -31,6 +32,8 @@ class Window:
 
   Attributes:
     state: what the train step runs on.
+    stage: of the run, that it trains in.
+    held: what the stage holds beside the state (`staging`).
     rest: what the forward pass gets besides the parameters.
     chosen: the selection and what came with it; None where nothing is left
       out.
@@ -43,6 +46,8 @@ class Window:
   """
 
   state: TrainState
+  stage: Stage
+  held: PyTree = None
   rest: PyTree = None
   chosen: refresh.Chosen | None = None
   visits: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
@@ -56,90 +61,34 @@ class Window:
   def extra(self) -> dict[str, jax.Array]:
     """What it takes besides the full state to go on, by path."""
     chosen = self.chosen.as_dict() if self.chosen else {}
+    held = self.held if self.stage.mode == 'learn' else None
     return tree.flatten(
-      {'chosen': chosen, 'visits': self.visits, 'scores': self.scores}
+      {
+        'chosen': chosen,
+        'visits': self.visits,
+        'scores': self.scores,
+        'held': held,
+      }
     )
 
 
-def dense(state: TrainState, before: Window | None = None) -> Window:
+def first(setup: Setup, state: TrainState) -> Window:
+  """The window in which a run begins."""
+  return dense(state, stages.stages(setup.config)[0])
+
+
+def dense(
+  state: TrainState, stage: Stage, before: Window | None = None
+) -> Window:
   """No selection: the state trains whole. What is remembered goes on."""
   if before is None:
-    return Window(state)
-  return Window(state, visits=before.visits, scores=before.scores)
+    return Window(state, stage)
+  return Window(state, stage, visits=before.visits, scores=before.scores)
 
 
-def restored(
-  setup: Setup, state: TrainState, extra: Mapping[str, jax.Array], step: int
-) -> Window:
-  """The window of a checkpoint after `step` completed steps."""
-  nested = tree.unflatten(extra)
-  window = Window(
-    state, visits=nested.get('visits', {}), scores=nested.get('scores')
-  )
-  if 'chosen' not in nested:
-    return window
-  chosen = refresh.Chosen(**{'constants': {}, **nested['chosen']})
-  phase = phases.phase_at(setup.config, step - 1)
-  return open_window(setup, window, chosen, phase, step)
-
-
-def turn_over(
-  setup: Setup,
-  window: Window,
-  step: int,
-  batch: Mapping[str, jax.Array],
-  timer: Callable[[str], Any] = contextlib.nullcontext,
-) -> Window:
-  """What the step after `step` completed ones trains; `window` is used up.
-
-  Where that step calls for it, rows return to their places, the model grows,
-  and a fresh selection is gathered.
-
-  Args:
-    setup: of the run.
-    window: as the last step left it.
-    step: completed steps.
-    batch: that the probe takes its rows from.
-    timer: makes a context for each of 'write_back', 'probe' and 'gather', which
-      wait for the device before they end.
-  """
-  config = setup.config
-  before = window.chosen.kept if window.chosen else {}
-  factor = phases.hop_at(config, step)
-  if window.chosen and (phases.starts_window(config, step) or factor):
-    jax.block_until_ready(window.state)
-    with timer('write_back'):
-      window = dense(close(setup, window, step), window)
-      jax.block_until_ready(window.state)
-  if factor:
-    window, before = dense(setup_lib.grow(setup, window.state, factor)), {}
-  phase = phases.phase_at(config, step)
-  if not phase.is_sparse or window.chosen:
-    return window
-  with timer('probe'):
-    chosen = _refresh(setup, window, step, batch, before)
-    jax.block_until_ready(chosen.kept)
-  with timer('gather'):
-    window = open_window(setup, window, chosen, phase, step)
-    jax.block_until_ready(window.state)
-  return window
-
-
-def _refresh(setup, window, step, batch, before):
-  """A fresh selection, with its visits counted in the window."""
-  config, params = setup.config, window.state.params
-  scores = refresh.measure(config, params, batch)
-  if config.sparsity.stale_scores:
-    scores, window.scores = window.scores or scores, scores
-  none, no_visits = refresh.blank(scores)
-  before, visits = setup.replicate((before or none, window.visits or no_visits))
-  key = jax.random.fold_in(jax.random.key(config.train.seed), step)
-  phase = phases.phase_at(config, step)
-  chosen = refresh.choose(config, params, scores, phase, before, key)
-  kept = setup.replicate(chosen.kept)
-  window.visits, shares = refresh.add_visits(visits, kept)
-  chosen.telemetry |= shares
-  return chosen
+def staged(state: TrainState, stage: Stage, held: PyTree) -> Window:
+  """No selection, in a stage that may hold something beside the state."""
+  return Window(state, stage, held, staging.rest(stage, held))
 
 
 def open_window(
@@ -163,11 +112,11 @@ def open_window(
   config = setup.config
   chosen = refresh.Chosen(**setup.replicate(chosen.as_dict()))
   opened = dataclasses.replace(window, chosen=chosen, rested_to=step)
-  if setup_lib.is_masked(config):
+  if views.is_masked(config):
     opened.state = setup.place(_with_mask(window.state, chosen.kept, call))
     opened.rest = chosen.constants or None
     return opened
-  stacks = opened.stacks = phases.stacks(config, phase)
+  stacks = opened.stacks = phases.stacks(phase)
   opened.order = setup.replicate(call(subnetwork.orders, chosen.kept))
   opened.state, opened.resting = subnetwork.split(
     window.state,
@@ -208,31 +157,33 @@ def _layers(constants, start, stop):
 
 
 def whole(setup: Setup, window: Window, step: int) -> TrainState:
-  """The full state as of now; the window stays open and goes on.
+  """The full state as of now, as checkpoints hold it; the window goes on.
 
   Leaves that no selection cuts are shared with `window.state`: read them
   before the next step donates them.
   """
   if window.chosen is None:
-    return window.state
-  if setup_lib.is_masked(setup.config):
+    return staging.whole(setup, window.state, window.held, window.stage)
+  if views.is_masked(setup.config):
     return _with_mask(window.state, {})
   _catch_up(setup, window, step)
   return _merge(setup, window, window.state, window.resting)
 
 
 def whole_params(setup: Setup, window: Window, step: int) -> PyTree:
-  """The parameters of `whole`, without its moments."""
+  """The parameters of the whole model as it is now."""
   if window.resting is None:
-    return window.state.params
+    return staging.model_params(setup, window.state, window.held, window.stage)
   _catch_up(setup, window, step)
   return _merge(setup, window, window.state.params, window.resting.params)
 
 
 def close(setup: Setup, window: Window, step: int) -> TrainState:
-  """The full state, with nothing left out of it; the window is used up."""
-  if setup_lib.is_masked(setup.config) or window.chosen is None:
-    return whole(setup, window, step)
+  """The state with no neuron left out of it; the window is used up."""
+  if window.chosen is None:
+    return window.state
+  if views.is_masked(setup.config):
+    return _with_mask(window.state, {})
   _catch_up(setup, window, step)
   window.rest = None
   return _merge(setup, window, window.state, window.resting, consume=True)

@@ -1,6 +1,7 @@
 """A run without files: what the train-step tests share."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,8 @@ import numpy as np
 
 from configs import tiny
 from satjax import config as config_lib
-from satjax import tree
-from satjax.train import phases, window
+from satjax import stages, tree
+from satjax.train import phases, turnover, views, window
 from satjax.train import setup as setup_lib
 
 
@@ -42,7 +43,8 @@ def in_float64(config: config_lib.Config) -> config_lib.Config:
 def random_batch(config: config_lib.Config, step: int, dtype=np.float32):
   """Random tokens with uneven weights and two documents a row."""
   rng = np.random.default_rng(step)
-  shape = (config.train.batch_size, config.data.seq_len)
+  last = stages.stages(config)[-1]
+  shape = (last.batch_size, last.seq_len)
   half = shape[1] // 2
   return {
     'tokens': rng.integers(0, 256, shape, dtype=np.int32),
@@ -73,25 +75,36 @@ def run(config, *, steps=None, dtype=np.float32, setup=None, start=None):
     lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x,
     state,
   )
-  now = window.dense(setup.place(state))
-  train_step, traces = setup_lib.make_step(setup), []
+  now = window.first(setup, setup.place(state))
+  traces = []
 
-  def traced(state, batch, rest):
-    traces.append(1)
-    return train_step(state, batch, rest)
+  @functools.cache
+  def step_of(stage):
+    train_step = setup_lib.make_step(setup, stage)
 
-  step_fn = jax.jit(traced, donate_argnums=0)
+    def traced(state, batch, rest):
+      traces.append(1)
+      return train_step(state, batch, rest)
+
+    return jax.jit(traced, donate_argnums=0)
+
   losses, steps = [], steps or config.train.num_steps
   for step in range(steps):
-    batch = setup.put_batch(random_batch(config, step, dtype))
-    now = window.turn_over(setup, now, step, batch)
-    with jax.sharding.set_mesh(setup.mesh):
-      now.state, metrics = step_fn(now.state, batch, now.rest)
-    losses.append(float(metrics['loss']))
-    kept = sum(
-      stack['mlp']['up'].shape[1] * len(stack['mlp']['up'])
-      for stack in tree.stacks(now.state.params)
-    )
     phase = phases.phase_at(config, step)
-    assert setup_lib.is_masked(config) or kept == sum(phase.kept['mlp'])
-  return window.close(setup, now, steps), losses, len(traces)
+    batch = stages.cut(random_batch(config, step, dtype), phase.stage)
+    batch = setup.put_batch(batch)
+    now = turnover.turn_over(setup, now, step, batch)
+    with jax.sharding.set_mesh(setup.mesh):
+      now.state, metrics = step_of(phase.stage)(now.state, batch, now.rest)
+    losses.append(float(metrics['loss']))
+    assert_sizes(config, phase, now)
+  return window.whole(setup, now, steps), losses, len(traces)
+
+
+def assert_sizes(config, phase, now):
+  """The state has as many channels as the phase keeps."""
+  if phase.stage.mode != 'all' or views.is_masked(config):
+    return
+  stacks = tree.stacks(now.state.params)
+  kept = sum(s['mlp']['up'].shape[1] * len(s['mlp']['up']) for s in stacks)
+  assert kept == sum(phase.kept['mlp'])

@@ -16,7 +16,7 @@ import pytest
 
 from satjax import config as config_lib
 from satjax import errors
-from satjax.train import checkpoint, loop, metrics, window
+from satjax.train import checkpoint, loop, metrics, turnover
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
 
@@ -83,7 +83,7 @@ def final_state(workdir):
   """The arrays of the last checkpoint, by path."""
   config = workdir_lib.read_config(workdir)
   setup = setup_lib.make_setup(config, jax.devices()[:1])
-  checkpoints = checkpoint.Checkpoints(pathlib.Path(workdir) / 'checkpoints')
+  checkpoints = checkpoint.Checkpoints(pathlib.Path(workdir))
   found = checkpoints.restore(setup_lib.abstract_checkpoint(setup))
   checkpoints.close()
   assert found.step == config.train.num_steps
@@ -206,11 +206,11 @@ def test_each_shape_compiles_once_and_refreshes_find_their_programs(
   tmp_path, monkeypatch
 ):
   compiled, traced = [], {}
-  compile_step, turn_over = setup_lib.compile_step, window.turn_over
+  compile_step, turn_over = setup_lib.compile_step, turnover.turn_over
 
-  def counted(setup, batch, state, rest):
+  def counted(setup, stage, batch, state, rest):
     compiled.append(state.params['blocks']['mlp']['up'].shape)
-    return compile_step(setup, batch, state, rest)
+    return compile_step(setup, stage, batch, state, rest)
 
   def listen(event, duration, **_):
     # What the compile thread does ahead is not on the critical path.
@@ -226,7 +226,7 @@ def test_each_shape_compiles_once_and_refreshes_find_their_programs(
 
   events = []
   monkeypatch.setattr(setup_lib, 'compile_step', counted)
-  monkeypatch.setattr(window, 'turn_over', watched)
+  monkeypatch.setattr(turnover, 'turn_over', watched)
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
     records = loop.train(small(rate=0.5), tmp_path)
@@ -257,7 +257,7 @@ def test_a_loss_that_is_not_finite_stops_and_is_never_saved(tmp_path):
   ]
   assert set(saved) <= set(finite)
   setup = setup_lib.make_setup(broken)
-  checkpoints = checkpoint.Checkpoints(tmp_path / 'checkpoints')
+  checkpoints = checkpoint.Checkpoints(tmp_path)
   for step in saved:
     state = checkpoints.restore(
       setup_lib.abstract_checkpoint(setup), step

@@ -1,12 +1,13 @@
 """The shapes of a run, step by step, as a person would work them out."""
 
+import dataclasses
 import math
 
 import pytest
 
 from configs import tiny
 from satjax import config as config_lib
-from satjax import flops
+from satjax import flops, stages
 from satjax.sparsity.subnetwork import Stack
 from satjax.train import phases
 from satjax.train.phases import Phase
@@ -26,7 +27,11 @@ def make_config(**changes):
 # 0.5, 0.25 and 0 from steps 0, 30 and 45; growth to 4 layers after 30 steps.
 def make_phase(rung, *layers, is_sparse=True):
   """From (heads, key/value heads, channels) of each layer."""
-  return Phase(rung, tuple(flops.Layer(*layer) for layer in layers), is_sparse)
+  found = stages.stages(make_config())
+  stage = next(s for s in found if s.model.num_layers == len(layers))
+  return Phase(
+    stage, rung, tuple(flops.Layer(*layer) for layer in layers), is_sparse
+  )
 
 
 FIRST = make_phase(0, *[(2, 2, 64)] * 2)
@@ -76,10 +81,7 @@ def test_what_a_phase_keeps_by_unit():
 )
 def test_a_growth_waits_for_the_end_of_its_step(at_tokens, step):
   config = make_config(growth__hops=((at_tokens, 'stack', 3),))
-  assert dict(phases.hops(config)) == {step: 3}
-  assert phases.hop_at(config, step) == 3
-  assert phases.hop_at(config, step - 1) is None
-  assert phases.hop_at(config, step + 1) is None
+  assert [stage.start for stage in stages.stages(config)] == [0, step]
   assert phases.phase_at(config, step - 1).num_layers == 2
   assert phases.phase_at(config, step).num_layers == 6
 
@@ -101,7 +103,7 @@ def test_growths_multiply():
 def test_the_depth_is_what_the_growths_make_of_it(hops):
   config = make_config(growth__hops=hops)
   for step in range(config.train.num_steps):
-    factors = [phases.hop_at(config, s) or 1 for s in range(step + 1)]
+    factors = [factor for at, _, factor in hops if at <= 256 * step]
     layers = phases.phase_at(config, step).num_layers
     assert layers == config.model.num_layers * math.prod(factors)
 
@@ -161,11 +163,11 @@ def test_layers_have_their_own_rates():
   )
   phase = phases.phase_at(config, 0)
   assert phase.kept == {'heads': (4, 2), 'mlp': (128, 64)}
-  assert phases.stacks(config, phase) == (
+  assert phases.stacks(phase) == (
     Stack(0, 1, ()),
     Stack(1, 2, (('heads', 2), ('kv_heads', 2), ('mlp', 64))),
   )
-  assert len(phases.stacks(config, phases.phase_at(config, 59))) == 1
+  assert len(phases.stacks(phases.phase_at(config, 59))) == 1
 
 
 def test_layers_at_both_ends_stay_dense_also_after_a_growth():
@@ -212,7 +214,9 @@ def test_ladders_come_from_the_config():
 )
 def test_omission_rate_is_the_share_of_the_weights(kv_heads, phase, rate):
   config = make_config(model__num_kv_heads=kv_heads)
-  assert phases.omission_rate(config, phase) == pytest.approx(rate, abs=1e-12)
+  stage = stages.stages(config)[0]
+  phase = dataclasses.replace(phase, stage=stage)
+  assert phases.omission_rate(phase) == pytest.approx(rate, abs=1e-12)
 
 
 def test_flops_of_a_dense_step_are_those_of_its_tokens():

@@ -11,7 +11,7 @@ import pytest
 from satjax import tree
 from satjax.model import decoder
 from satjax.sparsity import subnetwork
-from satjax.train import phases, window
+from satjax.train import phases, turnover, window
 from satjax.train import setup as setup_lib
 from satjax.train import step as step_lib
 from tests.train import helpers
@@ -36,7 +36,7 @@ def assert_close(actual, expected, **tolerance):
 def jaxpr(config):
   setup = helpers.one_device(config)
   phase = phases.phase_at(config, 0)
-  state = setup_lib.abstract_state(setup, phase)
+  state = setup_lib.abstract_state(setup, phase.stage)
   batch = helpers.random_batch(config, 0)
   return str(jax.make_jaxpr(setup_lib.make_step(setup))(state, batch))
 
@@ -175,8 +175,8 @@ def test_omitted_rows_are_untouched_bitwise():
   setup = helpers.one_device(config)
   start = setup_lib.initial_state(setup)
   before = jax.device_get(start)
-  now = window.turn_over(
-    setup, window.dense(start), 0, helpers.random_batch(config, 0)
+  now = turnover.turn_over(
+    setup, window.first(setup, start), 0, helpers.random_batch(config, 0)
   )
   kept = jax.device_get(now.chosen.kept)
   step = jax.jit(setup_lib.make_step(setup), donate_argnums=0)
@@ -270,7 +270,7 @@ def test_a_tiny_model_learns_a_periodic_text():
     growth__hops=((75 * 128, 'stack', 2),),
   )
   setup = helpers.one_device(config)
-  now = window.dense(setup_lib.initial_state(setup))
+  now = window.first(setup, setup_lib.initial_state(setup))
   step_fn = jax.jit(setup_lib.make_step(setup), donate_argnums=0)
   text = np.tile(np.arange(8, dtype=np.int32), 64)
   rows = np.stack([text[i : i + 33] for i in range(4)])
@@ -280,6 +280,6 @@ def test_a_tiny_model_learns_a_periodic_text():
     'weights': np.ones((4, 32), np.float32),
   }
   for step in range(150):
-    now = window.turn_over(setup, now, step, batch)
+    now = turnover.turn_over(setup, now, step, batch)
     now.state, metrics = step_fn(now.state, batch)
   assert metrics['loss'] < 0.1

@@ -9,7 +9,7 @@ import pytest
 
 from satjax import tree
 from satjax.model import decoder
-from satjax.train import phases, programs, window
+from satjax.train import phases, programs, turnover, window
 from satjax.train import setup as setup_lib
 from satjax.train import step as step_lib
 from tests.train import helpers
@@ -130,7 +130,7 @@ def open_window(**options):
   state = setup_lib.initial_state(setup)
   dense = jax.tree.map(jnp.copy, state.params)
   batch = helpers.random_batch(config, 0)
-  now = window.turn_over(setup, window.dense(state), 0, batch)
+  now = turnover.turn_over(setup, window.first(setup, state), 0, batch)
   return setup, now, dense, batch
 
 
@@ -247,9 +247,9 @@ def test_stale_scores_are_those_of_the_refresh_before():
   # Neurons that were least important become the most important ones.
   mlp = now.resting.params['blocks']['mlp']
   mlp['up'] = 100 * mlp['up']
-  now = window.turn_over(setup, now, 1, batch)
+  now = turnover.turn_over(setup, now, 1, batch)
   np.testing.assert_array_equal(now.chosen.kept['mlp'], first)
-  now = window.turn_over(setup, now, 2, batch)
+  now = turnover.turn_over(setup, now, 2, batch)
   np.testing.assert_array_equal(now.chosen.kept['mlp'], ~first)
 
 
@@ -262,7 +262,7 @@ def test_telemetry_by_hand():
   assert first['visited_mlp'] == first['visited_heads'] == 0.5
   assert first['nonfinite_scores'] == 0
   assert 0 < first['entropy_heads'] <= 1
-  now = window.turn_over(setup, now, 3, batch)
+  now = turnover.turn_over(setup, now, 3, batch)
   second = jax.device_get(now.chosen.telemetry)
   assert second['overlap_mlp'] == second['overlap_heads'] == 1
   assert now.visits['selections'] == 2
@@ -305,8 +305,8 @@ def test_what_compiles_ahead_has_the_shapes_of_what_runs():
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), batch
   )
   program = programs.compile_phase(setup, abstract, phases.phase_at(config, 0))
-  now = window.dense(setup_lib.initial_state(setup))
-  now = window.turn_over(setup, now, 0, batch)
+  now = window.first(setup, setup_lib.initial_state(setup))
+  now = turnover.turn_over(setup, now, 0, batch)
   assert isinstance(now.state.params['blocks'], tuple)
   state, metrics = program(now.state, batch, now.rest)
   assert np.isfinite(metrics['loss'])

@@ -1,0 +1,82 @@
+"""What may not go together with growth in a run; no JAX."""
+
+from collections.abc import Iterator
+import math
+from typing import Any
+
+from satjax import errors, stages
+from satjax.operators import Learn, Width
+
+
+def problems(config: Any) -> list[str]:
+  """What is wrong with the growth of a configuration, as a whole."""
+  steps, per_step = config.train.num_steps, config.tokens_per_step
+  for at_tokens, *_ in config.growth.hops:
+    if at_tokens > (steps - 1) * per_step:
+      return [
+        f'config.growth.hops: a hop at {at_tokens} tokens never happens; the'
+        f' last step of the run starts at {(steps - 1) * per_step} tokens'
+      ]
+  try:
+    found = stages.stages(config)
+  except errors.ConfigError as error:
+    return [f'config.growth.hops: {error}']
+  said = [*_state_problems(config, found), *_time_problems(config, found)]
+  rows = config.train.microbatch_size or config.train.batch_size
+  if rows * found[-1].batch_size % config.train.batch_size:
+    said.append(
+      f'rows {config.train.batch_size // found[-1].batch_size} times as long do'
+      f' not fit into microbatch_size {rows}; use a multiple'
+    )
+  return [f'config.growth: {problem}' for problem in dict.fromkeys(said)]
+
+
+def _state_problems(config, found) -> Iterator[str]:
+  """Optimizer states that can not follow."""
+  name, keeps = config.optimizer.name, config.growth.opt_state == 'grow'
+  for stage in found:
+    kinds = {type(op) for op in stage.operators}
+    if keeps and Learn in kinds:
+      yield (
+        "opt_state 'grow': operator 'learn' mixes weights, whose moments have"
+        " no counterpart; use 'reset'"
+      )
+    if keeps and name == 'adafactor' and Width in kinds:
+      yield (
+        "opt_state 'grow': the factored moments of 'adafactor' can not grow in"
+        " width; use 'reset'"
+      )
+    if name == 'adafactor' and stage.mode == 'frozen':
+      yield (
+        "freeze_tokens: the factored moments of 'adafactor' can not be parted;"
+        ' use another optimizer'
+      )
+    masked = config.sparsity.is_on and config.sparsity.execution == 'masked'
+    if masked and stage.mode in ('frozen', 'learn'):
+      yield (
+        f"sparsity.execution 'masked' knows no {stage.mode!r} layers; use"
+        " 'compact'"
+      )
+
+
+def _time_problems(config, found) -> Iterator[str]:
+  """Stages and schedules that do not fit into each other."""
+  sparsity, steps = config.sparsity, config.train.num_steps
+  for stage in found:
+    end = min(stage.start + stage.length, steps)
+    dense = sparsity.warm_start * steps
+    if stage.mode != 'all' and sparsity.is_on and end > dense:
+      yield (
+        f'the stage {stage.mode!r} lasts until step {end}, and neurons are left'
+        f' out from step {math.ceil(dense)} on; use sparsity.warm_start'
+        f' {math.ceil(1000 * end / steps) / 1000} or more'
+      )
+  opt = config.optimizer
+  if config.growth.learning_rate == 'restart':
+    for start in stages.restarts(config):
+      if opt.warmup_steps + opt.decay_steps > steps - start:
+        yield (
+          f"learning_rate 'restart': warmup_steps {opt.warmup_steps} +"
+          f' decay_steps {opt.decay_steps} exceed the {steps - start} steps'
+          f' from step {start} on; use fewer, or an earlier hop'
+        )

@@ -1,0 +1,248 @@
+"""The stages of a run: which model trains from which step on; no JAX.
+
+A growth hop opens a stage with the grown model. While it learns its maps, lets
+new units in or keeps old layers frozen, that is a stage of its own. Everything
+here follows from the configuration alone.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+from typing import Any
+
+from satjax import errors, operator_specs
+from satjax.operators import Depth, Learn, Length, Operator
+
+_HOP = (
+  '(at_tokens, operator, target), (at_tokens, ((operator, target), ...)), or'
+  " either with options at the end, such as (1000000, 'stack', 2,"
+  " {'freeze_tokens': 50000})"
+)
+# What may train besides new layers while the others are frozen.
+TRAINS = {'new': (), 'new+head': ('final_norm', 'unembed')}
+
+
+@dataclasses.dataclass(frozen=True)
+class Hop:
+  """One growth, as a user writes it.
+
+  Attributes:
+    at_tokens: tokens read before it.
+    specs: of `operator_specs`.
+    freeze_tokens: for how long after it the old layers stand still.
+    trains: what does not, a key of `TRAINS`.
+  """
+
+  at_tokens: int
+  specs: tuple[Any, ...]
+  freeze_tokens: int = 0
+  trains: str = 'new+head'
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """What trains, and how, from step `start` on.
+
+  Attributes:
+    start: completed steps before the first one.
+    model: `config.ModelConfig` of the whole model.
+    seq_len: tokens in a row.
+    batch_size: rows in a batch; as many tokens as ever.
+    mode: 'all'; 'learn', maps from the model before to this one; 'ramp', new
+      units are let in; 'frozen', old layers stand still.
+    operators: that lead here from the model before; (): this model was there.
+    hop: the last operators, also where they are no longer new.
+    length: steps of the mode; 0: until the next stage.
+    trains: names of leaves outside of the blocks that train; 'frozen' only.
+    base: the model before the last hop; None: there was none.
+  """
+
+  start: int
+  model: Any
+  seq_len: int
+  batch_size: int
+  mode: str = 'all'
+  operators: tuple[Operator, ...] = ()
+  hop: tuple[Operator, ...] = ()
+  length: int = 0
+  trains: tuple[str, ...] = ()
+  base: Any = None
+
+  @property
+  def frozen(self) -> tuple[bool, ...]:
+    """Which layers stand still."""
+    if self.mode != 'frozen':
+      return (False,) * self.model.num_layers
+    return tuple(not new for new in self.depth.is_new)
+
+  @property
+  def depth(self) -> Depth:
+    """The depth operator of the last hop."""
+    return next(op for op in self.hop if isinstance(op, Depth))
+
+
+def parse(hop: Any) -> Hop:
+  """Reads one entry of `growth.hops`.
+
+  Raises:
+    ConfigError: it has another form.
+  """
+  parts = list(hop) if isinstance(hop, (tuple, list)) else []
+  bad = errors.ConfigError(f'{hop!r} is no growth; write {_HOP}')
+  if len(parts) < 2 or type(parts[0]) is not int or parts[0] < 1:
+    raise bad
+  at_tokens, operator, *rest = parts
+  if isinstance(operator, str):
+    if not rest:
+      raise bad
+    specs = ((operator, rest.pop(0)),)
+  elif isinstance(operator, (tuple, list)) and operator:
+    specs = tuple(operator)
+  else:
+    raise bad
+  if len(rest) > 1:
+    raise bad
+  options = operator_specs.as_mapping(rest[0]) if rest else {}
+  if options is None or set(options) - {'freeze_tokens', 'trains'}:
+    raise errors.ConfigError(
+      f'{rest[0]!r}: the options of a hop are freeze_tokens, a number of'
+      f' tokens, and trains, {" | ".join(map(repr, TRAINS))}'
+    )
+  tokens = options.get('freeze_tokens', 0)
+  if type(tokens) is not int or tokens < 0:
+    raise errors.ConfigError(
+      f'freeze_tokens {tokens!r}; allowed: a whole number of tokens, at least 0'
+    )
+  if options.get('trains', 'new') not in TRAINS:
+    raise errors.ConfigError(
+      f'trains {options["trains"]!r}; allowed: {" | ".join(map(repr, TRAINS))}'
+    )
+  return Hop(at_tokens, specs, **options)
+
+
+@functools.cache
+def stages(config: Any) -> tuple[Stage, ...]:
+  """The stages of a run, in order; the first one is the base model.
+
+  Raises:
+    ConfigError: growth that can not work; says which hop, and why.
+  """
+  found = [Stage(0, config.model, config.data.seq_len, config.train.batch_size)]
+  for number, raw in enumerate(config.growth.hops):
+    hop = parse(raw)
+    try:
+      found += _opened(config, hop, found[-1])
+    except errors.ConfigError as error:
+      raise errors.ConfigError(
+        f'hop {number + 1} at {hop.at_tokens} tokens: {error}'
+      ) from error
+  return tuple(found)
+
+
+def stage_at(config: Any, step: int) -> Stage:
+  """The stage of the step that follows `step` completed ones."""
+  return [s for s in stages(config) if s.start <= step][-1]
+
+
+def cut(batch: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
+  """A batch in the row length of a stage: longer rows are cut in pieces.
+
+  Batches are read in the rows of the last stage, so that growth in length reads
+  nothing twice; positions run on from piece to piece, which rotary attention
+  does not see.
+  """
+  length = stage.seq_len
+  return {
+    name: x if x.shape[1] == length else x.reshape(-1, length)
+    for name, x in batch.items()
+  }
+
+
+def restarts(config: Any) -> tuple[int, ...]:
+  """First steps of grown models, where their learning rate may restart."""
+  return tuple(
+    before.start + before.length if before.mode == 'learn' else before.start
+    for before in stages(config)
+    if before.operators
+  )
+
+
+def _opened(config: Any, hop: Hop, before: Stage) -> list[Stage]:
+  """The stages that a hop opens: one with a mode of its own, and the rest."""
+  per_step = config.tokens_per_step
+  start = -(-hop.at_tokens // per_step)
+  if before.start >= start or before.mode != 'all':
+    since = f'begins at step {before.start}'
+    if before.mode != 'all':
+      since = f'has no end: {before.mode!r} until the last step'
+    raise errors.ConfigError(
+      f'it falls on step {start}, and the stage before {since}; leave more'
+      ' tokens between them'
+    )
+  found, model = operator_specs.resolve_all(
+    hop.specs, before.model, config.train.seed
+  )
+  mode, length, trains = _mode(hop, found, per_step)
+  if mode == 'frozen':
+    trains = tuple(n for n in trains if not (model.tied and n == 'unembed'))
+  pieces = _length_of(found)
+  if before.batch_size % pieces:
+    raise errors.ConfigError(
+      f'rows {pieces} times as long leave no whole number of them in a batch of'
+      f' {before.batch_size}; use a batch_size that {pieces} divides'
+    )
+  first = Stage(
+    start=start,
+    model=model,
+    seq_len=before.seq_len * pieces,
+    batch_size=before.batch_size // pieces,
+    mode=mode,
+    operators=found,
+    hop=found,
+    length=length,
+    trains=trains,
+    base=before.model,
+  )
+  if mode == 'all' or start + length >= config.train.num_steps:
+    return [first]
+  then = dataclasses.replace(
+    first,
+    start=start + length,
+    mode='all',
+    operators=(),
+    length=0,
+    trains=(),
+  )
+  return [first, then]
+
+
+def _mode(hop, found, per_step) -> tuple[str, int, tuple[str, ...]]:
+  """How a grown model begins: mode, steps, what trains beside its layers."""
+  last = found[-1]
+  ramp = -(-getattr(last, 'ramp_tokens', 0) // per_step)
+  is_random = any(getattr(op, 'fresh', ()) for op in found) or any(
+    getattr(op, 'method', '') == 'random' for op in found
+  )
+  if is_random and not ramp:
+    raise errors.ConfigError(
+      "operator 'random' lets new units in under a mask; give it ramp_tokens,"
+      ' the tokens that this takes'
+    )
+  if not hop.freeze_tokens:
+    if isinstance(last, Learn):
+      return 'learn', last.steps, ()
+    return ('ramp', ramp, ()) if ramp else ('all', 0, ())
+  deep = [op for op in found if isinstance(op, Depth)]
+  is_plain = len(found) == 1 and deep and any(deep[0].is_new) and not ramp
+  if not is_plain:
+    raise errors.ConfigError(
+      'freeze_tokens keeps old layers as they are while new ones train; use it'
+      ' with one operator in depth that adds copies'
+    )
+  steps = -(-hop.freeze_tokens // per_step)
+  return 'frozen', steps, TRAINS[hop.trains]
+
+
+def _length_of(found) -> int:
+  factors = [op.factor for op in found if isinstance(op, Length)]
+  return functools.reduce(lambda a, b: a * b, factors, 1)

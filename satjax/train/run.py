@@ -1,0 +1,134 @@
+"""A run in progress: what it holds, and what it writes."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from satjax import config as config_lib
+from satjax import errors
+from satjax.train import evaluation, metrics, phases, programs, window
+from satjax.train import setup as setup_lib
+from satjax.train import workdir as workdir_lib
+from satjax.train.checkpoint import Checkpoints
+from satjax.train.progress import Progress
+from satjax.train.recovery import Recovery
+from satjax.train.window import Window
+
+
+@dataclasses.dataclass
+class Run:
+  """What the loop holds: the fixed pieces, and where it is."""
+
+  setup: setup_lib.Setup
+  path: pathlib.Path
+  checkpoints: Checkpoints
+  programs: programs.Programs
+  evaluator: evaluation.Evaluator
+  writer: metrics.Writer
+  progress: Progress
+  clock: metrics.Clock
+  record: dict[str, Any]
+  step: int
+  window: Window
+  recovery: Recovery
+  pending: tuple[int, float, dict[str, jax.Array]] | None = None
+  flops: float = 0.0
+  mark: tuple[float, int] = (0.0, 0)
+
+  @property
+  def config(self) -> config_lib.Config:
+    return self.setup.config
+
+
+def evaluate(run: Run) -> None:
+  """Held-out losses, to the metrics and the screen."""
+  fetch(run)
+  if not run.config.data.eval:
+    return
+  with run.clock('evaluation'):
+    params = window.whole_params(run.setup, run.window, run.step)
+    losses = run.evaluator(run.window.stage, params)
+  named = {f'eval/{source}/loss': loss for source, loss in losses.items()}
+  run.writer.write({'step': run.step, **named})
+  for source, loss in losses.items():
+    run.progress.note(f'step {run.step}  {source}: held-out loss {loss:.4f}')
+
+
+def save(run: Run, kind: str = 'checkpoints') -> None:
+  """A checkpoint of `kind`, as far as the run is."""
+  fetch(run)
+  with run.clock('checkpoint'):
+    extra = run.window.extra
+    shapes = {n: (x.shape, x.dtype.name) for n, x in extra.items()}
+    try:
+      run.checkpoints.save(
+        run.step,
+        {
+          'state': window.whole(run.setup, run.window, run.step),
+          'extra': extra,
+        },
+        {**run.record, 'extra': shapes, 'recovery': run.recovery.as_dict()},
+        kind,
+      )
+      workdir_lib.write_visits(run.path, run.window.visits)
+    except OSError as error:
+      raise errors.StorageError(
+        f'can not save step {run.step}: {error}; the checkpoints before it are'
+        ' whole: make room and run the same command again'
+      ) from error
+
+
+def fetch(run: Run) -> None:
+  """Waits for the pending step, checks it, and writes it down."""
+  if run.pending is None:
+    return
+  step, flops, scalars = run.pending
+  run.pending = None
+  values = {name: float(x) for name, x in jax.device_get(scalars).items()}
+  if not np.isfinite([values['loss'], values['grad_norm']]).all():
+    raise errors.NonFiniteError(
+      f'step {step}: loss {values["loss"]}, gradient norm'
+      f' {values["grad_norm"]}; the checkpoints before it are finite. Lower'
+      ' optimizer.peak_lr, clip with optimizer.clip_norm, or warm up longer'
+    )
+  recovered = run.recovery.seen(step, values['loss'])
+  if recovered is not None:
+    run.writer.write({'step': step, 'growth/steps_to_recover': recovered})
+  train = run.config.train
+  if step % train.log_every == 0 or step == train.num_steps:
+    record = _describe(run, step, flops, values)
+    run.writer.write(record)
+    run.progress.update(step, record)
+
+
+def _describe(run, step, flops, values) -> dict[str, float]:
+  config, spent = run.config, run.clock.totals()
+  start, since = run.mark
+  run.mark = (run.clock.training, step)
+  done = sum(phases.step_flops(config, s) for s in range(since, step))
+  return {
+    'step': step,
+    'tokens': step * config.tokens_per_step,
+    'flops': flops,
+    **metrics.named(values),
+    **metrics.speed(
+      seconds=run.mark[0] - start,
+      steps=step - since,
+      tokens=(step - since) * config.tokens_per_step,
+      flops=done,
+      devices=run.setup.mesh.devices.ravel(),
+    ),
+    **phases.describe(phases.phase_at(config, step - 1)),
+    **{f'time/{name}': value for name, value in spent.items()},
+  }
+
+
+def loss(run: Run, rows: Any) -> float:
+  """Of the model as it is now, on some rows."""
+  stage, length = run.window.stage, rows['tokens'].shape[1]
+  params = window.whole_params(run.setup, run.window, run.step)
+  stage = dataclasses.replace(stage, seq_len=length)
+  return evaluation.mean_loss(run.setup.mesh, stage, params, [rows])

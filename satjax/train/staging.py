@@ -1,0 +1,182 @@
+"""From one stage of a run to the next: growth, and stages with a mode.
+
+A state in training is whole in most stages. Two modes hold something beside
+it, in `held`: while maps are learned, the state is theirs and the parameters of
+the old model stand aside; while old layers are frozen, the state has the others
+alone, and no optimizer can move what it does not see.
+"""
+
+from collections.abc import Callable
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from satjax import sharding, tree
+from satjax.growth import apply, depth, learned
+from satjax.model import decoder
+from satjax.stages import Stage
+from satjax.train import setup as setup_lib
+from satjax.train import state as state_lib
+from satjax.train import views
+from satjax.train.setup import Setup
+from satjax.train.state import TrainState
+from satjax.tree import PyTree
+
+
+def enter(
+  setup: Setup, state: TrainState, held: PyTree, before: Stage, stage: Stage
+) -> tuple[TrainState, PyTree]:
+  """What trains in `stage`, after `before` has ended.
+
+  Args:
+    setup: of the run.
+    state: in training, nothing left out of it.
+    held: what the stage before held beside it.
+    before: the stage that ends.
+    stage: the one that begins.
+
+  Returns:
+    State and what is held beside it.
+  """
+  state = whole(setup, state, held, before)
+  if before.mode == 'learn':
+    params = _placed(setup, learned.materialise, state.params, held)
+    state = _with_fresh_moments(setup, state, params)
+  key = _growth_key(setup, stage)
+  if stage.mode == 'learn':
+    maps = learned.init(stage.hop[-1], key)
+    learning = state_lib.new_state(
+      maps, setup_lib.plain_optimizer(setup.config)
+    )
+    return setup.place(learning.replace(step=state.step)), state.params
+  if stage.operators:
+    grow = functools.partial(apply.grow_tree, operators=stage.operators)
+    if setup.config.growth.opt_state == 'reset':
+      params = _placed(setup, grow, state.params, key=key)
+      state = _with_fresh_moments(setup, state, params)
+    else:
+      state = _placed(setup, grow, state, key=key)
+  return hold(setup, state, stage)
+
+
+def _placed(setup: Setup, program: Callable[..., PyTree], *args, **kwargs):
+  """Runs a program once, its results where the table of axes wants them."""
+  shapes = jax.eval_shape(program, *args, **kwargs)
+  out = sharding.tree_sharding(setup.mesh, shapes)
+  return jax.jit(program, out_shardings=out)(*args, **kwargs)
+
+
+def _with_fresh_moments(setup, state, params):
+  opt_state = _placed(setup, setup.tx.init, params)
+  return state.replace(params=params, opt_state=opt_state)
+
+
+def _growth_key(setup, stage):
+  key = jax.random.key(setup.config.train.seed)
+  return jax.random.fold_in(jax.random.fold_in(key, 1), stage.start)
+
+
+def hold(
+  setup: Setup, state: TrainState, stage: Stage
+) -> tuple[TrainState, PyTree]:
+  """Parts a whole state into what trains in a stage, and what is held."""
+  if stage.mode != 'frozen':
+    return state, None
+  return _placed(setup, _part_of(stage), state)
+
+
+def whole(
+  setup: Setup, state: TrainState, held: PyTree, stage: Stage
+) -> TrainState:
+  """Inverse of `hold`."""
+  if stage.mode != 'frozen':
+    return state
+  return setup.place(_join(state, held, frozen=stage.frozen))
+
+
+def rest(stage: Stage, held: PyTree) -> PyTree:
+  """What the forward pass gets of it."""
+  return held.params if stage.mode == 'frozen' else held
+
+
+def model_params(
+  setup: Setup, state: TrainState, held: PyTree, stage: Stage
+) -> PyTree:
+  """The parameters of the model as it is now: what to evaluate or export."""
+  if stage.mode == 'frozen':
+    return whole(setup, state, held, stage).params
+  return views.seen(stage, state.params, held, state.step)
+
+
+def shapes(setup: Setup, stage: Stage) -> tuple[TrainState, PyTree]:
+  """What `enter` returns, as shapes with shardings."""
+  state = setup_lib.abstract_state(setup, stage)
+  if stage.mode == 'learn':
+    init = functools.partial(decoder.init_params, stage.base)
+    return state, setup.place(jax.eval_shape(init, jax.random.key(0)))
+  if stage.mode == 'frozen':
+    return setup.place(jax.eval_shape(_part_of(stage), state))
+  return state, None
+
+
+def _part_of(stage):
+  return functools.partial(_part, frozen=stage.frozen, trains=stage.trains)
+
+
+def _part(state, *, frozen, trains):
+  """Layers that train and leaves named in `trains`; and all the others.
+
+  The second has None for what is no parameter and mirrors none.
+  """
+
+  def pick(node, stands_still):
+    if not tree.is_params(node):
+      return None if stands_still else node
+    rows = _rows(frozen, stands_still)
+
+    def take(path, x):
+      is_stacked = depth.is_stacked(f'blocks/{path}', x.ndim)
+      return jnp.take(x, rows, axis=0) if is_stacked else x
+
+    others = {
+      name: leaf
+      for name, leaf in node.items()
+      if name != 'blocks' and (name in trains) != stands_still
+    }
+    return {**others, 'blocks': tree.map_with_path(take, node['blocks'])}
+
+  return tuple(
+    jax.tree.map(
+      functools.partial(pick, stands_still=stands_still),
+      state,
+      is_leaf=tree.is_params,
+    )
+    for stands_still in (False, True)
+  )
+
+
+@functools.partial(jax.jit, static_argnames='frozen')
+def _join(active, resting, *, frozen):
+  places = np.argsort(
+    np.concatenate([_rows(frozen, False), _rows(frozen, True)])
+  )
+
+  def join(node, other):
+    if not tree.is_params(node):
+      return node
+
+    def merge(path, x, y):
+      if not depth.is_stacked(f'blocks/{path}', x.ndim):
+        return x
+      return jnp.take(jnp.concatenate([x, y]), places, axis=0)
+
+    blocks = tree.map_with_path(merge, node['blocks'], other['blocks'])
+    return {**other, **node, 'blocks': blocks}
+
+  return jax.tree.map(join, active, resting, is_leaf=tree.is_params)
+
+
+def _rows(frozen, stands_still):
+  return np.flatnonzero(np.array(frozen) == stands_still)

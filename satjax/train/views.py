@@ -1,0 +1,103 @@
+"""What the forward pass sees of the parameters in training.
+
+The train step differentiates through a view, so that masks, maps and frozen
+layers need neither a model nor a step of their own.
+"""
+
+from collections.abc import Callable
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+
+from satjax import config as config_lib
+from satjax.growth import apply, learned
+from satjax.sparsity import lors
+from satjax.stages import Stage
+from satjax.train.state import TrainState
+from satjax.tree import PyTree
+
+View = Callable[[PyTree, TrainState, PyTree], tuple[PyTree, PyTree]]
+
+
+def view_of(config: config_lib.Config, stage: Stage) -> View:
+  """The view of a stage: (params, state, rest) to what `apply` gets.
+
+  `params` are those of `state`, to be differentiated.
+  """
+  if stage.mode != 'all':
+    return functools.partial(_staged, stage=stage)
+  if is_masked(config):
+    exact = config.sparsity.omitted_forward == 'exact'
+    return functools.partial(_masked, exact=exact)
+  return plain
+
+
+def is_masked(config: config_lib.Config) -> bool:
+  """Whether neurons are left out by zeros instead of by gathers."""
+  return config.sparsity.is_on and config.sparsity.execution == 'masked'
+
+
+def plain(
+  params: PyTree, state: TrainState, rest: PyTree
+) -> tuple[PyTree, PyTree]:
+  """Everything as it is."""
+  del state
+  return params, rest
+
+
+def _staged(params, state, rest, *, stage):
+  return seen(stage, params, rest, state.step), None
+
+
+def seen(stage: Stage, params: PyTree, held: PyTree, step: jax.Array) -> PyTree:
+  """The model of a stage, from what trains in it.
+
+  Args:
+    stage: of the run.
+    params: in training: of the model, of its layers that do, or maps.
+    held: parameters beside them: frozen ones, or those of the old model.
+    step: completed steps of the run.
+  """
+  if stage.mode == 'learn':
+    return learned.materialise(params, held)
+  if stage.mode == 'ramp':
+    share = jnp.clip((step - stage.start) / stage.length, 0.0, 1.0)
+    return apply.ramp(stage.hop, params, share)
+  if stage.mode == 'frozen':
+    return _interleave(params, held, stage.frozen)
+  return params
+
+
+def _interleave(params, held, frozen):
+  """Layers of two trees in turn: `blocks` is a tuple of stacks.
+
+  Nothing below the first layer that trains depends on `params`, so there is no
+  backward pass below it.
+  """
+  stacks, taken = [], {False: 0, True: 0}
+  for stands_still, group in itertools.groupby(frozen):
+    start = taken[stands_still]
+    stop = taken[stands_still] = start + len(list(group))
+    source = (held if stands_still else params)['blocks']
+    stacks.append(jax.tree.map(lambda x, a=start, b=stop: x[a:b], source))
+  return {**held, **params, 'blocks': tuple(stacks)}
+
+
+def _masked(params, state, rest, *, exact):
+  """Omitted neurons are zeros; if they count, they do so without gradient."""
+  mask = state.opt_state.mask
+  if exact:
+    blocks, masks = params['blocks'], mask['blocks']
+    rest = {
+      name: jax.tree.map(_omitted_part, blocks[name], masks[name])
+      for name, writes in (('attention', 'output'), ('mlp', 'down'))
+      if masks[name][writes].ndim
+    }
+  return lors.apply_mask(params, mask), rest
+
+
+def _omitted_part(x, mask):
+  """What takes no part; a matrix that is never cut serves both."""
+  return jnp.where(mask, 0, x) if mask.ndim else x
