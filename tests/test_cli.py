@@ -165,7 +165,8 @@ def test_a_missing_checkpoint_is_named(workdir, capsys):
 
 
 @pytest.mark.parametrize(
-  'command', ['', 'train', 'evaluate', 'generate', 'export', 'bench', 'plan']
+  'command',
+  ['', 'train', 'evaluate', 'generate', 'export', 'grow', 'bench', 'plan'],
 )
 def test_help_explains_every_option(command, capsys):
   with pytest.raises(SystemExit) as caught:
@@ -209,6 +210,35 @@ def test_a_plan_without_enough_or_with_too_much_exits_with_78(
   assert not out and error.startswith('satjax: ')
   if len(arguments) < 2:
     assert '--config=FILE' in error and '--params=N and --tokens=N' in error
+
+
+def test_a_model_directory_grows_offline(model_dir, tmp_path, capsys):
+  grow = ['grow', f'--model={model_dir}', f'--out={tmp_path / "deep"}']
+  assert cli.main([*grow, '--layer_map=0,1,0,1']) == 0
+  out = capsys.readouterr().out
+  assert '| num_layers | 2 | 4 |' in out and '| 2 to 3 | 0 to 1 | new |' in out
+  assert 'Largest change of a logit: ' in out
+  compound = "--operators=('stack', 3), ('length', {'factor': 2})"
+  assert cli.main([*grow, compound, '--probe=off']) == 0
+  out = capsys.readouterr().out
+  assert '| num_layers | 2 | 6 |' in out and 'logit' not in out
+  for *wrong, said in (
+    ('name --operator=NAME',),
+    ('--operator=stack', 'needs one of factor and num_layers'),
+    ('--operator=stack', '--factor=1.2', 'can not grow to 2.4'),
+    ('--operator=stack', '--width_factor=2', "no option 'width_factor'"),
+    ('--layer_map=0,x', '--layer_map=0,x; allowed: '),
+    ('--layer_map=0,2', 'layers 0 to 1'),
+    ('--operators=stack', 'allowed: a tuple'),
+    ('--operators=("stack", 2)', '--factor=2', 'leave out --factor'),
+    ('--operator=learn', '--factor=2', 'trains its maps'),
+  ):
+    assert cli.main([*grow, *wrong]) == 78
+    out, error = capsys.readouterr()
+    assert said in error and not out, wrong
+  again = ['grow', f'--model={tmp_path / "deep"}', f'--out={tmp_path / "deep"}']
+  assert cli.main([*again, '--operator=stack', '--factor=2']) == 78
+  assert 'choose another' in capsys.readouterr().err
 
 
 def test_the_public_functions_from_a_plain_script(model_dir, tmp_path):

@@ -16,17 +16,21 @@ from satjax import errors
 from satjax.config import ModelConfig
 from satjax.interop import llama
 
-_MAX_JSON_BYTES = 64 * 2**20
+_MAX_SMALL_BYTES = 64 * 2**20
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 _PICKLES = ('.bin', '.pt', '.pth', '.pkl', '.ckpt')
+_PART = 2**20  # numbers that are looked at together
 DTYPES = {'F32': np.float32, 'BF16': ml_dtypes.bfloat16, 'F16': np.float16}
 
 
 class Header(NamedTuple):
+  """A tensor of a file; its numbers begin at byte `start`."""
+
   file: str
   dtype: str
   shape: tuple[int, ...]
+  start: int
 
   def __str__(self) -> str:
     return f'{self.dtype} {list(self.shape)}'
@@ -34,21 +38,34 @@ class Header(NamedTuple):
 
 def read_json(directory: Path, name: str) -> dict[str, Any]:
   path = directory / name
+  try:
+    content = json.loads(read_small(directory, name))
+  except (ValueError, RecursionError) as error:
+    if isinstance(error, errors.SatjaxError):
+      raise
+    raise errors.DataError(f'{path} is not valid JSON: {error}') from error
+  if not isinstance(content, dict):
+    raise errors.DataError(f'{path} does not hold a JSON object')
+  return content
+
+
+def read_small(directory: Path, name: str) -> bytes:
+  """A file that holds no weights.
+
+  Raises:
+    DataError: it is missing, a link that leaves the directory, or large.
+    StorageError: it can not be read.
+  """
+  path = directory / name
   if reason := _unsafe(directory, name):
     raise errors.DataError(f'{path} {reason}')
   try:
     with path.open('rb') as file:
-      text = file.read(_MAX_JSON_BYTES + 1)
+      content = file.read(_MAX_SMALL_BYTES + 1)
   except OSError as error:
     raise errors.StorageError(f'{path} can not be read: {error}') from error
-  if len(text) > _MAX_JSON_BYTES:
-    raise errors.DataError(f'{path} is larger than {_MAX_JSON_BYTES} bytes')
-  try:
-    content = json.loads(text)
-  except (ValueError, RecursionError) as error:
-    raise errors.DataError(f'{path} is not valid JSON: {error}') from error
-  if not isinstance(content, dict):
-    raise errors.DataError(f'{path} does not hold a JSON object')
+  if len(content) > _MAX_SMALL_BYTES:
+    raise errors.DataError(f'{path} is larger than {_MAX_SMALL_BYTES} bytes')
   return content
 
 
@@ -88,12 +105,12 @@ def scan(directory: Path) -> tuple[dict[str, Header | None], list[str]]:
   files = sorted(set(weight_map.values()) - {None}) if weight_map else [SINGLE]
   for file in files:
     try:
-      headers = _headers(directory, file)
+      found_here = headers(directory, file)
     except OSError as error:
       problems.append(f'{file} {error}')
       lost.add(file)
       continue
-    for name, header in headers.items():
+    for name, header in found_here.items():
       if name in found:
         problems.append(f'{name}: found again in {file}, expected once')
       elif weight_map and (weight_map.get(name) or file) != file:
@@ -158,19 +175,40 @@ def _no_weights(directory: Path) -> str:
   return f'no weights found, {expected}'
 
 
-def _headers(directory: Path, file: str) -> dict[str, Header]:
+def headers(directory: Path, file: str) -> dict[str, Header]:
+  """What a file holds, by tensor name.
+
+  Raises:
+    OSError: says why the file can not be used.
+  """
   if reason := _unsafe(directory, file):
     raise OSError(reason)
   try:
     with safetensors.safe_open(directory / file, framework='numpy') as shard:
       names = shard.keys()
       parts = [shard.get_slice(name) for name in names]
-      return {
-        name: Header(file, part.get_dtype(), tuple(part.get_shape()))
-        for name, part in zip(names, parts)
-      }
+      kinds = [(part.get_dtype(), tuple(part.get_shape())) for part in parts]
   except safetensors.SafetensorError as error:
     raise OSError(f'is not a whole safetensors file: {error}') from error
+  starts = _starts(directory / file)
+  return {n: Header(file, *kind, starts[n]) for n, kind in zip(names, kinds)}
+
+
+def _starts(path: Path) -> dict[str, int]:
+  """Where each tensor begins, in bytes, of a file that has been checked.
+
+  The format is 8 bytes that hold the length of the header, the header (JSON),
+  and the numbers (safetensors, README). The library keeps the offsets to
+  itself, and its own arrays are copies, which take as long as the disk does.
+  """
+  with path.open('rb') as file:
+    length = int.from_bytes(file.read(8), 'little')
+    entries = json.loads(file.read(length))
+  entries.pop('__metadata__', None)
+  return {
+    name: 8 + length + entry['data_offsets'][0]
+    for name, entry in entries.items()
+  }
 
 
 def differences(
@@ -212,8 +250,7 @@ def tied_problems(
   if str(embed) != str(head):
     return [f'lm_head.weight: found {head}, expected {embed} as embeddings']
   if head.dtype in DTYPES and not same_bits(
-    read_tensor(directory, 'model.embed_tokens.weight', embed.file),
-    read_tensor(directory, 'lm_head.weight', head.file),
+    read_tensor(directory, embed), read_tensor(directory, head)
   ):
     return [
       'lm_head.weight: found numbers that differ from the embedding, expected'
@@ -222,13 +259,32 @@ def tied_problems(
   return []
 
 
-def read_tensor(directory: Path, name: str, file: str) -> np.ndarray:
-  # Mapped anew for each tensor, so that pages that were read do not pile up.
-  with safetensors.safe_open(directory / file, framework='numpy') as shard:
-    return shard.get_tensor(name)
+def read_tensor(directory: Path, header: Header) -> np.ndarray:
+  """A tensor as it is stored: a view of the file that can not be written.
+
+  Mapped anew for each tensor, so that pages that were read do not pile up.
+  """
+  dtype = np.dtype(DTYPES[header.dtype])
+  if 0 in header.shape:
+    return np.empty(header.shape, dtype)
+  mapped = np.memmap(
+    directory / header.file, dtype, 'r', header.start, header.shape
+  )
+  return np.asarray(mapped)
+
+
+def is_finite(x: np.ndarray) -> bool:
+  """Whether no number is NaN or infinite."""
+  flat = x.reshape(-1)
+  # In parts that stay in the cache.
+  parts = range(0, flat.size, _PART)
+  return all(np.isfinite(flat[i : i + _PART]).all() for i in parts)
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
   if a.dtype != b.dtype or a.shape != b.shape:
     return False
-  return np.array_equal(*(x.reshape(-1).view(np.uint8) for x in (a, b)))
+  bits = f'u{a.dtype.itemsize}'
+  a, b = (x.reshape(-1).view(bits) for x in (a, b))
+  parts = range(0, a.size, _PART)
+  return all(np.array_equal(a[i : i + _PART], b[i : i + _PART]) for i in parts)
