@@ -104,7 +104,10 @@ def get_config() -> ml_collections.ConfigDict:
   )
 
   config.growth = ml_collections.config_dict.create(
-    hops=(),  # (at_tokens, 'stack', factor): grow once so many are read
+    hops=(),  # (at_tokens, operator, target): grow once so many are read, such
+    # as (10_000_000, 'stack', 4) or (0, 'direct', {'mlp_dim': 1024}); a tuple
+    # of (operator, target) grows in several ways at once. At the end may come
+    # {'freeze_tokens': N, 'trains': 'new+head'}: old layers stand still
     opt_state='grow',  # moments follow; 'reset': start from zero
     learning_rate='continue',  # 'restart': warm up and decay anew after a hop
   )

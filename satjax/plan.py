@@ -4,7 +4,8 @@ from collections.abc import Iterator
 import dataclasses
 
 from satjax import config as config_lib
-from satjax import flops
+from satjax import flops, layer_maps, stages
+from satjax.operators import Depth
 from satjax.train import phases
 
 
@@ -16,6 +17,8 @@ class Stretch:
     start: completed steps before the first one.
     stop: completed steps after the last one.
     num_layers: depth.
+    embed_dim: width.
+    mode: how the stage trains (`stages.Stage`).
     heads: query heads that take part, the mean over layers.
     channels: MLP channels that take part, the mean over layers.
     omission_rate: realised share of the weights of heads and channels that is
@@ -27,6 +30,8 @@ class Stretch:
   start: int
   stop: int
   num_layers: int
+  embed_dim: int
+  mode: str
   heads: float
   channels: float
   omission_rate: float
@@ -45,6 +50,7 @@ class Plan:
   stretches: tuple[Stretch, ...]
   flops: float
   speedup: float
+  growth: tuple[str, ...]
 
 
 def plan(config: config_lib.Config) -> Plan:
@@ -52,7 +58,26 @@ def plan(config: config_lib.Config) -> Plan:
   stretches = tuple(_stretches(config))
   executed = sum((s.stop - s.start) * s.flops for s in stretches)
   whole = sum((s.stop - s.start) * s.flops * s.speedup for s in stretches)
-  return Plan(stretches, executed, whole / executed)
+  return Plan(stretches, executed, whole / executed, tuple(_growth(config)))
+
+
+def _growth(config) -> Iterator[str]:
+  """A line for each hop."""
+  for stage in stages.stages(config):
+    if not stage.operators:
+      continue
+    sizes = [flops.num_params(m) for m in (stage.base, stage.model)]
+    rates = [
+      f', connection rate {layer_maps.connection_rate(op.layer_map):.1%}'
+      for op in stage.operators
+      if isinstance(op, Depth) and not op.fresh
+    ]
+    keeps = all(op.preserves for op in stage.operators)
+    yield (
+      f'Growth after step {stage.start}: {sizes[0]:,} to {sizes[1]:,}'
+      f' parameters{"".join(rates)}; the function'
+      f' {"stays as it was" if keeps else "changes"} at first.'
+    )
 
 
 def _stretches(config) -> Iterator[Stretch]:
@@ -69,6 +94,8 @@ def _stretches(config) -> Iterator[Stretch]:
       start=start,
       stop=stop,
       num_layers=phase.num_layers,
+      embed_dim=phase.stage.model.embed_dim,
+      mode=phase.stage.mode,
       heads=phase.mean_kept['heads'],
       channels=phase.mean_kept['mlp'],
       omission_rate=phases.omission_rate(phase),
@@ -81,13 +108,14 @@ def _stretches(config) -> Iterator[Stretch]:
 def render(result: Plan) -> str:
   """The plan as a Markdown table."""
   lines = [
-    '| steps | layers | heads | channels | omitted | TFLOPs a step'
-    ' | FLOPs limit |',
-    '|' + ' --- |' * 7,
+    '| steps | layers | width | trains | heads | channels | omitted'
+    ' | TFLOPs a step | FLOPs limit |',
+    '|' + ' --- |' * 9,
   ]
   for s in _few(result.stretches):
     lines.append(
-      f'| {s.start} to {s.stop} | {s.num_layers} | {s.heads:g} |'
+      f'| {s.start} to {s.stop} | {s.num_layers} | {s.embed_dim} |'
+      f' {s.mode} | {s.heads:g} |'
       f' {s.channels:g} | {s.omission_rate:.1%} | {s.flops / 1e12:.4g} |'
       f' {s.speedup:.3f}x |'
     )
@@ -96,6 +124,7 @@ def render(result: Plan) -> str:
     f'{result.flops:.3e} FLOPs in all. They allow a whole run'
     f' {result.speedup:.3f}x as fast as dense training for as many steps;'
     ' whether the model is as good, only a run tells.',
+    *result.growth,
   ]
   return '\n'.join(lines)
 

@@ -27,7 +27,7 @@ class Hop:
   """One growth, as a user writes it.
 
   Attributes:
-    at_tokens: tokens read before it.
+    at_tokens: tokens read before it; 0 grows what the run starts from.
     specs: of `operator_specs`.
     freeze_tokens: for how long after it the old layers stand still.
     trains: what does not, a key of `TRAINS`.
@@ -89,7 +89,7 @@ def parse(hop: Any) -> Hop:
   """
   parts = list(hop) if isinstance(hop, (tuple, list)) else []
   bad = errors.ConfigError(f'{hop!r} is no growth; write {_HOP}')
-  if len(parts) < 2 or type(parts[0]) is not int or parts[0] < 1:
+  if len(parts) < 2 or type(parts[0]) is not int or parts[0] < 0:
     raise bad
   at_tokens, operator, *rest = parts
   if isinstance(operator, str):
@@ -171,7 +171,8 @@ def _opened(config: Any, hop: Hop, before: Stage) -> list[Stage]:
   """The stages that a hop opens: one with a mode of its own, and the rest."""
   per_step = config.tokens_per_step
   start = -(-hop.at_tokens // per_step)
-  if before.start >= start or before.mode != 'all':
+  is_first = start == 0 and not before.hop
+  if (before.start >= start and not is_first) or before.mode != 'all':
     since = f'begins at step {before.start}'
     if before.mode != 'all':
       since = f'has no end: {before.mode!r} until the last step'

@@ -2,9 +2,9 @@
 
 import pytest
 
-from configs import schedules, tiny
+from configs import growth, schedules, tiny
 from satjax import config as config_lib
-from satjax import errors, plan, plan_growth
+from satjax import errors, plan, plan_growth, stages
 from satjax.train import phases
 
 
@@ -34,6 +34,22 @@ def test_the_whole_run_adds_up():
   dense = sum(a * b for a, b in zip(shares, speedups))
   assert result.speedup == pytest.approx(dense / executed)
   assert 1 < result.speedup < max(speedups)
+
+
+@pytest.mark.parametrize('name', growth.GROWTH)
+def test_every_growth_has_a_plan(name):
+  config = config_lib.Config.from_dict(growth.get_config(name))
+  result = plan.plan(config)
+  assert result.stretches[-1].stop == config.train.num_steps
+  assert len(result.growth) == len(config.growth.hops)
+  for line in result.growth:
+    assert line in plan.render(result)
+  last = stages.stages(config)[-1].model
+  target = growth.get_config('scratch').model
+  if name in ('direct', 'aki', 'zero_width', 'random_width', 'learn_width'):
+    target.num_layers = 2
+  for key in ('num_layers', 'embed_dim', 'num_heads', 'mlp_dim'):
+    assert getattr(last, key) == target[key]
 
 
 @pytest.mark.parametrize('name', schedules.SCHEDULES)

@@ -7,7 +7,6 @@ from satjax import config as config_lib
 from satjax import errors, stages
 
 STEP = 2048  # tokens of a step of configs/base.py, 8 rows of 256
-SIX = {'num_steps': 1000}
 
 
 def make(*hops, **changes):
@@ -100,6 +99,12 @@ def test_a_stage_may_last_until_the_end():
   assert [stage.mode for stage in found] == ['all', 'frozen']
 
 
+def test_a_run_may_grow_what_it_starts_from():
+  first, second = of((0, 'llama_pro', 3, {'freeze_tokens': 5 * STEP}))[:2]
+  assert (first.start, second.start) == (0, 0)
+  assert stages.stage_at(make((0, 'stack', 2)), 0).model.num_layers == 12
+
+
 def test_longer_rows_are_fewer():
   _, second = of((STEP, 'length', 2))
   assert (second.seq_len, second.batch_size) == (512, 4)
@@ -120,7 +125,7 @@ def test_options_may_be_written_as_pairs():
     ((STEP, 'stack'), ["(2048, 'stack')", 'at_tokens, operator, target']),
     ((1e3, 'stack', 2), ['1000.0']),
     ((True, 'stack', 2), ['True']),
-    ((0, 'stack', 2), ['(0,']),
+    ((-1, 'stack', 2), ['(-1,']),
     ((STEP, 'stack', 2, 3), ['3', 'freeze_tokens']),
     ((STEP, 'stack', 2, {'freeze': 1}), ['freeze', 'freeze_tokens']),
     ((STEP, 'stack', 2, {'freeze_tokens': -1}), ['-1', 'at least 0']),

@@ -216,7 +216,9 @@ def stage_of(config: config_lib.Config, record: dict[str, Any]) -> Stage:
   it has grown.
   """
   step = record['step'] if record['grown'] else record['step'] - 1
-  return stages.stage_at(config, max(0, step))
+  return (
+    stages.stage_at(config, step) if step >= 0 else stages.stages(config)[0]
+  )
 
 
 def plain_optimizer(config: config_lib.Config) -> optax.GradientTransformation:
