@@ -58,7 +58,7 @@ def _layers(text: str, has_numbers: bool) -> Iterator[int]:
   for part in text.split(','):
     match = re.fullmatch(r'(\d+)(?:\.\.(\d+))?', part)
     first, last = (match[1], match[2] or match[1]) if match else (0, 0)
-    yield from range(int(first), int(last) + 1)
+    yield from range(int(first), int(last) + 1) or (0,)
 
 
 def gradual(num_layers: int, layers: int) -> LayerMap:
@@ -93,7 +93,7 @@ def solar(num_layers: int, drop: int) -> LayerMap:
   32 layers with `drop` 8 become 48 (Kim et al., 2023).
   """
   _check(
-    0 <= drop < (num_layers + 1) / 2,
+    0 <= 2 * drop < num_layers,
     f'drop {drop} of SOLAR leaves 2 ({num_layers} - {drop}) layers, no more'
     f' than before; use 0 to {(num_layers - 1) // 2}',
   )
@@ -119,9 +119,8 @@ def llama_pro(num_layers: int, group: int) -> LayerMap:
 
 def is_new(layer_map: Sequence[int]) -> tuple[bool, ...]:
   """Which target layers repeat a source that came before."""
-  return tuple(
-    source in layer_map[:place] for place, source in enumerate(layer_map)
-  )
+  first = {source: place for place, source in reversed([*enumerate(layer_map)])}
+  return tuple(place != first[s] for place, s in enumerate(layer_map))
 
 
 def connection_rate(layer_map: Sequence[int]) -> float:

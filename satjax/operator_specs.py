@@ -24,6 +24,8 @@ from satjax.operators import (
   Width,
 )
 
+_MOST = 2**20  # of anything; guards against a slip of the keyboard
+
 
 def resolve_all(
   specs: Sequence[Any], model: Any, seed: int = 0
@@ -226,6 +228,16 @@ def _sizes(model, width_factor=None, **sizes) -> tuple[Sizes, Sizes]:
 def _width(name: str, model: Any, options: dict[str, Any], seed: int) -> Width:
   targets = {k: options.pop(k) for k in list(options) if k in WIDER}
   old, new = _sizes(model, **targets)
+  released = name == 'direct' and options.get('faithful_to_release')
+  twice = all(2 * dict(old)[axis] == size for axis, size in new)
+  if released and not (
+    twice and model.num_heads == model.num_kv_heads and len(options) == 1
+  ):
+    raise errors.ConfigError(
+      "operator 'direct' with faithful_to_release: the released code doubles"
+      ' every size of a model without grouped queries; use width_factor 2 and'
+      ' no other option'
+    )
   method = 'direct' if name == 'fpi' else name
   order = 'random' if name == 'fpi' else 'tile'
   return Width(

@@ -5,6 +5,7 @@ carries them out.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 from satjax import layer_maps
@@ -41,7 +42,7 @@ class Depth:
   branch_scale: float = 1.0
   ramp_tokens: int = 0
 
-  @property
+  @functools.cached_property
   def is_new(self) -> tuple[bool, ...]:
     return layer_maps.is_new(self.layer_map)
 
@@ -97,6 +98,10 @@ class Width:
     if self.method not in ('direct', 'aki'):
       return 1
     return dict(self.new)['embed'] // dict(self.old)['embed']
+
+  @property
+  def is_released_direct(self) -> bool:
+    return self.method == 'direct' and self.faithful_to_release
 
   @property
   def old_share(self) -> float:
@@ -159,7 +164,8 @@ class Length:
 
   Attributes:
     factor: of the row length.
-    rope_theta: of the rotary positions afterwards.
+    rope_theta: base of the rotary positions afterwards, in tokens.
+    old_theta: the same before.
   """
 
   factor: int
@@ -216,7 +222,10 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
   ),
   'llama_pro': ('group', {'group': _SIZE} | ON_DEPTH),
   'map': ('layer_map', {'layer_map': _MAP} | ON_DEPTH),
-  'direct': ('width_factor', WIDER | _NOISE | {'split': _SPLIT}),
+  'direct': (
+    'width_factor',
+    WIDER | _NOISE | {'split': _SPLIT} | _RELEASE,
+  ),
   'fpi': ('width_factor', WIDER | _NOISE | {'split': _SPLIT}),
   'aki': ('width_factor', WIDER | _NOISE | {'split': _SPLIT}),
   'zero': ('factor', DEEPER | WIDER | _NOISE | _RELEASE),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from satjax import tree
-from satjax.growth import depth, fresh, width
+from satjax.growth import depth, fresh, released, width
 from satjax.operators import Depth, Learn, Length, Operator, Width
 from satjax.tree import PyTree
 
@@ -23,6 +23,10 @@ def grow_tree(
     state: parameters, or any state that holds trees like them.
     operators: in the order in which they are carried out.
     key: of what is random.
+
+  Raises:
+    ValueError: an operator that has to be learned, or a factored moment that
+      can not follow.
   """
   for number, operator in enumerate(operators):
     state = _grow_once(state, operator, jax.random.fold_in(key, number))
@@ -32,18 +36,23 @@ def grow_tree(
 def _grow_once(state, operator, key):
   if isinstance(operator, Length):
     return state
-  num_layers = _depth_of(state)
+  if isinstance(operator, Learn):
+    raise ValueError("'learn' trains its maps; see growth.learned")
+  num_layers, leaves = _depth_of(state), tree.flatten(state)
 
   def grow(path, leaf):
     kind, name = fresh.kind_of(path), tree.param_of(path)
     if kind is None or leaf.ndim == 0:
       return leaf
     stacked = depth.is_stacked(path, leaf.ndim)
-    rows = sources(operator, num_layers)
-    layers = tuple(range(len(rows[0]))) if stacked else None
-    parts = [jnp.take(leaf, jnp.array(r), axis=0) for r in rows]
-    if not stacked:
-      parts = [leaf] * len(rows)
+    prefix = path.removesuffix(name)
+    parts = [
+      jnp.take(leaves[prefix + other], jnp.array(rows), axis=0)
+      if stacked
+      else leaf
+      for other, rows in inputs(operator, name, num_layers)
+    ]
+    layers = tuple(range(len(parts[0]))) if stacked else None
     if kind == 'param':
       return transform(operator, name, parts, layers, key, num_layers)
     return _moment(operator, name, kind, parts[0], layers)
@@ -60,14 +69,23 @@ def _depth_of(state) -> int:
   )
 
 
-def sources(operator: Depth | Width, num_layers: int) -> list[tuple[int, ...]]:
-  """The old layers that each new layer is made of, one tuple for each use."""
+def inputs(
+  operator: Depth | Width, name: str, num_layers: int
+) -> list[tuple[str, tuple[int, ...]]]:
+  """What a parameter of the grown model is made of.
+
+  Returns:
+    Names of old parameters, each with the old layer for each new one. The
+    first is the parameter itself, as growth copies it.
+  """
   if isinstance(operator, Depth):
-    return [operator.layer_map]
+    return [(name, operator.layer_map)]
   layers = tuple(range(num_layers))
   if operator.method == 'aki':
-    return [layers, (*layers[1:], layers[-1])]
-  return [layers]
+    return [(name, layers), (name, (*layers[1:], layers[-1]))]
+  if operator.is_released_direct and name in released.FUSED:
+    return [(other, layers) for other in released.FUSED]
+  return [(name, layers)]
 
 
 def transform(
@@ -83,13 +101,15 @@ def transform(
   Args:
     operator: in depth or width.
     name: of the parameter.
-    parts: the old layers, as `sources` names them.
+    parts: the old layers, as `inputs` names them.
     layers: their numbers in the target; None: the parameter has none.
     key: of what is random.
     num_layers: of the model before.
   """
   if isinstance(operator, Depth):
     return depth.transform(operator, name, parts[0], layers, key)
+  if operator.is_released_direct:
+    return released.direct(operator, name, parts)
   above = parts[1] if len(parts) > 1 and layers is not None else None
   return width.transform(
     operator, name, parts[0], layers, key, num_layers, above
@@ -131,24 +151,22 @@ def grown_tensor(
     return read(name, layer)
   *before, last = operators
   if isinstance(last, Learn):
-    raise ValueError("'learn' needs the whole model")
+    raise ValueError("'learn' trains its maps; see growth.learned")
 
-  def below(source):
-    return grown_tensor(before, depths[:-1], name, source, key, read)
+  def below(other, source):
+    return grown_tensor(before, depths[:-1], other, source, key, read)
 
   if isinstance(last, Length):
-    return below(layer)
-  uses = sources(last, depths[-1])
-  number = jax.random.fold_in(key, len(before))
-  if layer is None:
-    whole = below(None)
-    if is_copy(last, name, None):
-      return whole
-    parts = [jnp.asarray(whole)] * len(uses)
-    return transform(last, name, parts, None, number, depths[-1])
+    return below(name, layer)
+  uses = inputs(last, name, depths[-1])
+  rows = [(other, layer if layer is None else r[layer]) for other, r in uses]
   if is_copy(last, name, layer):
-    return below(uses[0][layer])
-  parts = [jnp.asarray(below(rows[layer]))[None] for rows in uses]
+    return below(*rows[0])
+  number = jax.random.fold_in(key, len(before))
+  parts = [jnp.asarray(below(*row)) for row in rows]
+  if layer is None:
+    return transform(last, name, parts, None, number, depths[-1])
+  parts = [part[None] for part in parts]
   return transform(last, name, parts, (layer,), number, depths[-1])[0]
 
 
@@ -156,6 +174,8 @@ def is_copy(operator: Operator, name: str, layer: int | None) -> bool:
   """Whether a tensor of the grown model is, bit for bit, an old one."""
   if isinstance(operator, Length):
     return True
+  if isinstance(operator, Width):
+    return width.keeps(operator, name)
   if not isinstance(operator, Depth):
     return False
   if operator.noise and operator.noise_on == 'all':

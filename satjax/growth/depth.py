@@ -55,6 +55,8 @@ def grow_depth(
     raise ValueError(
       f'zero_out has {len(zeros)} entries for {rows.size} layers; give one each'
     )
+  if noise_on not in ('all', 'new'):
+    raise ValueError(f"noise_on {noise_on!r}; allowed: 'all' | 'new'")
   if noise and key is None:
     raise ValueError(f'noise {noise} needs a key; pass jax.random.key(seed)')
   operator = Depth(

@@ -37,9 +37,9 @@ def normal(
   """
   key = key_of(key, name)
   if layers is None:
-    return jax.random.normal(key, shape)
+    return jax.random.normal(key, shape, jnp.float32)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(layers))
-  return jax.vmap(lambda k: jax.random.normal(k, shape[1:]))(keys)
+  return jax.vmap(lambda k: jax.random.normal(k, shape[1:], jnp.float32))(keys)
 
 
 def scale(name: str, shape: tuple[int, ...], num_layers: int) -> float:

@@ -81,7 +81,7 @@ def materialise(maps: Mapping[str, PyTree], params: PyTree) -> PyTree:
   return tree.map_with_path(grow, params)
 
 
-def flops(operator: Learn, vocab_size: int) -> float:
+def flops(operator: Learn, vocab_size: int, tied: bool = False) -> float:
   """FLOPs of one `materialise`; its backward pass takes twice as many."""
   old, new, size = dict(operator.old), dict(operator.new), operator.head_dim
   before, after = operator.num_layers
@@ -91,7 +91,9 @@ def flops(operator: Learn, vocab_size: int) -> float:
     'kv_heads': (old['kv_heads'] * size, new['kv_heads'] * size),
     'mlp': (old['mlp'], new['mlp']),
   }
-  for axes in tree.AXES.values():
+  for path, axes in tree.AXES.items():
+    if tied and path == 'unembed':
+      continue
     layers = before if axes[0] == 'layers' else 1
     named = [sizes[axis] for axis in axes if axis in sizes]
     rows, new_rows = named[0] if named else (1, 1)

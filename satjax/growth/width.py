@@ -85,22 +85,17 @@ def transform(
   grown = _share_out(operator, name, grown, layers, key)
   is_new_out = _is_new(operator, name, reads=False, ndim=x.ndim)
   is_new_in = _is_new(operator, name, reads=True, ndim=x.ndim)
-  drawn = fresh.weights(key, name, grown.shape, layers, num_layers)
-  drawn = drawn.astype(x.dtype)
-  grown = jnp.where(is_new_in | is_new_out, drawn, grown)
+  if (is_new_in | is_new_out).any():
+    drawn = fresh.weights(key, name, grown.shape, layers, num_layers)
+    grown = jnp.where(is_new_in | is_new_out, drawn.astype(x.dtype), grown)
   if operator.method != 'random' and not _stays_alive(operator, name):
     silent = jnp.zeros((), x.dtype)
     grown = jnp.where(is_new_out & ~is_new_in, silent, grown)
+  is_noisy = True
+  if operator.noise_on == 'new':
+    is_noisy = _is_repeated(operator, name, x.ndim)
   return fresh.add_noise(
-    grown,
-    operator.noise,
-    True
-    if operator.noise_on == 'all'
-    else _is_repeated(operator, name, x.ndim),
-    key,
-    name,
-    layers,
-    num_layers,
+    grown, operator.noise, is_noisy, key, name, layers, num_layers
   )
 
 
@@ -111,8 +106,10 @@ def transform_moment(
 
   The gradient of a matrix that is copied along an axis which it produces is
   that of the old one times the share that readers give the copy; along an
-  axis which it reads it is the same. First moments follow, second ones with
-  the square (Shen et al., 2022, on preserving training dynamics).
+  axis which it reads it is the same. A gain that is multiplied by a factor has
+  the gradient divided by it. First moments follow, second ones with the square
+  (Shen et al., 2022, on preserving training dynamics). Splits that are not even
+  are taken as if they were.
   """
   power = {'first': 1, 'second': 2, 'count': 0}[kind]
   for place, axis in _grown_axes(operator, name):
@@ -124,7 +121,17 @@ def transform_moment(
     if axis not in READS[name]:
       share = share * _even_shares(rows) ** power
     x = x * _along(share, place, x.ndim).astype(x.dtype)
+  if fresh.is_gain(name):
+    x = x / _gain_factor(operator, name) ** power
   return x
+
+
+def keeps(operator: Width, name: str) -> bool:
+  """Whether a parameter stays, bit for bit, what it was."""
+  if any(_grown_axes(operator, name)):
+    return False
+  is_noisy = operator.noise and operator.noise_on == 'all'
+  return fresh.is_gain(name) or not is_noisy
 
 
 def ramp(
@@ -171,14 +178,17 @@ def _gain(operator, name, x):
   sqrt(d / D) (Du et al., 2024, A.4). New gains are 1. With tied embeddings the
   output sums over copies of a channel, and the final norm divides by them.
   """
-  if operator.faithful_to_release and operator.method == 'zero':
-    new, factor = 0.0, 1.0
-  else:
-    new, factor = 1.0, operator.old_share**0.5
+  new = 0.0 if operator.faithful_to_release else 1.0
+  is_new = _is_new(operator, name, reads=False, ndim=x.ndim)
+  grown = x * _gain_factor(operator, name)
+  return jnp.where(is_new, new, grown).astype(x.dtype)
+
+
+def _gain_factor(operator, name) -> float:
+  factor = 1.0 if operator.faithful_to_release else operator.old_share**0.5
   if name == 'final_norm' and operator.tied:
     factor /= operator.copies
-  is_new = _is_new(operator, name, reads=False, ndim=x.ndim)
-  return jnp.where(is_new, new, x * factor).astype(x.dtype)
+  return factor
 
 
 def _share_out(operator, name, x, layers, key):
@@ -192,7 +202,10 @@ def _share_out(operator, name, x, layers, key):
       x = x * even.astype(x.dtype)
       continue
     noise = fresh.normal(jax.random.fold_in(key, 2), name, x.shape, layers)
-    noise -= _mean_over_copies(noise, rows, place)
+    noise = noise.astype(jnp.promote_types(x.dtype, jnp.float32))
+    # Differences around a circle sum to 0.
+    noise -= jnp.take(noise, _next_copies(rows), axis=place)
+    noise /= 2**0.5
     if operator.split == 'uneven':
       x = x * (even * (1 + noise / 2)).astype(x.dtype)
     else:
@@ -203,14 +216,13 @@ def _share_out(operator, name, x, layers, key):
   return x
 
 
-def _mean_over_copies(x, rows, place):
-  """For every unit, the mean over all copies of its source."""
-  moved = jnp.moveaxis(x, place, 0)
-  known = np.where(rows < 0, rows.max() + 1, rows)
-  sums = jax.ops.segment_sum(moved, known, num_segments=int(rows.max()) + 2)
-  counts = np.bincount(known, minlength=int(rows.max()) + 2)
-  mean = sums / counts.clip(1).reshape(-1, *[1] * (x.ndim - 1))
-  return jnp.moveaxis(mean[known], 0, place)
+def _next_copies(rows: np.ndarray) -> np.ndarray:
+  """For every unit, the next copy of its source, in a circle."""
+  found = np.arange(len(rows))
+  for source in range(rows.max() + 1):
+    places = np.flatnonzero(rows == source)
+    found[places] = np.roll(places, -1)
+  return found
 
 
 def _even_shares(rows: np.ndarray) -> np.ndarray:

@@ -157,7 +157,7 @@ class _Growth:
       if not apply.is_copy(operator, path, layer):
         return False, None
       if layer is not None and not isinstance(operator, Length):
-        layer = apply.sources(operator, depth)[0][layer]
+        layer = apply.inputs(operator, path, depth)[0][1][layer]
     return True, layer
 
   def _read(self, path, layer):

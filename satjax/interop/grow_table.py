@@ -38,7 +38,8 @@ def layers_of(operators: Sequence[Operator], num_layers: int) -> list[Layer]:
   for operator in operators:
     if isinstance(operator, Length):
       continue
-    uses = list(zip(*apply.sources(operator, len(layers))))
+    inputs = apply.inputs(operator, 'blocks/mlp/up', len(layers))
+    uses = list(zip(*(rows for _, rows in inputs)))
     marks = [''] * len(uses)
     if isinstance(operator, Depth):
       marks = _marks(operator)

@@ -208,7 +208,8 @@ def phase_flops(config: config_lib.Config, phase: Phase) -> float:
     frozen_head=stage.mode == 'frozen' and 'unembed' not in stage.trains,
   )
   if stage.mode == 'learn':
-    total += 3 * learned.flops(stage.hop[-1], stage.model.vocab_size)
+    model = stage.model
+    total += 3 * learned.flops(stage.hop[-1], model.vocab_size, model.tied)
   return total
 
 
