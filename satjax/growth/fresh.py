@@ -42,21 +42,16 @@ def normal(
   return jax.vmap(lambda k: jax.random.normal(k, shape[1:], jnp.float32))(keys)
 
 
-def scale(name: str, shape: tuple[int, ...], num_layers: int) -> float:
+def scale(name: str, width: int, num_layers: int) -> float:
   """Standard deviation of initial weights.
 
-  N(0, 1 / (fan_in L^2)) for matrices that write to the residual stream, with
-  the depth L of the target, and N(0, 2 / (5 fan_in)) for all others (Du et al.,
+  N(0, 1 / (D L^2)) for matrices that write to the residual stream, with width D
+  and depth L of the target, and N(0, 2 / (5 D)) for all others (Du et al.,
   2024, appendix I.2).
-
-  Args:
-    name: of the parameter.
-    shape: of the target's matrix.
-    num_layers: of the target.
   """
   if name in WRITES:
-    return 1 / (math.sqrt(math.prod(shape[1:-1])) * num_layers)
-  return math.sqrt(2 / (5 * shape[-1]))
+    return 1 / (math.sqrt(width) * num_layers)
+  return math.sqrt(2 / (5 * width))
 
 
 def weights(
@@ -77,7 +72,7 @@ def weights(
   """
   if is_gain(name):
     return jnp.ones(shape)
-  return normal(key, name, shape, layers) * scale(name, shape, num_layers)
+  return normal(key, name, shape, layers) * scale(name, shape[-1], num_layers)
 
 
 def add_noise(

@@ -128,7 +128,8 @@ def _describe(run, step, flops, values) -> dict[str, float]:
 
 def loss(run: Run, rows: Any) -> float:
   """Of the model as it is now, on some rows."""
-  stage, length = run.window.stage, rows['tokens'].shape[1]
-  params = window.whole_params(run.setup, run.window, run.step)
-  stage = dataclasses.replace(stage, seq_len=length)
-  return evaluation.mean_loss(run.setup.mesh, stage, params, [rows])
+  length = rows['tokens'].shape[1]
+  stage = dataclasses.replace(run.window.stage, seq_len=length)
+  with run.clock('evaluation'):
+    params = window.whole_params(run.setup, run.window, run.step)
+    return evaluation.mean_loss(run.setup.mesh, stage, params, [rows])
