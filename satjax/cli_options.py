@@ -203,7 +203,7 @@ OPTIONS |= {
   '--faithful_to_release': {
     'action': 'store_true',
     'default': None,
-    'help': "of zero in width: what the authors' released code does",
+    'help': "of zero and direct in width: what the authors' released code does",
   },
   '--probe': {
     'choices': ('auto', 'on', 'off'),

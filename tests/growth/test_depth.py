@@ -232,7 +232,7 @@ def test_only_what_layers_write_is_silenced_or_scaled(options, factors):
 
 @pytest.mark.parametrize('noise_on', ['all', 'new'])
 def test_noise_is_a_share_of_initial_weights(noise_on):
-  """Of variance 2 / (5 d), and 1 / (f L^2) for what writes."""
+  """Of variance 2 / (5 D), and 1 / (D L^2) for what writes."""
   shapes = {
     'embed': (64, 32),
     'final_norm': (32,),
@@ -261,7 +261,7 @@ def test_noise_is_a_share_of_initial_weights(noise_on):
       eps = eps[old:]
     elif path in STACKED:
       assert np.abs(np.corrcoef(eps[1].ravel(), eps[2].ravel())[0, 1]) < 0.1
-    std = 1 / 64**0.5 / 3 if path in WRITES else (2 / 5 / 32) ** 0.5
+    std = 1 / 32**0.5 / 3 if path in WRITES else (2 / 5 / 32) ** 0.5
     if eps.size:
       assert abs(eps.std() / std - 1) < 0.05, path
       assert abs(eps.mean() / std) < 0.1, path
