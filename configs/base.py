@@ -22,7 +22,11 @@ def get_config() -> ml_collections.ConfigDict:
     vocab_size=320,  # rows of the embedding; at least the tokenizer's size
     tied=False,  # one matrix for embedding and output
     rope_theta=10_000.0,  # base wavelength of the rotary positions, in tokens
+    rope_scaling=(),  # for rows longer than trained: ('linear', factor), or
+    # ('llama3', factor, low, high, original length) as Llama 3.1 has it
     norm_eps=1e-5,  # added to the mean square inside RMSNorm
+    qkv_bias=False,  # of queries, keys and values (Qwen2)
+    qk_norm=False,  # RMSNorm of each query and key (Qwen3)
     dtype='float32',  # of activations; 'bfloat16' on GPU and TPU
     scan=True,  # one compiled block for all layers; False: unrolled, which
     # compiles longer and runs a little faster
@@ -35,7 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
     train=('stdlib:docs',),  # sources, or (source, weight) pairs; where a
     # source has prompts and answers, the loss counts the answers alone
     eval=('stdlib:docs',),  # sources whose held-out documents are evaluated
-    tokenizer='byte',  # 256 bytes, begin and end of text
+    tokenizer='byte',  # 256 bytes, begin and end of text; 'hf:PATH',
+    # 'sentencepiece:PATH'
     seq_len=256,  # tokens in a row
     held_out=0.05,  # share of the documents kept from training
     seed=0,  # order of the rows

@@ -59,16 +59,20 @@ def _generate(options) -> None:
   else:
     model = models.load(options.model)
     tokenizer = tokenizers.get_tokenizer(options.tokenizer)
-  text = generate.generate(
+  prompts = options.prompt or ['']
+  texts = generate.generate(
     model.config,
     model.params,
     tokenizer,
-    options.prompt,
+    prompts,
     max_tokens=options.max_tokens,
     temperature=options.temperature,
+    top_p=options.top_p,
     seed=options.seed,
+    stop=options.stop,
   )
-  print(options.prompt + text)
+  # An empty line between the texts.
+  print('\n\n'.join(map(''.join, zip(prompts, texts))))
 
 
 def _export(options) -> None:
@@ -162,8 +166,9 @@ _COMMANDS = {
   ),
   'generate': (
     _generate,
-    'continue a text with a run or a model',
-    (*_MODEL, '--prompt', '--max_tokens', '--temperature', '--seed'),
+    'continue a text, or several, with a run or a model',
+    (*_MODEL, '--prompt', '--max_tokens', '--temperature', '--top_p')
+    + ('--stop', '--seed'),
     (),
   ),
   'export': (

@@ -69,7 +69,9 @@ OPTIONS = {
   '--tokenizer': {
     'metavar': 'TOKENIZER',
     'default': 'byte',
-    'help': 'of a --model directory (default: byte)',
+    'help': 'of a --model directory: byte (default), hf:PATH of a'
+    ' tokenizer.json or a directory that has one, or sentencepiece:PATH of a'
+    ' .model file',
   },
   '--seq_len': {
     'metavar': 'N',
@@ -82,7 +84,11 @@ OPTIONS = {
     'type': int,
     'help': 'batches of each source, at most (default: as the run, or 16)',
   },
-  '--prompt': {'metavar': 'TEXT', 'default': '', 'help': 'text to continue'},
+  '--prompt': {
+    'metavar': 'TEXT',
+    'action': 'append',
+    'help': 'text to continue (default: none); may be given several times',
+  },
   '--max_tokens': {
     'metavar': 'N',
     'type': int,
@@ -94,6 +100,19 @@ OPTIONS = {
     'type': float,
     'default': 0.0,
     'help': '0: always the most likely token (default); 1: sample',
+  },
+  '--top_p': {
+    'metavar': 'P',
+    'type': float,
+    'default': 1.0,
+    'help': 'sample among the most likely tokens alone that have this'
+    ' probability together (default: 1, all)',
+  },
+  '--stop': {
+    'metavar': 'TEXT',
+    'action': 'append',
+    'default': [],
+    'help': 'end before this text; may be given several times',
   },
   '--seed': {
     'metavar': 'N',

@@ -2,9 +2,20 @@
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 from satjax import errors, schema, stages
+
+TOKENIZERS = (
+  "'byte' (256 bytes, begin and end of text) | 'hf:PATH' (a tokenizer.json, or"
+  " a directory that has one) | 'sentencepiece:PATH' (a .model file)"
+)
+
+
+def names_tokenizer(spec: str) -> bool:
+  """Whether `spec` has one of the forms of `TOKENIZERS`."""
+  return bool(re.fullmatch(r'byte|(hf|sentencepiece):\S.*', spec))
 
 
 def _source_mixture(empty: bool) -> Any:
@@ -28,6 +39,15 @@ def _is_weighted_source(value: Any) -> bool:
   )
 
 
+def _is_rope_scaling(value: Any) -> bool:
+  if not value:
+    return True
+  kind, *numbers = value
+  good = all(schema.is_number(x) and 0 < x < math.inf for x in numbers)
+  counts = {'linear': 1, 'llama3': 4}
+  return good and counts.get(kind) == len(numbers)
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(schema.Group):
   """A Llama-style decoder. See `configs/base.py` for units and defaults."""
@@ -43,7 +63,14 @@ class ModelConfig(schema.Group):
   vocab_size: int = schema.at_least(2)
   tied: bool = schema.one_of(True, False)
   rope_theta: float = schema.above(0)
+  rope_scaling: tuple = schema.rule(
+    _is_rope_scaling,
+    "(), ('linear', factor) or ('llama3', factor, low_freq_factor,"
+    ' high_freq_factor, original_max_position_embeddings)',
+  )
   norm_eps: float = schema.above(0)
+  qkv_bias: bool = schema.one_of(True, False)
+  qk_norm: bool = schema.one_of(True, False)
   dtype: str = schema.one_of('float32', 'bfloat16')
   scan: bool = schema.one_of(True, False)
   remat: str = schema.one_of('none', 'full')
@@ -65,7 +92,7 @@ class DataConfig(schema.Group):
 
   train: tuple = _source_mixture(empty=False)
   eval: tuple = _source_mixture(empty=True)
-  tokenizer: str = schema.one_of('byte')
+  tokenizer: str = schema.rule(names_tokenizer, TOKENIZERS)
   seq_len: int = schema.at_least(2)
   held_out: float = schema.rule(lambda v: 0 < v < 1, 'between 0 and 1')
   seed: int = schema.at_least(0)

@@ -4,6 +4,9 @@ A message states the value, the rule and the remedy. The command line prints it
 without a traceback and exits with `exit_code`.
 """
 
+import reprlib
+from typing import Any
+
 
 class SatjaxError(Exception):
   """Any failure that satjax explains; exit code 70 (internal)."""
@@ -39,3 +42,10 @@ class Preempted(SatjaxError):
   """The run was asked to stop, saved its state, and can be started again."""
 
   exit_code = 75
+
+
+def brief(value: Any) -> str:
+  """A value of a file for a message, however long or deep it is."""
+  form = reprlib.Repr()
+  form.maxstring = 200
+  return form.repr(value)

@@ -123,7 +123,8 @@ class Width:
     """Sizes, and the epsilon of RMSNorm.
 
     Channels that hold 0 lower the mean square by the share of the others;
-    epsilon follows, which makes `zero` exact.
+    epsilon follows, which makes `zero` exact (but for norms of queries and
+    keys, which share the epsilon and did not grow).
     """
     sizes = {key: dict(self.new)[axis] for key, axis in AXES.items()}
     eps = model.norm_eps

@@ -25,6 +25,11 @@ AXES: dict[str, tuple[str, ...]] = {
   'blocks/attention/key': ('layers', 'kv_heads', 'head_dim', 'embed'),
   'blocks/attention/value': ('layers', 'kv_heads', 'head_dim', 'embed'),
   'blocks/attention/output': ('layers', 'heads', 'head_dim', 'embed'),
+  'blocks/attention/query_bias': ('layers', 'heads', 'head_dim'),
+  'blocks/attention/key_bias': ('layers', 'kv_heads', 'head_dim'),
+  'blocks/attention/value_bias': ('layers', 'kv_heads', 'head_dim'),
+  'blocks/attention/query_norm': ('layers', 'head_dim'),
+  'blocks/attention/key_norm': ('layers', 'head_dim'),
   'blocks/mlp_norm': ('layers', 'embed'),
   'blocks/mlp/gate': ('layers', 'mlp', 'embed'),
   'blocks/mlp/up': ('layers', 'mlp', 'embed'),
@@ -32,6 +37,15 @@ AXES: dict[str, tuple[str, ...]] = {
   'final_norm': ('embed',),
   'unembed': ('vocab', 'embed'),
 }
+
+
+def has(model: Any, path: str) -> bool:
+  """Whether a model has a parameter; `model`: a `ModelConfig`."""
+  if path.endswith('_bias'):
+    return model.qkv_bias
+  if path.endswith(('/query_norm', '/key_norm')):
+    return model.qk_norm
+  return path != 'unembed' or not model.tied
 
 
 def path_of(keys: tuple[Any, ...]) -> str:

@@ -84,6 +84,23 @@ def test_generate_continues_and_repeats_itself(
   assert texts[0] == texts[1]
 
 
+def test_generate_continues_several_prompts_up_to_a_stop(workdir, capsys):
+  run = ['generate', f'--workdir={workdir}', '--max_tokens=12']
+  run += ['--temperature=0.9', '--top_p=0.95']
+  assert cli.main([*run, '--prompt=import ', '--prompt=x']) == 0
+  both = capsys.readouterr().out
+  assert cli.main([*run, '--prompt=import ']) == 0
+  first = capsys.readouterr().out
+  assert both.startswith(first + '\n' + 'x')
+  cut = first[len('import ') + 2 : len('import ') + 4]
+  stop = [f'--stop={cut}', '--stop=no such']
+  assert cli.main([*run, '--prompt=import ', *stop]) == 0
+  text = capsys.readouterr().out[len('import ') : -1]
+  assert cut not in text and first[len('import ') :].startswith(text)
+  assert cli.main([*run, '--stop=']) == 78
+  assert 'none of them empty' in capsys.readouterr().err
+
+
 def test_training_goes_on_from_a_model_directory(model_dir, tmp_path, capsys):
   options = [
     *QUICK,

@@ -26,6 +26,9 @@ LLAMA_7B = config_lib.ModelConfig(
   scan=True,
   remat='none',
   init_from='',
+  qkv_bias=False,
+  qk_norm=False,
+  rope_scaling=(),
 )
 SMALL = dataclasses.replace(
   LLAMA_7B,

@@ -115,7 +115,8 @@ def test_every_moment_has_the_axes_of_its_parameter(name, moments):
     assert leaf.shape == tree.flatten(params)[param].shape
     assert tree.axes_of(path, leaf.ndim) == tree.AXES[param]
   for path, count in found.items():
-    matrix = path.startswith('blocks/') and not path.endswith('_norm')
+    small = path.endswith(('_norm', '_bias'))
+    matrix = path.startswith('blocks/') and not small
     # Muon has a momentum for the matrices of the blocks, Adam two for the rest.
     assert count == (moments or (1 if matrix else 2)), path
 
@@ -167,6 +168,7 @@ def test_num_params_counts_numbers():
 def test_a_head_owns_its_key_and_value_without_grouped_queries():
   units = tree.neuron_units(make_params(kv_heads=N))
   attention = ('query', 'key', 'value', 'output')
+  attention += ('query_bias', 'key_bias', 'value_bias')
   assert units['heads'] == {
     f'blocks/attention/{name}': (0, 1) for name in attention
   }
@@ -179,6 +181,7 @@ def test_a_head_leaves_shared_keys_and_values_alone():
   units = tree.neuron_units(make_params(kv_heads=K))
   assert units['heads'].keys() == {
     'blocks/attention/query',
+    'blocks/attention/query_bias',
     'blocks/attention/output',
   }
   assert units['mlp'].keys() == {

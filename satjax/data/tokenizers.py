@@ -6,21 +6,26 @@ from typing import Protocol
 
 import numpy as np
 
-from satjax import errors
+from satjax import config_groups, errors
+from satjax.data import subword
 
 
 class Tokenizer(Protocol):
-  """What the tables need of a tokenizer."""
+  """What tables, evaluation and export need of a tokenizer."""
 
   name: str
-  vocab_size: int
+  vocab_size: int  # the highest id, and 1
   bos_id: int
   eos_id: int
   fingerprint: str  # changes whenever the same text may give other ids
+  id_bytes: np.ndarray  # [vocab_size], bytes of text that an id stands for
+  prefix_bytes: int  # of those, what encoding puts before every text
 
   def encode(self, text: str) -> np.ndarray: ...
 
   def decode(self, ids: Iterable[int]) -> str: ...
+
+  def files(self) -> dict[str, bytes]: ...
 
 
 class ByteTokenizer:
@@ -30,11 +35,16 @@ class ByteTokenizer:
   vocab_size = 258
   bos_id = 256
   eos_id = 257
+  prefix_bytes = 0
 
   @property
   def fingerprint(self) -> str:
     rule = f'{self.name}/utf-8/surrogatepass/{self.bos_id}/{self.eos_id}'
     return hashlib.blake2b(rule.encode(), digest_size=16).hexdigest()
+
+  @property
+  def id_bytes(self) -> np.ndarray:
+    return (np.arange(self.vocab_size) < 256).astype(np.int64)
 
   def encode(self, text: str) -> np.ndarray:
     """Returns uint16 [num_bytes], without begin and end of text.
@@ -54,16 +64,29 @@ class ByteTokenizer:
     data = ids[(ids >= 0) & (ids < 256)].astype(np.uint8).tobytes()
     return data.decode('utf-8', errors='replace')
 
+  def files(self) -> dict[str, bytes]:
+    """None: there is nothing to copy; `interop.byte_tokenizer` writes them."""
+    return {}
+
 
 def get_tokenizer(spec: str) -> Tokenizer:
   """Returns the tokenizer that a configuration names.
 
+  Args:
+    spec: 'byte', 'hf:PATH' or 'sentencepiece:PATH'; `~` is understood.
+
   Raises:
-    ConfigError: `spec` names none.
+    ConfigError: `spec` names none, or a library for it is missing.
+    DataError: its files can not be used.
   """
-  if spec != ByteTokenizer.name:
+  kind, _, path = spec.partition(':')
+  if not config_groups.names_tokenizer(spec):
     raise errors.ConfigError(
       f'data.tokenizer {spec!r} is not a known tokenizer; allowed:'
-      f' {ByteTokenizer.name!r} (256 bytes, begin and end of text)'
+      f' {config_groups.TOKENIZERS}'
     )
+  if kind == 'hf':
+    return subword.HuggingFaceTokenizer(path)
+  if kind == 'sentencepiece':
+    return subword.SentencePieceTokenizer(path)
   return ByteTokenizer()

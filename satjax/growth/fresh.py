@@ -16,6 +16,10 @@ def is_gain(name: str) -> bool:
   return name.endswith('_norm')
 
 
+def is_bias(name: str) -> bool:
+  return name.endswith('_bias')
+
+
 def key_of(key: jax.Array, name: str) -> jax.Array:
   """A key of its own for each parameter."""
   return jax.random.fold_in(key, zlib.crc32(name.encode()))
@@ -61,7 +65,7 @@ def weights(
   layers: tuple[int, ...] | None,
   num_layers: int,
 ) -> jax.Array:
-  """Initial values of a parameter: gains are 1, matrices random.
+  """Initial values of a parameter: gains are 1, biases 0, matrices random.
 
   Args:
     key: of the operator.
@@ -72,6 +76,8 @@ def weights(
   """
   if is_gain(name):
     return jnp.ones(shape)
+  if is_bias(name):
+    return jnp.zeros(shape)
   return normal(key, name, shape, layers) * scale(name, shape[-1], num_layers)
 
 
@@ -85,7 +91,7 @@ def add_noise(
   num_layers: int,
 ) -> jax.Array:
   """`(1 - a) W + a eps` where asked; gains stay (Du et al., 2024, I.2)."""
-  if not share or is_gain(name):
+  if not share or is_gain(name) or is_bias(name):
     return x
   key = jax.random.fold_in(key, 1)  # not the numbers of `weights`
   eps = weights(key, name, x.shape, layers, num_layers).astype(x.dtype)

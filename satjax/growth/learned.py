@@ -22,10 +22,16 @@ _ROWS = {
   'blocks/attention/key': 'key',
   'blocks/attention/value': 'value',
   'blocks/attention/output': 'value',
+  'blocks/attention/query_bias': 'query',
+  'blocks/attention/key_bias': 'key',
+  'blocks/attention/value_bias': 'value',
   'blocks/mlp/gate': 'channels',
   'blocks/mlp/up': 'channels',
   'blocks/mlp/down': 'channels',
 }
+
+
+_SMALL = ('_bias', 'query_norm', 'key_norm')  # too small to be counted
 
 
 def init(operator: Learn, key: jax.Array) -> dict[str, dict[str, jax.Array]]:
@@ -53,7 +59,7 @@ def init(operator: Learn, key: jax.Array) -> dict[str, dict[str, jax.Array]]:
   depth = {}
   if before != after:
     for path in tree.AXES:
-      if path.startswith('blocks/'):
+      if path.startswith('blocks/') and _name(path) not in depth:
         depth[_name(path)] = jnp.eye(before)[jnp.arange(after) % before]
   return {'width': width, 'depth': depth}
 
@@ -67,12 +73,11 @@ def materialise(maps: Mapping[str, PyTree], params: PyTree) -> PyTree:
       shape = x.shape
       rows = jnp.einsum(
         'lrd,sr->lsd',
-        x.reshape(shape[0], -1, shape[-1]),
+        x.reshape(shape[0], width[_ROWS[path]].shape[1], -1),
         width[_ROWS[path]].astype(x.dtype),
       )
       x = rows.reshape(shape[0], -1, *shape[2:])
-    if 'residual' in width:
-      # Every parameter has the residual stream on its last axis.
+    if 'residual' in width and tree.AXES[path][-1] == 'embed':
       x = jnp.einsum('...d,ed->...e', x, width['residual'].astype(x.dtype))
     if _name(path) in depth:
       x = jnp.einsum('ml,l...->m...', depth[_name(path)].astype(x.dtype), x)
@@ -92,7 +97,7 @@ def flops(operator: Learn, vocab_size: int, tied: bool = False) -> float:
     'mlp': (old['mlp'], new['mlp']),
   }
   for path, axes in tree.AXES.items():
-    if tied and path == 'unembed':
+    if (tied and path == 'unembed') or path.endswith(_SMALL):
       continue
     layers = before if axes[0] == 'layers' else 1
     named = [sizes[axis] for axis in axes if axis in sizes]
@@ -109,4 +114,9 @@ def flops(operator: Learn, vocab_size: int, tied: bool = False) -> float:
 
 
 def _name(path: str) -> str:
-  return path.rsplit('/', 1)[-1]
+  """Of the depth map; the bias and the norm of queries go with them."""
+  name = path.rsplit('/', 1)[-1]
+  for suffix in ('_bias', '_norm'):
+    if name.removesuffix(suffix) in ('query', 'key', 'value'):
+      name = name.removesuffix(suffix)
+  return name

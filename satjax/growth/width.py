@@ -24,6 +24,11 @@ READS: dict[str, tuple[str, ...]] = {
   'blocks/attention/key': ('embed',),
   'blocks/attention/value': ('embed',),
   'blocks/attention/output': ('heads',),
+  'blocks/attention/query_bias': (),
+  'blocks/attention/key_bias': (),
+  'blocks/attention/value_bias': (),
+  'blocks/attention/query_norm': (),
+  'blocks/attention/key_norm': (),
   'blocks/mlp_norm': (),
   'blocks/mlp/gate': ('embed',),
   'blocks/mlp/up': ('embed',),
@@ -185,6 +190,8 @@ def _gain(operator, name, x):
 
 
 def _gain_factor(operator, name) -> float:
+  if 'embed' not in tree.AXES[name]:
+    return 1.0  # of queries and keys, whose width stays
   factor = 1.0 if operator.faithful_to_release else operator.old_share**0.5
   if name == 'final_norm' and operator.tied:
     factor /= operator.copies

@@ -210,7 +210,9 @@ def _small_files(
   stored = weights.read_json(source, 'config.json')
   old = stored.get('max_position_embeddings') or _CONTEXT
   if type(old) is not int or old < 1:
-    problem = f'max_position_embeddings = {llama.brief(old)}; allowed: at least'
+    problem = (
+      f'max_position_embeddings = {errors.brief(old)}; allowed: at least'
+    )
     weights.refuse(source / 'config.json', [f'{problem} 1'])
   new = old * math.prod(op.factor for op in operators if type(op) is Length)
   kept = {key: value for key, value in stored.items() if key not in _STALE}

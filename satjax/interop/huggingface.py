@@ -15,6 +15,7 @@ import numpy as np
 
 from satjax import errors, tree
 from satjax.config import ModelConfig
+from satjax.data import subword
 from satjax.interop import byte_tokenizer, llama, weights, writer
 
 _NUMPY_DTYPES = tuple(map(np.dtype, weights.DTYPES.values()))
@@ -103,8 +104,8 @@ def save(
     params: JAX or NumPy arrays of `tree.AXES`, all of one dtype.
     dtype: 'float32' or 'bfloat16' to cast to; None keeps the dtype.
     max_shard_bytes: more weights than this go into several files.
-    tokenizer: its `bos_id` and `eos_id` are noted; one whose `name` is 'byte'
-      is written too.
+    tokenizer: its `bos_id` and `eos_id` are noted, and its files written for
+      AutoTokenizer; those of another tokenizer are taken away.
     seq_len: `max_position_embeddings`, in tokens.
 
   Raises:
@@ -116,13 +117,17 @@ def save(
   dtype = _stored_dtype(config, leaves, dtype)
   slots = llama.slots(config)
   files = _json_files(config, dtype.name, tokenizer, seq_len)
+  contents = {name: writer.to_json(values) for name, values in files.items()}
+  if tokenizer and tokenizer.name != 'byte':
+    contents |= tokenizer.files()
   writer.write(
     directory,
     {name: slot.shape for name, slot in slots.items()},
     lambda n: to_stored(leaves[slots[n].path][slots[n].index], slots[n], dtype),
-    {file: writer.to_json(content) for file, content in files.items()},
+    contents,
     dtype=dtype,
     max_shard_bytes=max_shard_bytes,
+    stale=subword.FILES if tokenizer else (),
   )
 
 

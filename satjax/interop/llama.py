@@ -4,12 +4,13 @@ from collections.abc import Mapping
 import dataclasses
 import math
 import re
-import reprlib
 from types import EllipsisType
 from typing import Any, NamedTuple
 
-from satjax import tree
+from satjax import errors, tree
 from satjax.config import ModelConfig
+from satjax.errors import brief
+from satjax.interop import rope
 
 _MAX_LAYERS = 10_000  # bounds the tensor names that a forged config asks for
 
@@ -23,6 +24,11 @@ TENSORS = {
   'blocks/attention/key': (_LAYER + 'self_attn.k_proj.weight', False),
   'blocks/attention/value': (_LAYER + 'self_attn.v_proj.weight', False),
   'blocks/attention/output': (_LAYER + 'self_attn.o_proj.weight', True),
+  'blocks/attention/query_bias': (_LAYER + 'self_attn.q_proj.bias', False),
+  'blocks/attention/key_bias': (_LAYER + 'self_attn.k_proj.bias', False),
+  'blocks/attention/value_bias': (_LAYER + 'self_attn.v_proj.bias', False),
+  'blocks/attention/query_norm': (_LAYER + 'self_attn.q_norm.weight', False),
+  'blocks/attention/key_norm': (_LAYER + 'self_attn.k_norm.weight', False),
   'blocks/mlp_norm': (_LAYER + 'post_attention_layernorm.weight', False),
   'blocks/mlp/gate': (_LAYER + 'mlp.gate_proj.weight', False),
   'blocks/mlp/up': (_LAYER + 'mlp.up_proj.weight', False),
@@ -52,13 +58,20 @@ _ABSENT = {
   'rms_norm_eps': 1e-6,
 }
 _SUPPORTED = {
-  'model_type': 'llama',
-  'architectures': ['LlamaForCausalLM'],
   'hidden_act': 'silu',
   'attention_bias': False,
   'mlp_bias': False,
   'partial_rotary_factor': 1.0,
   'quantization_config': None,
+  'use_sliding_window': False,
+}
+# By model_type: the class of transformers, and what sets the family apart.
+# The first one that fits names an export.
+FAMILIES = {
+  'llama': ('LlamaForCausalLM', {'qkv_bias': False, 'qk_norm': False}),
+  'mistral': ('MistralForCausalLM', {'qkv_bias': False, 'qk_norm': False}),
+  'qwen2': ('Qwen2ForCausalLM', {'qkv_bias': True, 'qk_norm': False}),
+  'qwen3': ('Qwen3ForCausalLM', {'qkv_bias': False, 'qk_norm': True}),
 }
 _TRAINING = {'dtype': 'float32', 'scan': True, 'remat': 'none', 'init_from': ''}
 
@@ -86,7 +99,7 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
   return {
     path: tuple(sizes[name] for name in axes)
     for path, axes in tree.AXES.items()
-    if not (config.tied and path == 'unembed')
+    if tree.has(config, path)
   }
 
 
@@ -98,7 +111,9 @@ def slots(config: ModelConfig) -> dict[str, Slot]:
     indices: Any = [...]
     if tree.AXES[path][0] == 'layers':
       indices, shape = range(config.num_layers), shape[1:]
-    if len(shape) > 1:
+    if tree.AXES[path][-1] != 'embed':
+      shape = (math.prod(shape),)
+    elif len(shape) > 1:
       shape = (math.prod(shape[:-1]), shape[-1])
     stored = shape[::-1] if transposed else shape
     for index in indices:
@@ -119,9 +134,10 @@ def config_of(stored: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
     for key, value in _SUPPORTED.items()
     if key in stored and stored[key] != value
   ]
-  if 'model_type' not in stored and 'architectures' not in stored:
-    problems.append("model_type is missing; supported: 'llama'")
-  values = _ABSENT | stored | _rope(stored, problems)
+  family = _family(stored, problems)
+  problems += _window_problems(stored)
+  theta, scaling = rope.read(stored, problems)
+  values = _ABSENT | stored | ({} if theta is None else {'rope_theta': theta})
   heads, width = (
     values.get(_KEYS[name]) for name in ('num_heads', 'embed_dim')
   )
@@ -129,7 +145,8 @@ def config_of(stored: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
     values.setdefault('num_key_value_heads', heads)
   if isinstance(heads, int) and isinstance(width, int) and heads > 0:
     values.setdefault('head_dim', width // heads)
-  fields = dict(_TRAINING)
+  fields = _TRAINING | FAMILIES[family][1]
+  fields['rope_scaling'] = scaling
   for field in dataclasses.fields(ModelConfig):
     if field.name in _KEYS:
       fields[field.name] = _value(field, values, problems)
@@ -158,54 +175,75 @@ def _value(
   return value
 
 
-def _rope(stored: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-  """`rope_theta`, which transformers 5 keeps inside `rope_parameters`."""
-  thetas = {}
-  if 'rope_theta' in stored:
-    thetas['rope_theta'] = stored['rope_theta']
-  for key in ('rope_parameters', 'rope_scaling'):
-    rope = stored.get(key, {})
-    if not isinstance(rope, dict):
-      problems.append(f'{key} = {brief(rope)}; supported: an object')
-      continue
-    if 'rope_theta' in rope:
-      thetas[f'{key}.rope_theta'] = rope['rope_theta']
-    for name in ('rope_type', 'type'):
-      if rope.get(name, 'default') != 'default':
-        problems.append(
-          f'{key}.{name} = {brief(rope[name])}; supported: '
-          "'default', that is, rotary positions without scaling"
-        )
-    if rope.get('partial_rotary_factor', 1.0) != 1.0:
-      factor = brief(rope['partial_rotary_factor'])
-      problems.append(f'{key}.partial_rotary_factor = {factor}; supported: 1.0')
-  values = list(thetas.values())
-  if any(value != values[0] for value in values):
-    problems.append(f'{brief(thetas)} differ; expected one value')
-  return {'rope_theta': values[0]} if values else {}
+def _family(stored: Mapping[str, Any], problems: list[str]) -> str:
+  """The family, by its name or that of its class."""
+  classes = {name: family for family, (name, _) in FAMILIES.items()}
+  names = stored.get('architectures')
+  if names is not None and (
+    not isinstance(names, list) or len(names) != 1 or names[0] not in classes
+  ):
+    problems.append(
+      f'architectures = {brief(names)}; supported: one of {", ".join(classes)}'
+    )
+    return 'llama'
+  family = stored.get('model_type', classes[names[0]] if names else None)
+  if family not in FAMILIES:
+    said = 'is missing' if family is None else f'= {brief(family)}'
+    problems.append(f'model_type {said}; supported: {", ".join(FAMILIES)}')
+    return 'llama'
+  if names and classes[names[0]] != family:
+    problems.append(
+      f'model_type = {family!r} and architectures = {names!r} differ'
+    )
+  return family
 
 
-def brief(value: Any) -> str:
-  """A value of a file for a message, however long or deep it is."""
-  form = reprlib.Repr()
-  form.maxstring = 200
-  return form.repr(value)
+def _window_problems(stored: Mapping[str, Any]) -> list[str]:
+  """Attention to a part of the row only is not implemented."""
+  found = []
+  window, longest = (
+    stored.get(key) for key in ('sliding_window', 'max_position_embeddings')
+  )
+  is_used = stored.get('use_sliding_window', True) and window is not None
+  if is_used and not (
+    isinstance(window, int) and isinstance(longest, int) and window >= longest
+  ):
+    found.append(
+      f'sliding_window = {brief(window)}; supported: null, or no less than'
+      f' max_position_embeddings ({brief(longest)}), where it hides nothing'
+    )
+  kinds = stored.get('layer_types', [])
+  if not isinstance(kinds, list) or any(k != 'full_attention' for k in kinds):
+    found.append(f"layer_types = {brief(kinds)}; supported: 'full_attention'")
+  return found
 
 
 def describe(config: ModelConfig, dtype: str, seq_len: int) -> dict[str, Any]:
-  """`config.json` for old and new transformers; the inverse of `config_of`."""
+  """`config.json` for old and new transformers; the inverse of `config_of`.
+
+  Raises:
+    ConfigError: no family of transformers has such an architecture.
+  """
+  family = _family_of(config)
   return {
-    'architectures': ['LlamaForCausalLM'],
-    'model_type': 'llama',
+    'architectures': [FAMILIES[family][0]],
+    'model_type': family,
     'hidden_act': 'silu',
     'attention_bias': False,
     'mlp_bias': False,
     'max_position_embeddings': seq_len,
     **{key: getattr(config, field) for field, key in _KEYS.items()},
-    'rope_parameters': {
-      'rope_type': 'default',
-      'rope_theta': config.rope_theta,
-    },
+    **rope.describe(config.rope_theta, config.rope_scaling),
     'torch_dtype': dtype,
     'dtype': dtype,
   }
+
+
+def _family_of(config: ModelConfig) -> str:
+  for family, (_, marks) in FAMILIES.items():
+    if all(getattr(config, key) == value for key, value in marks.items()):
+      return family
+  raise errors.ConfigError(
+    f'qkv_bias {config.qkv_bias} with qk_norm {config.qk_norm}: no model of'
+    ' transformers has both; set one of them to False'
+  )

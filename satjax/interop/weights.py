@@ -147,7 +147,7 @@ def _weight_map(
   for name, file in weight_map.items():
     if not _is_plain(file):
       problems.append(
-        f'{name}: found {llama.brief(file)} in {INDEX}, expected the plain'
+        f'{name}: found {errors.brief(file)} in {INDEX}, expected the plain'
         ' name of a .safetensors file in the same directory'
       )
       weight_map[name] = None

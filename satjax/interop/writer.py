@@ -4,7 +4,7 @@ No more than one file of weights is held in memory. Everything goes to a
 temporary folder first; what is there is replaced last.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import json
 import math
 import os
@@ -35,6 +35,7 @@ def write(
   dtype: np.dtype,
   max_shard_bytes: int = MAX_SHARD_BYTES,
   tick: Callable[[int], None] = lambda num_bytes: None,
+  stale: Sequence[str] = (),
 ) -> None:
   """Writes a model directory; a model that satjax wrote there is replaced.
 
@@ -49,6 +50,8 @@ def write(
       held in memory.
     tick: called with the bytes of each tensor when it is made, and again when
       it is written and read back.
+    stale: names of files that would contradict `contents`; deleted, unless
+      they are among them.
 
   Raises:
     StorageError: the directory can not be written, has too little room, holds
@@ -68,7 +71,7 @@ def write(
         _write_file(Path(temporary) / file, content)
       for file, names in shards.items():
         _write_shard(Path(temporary) / file, names, tensor, tick)
-      _move(Path(temporary), root)
+      _move(Path(temporary), root, stale)
   except (OSError, safetensors.SafetensorError) as error:
     if isinstance(error, errors.SatjaxError):
       raise
@@ -172,18 +175,19 @@ def _refuse_foreign(root: Path) -> None:
     )
 
 
-def _move(temporary: Path, root: Path) -> None:
+def _move(temporary: Path, root: Path, stale: Sequence[str]) -> None:
   """Replaces the old model; what an interruption leaves does not load.
 
   First the old weights go and the configuration comes, last what makes the
   weights whole: the index, or the one file.
   """
-  for stale in (
+  for old in (
     root / weights.SINGLE,
     root / weights.INDEX,
     *root.glob(_SHARDS),
+    *(root / name for name in stale if not (temporary / name).exists()),
   ):
-    stale.unlink(missing_ok=True)
+    old.unlink(missing_ok=True)
   mode = (temporary / 'config.json').stat().st_mode
   last = (weights.SINGLE, weights.INDEX)
   for path in sorted(temporary.iterdir(), key=lambda file: file.name in last):

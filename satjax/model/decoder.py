@@ -36,7 +36,9 @@ class Decoder(nn.Module):
     embed_VD = self.param('embed', init, (c.vocab_size, c.embed_dim))
     x_BTD = jnp.take(embed_VD, tokens_BT, axis=0, mode='clip')
     x_BTD = sharding.constrain_batch(x_BTD.astype(c.dtype))
-    angles = ops.rope_angles(positions_BT, c.head_dim, c.rope_theta)
+    angles = ops.rope_angles(
+      positions_BT, c.head_dim, c.rope_theta, c.rope_scaling
+    )
     seen = []
     for number, (config, part) in enumerate(zip(self.stacks, rest)):
       name = stack_name(number, len(self.stacks))

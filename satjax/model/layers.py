@@ -26,12 +26,10 @@ def _initializer(fan_in: int, depth: int = 1) -> nn.initializers.Initializer:
   return nn.initializers.normal((fan_in * depth) ** -0.5)
 
 
-def attend(x_BTD, weights, angles, segments_BT):
+def attend(x_BTD, weights, angles, segments_BT, norm_eps=0.0):
   """Causal self-attention, and what a probe may observe of it."""
   w = {name: leaf.astype(x_BTD.dtype) for name, leaf in weights.items()}
-  query_BTNH = ops.project_in(x_BTD, w['query'])
-  key_BTKH = ops.project_in(x_BTD, w['key'])
-  value_BTKH = ops.project_in(x_BTD, w['value'])
+  query_BTNH, key_BTKH, value_BTKH = project_heads(x_BTD, w, norm_eps)
   mixed_BTNH = ops.attention(
     ops.apply_rope(query_BTNH, angles),
     ops.apply_rope(key_BTKH, angles),
@@ -46,6 +44,20 @@ def attend(x_BTD, weights, angles, segments_BT):
     'hidden': mixed_BTNH,
   }
   return ops.project_out(mixed_BTNH, w['output']), seen
+
+
+def project_heads(x_BTD, w, norm_eps):
+  """Queries, keys and values, `[B, T, heads, H]`, before the rotation."""
+
+  def project(name):
+    y_BTNH = ops.project_in(x_BTD, w[name])
+    if f'{name}_bias' in w:
+      y_BTNH += w[f'{name}_bias']
+    if f'{name}_norm' in w:
+      y_BTNH = ops.rms_norm(y_BTNH, w[f'{name}_norm'], norm_eps)
+    return y_BTNH
+
+  return project('query'), project('key'), project('value')
 
 
 def transform(x_BTD, weights):
@@ -105,9 +117,17 @@ class Attention(nn.Module):
       'value': self.param('value', inner, kv_shape),
       'output': self.param('output', outer, shape),
     }
+    zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
+    if c.qkv_bias:
+      for name in ('query', 'key', 'value'):
+        bias = f'{name}_bias'
+        weights[bias] = self.param(bias, zeros, weights[name].shape[:2])
+    if c.qk_norm:
+      for name in ('query_norm', 'key_norm'):
+        weights[name] = self.param(name, ones, (c.head_dim,))
 
     def branch(x_BTD, weights):
-      return attend(x_BTD, weights, angles, segments_BT)
+      return attend(x_BTD, weights, angles, segments_BT, c.norm_eps)
 
     y_BTD, seen = branch(x_BTD, weights)
     return complete(y_BTD, x_BTD, weights, rest, branch), seen

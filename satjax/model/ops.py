@@ -6,6 +6,7 @@ heads, K key/value heads, G query heads of one key/value head, H head_dim.
 
 import functools
 import math
+from typing import Any
 
 from absl import logging
 import jax
@@ -24,12 +25,36 @@ def rms_norm(x_BTD: jax.Array, gain_D: jax.Array, eps: float) -> jax.Array:
 
 
 def rope_angles(
-  positions_BT: jax.Array, head_dim: int, theta: float
+  positions_BT: jax.Array,
+  head_dim: int,
+  theta: float,
+  scaling: tuple[Any, ...] = (),
 ) -> tuple[jax.Array, jax.Array]:
-  """Cosine and sine `[B, T, 1, H/2]` of the rotary angles (Su et al., 2021)."""
+  """Cosine and sine `[B, T, 1, H/2]` of the rotary angles (Su et al., 2021).
+
+  Args:
+    positions_BT: of the tokens.
+    head_dim: H.
+    theta: base wavelength, in tokens.
+    scaling: `ModelConfig.rope_scaling`.
+  """
   frequency = theta ** (-jnp.arange(0, head_dim, 2) / head_dim)
+  frequency = _scaled(frequency, *scaling) if scaling else frequency
   angle = positions_BT[..., None, None] * frequency
   return jnp.cos(angle), jnp.sin(angle)
+
+
+def _scaled(frequency, kind, factor, low=1.0, high=1.0, original=1.0):
+  """Slower rotations, all alike ('linear') or the slow ones only ('llama3').
+
+  Llama 3.1 keeps wavelengths below original / high, divides frequencies by the
+  factor above original / low, and goes from one to the other in between.
+  """
+  if kind == 'linear':
+    return frequency / factor
+  turns = original * frequency / (2 * math.pi)
+  share = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+  return frequency * (share + (1 - share) / factor)
 
 
 def apply_rope(

@@ -155,7 +155,8 @@ def scores(
 def _by_role(weights):
   """The matrices that read the block's input, and the one that writes."""
   writing = ('/output', '/down')
-  reads = [w for path, w in weights.items() if not path.endswith(writing)]
+  others = (*writing, '_bias')
+  reads = [w for path, w in weights.items() if not path.endswith(others)]
   writes = [w for path, w in weights.items() if path.endswith(writing)]
   return reads, writes[0] if writes else None
 

@@ -6,6 +6,7 @@ import functools
 import math
 
 import jax
+import numpy as np
 
 from satjax import config as config_lib
 from satjax import sharding, stages
@@ -32,13 +33,13 @@ class Evaluator:
   ):
     """Reads and tokenises `sources`, or those of `data.eval`."""
     self._mesh = mesh
-    tokenizer = tokenizers.get_tokenizer(data.tokenizer)
+    self._tokenizer = tokenizers.get_tokenizer(data.tokenizer)
     self._batches = {
       name: pipeline.eval_batches(
         data,
         name,
         batch_size=batch_size,
-        tokenizer=tokenizer,
+        tokenizer=self._tokenizer,
         vocab_size=vocab_size,
         max_batches=max_batches,
       )
@@ -58,9 +59,12 @@ class Evaluator:
     }
 
   def bytes_per_token(self) -> dict[str, float]:
-    """Of the byte tokenizer: a little below 1, as texts begin and end."""
+    """Bytes of text for each target that counts; an end of text has none.
+
+    Of text as the tokenizer decodes it, where that is not what was encoded.
+    """
     return {
-      name: _count(batches, below=256) / _count(batches)
+      name: _num_bytes(batches, self._tokenizer) / _count(batches)
       for name, batches in self._batches.items()
     }
 
@@ -86,12 +90,24 @@ def _eval_step(model):
   return jax.jit(functools.partial(step_lib.eval_step, model=model))
 
 
-def _count(batches, below: int | None = None) -> float:
-  """Weight of all targets, or of those with an id below `below`."""
-  return math.fsum(
-    float(b['weights'][b['targets'] < below if below else ...].sum())
-    for b in batches
-  )
+def _count(batches) -> float:
+  """Weight of all targets."""
+  return math.fsum(float(b['weights'].sum()) for b in batches)
+
+
+def _num_bytes(batches, tokenizer: tokenizers.Tokenizer) -> float:
+  """Bytes of the text that the targets stand for, by weight."""
+  total = 0.0
+  for batch in batches:
+    counts = batch['weights'] > 0
+    sizes = tokenizer.id_bytes[batch['targets']]
+    # A text begins after what does not count: a begin of text, or a prompt.
+    begins = np.empty_like(counts)
+    begins[:, 0] = batch['tokens'][:, 0] == tokenizer.bos_id
+    begins[:, 1:] = ~counts[:, :-1]
+    sizes = sizes - tokenizer.prefix_bytes * (begins & (sizes > 0))
+    total += float(np.sum(batch['weights'] * sizes, dtype=np.float64))
+  return total
 
 
 def evaluate_run(
@@ -118,7 +134,7 @@ def evaluate_run(
   )
   return {
     'step': run.step,
-    'eval': _describe(config.data, evaluator, run.stage, run.params),
+    'eval': _describe(evaluator, run.stage, run.params),
   }
 
 
@@ -147,16 +163,16 @@ def evaluate_model(
   )
   return {
     'model': directory,
-    'eval': _describe(data, evaluator, stage, model.params),
+    'eval': _describe(evaluator, stage, model.params),
   }
 
 
-def _describe(data, evaluator, stage, params) -> dict[str, dict[str, float]]:
-  """Loss in nats a token, perplexity and, for bytes, bits per byte."""
+def _describe(evaluator, stage, params) -> dict[str, dict[str, float]]:
+  """Loss in nats a token, perplexity and bits per byte of text."""
   result = {}
+  sizes = evaluator.bytes_per_token()
   for source, loss in evaluator(stage, params).items():
     result[source] = {'loss': loss, 'perplexity': math.exp(loss)}
-    if data.tokenizer == 'byte':
-      nats = loss / evaluator.bytes_per_token()[source]
-      result[source]['bits_per_byte'] = nats / math.log(2)
+    if sizes[source]:
+      result[source]['bits_per_byte'] = loss / sizes[source] / math.log(2)
   return result

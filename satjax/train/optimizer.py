@@ -89,8 +89,10 @@ def make_optimizer(
 
 
 def is_decayed(params: PyTree) -> PyTree:
-  """Weight decay pulls at every matrix and leaves the norm gains alone."""
-  return tree.map_with_path(lambda path, _: not path.endswith('_norm'), params)
+  """Weight decay pulls at every matrix, not at norm gains and biases."""
+  return tree.map_with_path(
+    lambda path, _: not path.endswith(('_norm', '_bias')), params
+  )
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
@@ -185,7 +187,7 @@ def _muon_axes(path: str) -> contrib.MuonDimensionNumbers | None:
   """Which axes of a leaf are the matrix; layers are a batch of matrices."""
   name = tree.param_of(path)
   axes = tree.AXES[name] if name else ()
-  if 'layers' not in axes or len(axes) < 3:
+  if 'layers' not in axes or 'embed' not in axes or len(axes) < 3:
     return None
   embed = (axes.index('embed'),)
   neurons = tuple(i for i, a in enumerate(axes) if a not in ('layers', 'embed'))

@@ -39,7 +39,7 @@ class Setup:
   mesh: jax.sharding.Mesh
   tx: optax.GradientTransformation
   schedule: optax.Schedule
-  tokenizer: tokenizers.ByteTokenizer
+  tokenizer: tokenizers.Tokenizer
 
   @property
   def num_microbatches(self) -> int:

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from satjax import errors
+from configs import base
+from satjax import config, errors
 from satjax.data import tokenizers
 
 BYTE = tokenizers.get_tokenizer('byte')
@@ -56,6 +57,32 @@ def test_fingerprint_is_stable():
   assert BYTE.fingerprint == 'ea06d5a65260f05b0e5238529daa1e2f'
 
 
-def test_unknown_tokenizer_names_the_known_one():
-  with pytest.raises(errors.ConfigError, match="'bpe'.*allowed: 'byte'"):
-    tokenizers.get_tokenizer('bpe')
+def test_bytes_stand_for_themselves():
+  assert BYTE.id_bytes.tolist() == [1] * 256 + [0, 0]
+  assert BYTE.prefix_bytes == 0
+  assert BYTE.files() == {}
+
+
+@pytest.mark.parametrize(
+  'spec', ['bpe', '', 'Byte', 'byte:x', 'hf', 'hf:', 'hf: x', 'sentencepiece:']
+)
+def test_unknown_tokenizers_are_told_the_known_ones(spec):
+  with pytest.raises(
+    errors.ConfigError, match=f"'{spec}'.*allowed: 'byte'.*'hf:PATH'"
+  ):
+    tokenizers.get_tokenizer(spec)
+  values = base.get_config().to_dict()
+  values['data'] |= {'train': ['stdlib:docs'], 'tokenizer': spec}
+  with pytest.raises(
+    errors.ConfigError, match="data.tokenizer = .*'sentencepiece:PATH'"
+  ):
+    config.Config.from_dict(values)
+
+
+@pytest.mark.parametrize(
+  'spec', ['byte', 'hf:a b/c', 'sentencepiece:~/t.model']
+)
+def test_configurations_name_tokenizers(spec):
+  values = base.get_config().to_dict()
+  values['data'] |= {'train': ['stdlib:docs'], 'tokenizer': spec}
+  assert config.Config.from_dict(values).data.tokenizer == spec

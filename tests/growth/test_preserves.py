@@ -50,6 +50,9 @@ def make_model(**changes):
     scan=False,
     remat='none',
     init_from='',
+    qkv_bias=False,
+    qk_norm=False,
+    rope_scaling=(),
   )
   return dataclasses.replace(model, **changes)
 
@@ -69,7 +72,7 @@ def abstract_params(model, dtype=jnp.float32):
     {
       path: jax.ShapeDtypeStruct(tuple(map(sizes.get, axes)), dtype)
       for path, axes in tree.AXES.items()
-      if not (model.tied and path == 'unembed')
+      if tree.has(model, path)
     }
   )
 

@@ -20,7 +20,9 @@ OLD = {'embed': 16, 'heads': 4, 'kv_heads': 2, 'mlp': 24}
 PER_UNIT = {
   path: OLD[axes[1]]
   for path, axes in tree.AXES.items()
-  if axes[1:] and axes[1] in ('heads', 'kv_heads', 'mlp')
+  if axes[1:]
+  and axes[1] in ('heads', 'kv_heads', 'mlp')
+  and tree.has(common.make_model(), path)
 }
 
 

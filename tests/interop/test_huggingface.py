@@ -34,6 +34,9 @@ GROUPED = ModelConfig(
   scan=True,
   remat='none',
   init_from='',
+  qkv_bias=False,
+  qk_norm=False,
+  rope_scaling=(),
 )
 TIED = dataclasses.replace(GROUPED, tied=True, num_kv_heads=4, head_dim=2)
 BYTES = types.SimpleNamespace(name='byte', bos_id=256, eos_id=257)
@@ -544,12 +547,14 @@ def test_unsupported_features_are_listed_together(saved):
   rewrite_json(
     saved,
     'config.json',
-    model_type='mistral',
-    architectures=['MistralForCausalLM'],
+    model_type='gpt2',
+    architectures=['GPT2LMHeadModel'],
     hidden_act='gelu',
     attention_bias=True,
     mlp_bias=True,
-    rope_scaling={'type': 'linear', 'factor': 2.0},
+    sliding_window=8,
+    layer_types=['sliding_attention'],
+    rope_scaling={'type': 'dynamic', 'factor': 2.0},
     rope_parameters={'rope_type': 'llama3', 'rope_theta': 1.0},
     quantization_config={'bits': 4},
     num_hidden_layers=10**12,
@@ -560,13 +565,14 @@ def test_unsupported_features_are_listed_together(saved):
   )
   message = problems_of(saved)
   for problem in (
-    "model_type = 'mistral'; supported: 'llama'",
-    "architectures = ['MistralForCausalLM']",
+    "architectures = ['GPT2LMHeadModel']; supported: one of LlamaForCausalLM",
     "hidden_act = 'gelu'; supported: 'silu'",
     'attention_bias = True',
     'mlp_bias = True',
-    "rope_scaling.type = 'linear'",
-    "rope_parameters.rope_type = 'llama3'",
+    "rope_scaling.rope_type = 'dynamic'; supported: 'default', 'linear'",
+    'rope_parameters.factor = None; allowed: above 0',
+    'sliding_window = 8; supported: null, or no less than',
+    "layer_types = ['sliding_attention']; supported: 'full_attention'",
     'differ; expected one value',
     "quantization_config = {'bits': 4}; supported: None",
     'num_hidden_layers = 1000000000000; allowed: at least 1, at most 10000',
@@ -576,7 +582,7 @@ def test_unsupported_features_are_listed_together(saved):
     'vocab_size = True',
   ):
     assert problem in message
-  assert len(message.splitlines()) == 15, message
+  assert len(message.splitlines()) == 16, message
 
 
 def test_heads_that_can_not_be_grouped_are_refused(saved):

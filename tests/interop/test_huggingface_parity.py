@@ -42,6 +42,9 @@ CONFIG = ModelConfig(
   scan=True,
   remat='none',
   init_from='',
+  qkv_bias=False,
+  qk_norm=False,
+  rope_scaling=(),
 )
 
 
@@ -82,6 +85,75 @@ def test_logits_match_transformers(tmp_path, changes, max_shard_size):
   assert len(list(tmp_path.glob('*.safetensors'))) > (max_shard_size == '8KB')
   config, params = huggingface.load(tmp_path)
   assert_same_logits(model, config, params)
+
+
+# Of each family: the configuration's class, and what it is given.
+LLAMA3 = {
+  'rope_type': 'llama3',
+  'rope_theta': 1e4,
+  'factor': 8.0,
+  'low_freq_factor': 1.0,
+  'high_freq_factor': 4.0,
+  'original_max_position_embeddings': 8,
+}
+FAMILIES = {
+  'llama 3.1': ('Llama', {'rope_parameters': LLAMA3, 'head_dim': 32}),
+  'linear': (
+    'Llama',
+    {
+      'rope_parameters': {
+        'rope_type': 'linear',
+        'rope_theta': 1e4,
+        'factor': 4.0,
+      }
+    },
+  ),
+  'mistral': ('Mistral', {'sliding_window': None, 'num_key_value_heads': 2}),
+  'qwen2': ('Qwen2', {'num_key_value_heads': 2}),
+  'qwen2 tied': ('Qwen2', {'tie_word_embeddings': True}),
+  'qwen3': ('Qwen3', {'head_dim': 12, 'num_key_value_heads': 2}),
+}
+
+
+def random_model(kind, changes):
+  """A float32 model of transformers whose every number is random."""
+  torch.manual_seed(0)
+  config = getattr(transformers, f'{kind}Config')(
+    **{
+      'vocab_size': 64,
+      'hidden_size': 32,
+      'intermediate_size': 48,
+      'num_hidden_layers': 3,
+      'num_attention_heads': 4,
+      'num_key_value_heads': 4,
+      'initializer_range': 0.2,
+      'max_position_embeddings': 64,
+    }
+    | changes
+  )
+  model = getattr(transformers, f'{kind}ForCausalLM')(config).eval()
+  with torch.no_grad():
+    for name, tensor in model.named_parameters():
+      if 'norm' in name:
+        tensor.uniform_(0.5, 1.5)
+      elif 'bias' in name:
+        tensor.uniform_(-0.5, 0.5)
+  return model
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_families_have_their_logits_and_come_back_bitwise(tmp_path, family):
+  model = random_model(*FAMILIES[family])
+  model.save_pretrained(tmp_path / 'theirs')
+  config, params = huggingface.load(tmp_path / 'theirs')
+  assert_same_logits(model, config, params)
+  huggingface.save(tmp_path / 'ours', config, params)
+  again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'ours')
+  assert_same_logits(again.eval(), config, params)
+  state = again.state_dict()
+  for name, tensor in model.state_dict().items():
+    assert torch.equal(state[name], tensor), name
+  assert huggingface.load(tmp_path / 'ours')[0] == config
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])

@@ -35,6 +35,9 @@ def make_model(**changes):
     scan=True,
     remat='none',
     init_from='',
+    qkv_bias=False,
+    qk_norm=False,
+    rope_scaling=(),
   )
   return dataclasses.replace(model, **changes)
 
@@ -244,7 +247,8 @@ def test_parameters_are_those_of_the_table(tied, kv_heads):
       functools.partial(decoder.init_params, model), jax.random.key(0)
     )
   )
-  names = set(tree.AXES) - ({'unembed'} if tied else set())
+  names = {path for path in tree.AXES if tree.has(model, path)}
+  assert len(names) == (11 if tied else 12)
   assert leaves.keys() == names
   for path, leaf in leaves.items():
     assert leaf.shape == tuple(sizes[axis] for axis in tree.AXES[path]), path

@@ -38,6 +38,9 @@ def make_model(kv_heads):
     scan=False,
     remat='none',
     init_from='',
+    qkv_bias=False,
+    qk_norm=False,
+    rope_scaling=(),
   )
 
 

@@ -1,0 +1,132 @@
+"""Where a tokenizer.json, or the files beside it, say begin and end of text."""
+
+from collections.abc import Mapping
+import json
+from pathlib import Path
+from typing import Any
+
+from satjax import errors
+
+# Where nothing else tells; the first that is in the vocabulary.
+_KNOWN = {
+  'bos': ('<s>', '<|begin_of_text|>', '<bos>', '<|startoftext|>'),
+  'eos': ('</s>', '<|end_of_text|>', '<eos>', '<|endoftext|>', '<|im_end|>'),
+}
+_BY_NAME = ('tokenizer_config.json', 'special_tokens_map.json')
+_BY_ID = ('generation_config.json',)
+
+
+def parse(content: bytes, path: Path) -> dict[str, Any]:
+  """Reads a JSON object.
+
+  Raises:
+    DataError: it is none.
+  """
+  try:
+    values = json.loads(content)
+  except (ValueError, RecursionError) as error:
+    raise errors.DataError(f'{path} is no JSON: {error}') from error
+  if not isinstance(values, dict):
+    raise errors.DataError(f'{path} holds no JSON object')
+  return values
+
+
+def find(
+  described: Mapping[str, Any],
+  vocab: Mapping[str, int],
+  folder: Path | None,
+  file: Path,
+) -> tuple[int, int]:
+  """The ids that begin and end a text.
+
+  In this order: what the settings in `folder` name, what the post-processor
+  puts around a text, a well-known name. A tokenizer without a begin begins
+  texts with its end, as GPT-2 does.
+
+  Args:
+    described: content of the tokenizer.json.
+    vocab: ids by token.
+    folder: with the settings; None: there are none.
+    file: for messages.
+
+  Raises:
+    ConfigError: there is no end, or one that is no token.
+  """
+  around = _around(described.get('post_processor'))
+  ids = {}
+  for kind, known in _KNOWN.items():
+    ids[kind] = _from_settings(kind, vocab, folder)
+    for token in (around.get(kind), *known):
+      if ids[kind] is None:
+        ids[kind] = vocab.get(token)
+  begin, end = ids['bos'], ids['eos']
+  if end is None:
+    raise errors.ConfigError(
+      f'{file} has no end of text; name a token of its vocabulary as eos_token'
+      ' in a tokenizer_config.json beside it, and use hf:DIRECTORY'
+    )
+  return (end if begin is None else begin), end
+
+
+def mark(
+  described: dict[str, Any], ids: tuple[int, ...], vocab: Mapping[str, int]
+) -> None:
+  """Makes `ids` special in `described`, so that text never spells them."""
+  added = described['added_tokens'] = described.get('added_tokens') or []
+  there = {entry['id']: entry for entry in added}
+  names = {number: token for token, number in vocab.items() if number in ids}
+  for number in sorted(names):
+    if number in there:
+      there[number]['special'] = True
+    else:
+      entry = dict.fromkeys(
+        ('single_word', 'lstrip', 'rstrip', 'normalized'), False
+      )
+      entry |= {'id': number, 'content': names[number], 'special': True}
+      added.append(entry)
+  added.sort(key=lambda entry: entry['id'])
+
+
+def _from_settings(
+  kind: str, vocab: Mapping[str, int], folder: Path | None
+) -> int | None:
+  """What the first file that says something says."""
+  for name in (*_BY_NAME, *_BY_ID) if folder else ():
+    path = folder / name
+    if not path.is_file():
+      continue
+    key = f'{kind}_token' if name in _BY_NAME else f'{kind}_token_id'
+    value = found = parse(path.read_bytes(), path).get(key)
+    if isinstance(value, dict):
+      found = value.get('content')
+    if isinstance(value, list):
+      found = value[0] if value else None
+    if found is None:
+      continue
+    if name in _BY_NAME and isinstance(found, str):
+      found = vocab.get(found)
+    if type(found) is not int or found not in vocab.values():
+      raise errors.ConfigError(
+        f'{path}: {key} = {value!r} is not in the vocabulary of tokenizer.json;'
+        ' name a token that is'
+      )
+    return found
+  return None
+
+
+def _around(processor: Any) -> dict[str, str]:
+  """The tokens that a post-processor puts before and after one text."""
+  if not isinstance(processor, dict):
+    return {}
+  if processor.get('type') == 'Sequence':
+    parts = [_around(part) for part in processor.get('processors', ())]
+    return {kind: token for part in parts for kind, token in part.items()}
+  if 'cls' in processor and 'sep' in processor:
+    return {'bos': processor['cls'][0], 'eos': processor['sep'][0]}
+  found, kind = {}, 'bos'
+  for piece in processor.get('single') or ():
+    if 'Sequence' in piece:
+      kind = 'eos'
+    elif 'SpecialToken' in piece:
+      found.setdefault(kind, piece['SpecialToken']['id'])
+  return found

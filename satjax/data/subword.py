@@ -1,0 +1,279 @@
+"""Subword tokenizers out of files, through `tokenizers` or `sentencepiece`.
+
+Begin and end of text are never found inside of a text: a document that spells
+them is read as the characters that it has.
+"""
+
+from collections.abc import Iterable
+import functools
+import hashlib
+import json
+from pathlib import Path
+import re
+from typing import Any
+
+import numpy as np
+
+from satjax import errors
+from satjax.data import special_tokens
+
+# What AutoTokenizer may read; of a directory these are exported.
+FILES = (
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'tokenizer.model',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'vocab.json',
+  'merges.txt',
+  'chat_template.jinja',
+)
+_SURROGATES = re.compile('[\ud800-\udfff]')
+_BYTE = re.compile('<0x[0-9A-Fa-f]{2}>')
+_SPACE = '\u2581'  # how both libraries write a space in a token
+
+
+class _Subword:
+  """What both kinds share; a kind sets the attributes of `Tokenizer`."""
+
+  name: str
+  vocab_size: int
+  bos_id: int
+  eos_id: int
+
+  def _identify(self, content: bytes) -> None:
+    """Sets the fingerprint, which does not depend on where the file is."""
+    kind = self.name.partition(':')[0]
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f'{kind}/{self.bos_id}/{self.eos_id}/'.encode())
+    digest.update(content)
+    self.fingerprint = digest.hexdigest()
+
+  def encode(self, text: str) -> np.ndarray:
+    """Returns uint32 [num_tokens], without begin and end of text.
+
+    Lone surrogates, which neither library takes, become U+FFFD.
+    """
+    ids = self._encode(_SURROGATES.sub('\ufffd', text))
+    return np.array(ids, np.uint32)
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """Returns the text of a document; broken UTF-8 becomes U+FFFD.
+
+    Special tokens and the unused rows of a padded vocabulary are skipped. A
+    space that the tokenizer puts before a text is taken off again: text that
+    goes on from other text has to be decoded together with it.
+    """
+    ids = np.asarray(ids, np.int64).ravel()
+    return self._decode(ids[(ids >= 0) & (ids < self.vocab_size)].tolist())
+
+  @functools.cached_property
+  def prefix_bytes(self) -> int:
+    """Bytes that `id_bytes` counts at the start of a text, but it lacks."""
+    return max(0, int(self.id_bytes[self.encode('a')].sum()) - 1)
+
+
+class HuggingFaceTokenizer(_Subword):
+  """A tokenizer.json, and the settings beside it where a directory is named.
+
+  Attributes:
+    name, vocab_size, bos_id, eos_id, fingerprint: as of every tokenizer.
+  """
+
+  def __init__(self, path: str):
+    """Reads the files.
+
+    Args:
+      path: a tokenizer.json under any name, or a directory that has one.
+
+    Raises:
+      ConfigError: it is not there, has no end of text, or needs a library
+        that is not installed.
+      DataError: a file can not be used.
+    """
+    library = _library('tokenizers', f'hf:{path}')
+    self.name = f'hf:{path}'
+    place = Path(path).expanduser()
+    self._folder = place if place.is_dir() else None
+    self._file = place / 'tokenizer.json' if place.is_dir() else place
+    self._content = _read(
+      self._file,
+      'hf:PATH names a tokenizer.json or a directory that has one; a'
+      " sentencepiece model is named 'sentencepiece:DIR/tokenizer.model'",
+    )
+    described = special_tokens.parse(self._content, self._file)
+    try:
+      tokenizer = library.Tokenizer.from_buffer(self._content)
+    except Exception as error:  # The library raises nothing narrower.
+      raise errors.DataError(
+        f'{self._file} is no tokenizer.json: {error}'
+      ) from error
+    vocab = tokenizer.get_vocab(with_added_tokens=True)
+    self.vocab_size = max(vocab.values(), default=-1) + 1
+    self.bos_id, self.eos_id = special_tokens.find(
+      described, vocab, self._folder, self._file
+    )
+    special_tokens.mark(described, (self.bos_id, self.eos_id), vocab)
+    tokenizer = library.Tokenizer.from_str(json.dumps(described))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # as text, that is
+    self._tokenizer, self._described = tokenizer, described
+    self._identify(self._content)
+
+  def _encode(self, text: str) -> list[int]:
+    return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+  def _decode(self, ids: list[int]) -> str:
+    return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+  @functools.cached_property
+  def id_bytes(self) -> np.ndarray:
+    """int64 [vocab_size]: bytes of text of each id; special tokens: none."""
+    decoder = json.dumps(self._described.get('decoder'))
+    added = self._tokenizer.get_added_tokens_decoder()
+    sizes, rest = np.zeros(self.vocab_size, np.int64), []
+    for token, number in self._tokenizer.get_vocab().items():
+      if number in added:
+        if not added[number].special:
+          sizes[number] = len(token.encode())
+      elif '"ByteLevel"' in decoder:
+        sizes[number] = len(token)  # one character for each byte
+      elif '"ByteFallback"' in decoder and _BYTE.fullmatch(token):
+        sizes[number] = 1
+      else:
+        rest.append(number)
+    # After other text, so that a space at its start is not taken off.
+    before = self._encode('a')
+    texts = self._tokenizer.decode_batch([[*before, i] for i in rest])
+    short = len(self._decode(before).encode())
+    sizes[rest] = [max(0, len(text.encode()) - short) for text in texts]
+    return sizes
+
+  def files(self) -> dict[str, bytes]:
+    """Content of the files that AutoTokenizer reads, by name."""
+    found = {'tokenizer.json': self._content}
+    for name in FILES[1:] if self._folder else ():
+      path = self._folder / name
+      if path.is_file():
+        found[name] = _read(path, 'it was there a moment ago')
+    config = special_tokens.parse(
+      found.get('tokenizer_config.json', b'{}'), self._file
+    )
+    config.setdefault('tokenizer_class', 'PreTrainedTokenizerFast')
+    config.setdefault('clean_up_tokenization_spaces', False)
+    if not config.get('eos_token'):
+      config['eos_token'] = self._tokenizer.id_to_token(self.eos_id)
+    if 'bos_token' not in config:
+      config['bos_token'] = self._tokenizer.id_to_token(self.bos_id)
+    return found | {'tokenizer_config.json': _to_json(config)}
+
+
+class SentencePieceTokenizer(_Subword):
+  """A sentencepiece model.
+
+  Attributes:
+    name, vocab_size, bos_id, eos_id, fingerprint: as of every tokenizer.
+  """
+
+  def __init__(self, path: str):
+    """Reads the model.
+
+    Args:
+      path: a file such as tokenizer.model.
+
+    Raises:
+      ConfigError: it is not there, has no end of text, or needs a library
+        that is not installed.
+      DataError: the file can not be used.
+    """
+    library = _library('sentencepiece', f'sentencepiece:{path}')
+    self.name = f'sentencepiece:{path}'
+    file = Path(path).expanduser()
+    self._content = _read(file, 'sentencepiece:PATH names a .model file')
+    self._pieces = library.SentencePieceProcessor()
+    try:
+      self._pieces.LoadFromSerializedProto(self._content)
+    except RuntimeError as error:
+      raise errors.DataError(
+        f'{file} is no sentencepiece model: {error}'
+      ) from error
+    self.vocab_size = self._pieces.vocab_size()
+    self.eos_id = self._pieces.eos_id()
+    if self.eos_id < 0:
+      raise errors.ConfigError(
+        f'{file} has no end of text; train it with an eos_id of at least 0, or'
+        ' convert it to a tokenizer.json and use hf:PATH'
+      )
+    begin = self._pieces.bos_id()
+    self.bos_id = begin if begin >= 0 else self.eos_id
+    self._identify(self._content)
+
+  def _encode(self, text: str) -> list[int]:
+    return self._pieces.encode(text, add_bos=False, add_eos=False)
+
+  def _decode(self, ids: list[int]) -> str:
+    return self._pieces.decode(ids)
+
+  @functools.cached_property
+  def id_bytes(self) -> np.ndarray:
+    """int64 [vocab_size]: bytes of text of each id; special tokens: none."""
+    sizes = np.zeros(self.vocab_size, np.int64)
+    for i in range(self.vocab_size):
+      if self._pieces.is_byte(i):
+        sizes[i] = 1
+      elif not (
+        self._pieces.is_control(i)
+        or self._pieces.is_unknown(i)
+        or self._pieces.is_unused(i)
+      ):
+        piece = self._pieces.id_to_piece(i)
+        sizes[i] = len(piece.replace(_SPACE, ' ').encode())
+    return sizes
+
+  def files(self) -> dict[str, bytes]:
+    """Content of the files that AutoTokenizer reads, by name."""
+    names = {'bos': self.bos_id, 'eos': self.eos_id}
+    if self._pieces.unk_id() >= 0:
+      names['unk'] = self._pieces.unk_id()
+    config = {
+      'tokenizer_class': 'LlamaTokenizer',
+      'add_bos_token': self.bos_id != self.eos_id,
+      'add_eos_token': False,
+      'clean_up_tokenization_spaces': False,
+      'legacy': True,  # a space before every text, as the library has it
+    }
+    for kind, number in names.items():
+      config[f'{kind}_token'] = self._pieces.id_to_piece(number)
+    return {
+      'tokenizer.model': self._content,
+      'tokenizer_config.json': _to_json(config),
+    }
+
+
+def _library(name: str, spec: str) -> Any:
+  """Imports one of the two libraries."""
+  try:
+    if name == 'tokenizers':
+      import tokenizers as library
+    else:
+      import sentencepiece as library
+  except ImportError:
+    raise errors.ConfigError(
+      f'data.tokenizer {spec!r} needs the library {name}, which is not'
+      " installed; run: pip install 'satjax[data]'"
+    ) from None
+  return library
+
+
+def _read(path: Path, remedy: str) -> bytes:
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise errors.ConfigError(
+      f'tokenizer file {path} can not be read ({error.strerror}); {remedy}'
+    ) from error
+
+
+def _to_json(content: dict[str, Any]) -> bytes:
+  return (json.dumps(content, indent=2) + '\n').encode()

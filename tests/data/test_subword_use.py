@@ -1,0 +1,172 @@
+"""Subword tokenizers at work: bits per byte of text, and export."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from configs import base
+from satjax import config
+from satjax.data import pipeline, sources, table, tokenizers
+from satjax.interop import huggingface
+from satjax.train import evaluation
+from tests.data import subword_samples
+from tests.data.subword_samples import KINDS
+
+
+@pytest.fixture(scope='module')
+def specs(tmp_path_factory):
+  return subword_samples.write(tmp_path_factory.mktemp('tokenizers'))
+
+
+@pytest.fixture(scope='module')
+def loaded(specs):
+  return {k: tokenizers.get_tokenizer(spec) for k, spec in specs.items()}
+
+
+@pytest.fixture(scope='module')
+def texts(tmp_path_factory):
+  """Plain documents, and pairs of a prompt and an answer."""
+  lines = subword_samples.lines()
+  root, chance = tmp_path_factory.mktemp('texts'), random.Random(0)
+  pairs = []
+  for i in range(24):
+    body = '\n'.join(chance.sample(lines, 6)) + ' é\U0001f389'
+    (root / f'{i:02}.txt').write_text(body, 'utf-8')
+    pairs.append({'prompt': lines[i], 'answer': f'b{body[:90]}'})
+  (root / 'pairs.jsonl').write_text('\n'.join(map(json.dumps, pairs)))
+  return root
+
+
+def data_config(spec, source, seq_len):
+  return config.DataConfig(
+    train=(source,),
+    eval=(source,),
+    tokenizer=spec,
+    seq_len=seq_len,
+    held_out=0.5,
+    seed=0,
+  )
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('form', ['text:{}/*.txt', 'jsonl:{}/pairs.jsonl'])
+def test_bytes_per_token_are_those_of_the_source(specs, texts, kind, form):
+  """One row holds every document, so that no byte can hide."""
+  source = form.format(texts)
+  documents = [
+    d
+    for d in sources.documents(source)
+    if table.split_of(d.group or d.id, 0.5) == 'held_out'
+  ]
+  tokenizer = tokenizers.get_tokenizer(specs[kind])
+  tokens = table.build_table(
+    source, tokenizer, split='held_out', held_out=0.5
+  ).tokens
+  data = data_config(specs[kind], source, len(tokens) - 1)
+  evaluator = evaluation.Evaluator(
+    data, vocab_size=700, mesh=None, batch_size=2, max_batches=1
+  )
+  num_bytes = sum(len(d.text.encode()) for d in documents)
+  targets = sum(len(tokenizer.encode(d.text)) + 1 for d in documents)
+  assert evaluator.bytes_per_token() == {source: num_bytes / targets}
+
+
+def test_bytes_per_token_of_bytes_are_as_ever():
+  data = data_config('byte', 'stdlib:docs', 128)
+  options = {'vocab_size': 320, 'batch_size': 4}
+  evaluator = evaluation.Evaluator(data, mesh=None, max_batches=3, **options)
+  batches = pipeline.eval_batches(
+    data,
+    'stdlib:docs',
+    tokenizer=tokenizers.ByteTokenizer(),
+    max_batches=3,
+    **options,
+  )
+  plain = sum(b['weights'][b['targets'] < 256].sum() for b in batches)
+  total = sum(b['weights'].sum() for b in batches)
+  assert evaluator.bytes_per_token() == {
+    'stdlib:docs': float(plain) / float(total)
+  }
+
+
+SMALL = config.ModelConfig(
+  **base.get_config().model.to_dict()
+  | {
+    'num_layers': 1,
+    'embed_dim': 8,
+    'num_heads': 2,
+    'num_kv_heads': 2,
+    'head_dim': 4,
+    'mlp_dim': 8,
+    'vocab_size': 640,
+  }
+)
+
+
+def export(directory, tokenizer):
+  shapes = huggingface.llama.shapes(SMALL)
+  params = {path: np.zeros(s, np.float32) for path, s in shapes.items()}
+  huggingface.save(
+    directory,
+    SMALL,
+    huggingface.tree.unflatten(params),
+    tokenizer=tokenizer,
+  )
+
+
+def test_an_export_is_evaluated_with_its_own_tokenizer(loaded, texts, tmp_path):
+  export(tmp_path, loaded['llama'])
+  stored = json.loads((tmp_path / 'config.json').read_text())
+  assert (stored['bos_token_id'], stored['eos_token_id']) == (1, 2)
+  source = f'text:{texts}/*.txt'
+  data = data_config(f'hf:{tmp_path}', source, 32)
+  result = evaluation.evaluate_model(tmp_path, data, max_batches=1)
+  values = result['eval'][source]
+  # Zeros know nothing: every token costs log(640) nats.
+  assert values['loss'] == pytest.approx(np.log(640), rel=1e-5)
+  evaluator = evaluation.Evaluator(
+    data, vocab_size=640, mesh=None, batch_size=8, max_batches=1
+  )
+  assert values['bits_per_byte'] == pytest.approx(
+    np.log2(640) / evaluator.bytes_per_token()[source], rel=1e-5
+  )
+
+
+def test_an_export_holds_one_tokenizer(loaded, tmp_path):
+  def names():
+    return {path.name for path in tmp_path.iterdir()} - {
+      'config.json',
+      'generation_config.json',
+      'model.safetensors',
+    }
+
+  for kind, file in (
+    ('byte', 'tokenizer.json'),
+    ('sentencepiece', 'tokenizer.model'),
+    ('bytelevel', 'tokenizer.json'),
+    ('byte', 'tokenizer.json'),
+  ):
+    export(tmp_path, loaded[kind])
+    assert names() == {file, 'tokenizer_config.json'}
+  (tmp_path / 'notes.txt').write_text('mine')
+  export(tmp_path, loaded['llama'])
+  assert 'notes.txt' in names()
+  again = tokenizers.get_tokenizer(f'hf:{tmp_path}')
+  assert again.vocab_size <= SMALL.vocab_size
+  assert again.fingerprint == loaded['llama'].fingerprint
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('kind', KINDS[1:])
+def test_transformers_reads_the_export(loaded, tmp_path, kind):
+  transformers = pytest.importorskip('transformers')
+  tokenizer = loaded[kind]
+  export(tmp_path, tokenizer)
+  theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+  text = 'def f(x):\n    return  x  # é \U0001f389'
+  ids = theirs(text, add_special_tokens=False)['input_ids']
+  assert ids == tokenizer.encode(text).tolist()
+  assert theirs.bos_token_id == tokenizer.bos_id
+  assert theirs.eos_token_id == tokenizer.eos_id
