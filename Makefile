@@ -22,8 +22,8 @@ test: .venv/dev
 test-parity: .venv/parity
 	$(PYTEST) -m "parity and not slow"
 
-test-slow: .venv/dev
-	$(PYTEST) -m "slow and not parity"
+test-slow: .venv/parity
+	$(PYTEST) -m slow
 
 bench: .venv/parity
 	$(BIN)/satjax bench --config=configs/bench_cpu.py --out=runs/bench/cpu.json

@@ -147,6 +147,7 @@ def test_greedy_tokens_are_those_without_a_cache(shape):
   assert len(set(found)) == len(PROMPTS)  # each has a text of its own
 
 
+@pytest.mark.slow
 def test_scan_and_several_stacks_change_nothing():
   model = make_model()
   params = make_params(model)
@@ -162,6 +163,7 @@ def test_scan_and_several_stacks_change_nothing():
   assert run(scanned, PROMPTS, parts, max_tokens=36) == expected
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_its_cache_in_it():
   model = make_model(dtype='bfloat16')
   params = cached.cast(model, make_params(make_model()))

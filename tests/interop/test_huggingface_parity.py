@@ -115,6 +115,9 @@ FAMILIES = {
 }
 
 
+SLOW = {'linear', 'qwen2 tied', 'mistral'}
+
+
 def random_model(kind, changes):
   """A float32 model of transformers whose every number is random."""
   torch.manual_seed(0)
@@ -141,7 +144,13 @@ def random_model(kind, changes):
   return model
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize(
+  'family',
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+    for name in FAMILIES
+  ],
+)
 def test_families_have_their_logits_and_come_back_bitwise(tmp_path, family):
   model = random_model(*FAMILIES[family])
   model.save_pretrained(tmp_path / 'theirs')

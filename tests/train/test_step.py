@@ -232,7 +232,7 @@ def test_a_packed_row_equals_its_documents_apart():
   ('mesh', 'sparse'),
   [
     pytest.param((8, 1, 1), False, marks=pytest.mark.slow),
-    ((2, 4, 1), False),
+    pytest.param((2, 4, 1), False, marks=pytest.mark.slow),
     pytest.param((2, 2, 2), False, marks=pytest.mark.slow),
     pytest.param((2, 4, 1), True, marks=pytest.mark.slow),
     ((2, 2, 2), True),

@@ -79,6 +79,8 @@ def run(execution, name):
 SLOW = {
   'decayed, lion',
   'exact, channels only',
+  'exact, grouped',
+  'energy',
   'inverse',
   'uneven layers',
   'reversed, warm start',
