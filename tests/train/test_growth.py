@@ -187,6 +187,7 @@ def test_the_mask_counts_steps_in_the_state():
   assert all(np.isfinite(x).all() for x in down)
 
 
+@pytest.mark.slow
 def test_maps_are_learned_while_the_old_model_stands_aside():
   hop = (2 * STEP, 'learn', {'factor': 2, 'width_factor': 2, 'steps': 3})
   config = make_config(hop, growth__opt_state='reset')
@@ -365,7 +366,7 @@ def test_compact_equals_masked_across_growth_in_width():
 @pytest.mark.parametrize(
   'spec',
   [
-    ('stack', 2),
+    pytest.param(('stack', 2), marks=pytest.mark.slow),
     pytest.param(('direct', 2), marks=pytest.mark.slow),
     pytest.param(('learn', {'factor': 2, 'steps': 2}), marks=pytest.mark.slow),
     pytest.param(('stack', 2, FREEZE), marks=pytest.mark.slow),

@@ -143,6 +143,7 @@ def test_a_killed_dense_run_ends_as_if_it_had_not_been(tmp_path, cache):
   assert_same_run(tmp_path / 'b', tmp_path / 'a')
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on_bitwise(
   uninterrupted, tmp_path, cache
 ):

@@ -81,6 +81,8 @@ SLOW = {
   'exact, channels only',
   'exact, grouped',
   'energy',
+  'exact',
+  'group',
   'inverse',
   'uneven layers',
   'reversed, warm start',
