@@ -11,7 +11,7 @@ __version__ = '0.1.0'
 _PUBLIC = {
   'load': 'satjax.interop.models',
   'save': 'satjax.interop.models',
-  'grow_depth': 'satjax.growth.depth',
+  'grow_depth': 'satjax.growth.apply',
   'growth_timing': 'satjax.growth.guidelines',
   'growth_factor': 'satjax.growth.guidelines',
   'speedup': 'satjax.growth.guidelines',

@@ -7,8 +7,10 @@ credit.
 
 from collections.abc import Sequence
 import dataclasses
+import math
 
 from satjax import config as config_lib
+from satjax import tree
 
 # Dense bfloat16 FLOPs a second, from data sheets, by device kind.
 PEAK = {
@@ -40,11 +42,7 @@ def dense_layers(model: config_lib.ModelConfig) -> tuple[Layer, ...]:
 
 def num_params(model: config_lib.ModelConfig) -> int:
   """How many numbers the dense model holds."""
-  dim = model.embed_dim
-  heads = 2 * model.head_dim * (model.num_heads + model.num_kv_heads)
-  block = dim * (heads + 3 * model.mlp_dim + 2)
-  vocab = (1 if model.tied else 2) * model.vocab_size
-  return model.num_layers * block + dim * (vocab + 1)
+  return sum(map(math.prod, tree.shapes(model).values()))
 
 
 def forward_flops_per_token(

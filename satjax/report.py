@@ -6,6 +6,7 @@ import html
 import os
 import pathlib
 import string
+import types
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def _results(run: Run) -> dict[str, str]:
   values = {
     'tokens': (run.known('tokens')[-1:], '{:,.0f}'),
     'layers': (layers, '{:.0f}'),
-    'parameters': (_num_params(run.config, layers), '{:,.0f}'),
+    'parameters': (_num_params(run, layers), '{:,.0f}'),
   }
   for source in report_runs.sources(run.columns):
     last = run.known(f'eval/{source}/loss')[-1:]
@@ -180,20 +181,19 @@ def _median(run: Run, column: str, where: Any = slice(None)) -> list[float]:
   return [np.median(values)] if len(values) else []
 
 
-def _num_params(
-  config: Mapping[str, Any], layers: Sequence[float]
-) -> list[int]:
-  """Parameters of the dense model of so many layers; empty if not known."""
+def _num_params(run: Run, layers: Sequence[float]) -> list[float]:
+  """Parameters of the model as it is last; empty if not known."""
+  from satjax import flops  # brings jax along, which other pages do without
+
+  grown = run.known('model/num_params')[-1:]
+  if len(grown):
+    return grown
   try:
-    model = config['model']
-    heads = 2 * model['num_heads'] + 2 * model['num_kv_heads']
-    attention = model['embed_dim'] * model['head_dim'] * heads
-    mlp = 3 * model['embed_dim'] * model['mlp_dim']
-    embeddings = (2 - model['tied']) * model['vocab_size'] * model['embed_dim']
-    depth = int(layers[0]) if len(layers) else model['num_layers']
-    block = attention + mlp + 2 * model['embed_dim']
-    return [depth * block + embeddings + model['embed_dim']]
-  except (KeyError, TypeError):
+    model = types.SimpleNamespace(**run.config['model'])
+    if len(layers):
+      model.num_layers = int(layers[0])
+    return [flops.num_params(model)]
+  except (AttributeError, KeyError, TypeError):
     return []
 
 

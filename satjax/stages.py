@@ -51,7 +51,6 @@ class Stage:
     mode: 'all'; 'learn', maps from the model before to this one; 'ramp', new
       units are let in; 'frozen', old layers stand still.
     operators: that lead here from the model before; (): this model was there.
-    hop: the last operators, also where they are no longer new.
     length: steps of the mode; 0: until the next stage.
     trains: names of leaves outside of the blocks that train; 'frozen' only.
     base: the model before the last hop; None: there was none.
@@ -63,7 +62,6 @@ class Stage:
   batch_size: int
   mode: str = 'all'
   operators: tuple[Operator, ...] = ()
-  hop: tuple[Operator, ...] = ()
   length: int = 0
   trains: tuple[str, ...] = ()
   base: Any = None
@@ -77,8 +75,8 @@ class Stage:
 
   @property
   def depth(self) -> Depth:
-    """The depth operator of the last hop."""
-    return next(op for op in self.hop if isinstance(op, Depth))
+    """The depth operator that opened the stage."""
+    return next(op for op in self.operators if isinstance(op, Depth))
 
 
 def parse(hop: Any) -> Hop:
@@ -171,7 +169,7 @@ def _opened(config: Any, hop: Hop, before: Stage) -> list[Stage]:
   """The stages that a hop opens: one with a mode of its own, and the rest."""
   per_step = config.tokens_per_step
   start = -(-hop.at_tokens // per_step)
-  is_first = start == 0 and not before.hop
+  is_first = start == 0 and before.base is None
   if (before.start >= start and not is_first) or before.mode != 'all':
     since = f'begins at step {before.start}'
     if before.mode != 'all':
@@ -199,7 +197,6 @@ def _opened(config: Any, hop: Hop, before: Stage) -> list[Stage]:
     batch_size=before.batch_size // pieces,
     mode=mode,
     operators=found,
-    hop=found,
     length=length,
     trains=trains,
     base=before.model,

@@ -48,6 +48,24 @@ def has(model: Any, path: str) -> bool:
   return path != 'unembed' or not model.tied
 
 
+def shapes(model: Any) -> dict[str, tuple[int, ...]]:
+  """Shape of every parameter of a model, by path; `model`: as in `has`."""
+  sizes = {
+    'layers': model.num_layers,
+    'embed': model.embed_dim,
+    'heads': model.num_heads,
+    'kv_heads': model.num_kv_heads,
+    'head_dim': model.head_dim,
+    'mlp': model.mlp_dim,
+    'vocab': model.vocab_size,
+  }
+  return {
+    path: tuple(sizes[name] for name in axes)
+    for path, axes in AXES.items()
+    if has(model, path)
+  }
+
+
 def path_of(keys: tuple[Any, ...]) -> str:
   """Slash-separated path of a leaf, for dicts, sequences and dataclasses."""
   return jax.tree_util.keystr(keys, simple=True, separator='/')

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import config as config_lib
 from satjax import flops
 from satjax.model import decoder
+from tests import models
 
-LLAMA_7B = config_lib.ModelConfig(
+LLAMA_7B = models.make(
   num_layers=32,
   embed_dim=4096,
   num_heads=32,
@@ -19,16 +19,8 @@ LLAMA_7B = config_lib.ModelConfig(
   head_dim=128,
   mlp_dim=11008,
   vocab_size=32000,
-  tied=False,
   rope_theta=10_000.0,
-  norm_eps=1e-5,
   dtype='bfloat16',
-  scan=True,
-  remat='none',
-  init_from='',
-  qkv_bias=False,
-  qk_norm=False,
-  rope_scaling=(),
 )
 SMALL = dataclasses.replace(
   LLAMA_7B,

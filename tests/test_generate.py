@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import config as config_lib
 from satjax import errors, generate, tree
 from satjax.data import tokenizers
 from satjax.model import cached, decoder
+from tests import models
 
 TOKENIZER = tokenizers.ByteTokenizer()
 SHAPES = {
@@ -27,26 +27,7 @@ PROMPTS = ['', 'import ', 'x' * 31, 'def f(x):\n  return x + 1\n' * 2]
 
 
 def make_model(**changes):
-  model = config_lib.ModelConfig(
-    num_layers=2,
-    embed_dim=8,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
-    mlp_dim=6,
-    vocab_size=272,
-    tied=False,
-    rope_theta=100.0,
-    rope_scaling=(),
-    norm_eps=1e-5,
-    qkv_bias=False,
-    qk_norm=False,
-    dtype='float32',
-    scan=False,
-    remat='none',
-    init_from='',
-  )
-  return dataclasses.replace(model, **changes)
+  return models.make(**{'vocab_size': 272, 'scan': False} | changes)
 
 
 @functools.cache

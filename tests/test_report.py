@@ -21,6 +21,8 @@ MODEL = {
   'mlp_dim': 16,
   'vocab_size': 32,
   'tied': False,
+  'qkv_bias': False,
+  'qk_norm': False,
 }
 
 

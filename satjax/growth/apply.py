@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from satjax import tree
 from satjax.growth import depth, fresh, released, width
@@ -31,6 +32,66 @@ def grow_tree(
   for number, operator in enumerate(operators):
     state = _grow_once(state, operator, jax.random.fold_in(key, number))
   return state
+
+
+def grow_depth(
+  params: PyTree,
+  layer_map: Sequence[int],
+  zero_out: Sequence[bool] | None = None,
+  noise: float = 0.0,
+  branch_scale: float = 1.0,
+  *,
+  noise_on: str = 'all',
+  key: jax.Array | None = None,
+) -> PyTree:
+  """Target layer i becomes a copy of layer `layer_map[i]`.
+
+  Args:
+    params: tree with layers on axis 0 of the leaves under `blocks`, or any
+      state that mirrors it (moments are found by their path).
+    layer_map: source layer of each target layer.
+    zero_out: target layers whose attention output and MLP down projections are
+      0: they add nothing at first. Not the gate, nor the norm: zeroing only the
+      last matrix of a branch leaves it a gradient.
+    noise: a of `W <- (1 - a) W + a eps` on every matrix of parameters.
+    branch_scale: factor on what new layers (later copies) write.
+    noise_on: 'all' matrices, or those of 'new' layers only.
+    key: of the noise.
+
+  Raises:
+    ValueError: a source that is not a layer of the tree, no layer at all, or
+      noise without a key.
+  """
+  rows = np.asarray(layer_map)
+  zeros = () if zero_out is None else tuple(map(bool, zero_out))
+  _check_depth(rows, zeros, noise, noise_on, key, _depth_of(params))
+  operator = Depth(
+    tuple(rows.tolist()),
+    zero_out=zeros,
+    noise=noise,
+    noise_on=noise_on,
+    branch_scale=branch_scale,
+  )
+  return _grow_once(params, operator, key)
+
+
+def _check_depth(rows, zeros, noise, noise_on, key, num_layers) -> None:
+  if rows.ndim != 1 or not rows.size or rows.dtype.kind not in 'iu':
+    raise ValueError(
+      f'layer_map {rows.tolist()} must be the numbers of one or more layers'
+    )
+  if rows.min() < 0 or rows.max() >= num_layers:
+    raise ValueError(
+      f'layer_map {rows.tolist()} names layers outside 0..{num_layers - 1}'
+    )
+  if zeros and len(zeros) != rows.size:
+    raise ValueError(
+      f'zero_out has {len(zeros)} entries for {rows.size} layers; give one each'
+    )
+  if noise_on not in ('all', 'new'):
+    raise ValueError(f"noise_on {noise_on!r}; allowed: 'all' | 'new'")
+  if noise and key is None:
+    raise ValueError(f'noise {noise} needs a key; pass jax.random.key(seed)')
 
 
 def _grow_once(state, operator, key):
@@ -61,11 +122,12 @@ def _grow_once(state, operator, key):
 
 
 def _depth_of(state) -> int:
+  """How many layers the leaves of a tree have."""
   leaves = tree.flatten(state)
   return next(
     leaf.shape[0]
     for path, leaf in leaves.items()
-    if tree.param_of(path) == 'blocks/attention_norm'
+    if depth.is_stacked(path, jnp.ndim(leaf))
   )
 
 

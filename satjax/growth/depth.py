@@ -5,8 +5,6 @@ Every other depth operator is another layer map, and what is done to the layers
 that are new.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,71 +12,6 @@ import numpy as np
 from satjax import tree
 from satjax.growth import fresh
 from satjax.operators import Depth
-from satjax.tree import PyTree
-
-
-def grow_depth(
-  params: PyTree,
-  layer_map: Sequence[int],
-  zero_out: Sequence[bool] | None = None,
-  noise: float = 0.0,
-  branch_scale: float = 1.0,
-  *,
-  noise_on: str = 'all',
-  key: jax.Array | None = None,
-) -> PyTree:
-  """Target layer i becomes a copy of layer `layer_map[i]`.
-
-  Args:
-    params: tree with layers on axis 0 of the leaves under `blocks`, or any
-      state that mirrors it (moments are found by their path).
-    layer_map: source layer of each target layer.
-    zero_out: target layers whose attention output and MLP down projections are
-      0: they add nothing at first. Not the gate, nor the norm: zeroing only the
-      last matrix of a branch leaves it a gradient.
-    noise: a of `W <- (1 - a) W + a eps` on every matrix of parameters.
-    branch_scale: factor on what new layers (later copies) write.
-    noise_on: 'all' matrices, or those of 'new' layers only.
-    key: of the noise.
-
-  Raises:
-    ValueError: a source that is not a layer of the tree, no layer at all, or
-      noise without a key.
-  """
-  rows = np.asarray(layer_map)
-  if rows.ndim != 1 or not rows.size or rows.dtype.kind not in 'iu':
-    raise ValueError(
-      f'layer_map {rows.tolist()} must be the numbers of one or more layers'
-    )
-  zeros = tuple(map(bool, zero_out if zero_out is not None else ()))
-  if zeros and len(zeros) != rows.size:
-    raise ValueError(
-      f'zero_out has {len(zeros)} entries for {rows.size} layers; give one each'
-    )
-  if noise_on not in ('all', 'new'):
-    raise ValueError(f"noise_on {noise_on!r}; allowed: 'all' | 'new'")
-  if noise and key is None:
-    raise ValueError(f'noise {noise} needs a key; pass jax.random.key(seed)')
-  operator = Depth(
-    tuple(rows.tolist()),
-    zero_out=zeros,
-    noise=noise,
-    noise_on=noise_on,
-    branch_scale=branch_scale,
-  )
-  layers = tuple(range(rows.size))
-
-  def grow(path, leaf):
-    stacked = is_stacked(path, leaf.ndim)
-    if stacked:
-      _check_range(rows, leaf.shape[0])
-      leaf = jnp.take(leaf, rows, axis=0)
-    if fresh.kind_of(path) != 'param':
-      return leaf
-    name = tree.param_of(path)
-    return transform(operator, name, leaf, layers if stacked else None, key)
-
-  return tree.map_with_path(grow, params)
 
 
 def transform(
@@ -156,10 +89,3 @@ def is_stacked(path: str, ndim: int) -> bool:
   """
   name = tree.param_of(path)
   return name is not None and name.startswith('blocks/') and ndim >= 2
-
-
-def _check_range(rows: np.ndarray, num_layers: int) -> None:
-  if rows.min() < 0 or rows.max() >= num_layers:
-    raise ValueError(
-      f'layer_map {rows.tolist()} names layers outside 0..{num_layers - 1}'
-    )

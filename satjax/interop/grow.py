@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from satjax import errors, operator_specs
+from satjax import errors, flops, operator_specs, tree
 from satjax.config import ModelConfig
 from satjax.growth import apply
 from satjax.interop import huggingface, llama, weights, writer
@@ -52,7 +52,7 @@ class Summary:
   @property
   def num_params(self) -> tuple[int, int]:
     """How many numbers before and after."""
-    return _num_params(self.before), _num_params(self.after)
+    return flops.num_params(self.before), flops.num_params(self.after)
 
   @property
   def preserves(self) -> bool:
@@ -101,7 +101,7 @@ def grow(
   dtype = np.dtype(weights.DTYPES[next(iter(headers.values())).dtype])
   contents, context = _small_files(source, operators, after, dtype.name)
   growth = _Growth(source, before, headers, operators, after, dtype, seed)
-  num_bytes = _num_params(after) * dtype.itemsize
+  num_bytes = flops.num_params(after) * dtype.itemsize
   writer.write(
     out,
     {name: slot.shape for name, slot in growth.slots.items()},
@@ -120,7 +120,7 @@ class _Growth:
   def __init__(self, directory, before, headers, operators, after, dtype, seed):
     self.slots = llama.slots(after)
     self._directory, self._headers, self._dtype = directory, headers, dtype
-    self._old_slots, self._shapes = llama.slots(before), llama.shapes(before)
+    self._old_slots, self._shapes = llama.slots(before), tree.shapes(before)
     self._operators, self._seed = operators, seed
     depths, model = [], before
     for operator in operators:
@@ -184,10 +184,6 @@ class _Growth:
 
 def _name(path: str, layer: int | None) -> str:
   return llama.TENSORS[path][0].format(layer)
-
-
-def _num_params(config: ModelConfig) -> int:
-  return sum(map(math.prod, llama.shapes(config).values()))
 
 
 def _refuse_untrained(operators: Sequence[Operator]) -> None:

@@ -49,7 +49,7 @@ def load(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, Any]]:
   config, headers = check(directory)
   slots, problems = llama.slots(config), []
   dtype = weights.DTYPES[next(iter(headers.values())).dtype]
-  shapes = llama.shapes(config)
+  shapes = tree.shapes(config)
   params = {path: np.empty(shape, dtype) for path, shape in shapes.items()}
   for name, slot in slots.items():
     matrix = weights.read_tensor(directory, headers[name])
@@ -139,7 +139,7 @@ def _stored_dtype(
     raise errors.ConfigError(
       f'dtype = {dtype!r}; allowed: None | float32 | bfloat16'
     )
-  expected = llama.shapes(config)
+  expected = tree.shapes(config)
   problems = [
     f'{path}: found {found}, expected {wanted}'
     for path in sorted({*expected, *leaves})

@@ -85,28 +85,10 @@ class Slot(NamedTuple):
   transposed: bool
 
 
-def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-  """Shape of every leaf, by path."""
-  sizes = {
-    'layers': config.num_layers,
-    'embed': config.embed_dim,
-    'heads': config.num_heads,
-    'kv_heads': config.num_kv_heads,
-    'head_dim': config.head_dim,
-    'mlp': config.mlp_dim,
-    'vocab': config.vocab_size,
-  }
-  return {
-    path: tuple(sizes[name] for name in axes)
-    for path, axes in tree.AXES.items()
-    if tree.has(config, path)
-  }
-
-
 def slots(config: ModelConfig) -> dict[str, Slot]:
   """Every tensor that a file of this model holds, by its name there."""
   slots = {}
-  for path, shape in shapes(config).items():
+  for path, shape in tree.shapes(config).items():
     template, transposed = TENSORS[path]
     indices: Any = [...]
     if tree.AXES[path][0] == 'layers':

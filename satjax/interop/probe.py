@@ -1,13 +1,13 @@
 """How far the logits of two model directories are apart on a short text."""
 
 import dataclasses
-import math
 import os
 from pathlib import Path
 
 import numpy as np
 
-from satjax.interop import huggingface, llama, models
+from satjax import flops
+from satjax.interop import huggingface, models
 
 _TEXT = b'Growth copies what a small model has learned into a larger one.'
 # Memory to load and run a model, over its size in float32: 2.1 were measured
@@ -58,8 +58,7 @@ def measure(old: str | os.PathLike, new: str | os.PathLike) -> Probe:
 def why_not(directory: str | os.PathLike) -> str | None:
   """Why there is too little memory to run a model; None: there is enough."""
   config = huggingface.read_config(directory)
-  numbers = sum(map(math.prod, llama.shapes(config).values()))
-  needed, free = _PEAK * 4 * numbers, _available_memory()
+  needed, free = _PEAK * 4 * flops.num_params(config), _available_memory()
   if free is None or needed <= free:
     return None
   return (

@@ -7,7 +7,6 @@ one that does not still updates the active neurons only.
 """
 
 from collections.abc import Mapping
-import functools
 from typing import NamedTuple
 
 import jax
@@ -75,23 +74,36 @@ def lors(
     ValueError: an option that is not known, or `update` without params.
   """
   _check_options(omitted, importance, selection)
-  inner = optax.with_extra_args_support(inner)
-  choose = functools.partial(
-    _choose,
-    ladder=ladder,
-    units=units,
-    importance=importance,
-    selection=selection,
-    temperature=temperature,
-    multiple=multiple,
-    groups=groups or {},
-    seed=seed,
+  choice = _Choice(
+    ladder, units, importance, selection, temperature, multiple, groups, seed
   )
+  return optax.GradientTransformationExtraArgs(
+    *_transform(
+      optax.with_extra_args_support(inner), choice, refresh_every, omitted
+    )
+  )
+
+
+class _Choice(NamedTuple):
+  """How a mask is chosen: the options of `lors` that say so."""
+
+  ladder: Ladder | Mapping[str, Ladder]
+  units: importance_lib.Units | None
+  importance: str
+  selection: str
+  temperature: float
+  multiple: int
+  groups: Mapping[str, int] | None
+  seed: int
+
+
+def _transform(inner, choice, refresh_every, omitted):
+  """The two functions of the transformation."""
 
   def init(params):
     count = jnp.zeros((), jnp.int32)
     if refresh_every:
-      mask = choose(params, count)
+      mask = _choose(choice, params, count)
     else:
       mask = jax.tree.map(lambda _: jnp.ones((), bool), params)
     return LorsState(count, mask, inner.init(params))
@@ -110,14 +122,16 @@ def lors(
       new = jax.tree.map(jnp.where, taking_part, new, state.inner)
     count, mask = state.count + 1, state.mask
     if refresh_every:
-      due = (count % refresh_every == 0) | _is_rung(ladder, count)
+      due = (count % refresh_every == 0) | _is_rung(choice.ladder, count)
       new_params = optax.apply_updates(params, updates)
       mask = jax.lax.cond(
-        due, lambda: choose(new_params, count, scores), lambda: state.mask
+        due,
+        lambda: _choose(choice, new_params, count, scores),
+        lambda: state.mask,
       )
     return updates, LorsState(count, mask, new)
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  return init, update
 
 
 def apply_mask(values: PyTree, mask: PyTree) -> PyTree:
@@ -137,37 +151,25 @@ def _check_options(omitted, importance, selection) -> None:
       )
 
 
-def _choose(
-  params,
-  count,
-  scores=None,
-  *,
-  ladder,
-  units,
-  importance,
-  selection,
-  temperature,
-  multiple,
-  groups,
-  seed,
-):
+def _choose(choice: _Choice, params, count, scores=None):
   """The mask of the step that follows `count` completed ones."""
-  units = units or tree.neuron_units(params)
-  scores = scores or importance_lib.scores(importance, params, units)
-  key = jax.random.fold_in(jax.random.key(seed), count)
+  ladder = choice.ladder
+  units = choice.units or tree.neuron_units(params)
+  scores = scores or importance_lib.scores(choice.importance, params, units)
+  key = jax.random.fold_in(jax.random.key(choice.seed), count)
   taking_part = {}
   for unit, score in scores.items():
-    runs = groups.get(unit, 1)
+    runs = (choice.groups or {}).get(unit, 1)
     own = ladder[unit] if isinstance(ladder, Mapping) else ladder
-    tile = runs if unit == 'heads' else max(multiple, runs)
+    tile = runs if unit == 'heads' else max(choice.multiple, runs)
     counts = jnp.array(own.kept_by_rung(score.shape[-1], tile))
     # Scores of one layer may come without an axis for layers.
     taking_part[unit] = selection_lib.keep(
       score.reshape(-1, score.shape[-1]),
       counts[own.rung(count)],
       selection_lib.key_of(key, unit),
-      method=selection,
-      temperature=temperature,
+      method=choice.selection,
+      temperature=choice.temperature,
       groups=runs,
     ).reshape(score.shape)
   return subnetwork.masks(params, units, taking_part)

@@ -209,7 +209,9 @@ def phase_flops(config: config_lib.Config, phase: Phase) -> float:
   )
   if stage.mode == 'learn':
     model = stage.model
-    total += 3 * learned.flops(stage.hop[-1], model.vocab_size, model.tied)
+    total += 3 * learned.flops(
+      stage.operators[-1], model.vocab_size, model.tied
+    )
   return total
 
 

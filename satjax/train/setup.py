@@ -185,7 +185,7 @@ def abstract_state(setup: Setup, stage: Stage) -> TrainState:
 
   def create(key):
     if stage.mode == 'learn':
-      maps = learned.init(stage.hop[-1], key)
+      maps = learned.init(stage.operators[-1], key)
       return state_lib.new_state(maps, plain_optimizer(setup.config))
     params = decoder.init_params(stage.model, key)
     return state_lib.new_state(params, setup.tx)
@@ -233,7 +233,7 @@ def make_step(setup: Setup, stage: Stage | None = None) -> Callable[..., Any]:
   tx, schedule = setup.tx, setup.schedule
   if stage.mode == 'learn':
     tx = plain_optimizer(config)
-    schedule = optax.constant_schedule(stage.hop[-1].learning_rate)
+    schedule = optax.constant_schedule(stage.operators[-1].learning_rate)
   return functools.partial(
     step_lib.train_step,
     model=stage.model,

@@ -46,7 +46,7 @@ def enter(
     state = _with_fresh_moments(setup, state, params)
   key = _growth_key(setup, stage)
   if stage.mode == 'learn':
-    maps = learned.init(stage.hop[-1], key)
+    maps = learned.init(stage.operators[-1], key)
     learning = state_lib.new_state(
       maps, setup_lib.plain_optimizer(setup.config)
     )

@@ -64,7 +64,7 @@ def seen(stage: Stage, params: PyTree, held: PyTree, step: jax.Array) -> PyTree:
     return learned.materialise(params, held)
   if stage.mode == 'ramp':
     share = jnp.clip((step - stage.start) / stage.length, 0.0, 1.0)
-    return apply.ramp(stage.hop, params, share)
+    return apply.ramp(stage.operators, params, share)
   if stage.mode == 'frozen':
     return _interleave(params, held, stage.frozen)
   return params

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from satjax import config
+from satjax import config, tree
 from satjax.data import pipeline, sources, table, tokenizers
 from satjax.interop import huggingface
 from satjax.train import evaluation
@@ -106,7 +106,7 @@ SMALL = config.ModelConfig(
 
 
 def export(directory, tokenizer):
-  shapes = huggingface.llama.shapes(SMALL)
+  shapes = tree.shapes(SMALL)
   params = {path: np.zeros(s, np.float32) for path, s in shapes.items()}
   huggingface.save(
     directory,

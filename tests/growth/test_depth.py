@@ -78,7 +78,7 @@ def assert_same(one, two):
 def test_growth_to_the_same_depth_changes_nothing(name):
   _, state = trained_state(name)
   layer_map = layer_maps.stack(LAYERS, LAYERS * 1)
-  assert_same(depth.grow_depth(state, layer_map), state)
+  assert_same(apply.grow_depth(state, layer_map), state)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_growth_to_the_same_depth_changes_nothing(name):
 def test_layer_i_is_a_copy_of_its_source(layer_map):
   params = make_params()
   before = tree.flatten(params)
-  after = tree.flatten(depth.grow_depth(params, layer_map))
+  after = tree.flatten(apply.grow_depth(params, layer_map))
   assert after.keys() == before.keys()
   for path, leaf in after.items():
     if path not in STACKED:
@@ -103,7 +103,7 @@ def test_layer_i_is_a_copy_of_its_source(layer_map):
 )
 def test_moments_grow_with_their_parameters(name, width):
   tx, state = trained_state(name, width)
-  grown = depth.grow_depth(state, layer_maps.stack(LAYERS, LAYERS * 2))
+  grown = apply.grow_depth(state, layer_maps.stack(LAYERS, LAYERS * 2))
   assert grown.step == 3
   before = tree.flatten(state.opt_state)
   after = tree.flatten(grown.opt_state)
@@ -139,7 +139,7 @@ def test_wide_matrices_are_factored_in_this_test():
 
 def test_a_grown_state_trains():
   tx, state = trained_state('sgd')
-  grown = depth.grow_depth(state, (0, 1, 0, 1))
+  grown = apply.grow_depth(state, (0, 1, 0, 1))
   updates, _ = common.compiled(tx.update)(
     grown.params, grown.opt_state, grown.params
   )
@@ -150,16 +150,16 @@ def test_a_grown_state_trains():
 
 def test_growth_runs_inside_jit():
   _, state = trained_state('adamw')
-  grow = jax.jit(lambda s: depth.grow_depth(s, (0, 1, 0, 1)))
-  assert_same(grow(state), depth.grow_depth(state, (0, 1, 0, 1)))
+  grow = jax.jit(lambda s: apply.grow_depth(s, (0, 1, 0, 1)))
+  assert_same(grow(state), apply.grow_depth(state, (0, 1, 0, 1)))
 
 
 def test_growth_in_two_hops_is_growth_in_one():
   params = make_params()
-  twice = depth.grow_depth(params, layer_maps.stack(LAYERS, LAYERS * 2))
-  twice = depth.grow_depth(twice, layer_maps.stack(2 * LAYERS, 2 * LAYERS * 2))
+  twice = apply.grow_depth(params, layer_maps.stack(LAYERS, LAYERS * 2))
+  twice = apply.grow_depth(twice, layer_maps.stack(2 * LAYERS, 2 * LAYERS * 2))
   assert_same(
-    twice, depth.grow_depth(params, layer_maps.stack(LAYERS, LAYERS * 4))
+    twice, apply.grow_depth(params, layer_maps.stack(LAYERS, LAYERS * 4))
   )
 
 
@@ -176,7 +176,7 @@ def test_growth_in_two_hops_is_growth_in_one():
 )
 def test_bad_maps_raise(layer_map, said):
   with pytest.raises(ValueError, match=said):
-    depth.grow_depth(make_params(), layer_map)
+    apply.grow_depth(make_params(), layer_map)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_moments_of_random_layers_begin_at_zero():
 
 
 def grown_leaves(params, layer_map, **options):
-  return tree.flatten(depth.grow_depth(params, layer_map, **options))
+  return tree.flatten(apply.grow_depth(params, layer_map, **options))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_noise_is_a_share_of_initial_weights(noise_on):
 )
 def test_options_that_do_not_fit_raise(options, said):
   with pytest.raises(ValueError, match=said):
-    depth.grow_depth(make_params(), (0, 1), **options)
+    apply.grow_depth(make_params(), (0, 1), **options)
 
 
 @pytest.mark.parametrize('name', [*NAMES, 'per_neuron'])

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import config as config_lib
 from satjax import operator_specs, tree
 from satjax.growth import apply, fresh
 from satjax.model import decoder
+from tests import models
 
 # The tests compile more than they compute.
 compiled = functools.partial(
@@ -35,24 +35,11 @@ real_normal = fresh.normal
 
 
 def make_model(**changes):
-  model = config_lib.ModelConfig(
-    num_layers=2,
+  model = models.make(
     embed_dim=16,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
     mlp_dim=24,
-    vocab_size=16,
-    tied=False,
-    rope_theta=100.0,
-    norm_eps=1e-3,  # so large that a wrong one is seen
-    dtype='float32',
+    norm_eps=1e-3,
     scan=False,
-    remat='none',
-    init_from='',
-    qkv_bias=False,
-    qk_norm=False,
-    rope_scaling=(),
   )
   return dataclasses.replace(model, **changes)
 

@@ -13,7 +13,7 @@ import pytest
 from satjax import errors, operator_specs, tree
 from satjax.growth import apply
 from satjax.interop import grow as grow_lib
-from satjax.interop import grow_table, huggingface, llama, probe, weights
+from satjax.interop import grow_table, huggingface, probe, weights
 from tests.interop import test_huggingface as samples
 
 BASE = samples.GROUPED  # 2 layers
@@ -371,7 +371,7 @@ def test_the_probe_measures_how_far_the_logits_moved(tmp_path, monkeypatch):
 def test_the_probe_is_left_out_where_memory_is_short(tmp_path, monkeypatch):
   write(tmp_path)
   assert probe.why_not(tmp_path) is None
-  numbers = sum(np.prod(shape) for shape in llama.shapes(BASE).values())
+  numbers = sum(np.prod(shape) for shape in tree.shapes(BASE).values())
   monkeypatch.setattr(probe, '_available_memory', lambda: 4 * numbers)
   assert '--probe=on' in probe.why_not(tmp_path)
 

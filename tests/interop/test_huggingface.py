@@ -16,27 +16,14 @@ import pytest
 import safetensors.numpy
 
 from satjax import errors, tree
-from satjax.config import ModelConfig
 from satjax.interop import byte_tokenizer, huggingface
+from tests import models
 
-GROUPED = ModelConfig(
-  num_layers=2,
-  embed_dim=8,
-  num_heads=4,
-  num_kv_heads=2,
+GROUPED = models.make(
   head_dim=6,
   mlp_dim=10,
   vocab_size=12,
-  tied=False,
   rope_theta=500_000.0,
-  norm_eps=1e-5,
-  dtype='float32',
-  scan=True,
-  remat='none',
-  init_from='',
-  qkv_bias=False,
-  qk_norm=False,
-  rope_scaling=(),
 )
 TIED = dataclasses.replace(GROUPED, tied=True, num_kv_heads=4, head_dim=2)
 BYTES = types.SimpleNamespace(name='byte', bos_id=256, eos_id=257)

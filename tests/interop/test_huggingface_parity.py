@@ -13,10 +13,10 @@ transformers = pytest.importorskip('transformers')
 import jax  # noqa: E402
 import safetensors.torch  # noqa: E402
 
-from satjax.config import ModelConfig  # noqa: E402
 from satjax.data import tokenizers  # noqa: E402
 from satjax.interop import huggingface  # noqa: E402
 from satjax.model import decoder  # noqa: E402
+from tests import models  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
@@ -27,24 +27,12 @@ SHAPES = {
   'wide_heads': {'head_dim': 12, 'num_key_value_heads': 1},
   'long_rope': {'rope_parameters': {'rope_type': 'default', 'rope_theta': 5e5}},
 }
-CONFIG = ModelConfig(
-  num_layers=2,
+CONFIG = models.make(
   embed_dim=16,
-  num_heads=4,
-  num_kv_heads=2,
   head_dim=6,
   mlp_dim=24,
   vocab_size=320,
-  tied=False,
   rope_theta=500_000.0,
-  norm_eps=1e-5,
-  dtype='float32',
-  scan=True,
-  remat='none',
-  init_from='',
-  qkv_bias=False,
-  qk_norm=False,
-  rope_scaling=(),
 )
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import config as config_lib
 from satjax import tree
 from satjax.model import decoder
+from tests import models
 
 # The tests compile more than they compute.
 compiled = functools.partial(
@@ -20,26 +20,7 @@ LENGTH = 7
 
 
 def make_model(**changes):
-  model = config_lib.ModelConfig(
-    num_layers=2,
-    embed_dim=8,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
-    mlp_dim=6,
-    vocab_size=16,
-    tied=False,
-    rope_theta=100.0,
-    norm_eps=1e-5,
-    dtype='float32',
-    scan=True,
-    remat='none',
-    init_from='',
-    qkv_bias=False,
-    qk_norm=False,
-    rope_scaling=(),
-  )
-  return dataclasses.replace(model, **changes)
+  return models.make(**changes)
 
 
 @functools.cache

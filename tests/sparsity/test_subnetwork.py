@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from satjax import config as config_lib
 from satjax import tree
 from satjax.model import decoder
 from satjax.sparsity import lors, subnetwork
 from satjax.train import state as state_lib
+from tests import models
 
 LAYERS, HEADS, CHANNELS = 2, 4, 6
 TX = optax.adamw(0.1)
@@ -23,24 +23,12 @@ compiled = functools.partial(
 
 
 def make_model(kv_heads):
-  return config_lib.ModelConfig(
+  return models.make(
     num_layers=LAYERS,
-    embed_dim=8,
     num_heads=HEADS,
     num_kv_heads=kv_heads,
-    head_dim=4,
     mlp_dim=CHANNELS,
-    vocab_size=16,
-    tied=False,
-    rope_theta=100.0,
-    norm_eps=1e-5,
-    dtype='float32',
     scan=False,
-    remat='none',
-    init_from='',
-    qkv_bias=False,
-    qk_norm=False,
-    rope_scaling=(),
   )
 
 

@@ -13,6 +13,7 @@ from satjax import config as config_lib
 from satjax import tree
 from satjax.model import decoder
 from satjax.train import optimizer
+from tests import models
 
 NAMES = ('adamw', 'lion', 'adafactor', 'muon', 'sgd')
 # The tests compile more than they compute.
@@ -40,24 +41,9 @@ def make_config(**changes):
 
 @functools.cache
 def make_params():
-  model = config_lib.ModelConfig(
-    num_layers=2,
-    embed_dim=8,
-    num_heads=4,
+  model = models.make(
     num_kv_heads=1,
-    head_dim=4,
     mlp_dim=24,
-    vocab_size=16,
-    tied=False,
-    rope_theta=100.0,
-    norm_eps=1e-5,
-    dtype='float32',
-    scan=True,
-    remat='none',
-    init_from='',
-    qkv_bias=False,
-    qk_norm=False,
-    rope_scaling=(),
   )
   init = functools.partial(decoder.init_params, model)
   return random_like(jax.eval_shape(init, jax.random.key(0)), 7)
