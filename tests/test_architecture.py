@@ -27,7 +27,7 @@ ROWS = [
   {'train'},
   {'plan', 'bench', 'bench_arms', 'bench_table', 'bench_torch', 'experiment'}
   | {'report', 'report_plots', 'report_runs', 'report_growth', 'plan_growth'},
-  {'cli', 'cli_options', '__main__'},
+  {'cli', 'commands', '__main__'},
 ]
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60

@@ -1,0 +1,84 @@
+"""Options that several commands have, and what they open."""
+
+from typing import Any
+
+from satjax import errors
+
+Option = dict[str, Any]
+
+
+def number(metavar: str, kind: type, text: str, **more: Any) -> Option:
+  """An option that takes a number."""
+  return {'metavar': metavar, 'type': kind, 'help': text, **more}
+
+
+def required(options: dict[str, Option], *flags: str) -> dict[str, Option]:
+  """The options, of which some have to be given."""
+  return {
+    flag: option | {'required': True} if flag in flags else option
+    for flag, option in options.items()
+  }
+
+
+CONFIG = {
+  '--config': {
+    'metavar': 'FILE',
+    'help': 'Python file with get_config(), or the config.json of a run;'
+    ' FILE.py:ARGUMENT calls get_config(ARGUMENT)',
+  },
+}
+WORKDIR = {'--workdir': {'metavar': 'DIR', 'help': 'folder of a run'}}
+STEP = {
+  '--step': {
+    'metavar': 'N',
+    'help': 'checkpoint to take, in completed steps, or the model on either'
+    ' side of a growth: before_growth:N, after_growth:N (default: the newest)',
+  },
+}
+OUT = {'--out': {'metavar': 'PATH', 'help': 'what to write'}}
+TOKENIZER = {
+  '--tokenizer': {
+    'metavar': 'TOKENIZER',
+    'default': 'byte',
+    'help': 'of a --model directory: byte (default), hf:PATH of a'
+    ' tokenizer.json or a directory that has one, or sentencepiece:PATH of a'
+    ' .model file',
+  },
+}
+# Of commands that take a run or a model directory; see `is_run`.
+MODEL = {
+  **WORKDIR,
+  **STEP,
+  '--model': {
+    'metavar': 'MODEL_DIR',
+    'help': 'Hugging Face directory, instead of --workdir',
+  },
+  **TOKENIZER,
+}
+SEED = {
+  '--seed': number('N', int, 'of the sampling (default: 0)', default=0),
+}
+
+
+def is_run(options: Any) -> bool:
+  """Whether a run is meant, and not a model directory.
+
+  Raises:
+    ConfigError: both are named, or neither.
+  """
+  if bool(options.workdir) == bool(options.model):
+    raise errors.ConfigError('name one of --workdir=DIR and --model=MODEL_DIR')
+  return bool(options.workdir)
+
+
+def open_model(options: Any) -> tuple[Any, Any]:
+  """The model and the tokenizer that the options of `MODEL` name."""
+  from satjax.data import tokenizers
+  from satjax.interop import models
+  from satjax.train import saved
+
+  if is_run(options):
+    run = saved.restore(options.workdir, options.step)
+    return run.model, run.tokenizer
+  tokenizer = tokenizers.get_tokenizer(options.tokenizer)
+  return models.load(options.model), tokenizer
