@@ -24,6 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
     rope_theta=10_000.0,  # base wavelength of the rotary positions, in tokens
     rope_scaling=(),  # for rows longer than trained: ('linear', factor), or
     # ('llama3', factor, low, high, original length) as Llama 3.1 has it
+    sliding_window=0,  # tokens that a query sees, itself and those before it
+    # in the row (Mistral); 0: the whole row
     norm_eps=1e-5,  # added to the mean square inside RMSNorm
     qkv_bias=False,  # of queries, keys and values (Qwen2)
     qk_norm=False,  # RMSNorm of each query and key (Qwen3)
@@ -39,9 +41,16 @@ def get_config() -> ml_collections.ConfigDict:
     train=('stdlib:docs',),  # sources, or (source, weight) pairs; where a
     # source has prompts and answers, the loss counts the answers alone
     eval=('stdlib:docs',),  # sources whose held-out documents are evaluated
+    columns=(),  # fields of JSONL and Parquet: one with a text or a chat, or
+    # two, prompt and answer; (): the usual names
+    template='plain',  # how pairs and chats are written: plain, alpaca, llama2,
+    # llama3 or chatml
     tokenizer='byte',  # 256 bytes, begin and end of text; 'hf:PATH',
     # 'sentencepiece:PATH'
     seq_len=256,  # tokens in a row
+    packing='concat_then_split',  # documents end to end, cut at row ends;
+    # 'best_fit': whole documents, rows filled up with nothing
+    too_long='cut',  # what 'best_fit' does with longer documents; 'drop'
     held_out=0.05,  # share of the documents kept from training
     seed=0,  # order of the rows
   )
@@ -115,6 +124,14 @@ def get_config() -> ml_collections.ConfigDict:
     # {'freeze_tokens': N, 'trains': 'new+head'}: old layers stand still
     opt_state='grow',  # moments follow; 'reset': start from zero
     learning_rate='continue',  # 'restart': warm up and decay anew after a hop
+  )
+
+  config.lora = ml_collections.config_dict.create(
+    rank=0,  # of the adapters that train in place of the model, which stands
+    # still; 0: off
+    alpha=16.0,  # their products are scaled by alpha / rank
+    targets=('query', 'value'),  # matrices that have one; also key, output,
+    # gate, up and down
   )
 
   config.mesh = ml_collections.config_dict.create(

@@ -2,12 +2,12 @@
 
 The shape is the model's own; the omission rates and the ladder are ours, since
 the SAT paper's values were not available to us. `config.model.init_from` names
-the weights, a Hugging Face directory:
+the weights, a Hugging Face directory, and `config.data.tokenizer` its tokenizer:
 
-    satjax train --config=configs/llama2_7b_cpt.py --workdir=runs/llama2_7b
+    satjax train --config=configs/llama2_7b_cpt.py --workdir=runs/llama2_7b \
+      --config.model.init_from=MODEL_DIR --config.data.tokenizer=hf:MODEL_DIR
 
-Text is read as bytes until tokenizers arrive: good for measuring speed, not yet
-for continuing the model's language.
+Without them it reads bytes from random weights: enough to measure speed.
 """
 
 from configs import base

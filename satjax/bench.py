@@ -20,7 +20,7 @@ import numpy as np
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-from satjax import bench_arms, bench_table, bench_torch
+from satjax import bench_arms, bench_table, bench_torch, errors
 from satjax import config as config_lib
 from satjax.interop import models
 from satjax.train import setup as setup_lib
@@ -61,13 +61,13 @@ def bench(
 
   Raises:
     SatjaxError: arms that must compute the same loss do not.
-    ConfigError: PyTorch is asked for and not installed.
+    ConfigError: PyTorch is asked for and not installed, or adapters train.
     StorageError: `out` can not be written.
   """
   torch = bench_torch.is_wanted(torch)
+  config = _fresh(models.resolve(config))
   if out is not None:
     bench_table.write(out, {}, '')
-  config = _fresh(models.resolve(config))
   before = os.getloadavg()
   arms, losses, unavailable = _make_arms(
     config, devices, rates, forwards, num_steps=rounds * steps, torch=torch
@@ -94,7 +94,16 @@ def bench(
 
 
 def _fresh(config):
-  """The configuration with random weights, and before it grows."""
+  """The configuration with random weights, and before it grows.
+
+  Raises:
+    ConfigError: adapters train, which no other arm has.
+  """
+  if config.lora.is_on:
+    raise errors.ConfigError(
+      f'config.lora.rank {config.lora.rank}: a benchmark compares ways to train'
+      ' all weights; set it to 0'
+    )
   return dataclasses.replace(
     config,
     model=dataclasses.replace(config.model, init_from=''),

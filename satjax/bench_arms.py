@@ -61,7 +61,7 @@ class Arm:
     batch = self.batches[self.done % len(self.batches)]
     if self.window.chosen:
       state = window.close(self.setup, self.window, self.done)
-      self.window = window.dense(state, self.phase.stage, self.window)
+      self.window = window.dense(state, self.window)
     self.window = turnover.turn_over(self.setup, self.window, 0, batch)
     jax.block_until_ready((self.window.state, self.window.resting))
 

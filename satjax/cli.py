@@ -15,9 +15,12 @@ from satjax import errors
 
 COMMANDS = (
   'train',
+  'prepare',
+  'preview',
   'evaluate',
   'generate',
   'export',
+  'inspect',
   'grow',
   'plan',
   'report',

@@ -1,8 +1,8 @@
 """The only schema: frozen dataclasses that say what a configuration may hold.
 
-Values live in `configs/`; types and ranges live in `config_groups`, and here
-the rules that need more than one group. The field declarations are the
-reference of allowed values, and every error quotes them.
+Values live in `configs/`; types and ranges live in `config_groups` and
+`config_data`, and here the rules that need more than one group. The field
+declarations are the reference of allowed values, and every error quotes them.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,10 @@ from typing import Any, Self
 import ml_collections
 
 from satjax import counts, errors, schema, stage_rules, stages
+from satjax.config_data import DataConfig
 from satjax.config_groups import (
-  DataConfig,
   GrowthConfig,
+  LoraConfig,
   MeshConfig,
   ModelConfig,
   OptimizerConfig,
@@ -35,6 +36,7 @@ class Config:
   optimizer: OptimizerConfig
   sparsity: SparsityConfig
   growth: GrowthConfig
+  lora: LoraConfig
   mesh: MeshConfig
 
   @classmethod

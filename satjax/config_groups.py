@@ -2,41 +2,9 @@
 
 import dataclasses
 import math
-import re
 from typing import Any
 
 from satjax import errors, schema, stages
-
-TOKENIZERS = (
-  "'byte' (256 bytes, begin and end of text) | 'hf:PATH' (a tokenizer.json, or"
-  " a directory that has one) | 'sentencepiece:PATH' (a .model file)"
-)
-
-
-def names_tokenizer(spec: str) -> bool:
-  """Whether `spec` has one of the forms of `TOKENIZERS`."""
-  return bool(re.fullmatch(r'byte|(hf|sentencepiece):\S.*', spec))
-
-
-def _source_mixture(empty: bool) -> Any:
-  return schema.rule(
-    lambda value: (value or empty) and all(map(_is_weighted_source, value)),
-    "a tuple of sources or (source, weight), such as ('stdlib:docs',) or"
-    " (('stdlib:docs', 0.7), ('text:books/*.txt', 0.3)), weights above 0",
-  )
-
-
-def _is_weighted_source(value: Any) -> bool:
-  if isinstance(value, str):
-    return bool(value)
-  if not isinstance(value, (tuple, list)) or len(value) != 2:
-    return False
-  source, weight = value
-  return (
-    isinstance(source, str)
-    and schema.is_number(weight)
-    and 0 < weight < math.inf
-  )
 
 
 def _is_rope_scaling(value: Any) -> bool:
@@ -68,6 +36,7 @@ class ModelConfig(schema.Group):
     "(), ('linear', factor) or ('llama3', factor, low_freq_factor,"
     ' high_freq_factor, original_max_position_embeddings)',
   )
+  sliding_window: int = schema.at_least(0)
   norm_eps: float = schema.above(0)
   qkv_bias: bool = schema.one_of(True, False)
   qk_norm: bool = schema.one_of(True, False)
@@ -84,18 +53,6 @@ class ModelConfig(schema.Group):
         ' of query heads'
       ]
     return []
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig(schema.Group):
-  """Which text, how it is cut into tokens and rows."""
-
-  train: tuple = _source_mixture(empty=False)
-  eval: tuple = _source_mixture(empty=True)
-  tokenizer: str = schema.rule(names_tokenizer, TOKENIZERS)
-  seq_len: int = schema.at_least(2)
-  held_out: float = schema.rule(lambda v: 0 < v < 1, 'between 0 and 1')
-  seed: int = schema.at_least(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,6 +204,30 @@ class GrowthConfig(schema.Group):
     if starts != sorted(set(starts)):
       return [f'hops happen at {starts} tokens; these must increase']
     return []
+
+
+LORA_TARGETS = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig(schema.Group):
+  """Low-rank adapters that train in place of the model (Hu et al., 2021)."""
+
+  rank: int = schema.at_least(0)
+  alpha: float = schema.above(0)
+  targets: tuple = schema.rule(
+    lambda v: v and all(t in LORA_TARGETS for t in v) and len(v) == len({*v}),
+    f'each once, and one or more of {", ".join(map(repr, LORA_TARGETS))}',
+  )
+
+  @property
+  def is_on(self) -> bool:
+    return self.rank > 0
+
+  @property
+  def scale(self) -> float:
+    """The factor on the product of two factors."""
+    return self.alpha / self.rank
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,6 +71,7 @@ def train_flops_per_token(
   dense_forward: bool = False,
   frozen: Sequence[bool] = (),
   frozen_head: bool = False,
+  lora: config_lib.LoraConfig | None = None,
 ) -> float:
   """FLOPs of one token, forward and backward.
 
@@ -83,6 +84,8 @@ def train_flops_per_token(
     frozen: layers that stand still, if any. Below the first that trains there
       is no backward pass; others lack the gradients of their matrices.
     frozen_head: whether the output matrix stands still.
+    lora: adapters, if they train alone: in place of the gradients of all
+      matrices come theirs.
   """
   part = forward_flops_per_token(model, seq_len, layers)
   total = 3 * part
@@ -96,7 +99,12 @@ def train_flops_per_token(
       total -= 2 * _layer_flops(model, seq_len, layer)
     elif stands_still:
       total -= _linear_flops(model, layer)
-  return total - (_head_flops(model) if frozen_head else 0)
+  if lora is not None:
+    for layer in layers or dense_layers(model):
+      adapters = _adapter_flops(model, layer, lora)
+      total += 3 * adapters - _linear_flops(model, layer)
+  head = _head_flops(model) if frozen_head or lora is not None else 0
+  return total - head
 
 
 def peak_flops(device_kind: str) -> float | None:
@@ -106,13 +114,25 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def _layer_flops(model, seq_len, layer):
-  scores = 2 * layer.heads * model.head_dim * seq_len
+  # Of the square of scores half, less the triangle that is out of sight.
+  window = min(model.sliding_window or seq_len, seq_len)
+  seen = window * (1 - window / (2 * seq_len))
+  scores = 4 * layer.heads * model.head_dim * seen
   return _linear_flops(model, layer) + scores
 
 
 def _linear_flops(model, layer):
   heads = 4 * model.head_dim * (layer.heads + layer.kv_heads)
   return model.embed_dim * (heads + 6 * layer.channels)
+
+
+def _adapter_flops(model, layer, lora):
+  heads, kv_heads = (
+    model.head_dim * count for count in (layer.heads, layer.kv_heads)
+  )
+  sizes = {'query': heads, 'key': kv_heads, 'value': kv_heads, 'output': heads}
+  rows = sum(sizes.get(target, layer.channels) for target in lora.targets)
+  return 2 * lora.rank * (rows + len(lora.targets) * model.embed_dim)
 
 
 def _head_flops(model):

@@ -14,7 +14,7 @@ from satjax import errors, tree
 from satjax.stages import Stage
 
 # A parameter is split along embed_dim over `fsdp` and along its neurons or
-# vocabulary over `tensor`; layers and head_dim stay whole.
+# vocabulary over `tensor`; layers, head_dim and rank stay whole.
 RULES: dict[str, str | None] = {
   'layers': None,
   'vocab': 'tensor',
@@ -22,6 +22,7 @@ RULES: dict[str, str | None] = {
   'kv_heads': 'tensor',
   'mlp': 'tensor',
   'head_dim': None,
+  'rank': None,
   'embed': 'fsdp',
 }
 BATCH = ('data', 'fsdp')  # mesh axes that share out the rows of a batch

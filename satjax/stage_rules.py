@@ -1,4 +1,4 @@
-"""What may not go together with growth in a run; no JAX."""
+"""What may not go together with growth or adapters in a run; no JAX."""
 
 from collections.abc import Iterator
 import math
@@ -9,7 +9,11 @@ from satjax.operators import Learn, Width
 
 
 def problems(config: Any) -> list[str]:
-  """What is wrong with the growth of a configuration, as a whole."""
+  """What is wrong with the growth or the adapters of a configuration."""
+  if config.lora.is_on:
+    return list(_lora_problems(config))
+  if not config.growth.hops:
+    return []
   steps, per_step = config.train.num_steps, config.tokens_per_step
   for at_tokens, *_ in config.growth.hops:
     if at_tokens > (steps - 1) * per_step:
@@ -29,6 +33,32 @@ def problems(config: Any) -> list[str]:
       f' not fit into microbatch_size {rows}; use a multiple'
     )
   return [f'config.growth: {problem}' for problem in dict.fromkeys(said)]
+
+
+def _lora_problems(config) -> Iterator[str]:
+  """Adapters train alone, and the model beside them is whole."""
+  rank, sparsity = config.lora.rank, config.sparsity
+  if config.growth.hops:
+    yield (
+      f'config.growth.hops {config.growth.hops} grow weights, which stand still'
+      f' beside the adapters of config.lora.rank {rank}; export the run, which'
+      ' adds them up, and grow the export'
+    )
+  if config.optimizer.name == 'muon':
+    yield (
+      f"config.optimizer.name 'muon' is for matrices of full rank, and"
+      f' config.lora.rank is {rank}; use adamw, lion, adafactor or sgd'
+    )
+  if sparsity.is_on and sparsity.omitted_forward == 'exact':
+    yield (
+      "config.sparsity.omitted_forward 'exact' knows no adapters, and"
+      f" config.lora.rank is {rank}; use 'skip' or 'mean'"
+    )
+  if sparsity.is_on and sparsity.rest == 'host':
+    yield (
+      "config.sparsity.rest 'host' sends away what trains; that is little with"
+      f" config.lora.rank {rank}, and the model stays; use 'device'"
+    )
 
 
 def _state_problems(config, found) -> Iterator[str]:

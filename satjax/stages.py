@@ -49,11 +49,12 @@ class Stage:
     seq_len: tokens in a row.
     batch_size: rows in a batch; as many tokens as ever.
     mode: 'all'; 'learn', maps from the model before to this one; 'ramp', new
-      units are let in; 'frozen', old layers stand still.
+      units are let in; 'frozen', old layers stand still; 'lora', adapters.
     operators: that lead here from the model before; (): this model was there.
     length: steps of the mode; 0: until the next stage.
     trains: names of leaves outside of the blocks that train; 'frozen' only.
     base: the model before the last hop; None: there was none.
+    lora: `config.LoraConfig` of the adapters; 'lora' only.
   """
 
   start: int
@@ -65,6 +66,12 @@ class Stage:
   length: int = 0
   trains: tuple[str, ...] = ()
   base: Any = None
+  lora: Any = None
+
+  @property
+  def holds_model(self) -> bool:
+    """Whether parameters stand still beside something else that trains."""
+    return self.mode in ('learn', 'lora')
 
   @property
   def frozen(self) -> tuple[bool, ...]:
@@ -120,12 +127,15 @@ def parse(hop: Any) -> Hop:
 
 @functools.cache
 def stages(config: Any) -> tuple[Stage, ...]:
-  """The stages of a run, in order; the first one is the base model.
+  """The stages of a run, in order; the first has the base model.
 
   Raises:
     ConfigError: growth that can not work; says which hop, and why.
   """
-  found = [Stage(0, config.model, config.data.seq_len, config.train.batch_size)]
+  first = Stage(0, config.model, config.data.seq_len, config.train.batch_size)
+  if config.lora.is_on:
+    first = dataclasses.replace(first, mode='lora', lora=config.lora)
+  found = [first]
   for number, raw in enumerate(config.growth.hops):
     hop = parse(raw)
     try:

@@ -37,6 +37,17 @@ AXES: dict[str, tuple[str, ...]] = {
   'final_norm': ('embed',),
   'unembed': ('vocab', 'embed'),
 }
+# The two factors of an adapter of a matrix (`lora`): not part of a model.
+ADAPTERS: dict[str, tuple[str, ...]] = {
+  f'{path}/{factor}': kept
+  for path, axes in AXES.items()
+  if axes[0] == 'layers' and len(axes) > 2 and axes[-1] == 'embed'
+  for factor, kept in (
+    ('rows', (*axes[:-1], 'rank')),
+    ('columns', ('layers', 'rank', 'embed')),
+  )
+}
+_NAMED = AXES | ADAPTERS
 
 
 def has(model: Any, path: str) -> bool:
@@ -73,11 +84,14 @@ def path_of(keys: tuple[Any, ...]) -> str:
 
 @functools.cache
 def param_of(path: str) -> str | None:
-  """The parameter that a leaf is or mirrors: '0/mu/blocks/mlp/up' -> the up."""
+  """The parameter that a leaf is or mirrors: '0/mu/blocks/mlp/up' -> the up.
+
+  Of an adapter, the factor.
+  """
   parts = re.sub(r'\bblocks/\d+/', 'blocks/', path).split('/')
   for start in range(len(parts)):
     name = '/'.join(parts[start:])
-    if name in AXES:
+    if name in _NAMED:
       return name
   return None
 
@@ -89,9 +103,9 @@ def axes_of(path: str, ndim: int) -> tuple[str, ...] | None:
   parameter and is not named.
   """
   name = param_of(path)
-  if name is None or len(AXES[name]) != ndim:
+  if name is None or len(_NAMED[name]) != ndim:
     return None
-  return AXES[name]
+  return _NAMED[name]
 
 
 def map_with_path(
@@ -174,7 +188,7 @@ def neuron_units(
     unit: {
       path: (0, 1)
       for path in leaves
-      if any(name in AXES.get(path, ()) for name in axes)
+      if any(name in _NAMED.get(path, ()) for name in axes)
     }
     for unit, axes in names.items()
   }

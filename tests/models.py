@@ -1,8 +1,8 @@
-"""Small models for tests: one place names every key of `model`."""
+"""Small models for tests: one place names every key of `model` and `data`."""
 
 from typing import Any
 
-from satjax.config import ModelConfig
+from satjax.config import DataConfig, ModelConfig
 
 _DEFAULTS = {
   'num_layers': 2,
@@ -15,6 +15,7 @@ _DEFAULTS = {
   'tied': False,
   'rope_theta': 100.0,
   'rope_scaling': (),
+  'sliding_window': 0,
   'norm_eps': 1e-5,
   'qkv_bias': False,
   'qk_norm': False,
@@ -28,3 +29,22 @@ _DEFAULTS = {
 def make(**changes: Any) -> ModelConfig:
   """The small model of the tests, with some keys changed."""
   return ModelConfig(**(_DEFAULTS | changes))
+
+
+_DATA = {
+  'train': ('stdlib:docs',),
+  'eval': (),
+  'columns': (),
+  'template': 'plain',
+  'tokenizer': 'byte',
+  'seq_len': 8,
+  'packing': 'concat_then_split',
+  'too_long': 'cut',
+  'held_out': 0.2,
+  'seed': 0,
+}
+
+
+def make_data(**changes: Any) -> DataConfig:
+  """Settings of the data, with some keys changed."""
+  return DataConfig(**(_DATA | changes))

@@ -19,11 +19,12 @@ FILES = sorted(
 # A module imports from its own row and from the rows above it.
 ROWS = [
   {'__init__', 'errors', 'schema', 'counts', 'config', 'config_groups'}
+  | {'config_data'}
   | {'tree', 'flops', 'layer_maps', 'operators', 'operator_specs'}
   | {'stages', 'stage_rules'},
-  {'sharding', 'data', 'sparsity', 'growth', 'config_file'},
+  {'sharding', 'data', 'sparsity', 'growth', 'lora', 'config_file'},
   {'model'},
-  {'interop', 'generate'},
+  {'interop', 'generate', 'sampling', 'speculative'},
   {'train'},
   {'plan', 'bench', 'bench_arms', 'bench_table', 'bench_torch', 'experiment'}
   | {'report', 'report_plots', 'report_runs', 'report_growth', 'plan_growth'},
@@ -217,6 +218,8 @@ EXTRAS = {
   'tokenizers',
   'sentencepiece',
   'tensorflow_datasets',
+  'pyarrow',
+  'datasketch',
 }
 
 

@@ -89,6 +89,18 @@ def test_a_dense_forward_costs_a_third_of_dense_and_two_of_the_kept():
   assert found == pytest.approx(dense / 3 + 2 * kept / 3)
 
 
+@pytest.mark.parametrize('window', [1, 7, 63, 64, 1000])
+def test_a_window_counts_what_it_sees(window):
+  model = dataclasses.replace(SMALL, sliding_window=window)
+  # Of its own pair, a query counts half, as of the square.
+  pairs = sum(min(place + 0.5, window) for place in range(LENGTH))
+  scores = 4 * model.num_heads * model.head_dim * pairs / LENGTH
+  hidden = flops.forward_flops_per_token(SMALL, LENGTH)
+  hidden -= flops.forward_flops_per_token(model, LENGTH)
+  full = 2 * model.num_heads * model.head_dim * LENGTH
+  assert hidden == pytest.approx(model.num_layers * (full - scores))
+
+
 @pytest.mark.parametrize(
   'kind, peak',
   [

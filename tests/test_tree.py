@@ -78,12 +78,14 @@ def test_every_parameter_is_named_and_has_its_axes():
   [
     ('blocks/mlp/up', 'blocks/mlp/up'),
     ('0/mu/blocks/mlp/up', 'blocks/mlp/up'),
+    ('0/mu/blocks/0/mlp/up/rows', 'blocks/mlp/up/rows'),
     ('opt_state/1/0/nu/embed', 'embed'),
     ('unembed', 'unembed'),
     ('mlp/up', None),
     ('up', None),
     ('blocks/mlp', None),
     ('blocks/mlp/up/0', None),
+    ('blocks/mlp_norm/rows', None),
     ('my_embed', None),
     ('embed/count', None),
     ('count', None),
@@ -92,6 +94,14 @@ def test_every_parameter_is_named_and_has_its_axes():
 )
 def test_a_leaf_mirrors_the_parameter_that_ends_its_path(path, name):
   assert tree.param_of(path) == name
+
+
+def test_an_adapter_has_the_axes_of_its_matrix_and_a_rank():
+  assert len(tree.ADAPTERS) == 2 * 7
+  found = tree.axes_of('blocks/attention/output/rows', 4)
+  assert found == ('layers', 'heads', 'head_dim', 'rank')
+  found = tree.axes_of('0/nu/blocks/mlp/gate/columns', 3)
+  assert found == ('layers', 'rank', 'embed')
 
 
 def test_a_leaf_of_another_rank_has_no_axes():

@@ -18,6 +18,11 @@ OPTIONS = shared.required(
       'default': 'float32',
       'help': 'of the stored weights (default: float32)',
     },
+    '--adapter': {
+      'action': 'store_true',
+      'help': 'of a run with config.lora: the adapters alone, as PEFT loads'
+      ' them on the model that the run started from (default: added to it)',
+    },
   },
   '--workdir',
   '--out',
@@ -25,15 +30,20 @@ OPTIONS = shared.required(
 
 
 def run(options: Any) -> None:
-  from satjax.interop import models
+  from satjax.interop import models, peft
   from satjax.train import saved
 
   found = saved.restore(options.workdir, options.step)
-  models.save(
-    found.model,
-    options.out,
-    dtype=options.dtype,
-    tokenizer=found.tokenizer,
-    seq_len=found.stage.seq_len,
-  )
+  model = found.model
+  if options.adapter:
+    lora, adapters = found.config.lora, found.adapters
+    peft.save(options.out, lora, model.config, adapters, dtype=options.dtype)
+  else:
+    models.save(
+      model,
+      options.out,
+      dtype=options.dtype,
+      tokenizer=found.tokenizer,
+      seq_len=found.stage.seq_len,
+    )
   print(f'wrote step {found.step} of {options.workdir} to {options.out}')

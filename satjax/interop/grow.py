@@ -18,13 +18,13 @@ import numpy as np
 from satjax import errors, flops, operator_specs, tree
 from satjax.config import ModelConfig
 from satjax.growth import apply
-from satjax.interop import huggingface, llama, weights, writer
+from satjax.interop import checksums, huggingface, llama, weights, writer
 from satjax.operators import Learn, Length, Operator
 
 _SHARD_BYTES = 2**30  # held in memory
 # Tokenizers, templates and settings go along.
 _SMALL_FILES = ('*.json', '*.jinja', '*.model', '*.txt')
-_OTHER_WEIGHTS = ('adapter_config.json',)
+_OF_OTHER_WEIGHTS = ('adapter_config.json', checksums.FILE)
 # Keys of config.json that growth makes untrue: the name of the source, code
 # that stays behind, settings of each layer, and what `describe` says anew.
 _STALE = ('_name_or_path', 'auto_map', 'layer_types', 'rope_scaling')
@@ -232,5 +232,5 @@ def _names_of_small_files(source: Path) -> list[str]:
     for path in source.glob(pattern)
     if not path.is_dir()
     and not path.name.endswith('.index.json')
-    and path.name not in _OTHER_WEIGHTS
+    and path.name not in _OF_OTHER_WEIGHTS
   )

@@ -16,7 +16,7 @@ import numpy as np
 from satjax import errors, tree
 from satjax.config import ModelConfig
 from satjax.data import subword
-from satjax.interop import byte_tokenizer, llama, weights, writer
+from satjax.interop import byte_tokenizer, fused, llama, weights, writer
 
 _NUMPY_DTYPES = tuple(map(np.dtype, weights.DTYPES.values()))
 
@@ -27,10 +27,15 @@ def read_config(directory: str | os.PathLike) -> ModelConfig:
   Raises:
     DataError: names every key that is missing, wrong or not implemented.
   """
-  path = Path(directory) / 'config.json'
-  config, problems = llama.config_of(weights.read_json(path.parent, path.name))
-  weights.refuse(path, problems)
-  return config
+  return _read_config(Path(directory))[0]
+
+
+def _read_config(directory: Path) -> tuple[ModelConfig, str]:
+  """The architecture, and the family that its files are of."""
+  stored = weights.read_json(directory, 'config.json')
+  config, problems = llama.config_of(stored)
+  weights.refuse(directory / 'config.json', problems)
+  return config, llama.family_of(stored, [])
 
 
 def load(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, Any]]:
@@ -70,9 +75,12 @@ def check(
     DataError, StorageError: as `load`, but for numbers, which are not read.
   """
   directory = Path(directory)
-  config = read_config(directory)
+  config, family = _read_config(directory)
   slots = llama.slots(config)
   found, problems = weights.scan(directory)
+  if family == 'phi3':
+    found, more = fused.split(config, found)
+    problems += more
   problems += weights.differences(config, slots, found)
   if config.tied:
     problems += weights.tied_problems(directory, found)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from satjax import errors, tree
 from satjax.config import ModelConfig
 from satjax.errors import brief
-from satjax.interop import rope
+from satjax.interop import rope, window
 
 _MAX_LAYERS = 10_000  # bounds the tensor names that a forged config asks for
 
@@ -57,21 +57,25 @@ _ABSENT = {
   'rope_theta': 10_000.0,
   'rms_norm_eps': 1e-6,
 }
+_ABSENT_OF = {'phi3': {'rms_norm_eps': 1e-5}}
 _SUPPORTED = {
   'hidden_act': 'silu',
   'attention_bias': False,
   'mlp_bias': False,
   'partial_rotary_factor': 1.0,
   'quantization_config': None,
-  'use_sliding_window': False,
 }
 # By model_type: the class of transformers, and what sets the family apart.
 # The first one that fits names an export.
 FAMILIES = {
-  'llama': ('LlamaForCausalLM', {'qkv_bias': False, 'qk_norm': False}),
+  'llama': (
+    'LlamaForCausalLM',
+    {'qkv_bias': False, 'qk_norm': False, 'sliding_window': 0},
+  ),
   'mistral': ('MistralForCausalLM', {'qkv_bias': False, 'qk_norm': False}),
   'qwen2': ('Qwen2ForCausalLM', {'qkv_bias': True, 'qk_norm': False}),
   'qwen3': ('Qwen3ForCausalLM', {'qkv_bias': False, 'qk_norm': True}),
+  'phi3': ('Phi3ForCausalLM', {'qkv_bias': False, 'qk_norm': False}),
 }
 _TRAINING = {'dtype': 'float32', 'scan': True, 'remat': 'none', 'init_from': ''}
 
@@ -110,16 +114,19 @@ def config_of(stored: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
     The configuration, of use only if the second, the list of problems (every
     key that is missing, wrong or not implemented), is empty.
   """
+  problems: list[str] = []
+  family = family_of(stored, problems)
+  sliding_window = window.read(stored, family, problems)
   stored = {key: value for key, value in stored.items() if value is not None}
-  problems = [
+  problems += [
     f'{key} = {brief(stored[key])}; supported: {value!r}'
     for key, value in _SUPPORTED.items()
     if key in stored and stored[key] != value
   ]
-  family = _family(stored, problems)
-  problems += _window_problems(stored)
   theta, scaling = rope.read(stored, problems)
-  values = _ABSENT | stored | ({} if theta is None else {'rope_theta': theta})
+  values = _ABSENT | _ABSENT_OF.get(family, {}) | stored
+  if theta is not None:
+    values['rope_theta'] = theta
   heads, width = (
     values.get(_KEYS[name]) for name in ('num_heads', 'embed_dim')
   )
@@ -128,7 +135,7 @@ def config_of(stored: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
   if isinstance(heads, int) and isinstance(width, int) and heads > 0:
     values.setdefault('head_dim', width // heads)
   fields = _TRAINING | FAMILIES[family][1]
-  fields['rope_scaling'] = scaling
+  fields |= {'rope_scaling': scaling, 'sliding_window': sliding_window}
   for field in dataclasses.fields(ModelConfig):
     if field.name in _KEYS:
       fields[field.name] = _value(field, values, problems)
@@ -157,19 +164,24 @@ def _value(
   return value
 
 
-def _family(stored: Mapping[str, Any], problems: list[str]) -> str:
-  """The family, by its name or that of its class."""
+def family_of(stored: Mapping[str, Any], problems: list[str]) -> str:
+  """The family of a `config.json`, by its name or that of its class.
+
+  Args:
+    stored: `config.json`.
+    problems: what is wrong with it is added; the family is 'llama' then.
+  """
   classes = {name: family for family, (name, _) in FAMILIES.items()}
   names = stored.get('architectures')
   if names is not None and (
-    not isinstance(names, list) or len(names) != 1 or names[0] not in classes
+    not isinstance(names, list) or len(names) != 1 or names[0] not in [*classes]
   ):
     problems.append(
       f'architectures = {brief(names)}; supported: one of {", ".join(classes)}'
     )
     return 'llama'
-  family = stored.get('model_type', classes[names[0]] if names else None)
-  if family not in FAMILIES:
+  family = stored.get('model_type') or (classes[names[0]] if names else None)
+  if family not in [*FAMILIES]:  # whatever it is
     said = 'is missing' if family is None else f'= {brief(family)}'
     problems.append(f'model_type {said}; supported: {", ".join(FAMILIES)}')
     return 'llama'
@@ -180,33 +192,13 @@ def _family(stored: Mapping[str, Any], problems: list[str]) -> str:
   return family
 
 
-def _window_problems(stored: Mapping[str, Any]) -> list[str]:
-  """Attention to a part of the row only is not implemented."""
-  found = []
-  window, longest = (
-    stored.get(key) for key in ('sliding_window', 'max_position_embeddings')
-  )
-  is_used = stored.get('use_sliding_window', True) and window is not None
-  if is_used and not (
-    isinstance(window, int) and isinstance(longest, int) and window >= longest
-  ):
-    found.append(
-      f'sliding_window = {brief(window)}; supported: null, or no less than'
-      f' max_position_embeddings ({brief(longest)}), where it hides nothing'
-    )
-  kinds = stored.get('layer_types', [])
-  if not isinstance(kinds, list) or any(k != 'full_attention' for k in kinds):
-    found.append(f"layer_types = {brief(kinds)}; supported: 'full_attention'")
-  return found
-
-
 def describe(config: ModelConfig, dtype: str, seq_len: int) -> dict[str, Any]:
   """`config.json` for old and new transformers; the inverse of `config_of`.
 
   Raises:
     ConfigError: no family of transformers has such an architecture.
   """
-  family = _family_of(config)
+  family = _export_family(config)
   return {
     'architectures': [FAMILIES[family][0]],
     'model_type': family,
@@ -216,12 +208,13 @@ def describe(config: ModelConfig, dtype: str, seq_len: int) -> dict[str, Any]:
     'max_position_embeddings': seq_len,
     **{key: getattr(config, field) for field, key in _KEYS.items()},
     **rope.describe(config.rope_theta, config.rope_scaling),
+    **window.describe(config.sliding_window, family, config.num_layers),
     'torch_dtype': dtype,
     'dtype': dtype,
   }
 
 
-def _family_of(config: ModelConfig) -> str:
+def _export_family(config: ModelConfig) -> str:
   for family, (_, marks) in FAMILIES.items():
     if all(getattr(config, key) == value for key, value in marks.items()):
       return family

@@ -25,7 +25,7 @@ def _scaling(key: str, rope: Mapping[str, Any], problems: list[str]) -> Any:
   if kind not in _KEYS:
     problems.append(
       f"{key}.rope_type = {brief(kind)}; supported: 'default', "
-      + ', '.join(map(repr, _KEYS))
+      f'{", ".join(map(repr, _KEYS))}; take a release of the model without it'
     )
     return ()
   values = tuple(rope.get(name) for name in _KEYS[kind])

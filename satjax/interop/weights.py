@@ -57,7 +57,7 @@ def read_small(directory: Path, name: str) -> bytes:
     StorageError: it can not be read.
   """
   path = directory / name
-  if reason := _unsafe(directory, name):
+  if reason := unsafe(directory, name):
     raise errors.DataError(f'{path} {reason}')
   try:
     with path.open('rb') as file:
@@ -69,7 +69,7 @@ def read_small(directory: Path, name: str) -> bytes:
   return content
 
 
-def _unsafe(directory: Path, name: str) -> str | None:
+def unsafe(directory: Path, name: str) -> str | None:
   """Why a file may not be opened, or None."""
   path = directory / name
   if not os.path.lexists(path):
@@ -181,7 +181,7 @@ def headers(directory: Path, file: str) -> dict[str, Header]:
   Raises:
     OSError: says why the file can not be used.
   """
-  if reason := _unsafe(directory, file):
+  if reason := unsafe(directory, file):
     raise OSError(reason)
   try:
     with safetensors.safe_open(directory / file, framework='numpy') as shard:

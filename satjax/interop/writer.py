@@ -18,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from satjax import errors
-from satjax.interop import weights
+from satjax.interop import checksums, weights
 
 OURS = {'written_by': 'satjax'}  # only such a directory is overwritten
 MAX_SHARD_BYTES = 5 * 2**30
@@ -44,7 +44,8 @@ def write(
     shapes: of the stored tensors, by name, in their order.
     tensor: from a name to that tensor, contiguous and of `dtype`. Called once
       each, in order.
-    contents: other files by name; a config.json with `OURS` among them.
+    contents: other files by name; a config.json with `OURS` among them. The
+      checksums of all files are added.
     dtype: of every tensor.
     max_shard_bytes: more weights than this go into several files; as much is
       held in memory.
@@ -60,18 +61,23 @@ def write(
   root = Path(directory).resolve()
   sizes = {n: math.prod(s) * dtype.itemsize for n, s in shapes.items()}
   shards = _cut(sizes, max_shard_bytes)
-  contents = dict(contents)
+  contents, sums = dict(contents), {}
   if len(shards) > 1:
     contents[weights.INDEX] = to_json(_index(shards, sum(sizes.values())))
   try:
     _prepare(root, sum(sizes.values()) + sum(map(len, contents.values())))
     # Inside the directory, so that moving never crosses file systems.
-    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=root) as temporary:
+    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=root) as name:
+      temporary = Path(name)
       for file, content in contents.items():
-        _write_file(Path(temporary) / file, content)
+        _write_file(temporary / file, content)
+        sums[file] = checksums.of(temporary / file)
       for file, names in shards.items():
-        _write_shard(Path(temporary) / file, names, tensor, tick)
-      _move(Path(temporary), root, stale)
+        _write_shard(temporary / file, names, tensor, tick)
+        sums[file] = checksums.of(temporary / file)
+      content = to_json(checksums.describe(sums))
+      _write_file(temporary / checksums.FILE, content)
+      _move(temporary, root, stale)
   except (OSError, safetensors.SafetensorError) as error:
     if isinstance(error, errors.SatjaxError):
       raise

@@ -1,10 +1,12 @@
 """The decoder one token at a time: keys and values are kept, not recomputed.
 
 Plain functions on the parameter tree, for inference alone. A cache holds, for
-each stack of layers, `{'key', 'value'}` `[L, B, S, K, H]` in the compute dtype,
-keys already rotated. Slot s of a row holds position s, and a query sees the
-slots up to its own position: prompts are padded on the right, what the padding
-wrote is never seen, and a token that is taken back is simply written over.
+each stack of layers, `{'key', 'value'}` `[L, B, K, S, H]` in the compute dtype,
+keys already rotated: what a head looks at lies together, which makes a step on
+a CPU more than twice as fast. Slot s of a row holds position s, and a query
+sees the slots up to its own position, or the last ones of them that its window
+holds: prompts are padded on the right, what the padding wrote is never seen,
+and a token that is taken back is simply written over.
 Letters as in `ops`, and L layers, V vocabulary, S slots.
 """
 
@@ -56,11 +58,14 @@ def prefill(
   """
   length = tokens_BT.shape[1]
   angles = _angles(config, jnp.arange(length)[None])
-  pad = ((0, 0), (0, 0), (0, size - length), (0, 0), (0, 0))
+  pad = ((0, 0), (0, 0), (0, 0), (0, size - length), (0, 0))
 
   def mix(query_BTNH, key_BTKH, value_BTKH):
-    mixed_BTNH = ops.attention(query_BTNH, key_BTKH, value_BTKH, None)
-    return mixed_BTNH, (key_BTKH, value_BTKH)
+    mixed_BTNH = ops.attention(
+      query_BTNH, key_BTKH, value_BTKH, None, config.sliding_window
+    )
+    kept = key_BTKH.swapaxes(1, 2), value_BTKH.swapaxes(1, 2)
+    return mixed_BTNH, kept
 
   def block(x_BTD, weights):
     return _block(config, x_BTD, weights, angles, mix)
@@ -69,8 +74,8 @@ def prefill(
   cache = []
   for stack in tree.stacks(params):
     x_BTD, kept = lax.scan(block, x_BTD, stack, unroll=_unroll(config, stack))
-    key_LBSKH, value_LBSKH = (jnp.pad(leaf, pad) for leaf in kept)
-    cache.append({'key': key_LBSKH, 'value': value_LBSKH})
+    key_LBKSH, value_LBKSH = (jnp.pad(leaf, pad) for leaf in kept)
+    cache.append({'key': key_LBKSH, 'value': value_LBKSH})
   last_B11 = (lengths_B - 1)[:, None, None]
   x_B1D = jnp.take_along_axis(x_BTD, last_B11, axis=1)
   return _logits(config, params, x_B1D)[:, 0], tuple(cache)
@@ -96,9 +101,12 @@ def extend(
   Returns:
     Float32 logits `[B, T, V]`, and the cache with T more positions of a row.
   """
-  slots_S = jnp.arange(cache[0]['key'].shape[2])
-  seen_B1TS = slots_S <= positions_BT[:, None, :, None]
-  rows_B1 = jnp.arange(tokens_BT.shape[0])[:, None]
+  slots_S = jnp.arange(cache[0]['key'].shape[3])
+  query_B1T1 = positions_BT[:, None, :, None]
+  seen_B1TS = slots_S <= query_B1T1
+  if config.sliding_window:
+    seen_B1TS &= slots_S > query_B1T1 - config.sliding_window
+  rows_B11 = jnp.arange(tokens_BT.shape[0])[:, None, None]
   angles = _angles(config, positions_BT)
 
   def block(carry, part):
@@ -108,15 +116,17 @@ def extend(
     layer, weights = part
 
     def mix(query_BTNH, key_BTKH, value_BTKH):
-      at = (layer, rows_B1, positions_BT)
+      heads_K1 = jnp.arange(key_BTKH.shape[2])[:, None]
+      at = (layer, rows_B11, heads_K1, positions_BT[:, None])
+      read = {'key': key_BTKH, 'value': value_BTKH}
       new = {
-        'key': cache['key'].at[at].set(key_BTKH, mode='drop'),
-        'value': cache['value'].at[at].set(value_BTKH, mode='drop'),
+        name: cache[name].at[at].set(x_BTKH.swapaxes(1, 2), mode='drop')
+        for name, x_BTKH in read.items()
       }
       mixed_BTNH = jax.nn.dot_product_attention(
         query_BTNH,
-        new['key'][layer],
-        new['value'][layer],
+        new['key'][layer].swapaxes(1, 2),
+        new['value'][layer].swapaxes(1, 2),
         mask=seen_B1TS,
         implementation='xla',
       )

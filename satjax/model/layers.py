@@ -26,7 +26,7 @@ def _initializer(fan_in: int, depth: int = 1) -> nn.initializers.Initializer:
   return nn.initializers.normal((fan_in * depth) ** -0.5)
 
 
-def attend(x_BTD, weights, angles, segments_BT, norm_eps=0.0):
+def attend(x_BTD, weights, angles, segments_BT, norm_eps=0.0, window=0):
   """Causal self-attention, and what a probe may observe of it."""
   w = {name: leaf.astype(x_BTD.dtype) for name, leaf in weights.items()}
   query_BTNH, key_BTKH, value_BTKH = project_heads(x_BTD, w, norm_eps)
@@ -35,6 +35,7 @@ def attend(x_BTD, weights, angles, segments_BT, norm_eps=0.0):
     ops.apply_rope(key_BTKH, angles),
     value_BTKH,
     segments_BT,
+    window,
   )
   seen = {
     'input': x_BTD,
@@ -127,7 +128,9 @@ class Attention(nn.Module):
         weights[name] = self.param(name, ones, (c.head_dim,))
 
     def branch(x_BTD, weights):
-      return attend(x_BTD, weights, angles, segments_BT, c.norm_eps)
+      return attend(
+        x_BTD, weights, angles, segments_BT, c.norm_eps, c.sliding_window
+      )
 
     y_BTD, seen = branch(x_BTD, weights)
     return complete(y_BTD, x_BTD, weights, rest, branch), seen

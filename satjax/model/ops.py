@@ -13,7 +13,10 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from satjax import lora
 from satjax.model import blocked_attention
+
+Matrix = jax.Array | lora.LowRank
 
 
 def rms_norm(x_BTD: jax.Array, gain_D: jax.Array, eps: float) -> jax.Array:
@@ -68,15 +71,21 @@ def apply_rope(
   )
 
 
-def project_in(x_BTD: jax.Array, w_FD: jax.Array) -> jax.Array:
+def project_in(x_BTD: jax.Array, w_FD: Matrix) -> jax.Array:
   """`x w^T`: `[..., D]`, `[*out, D]` -> `[..., *out]`; a neuron is a row."""
+  if isinstance(w_FD, lora.LowRank):
+    low_BTR = project_in(x_BTD, w_FD.columns)
+    return project_in(x_BTD, w_FD.base) + project_in(low_BTR, w_FD.rows)
   *batch, dim = x_BTD.shape
   y = _contract_embed(x_BTD.reshape(-1, dim), w_FD.reshape(-1, dim))
   return y.reshape(*batch, *w_FD.shape[:-1])
 
 
-def project_out(h_BTF: jax.Array, w_FD: jax.Array) -> jax.Array:
+def project_out(h_BTF: jax.Array, w_FD: Matrix) -> jax.Array:
   """`h w`: `[..., *in]`, `[*in, D]` -> `[..., D]`; a neuron is a row."""
+  if isinstance(w_FD, lora.LowRank):
+    low_BTR = project_out(h_BTF, w_FD.rows)
+    return project_out(h_BTF, w_FD.base) + project_out(low_BTR, w_FD.columns)
   *neurons, dim = w_FD.shape
   batch = h_BTF.shape[: h_BTF.ndim - len(neurons)]
   h_XF = h_BTF.reshape(-1, math.prod(neurons))
@@ -155,6 +164,7 @@ def attention(
   key_BSKH: jax.Array,
   value_BSKH: jax.Array,
   segments_BT: jax.Array | None,
+  window: int = 0,
 ) -> jax.Array:
   """Causal attention within segments, `[B, T, N, H]`, softmax in float32.
 
@@ -163,11 +173,14 @@ def attention(
     key_BSKH: keys, S equal to T.
     value_BSKH: values.
     segments_BT: document number of each position; None: one document a row.
+    window: how many positions of the row a query sees, itself and those before
+      it (Beltagy et al., 2020; Jiang et al., 2023); 0: all.
   """
+  window = window if window < query_BTNH.shape[1] else 0
   kind = attention_kind(query_BTNH.dtype.name, query_BTNH.shape[-1])
   if kind == 'blocked':
     return blocked_attention.attention(
-      query_BTNH, key_BSKH, value_BSKH, segments_BT
+      query_BTNH, key_BSKH, value_BSKH, segments_BT, window
     )
   mask_B1TS = None
   if segments_BT is not None:
@@ -178,6 +191,7 @@ def attention(
     value_BSKH,
     mask=mask_B1TS,
     is_causal=True,
+    local_window_size=(window - 1, 0) if window else None,
     implementation=kind,
   )
 

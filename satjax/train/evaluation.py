@@ -102,9 +102,8 @@ def _num_bytes(batches, tokenizer: tokenizers.Tokenizer) -> float:
     counts = batch['weights'] > 0
     sizes = tokenizer.id_bytes[batch['targets']]
     # A text begins after what does not count: a begin of text, or a prompt.
-    begins = np.empty_like(counts)
-    begins[:, 0] = batch['tokens'][:, 0] == tokenizer.bos_id
-    begins[:, 1:] = ~counts[:, :-1]
+    begins = batch['tokens'] == tokenizer.bos_id
+    begins[:, 1:] |= ~counts[:, :-1]
     sizes = sizes - tokenizer.prefix_bytes * (begins & (sizes > 0))
     total += float(np.sum(batch['weights'] * sizes, dtype=np.float64))
   return total

@@ -206,6 +206,7 @@ def phase_flops(config: config_lib.Config, phase: Phase) -> float:
     dense_forward=exact,
     frozen=stage.frozen,
     frozen_head=stage.mode == 'frozen' and 'unembed' not in stage.trains,
+    lora=stage.lora,
   )
   if stage.mode == 'learn':
     model = stage.model

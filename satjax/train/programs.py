@@ -69,7 +69,6 @@ def compile_phase(
   state, held = staging.shapes(setup, stage)
   opened = window.staged(state, stage, held)
   if phase.is_sparse:
-    params = opened.state.params
-    chosen = refresh.shapes(setup.config, params, batch, phase)
+    chosen = refresh.shapes(setup.config, opened.neurons, batch, phase)
     opened = window.compile_exchange(setup, opened, chosen, phase)
   return setup_lib.compile_step(setup, stage, batch, opened.state, opened.rest)

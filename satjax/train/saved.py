@@ -17,13 +17,23 @@ from satjax.tree import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-  """A checkpoint of a run; `step` is how many steps it has completed."""
+  """A checkpoint of a run.
+
+  Attributes:
+    config: of the run.
+    step: how many steps it has completed.
+    stage: that they ended in.
+    params: of the model, adapters added to them.
+    setup: of the run.
+    adapters: by themselves (`lora`); None: there are none.
+  """
 
   config: config_lib.Config
   step: int
   stage: Stage
   params: PyTree
   setup: setup_lib.Setup
+  adapters: PyTree = None
 
   @property
   def tokenizer(self) -> tokenizers.Tokenizer:
@@ -67,7 +77,8 @@ def restore(workdir: str | os.PathLike, step: str | int | None = None) -> Saved:
   if stage.mode != 'frozen':  # which checkpoints hold whole
     held = tree.unflatten(found.state['extra']).get('held')
     params = views.seen(stage, params, held, state.step)
-  return Saved(config, found.step, stage, params, setup)
+  adapters = state.params if stage.mode == 'lora' else None
+  return Saved(config, found.step, stage, params, setup, adapters)
 
 
 def _parse(step: str | int | None) -> tuple[int | None, str]:

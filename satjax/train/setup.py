@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import optax
 
 from satjax import config as config_lib
-from satjax import errors, sharding, stages, tree
+from satjax import errors, lora, sharding, stages, tree
 from satjax.data import tokenizers
 from satjax.growth import learned
 from satjax.interop import models
@@ -163,12 +163,17 @@ def keep_freed_memory() -> None:
 
 
 def initial_state(setup: Setup) -> TrainState:
-  """Random or loaded parameters, created where they will live."""
+  """Random or loaded parameters, created where they will live.
+
+  Parameters that will stand still have no moments.
+  """
   config = setup.config
+  holds_model = stages.stages(config)[0].holds_model
+  tx = optax.identity() if holds_model else setup.tx
 
   def create(key):
     params = decoder.init_params(config.model, key)
-    return state_lib.new_state(params, setup.tx)
+    return state_lib.new_state(params, tx)
 
   key = jax.random.key(config.train.seed)
   if not config.model.init_from:
@@ -177,19 +182,24 @@ def initial_state(setup: Setup) -> TrainState:
     return jax.jit(create, out_shardings=out)(key)
   loaded = models.load(config.model.init_from).params
   params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), loaded)
-  return setup.place(state_lib.new_state(setup.place(params), setup.tx))
+  return setup.place(state_lib.new_state(setup.place(params), tx))
+
+
+def fresh_state(setup: Setup, stage: Stage, key: jax.Array) -> TrainState:
+  """A state of the kind that trains in a stage, from random numbers alone."""
+  if stage.mode == 'learn':
+    maps = learned.init(stage.operators[-1], key)
+    return state_lib.new_state(maps, plain_optimizer(setup.config))
+  if stage.mode == 'lora':
+    params = lora.init(stage.lora, stage.model, key)
+  else:
+    params = decoder.init_params(stage.model, key)
+  return state_lib.new_state(params, setup.tx)
 
 
 def abstract_state(setup: Setup, stage: Stage) -> TrainState:
   """Shapes and shardings of the state of a stage, as checkpoints hold it."""
-
-  def create(key):
-    if stage.mode == 'learn':
-      maps = learned.init(stage.operators[-1], key)
-      return state_lib.new_state(maps, plain_optimizer(setup.config))
-    params = decoder.init_params(stage.model, key)
-    return state_lib.new_state(params, setup.tx)
-
+  create = functools.partial(fresh_state, setup, stage)
   return setup.place(jax.eval_shape(create, jax.random.key(0)))
 
 

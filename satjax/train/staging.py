@@ -1,9 +1,10 @@
 """From one stage of a run to the next: growth, and stages with a mode.
 
-A state in training is whole in most stages. Two modes hold something beside
+A state in training is whole in most stages. Some modes hold something beside
 it, in `held`: while maps are learned, the state is theirs and the parameters of
-the old model stand aside; while old layers are frozen, the state has the others
-alone, and no optimizer can move what it does not see.
+the old model stand aside; adapters train beside the parameters of the model;
+while old layers are frozen, the state has the others alone. No optimizer can
+move what it does not see.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,6 @@ from satjax.growth import apply, depth, learned
 from satjax.model import decoder
 from satjax.stages import Stage
 from satjax.train import setup as setup_lib
-from satjax.train import state as state_lib
 from satjax.train import views
 from satjax.train.setup import Setup
 from satjax.train.state import TrainState
@@ -44,14 +44,8 @@ def enter(
   if before.mode == 'learn':
     params = _placed(setup, learned.materialise, state.params, held)
     state = _with_fresh_moments(setup, state, params)
-  key = _growth_key(setup, stage)
-  if stage.mode == 'learn':
-    maps = learned.init(stage.operators[-1], key)
-    learning = state_lib.new_state(
-      maps, setup_lib.plain_optimizer(setup.config)
-    )
-    return setup.place(learning.replace(step=state.step)), state.params
-  if stage.operators:
+  if stage.operators and stage.mode != 'learn':
+    key = _key(setup, stage)
     grow = functools.partial(apply.grow_tree, operators=stage.operators)
     if setup.config.growth.opt_state == 'reset':
       params = _placed(setup, grow, state.params, key=key)
@@ -73,7 +67,7 @@ def _with_fresh_moments(setup, state, params):
   return state.replace(params=params, opt_state=opt_state)
 
 
-def _growth_key(setup, stage):
+def _key(setup, stage):
   key = jax.random.key(setup.config.train.seed)
   return jax.random.fold_in(jax.random.fold_in(key, 1), stage.start)
 
@@ -81,16 +75,23 @@ def _growth_key(setup, stage):
 def hold(
   setup: Setup, state: TrainState, stage: Stage
 ) -> tuple[TrainState, PyTree]:
-  """Parts a whole state into what trains in a stage, and what is held."""
-  if stage.mode != 'frozen':
-    return state, None
-  return _placed(setup, _part_of(stage), state)
+  """Parts a whole state into what trains in a stage, and what is held.
+
+  What trains in place of the parameters begins here.
+  """
+  if stage.holds_model:
+    create = functools.partial(setup_lib.fresh_state, setup, stage)
+    begun = _placed(setup, create, _key(setup, stage))
+    return begun.replace(step=state.step), state.params
+  if stage.mode == 'frozen':
+    return _placed(setup, _part_of(stage), state)
+  return state, None
 
 
 def whole(
   setup: Setup, state: TrainState, held: PyTree, stage: Stage
 ) -> TrainState:
-  """Inverse of `hold`."""
+  """Inverse of `hold`; maps and adapters stay what they are."""
   if stage.mode != 'frozen':
     return state
   return setup.place(_join(state, held, frozen=stage.frozen))
@@ -98,6 +99,8 @@ def whole(
 
 def rest(stage: Stage, held: PyTree) -> PyTree:
   """What the forward pass gets of it."""
+  if stage.mode == 'lora':
+    return held, None
   return held.params if stage.mode == 'frozen' else held
 
 
@@ -113,8 +116,9 @@ def model_params(
 def shapes(setup: Setup, stage: Stage) -> tuple[TrainState, PyTree]:
   """What `enter` returns, as shapes with shardings."""
   state = setup_lib.abstract_state(setup, stage)
-  if stage.mode == 'learn':
-    init = functools.partial(decoder.init_params, stage.base)
+  if stage.holds_model:
+    model = stage.base if stage.mode == 'learn' else stage.model
+    init = functools.partial(decoder.init_params, model)
     return state, setup.place(jax.eval_shape(init, jax.random.key(0)))
   if stage.mode == 'frozen':
     return setup.place(jax.eval_shape(_part_of(stage), state))

@@ -22,13 +22,10 @@ def restored(
 ) -> Window:
   """The window of a checkpoint, from its arrays and its JSON record."""
   nested, step = tree.unflatten(extra), record['step']
-  stage = setup_lib.stage_of(setup.config, record)
-  if stage.mode != 'all':
-    held = nested.get('held')
-    if stage.mode == 'frozen':
-      state, held = staging.hold(setup, state, stage)
-    return staged(state, stage, held)
-  window = dense(state, stage)
+  stage, held = setup_lib.stage_of(setup.config, record), nested.get('held')
+  if stage.mode == 'frozen':
+    state, held = staging.hold(setup, state, stage)
+  window = staged(state, stage, held)
   window.visits = nested.get('visits', {})
   window.scores = nested.get('scores')
   if 'chosen' not in nested:
@@ -80,7 +77,7 @@ def turn_over(
   if window.chosen and phases.starts_window(config, step):
     jax.block_until_ready(window.state)
     with timer('write_back'):
-      window = dense(close(setup, window, step), phase.stage, window)
+      window = dense(close(setup, window, step), window)
       jax.block_until_ready(window.state)
   if not phase.is_sparse or window.chosen:
     return window
@@ -95,7 +92,7 @@ def turn_over(
 
 def _refresh(setup, window, step, batch, before):
   """A fresh selection, with its visits counted in the window."""
-  config, params = setup.config, window.state.params
+  config, params = setup.config, window.neurons
   phase = phases.phase_at(config, step)
   scores = refresh.measure(config, phase.stage.model, params, batch)
   if config.sparsity.stale_scores:

@@ -1,7 +1,7 @@
 """What the forward pass sees of the parameters in training.
 
-The train step differentiates through a view, so that masks, maps and frozen
-layers need neither a model nor a step of their own.
+The train step differentiates through a view, so that masks, maps, adapters and
+frozen layers need neither a model nor a step of their own.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from satjax import config as config_lib
+from satjax import lora
 from satjax.growth import apply, learned
 from satjax.sparsity import lors
 from satjax.stages import Stage
@@ -26,6 +27,9 @@ def view_of(config: config_lib.Config, stage: Stage) -> View:
 
   `params` are those of `state`, to be differentiated.
   """
+  if stage.mode == 'lora':
+    scale, masked = stage.lora.scale, is_masked(config)
+    return functools.partial(_adapted, scale=scale, masked=masked)
   if stage.mode != 'all':
     return functools.partial(_staged, stage=stage)
   if is_masked(config):
@@ -56,12 +60,14 @@ def seen(stage: Stage, params: PyTree, held: PyTree, step: jax.Array) -> PyTree:
 
   Args:
     stage: of the run.
-    params: in training: of the model, of its layers that do, or maps.
-    held: parameters beside them: frozen ones, or those of the old model.
+    params: in training: of the model, of its layers that do, maps, or adapters.
+    held: parameters beside them that stand still.
     step: completed steps of the run.
   """
   if stage.mode == 'learn':
     return learned.materialise(params, held)
+  if stage.mode == 'lora':
+    return lora.merge(params, held, stage.lora.scale)
   if stage.mode == 'ramp':
     share = jnp.clip((step - stage.start) / stage.length, 0.0, 1.0)
     return apply.ramp(stage.operators, params, share)
@@ -83,6 +89,14 @@ def _interleave(params, held, frozen):
     source = (held if stands_still else params)['blocks']
     stacks.append(jax.tree.map(lambda x, a=start, b=stop: x[a:b], source))
   return {**held, **params, 'blocks': tuple(stacks)}
+
+
+def _adapted(params, state, rest, *, scale, masked):
+  """Adapters beside their matrices; with a neuron its adapters are left out."""
+  base, rest = rest
+  if masked:
+    params = lors.apply_mask(params, state.opt_state.mask)
+  return lora.attach(params, base, scale), rest
 
 
 def _masked(params, state, rest, *, exact):

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from satjax import stages, tree
-from satjax.sparsity import subnetwork
+from satjax.sparsity import lors, subnetwork
 from satjax.stages import Stage
 from satjax.train import phases, refresh, staging, views
 from satjax.train import step as step_lib
@@ -58,10 +58,15 @@ class Window:
   rested_to: int = 0
 
   @property
+  def neurons(self) -> PyTree:
+    """The parameters whose neurons are chosen from, while nothing is cut."""
+    return self.held if self.stage.mode == 'lora' else self.state.params
+
+  @property
   def extra(self) -> dict[str, jax.Array]:
     """What it takes besides the full state to go on, by path."""
     chosen = self.chosen.as_dict() if self.chosen else {}
-    held = self.held if self.stage.mode == 'learn' else None
+    held = self.held if self.stage.holds_model else None
     return tree.flatten(
       {
         'chosen': chosen,
@@ -73,17 +78,17 @@ class Window:
 
 
 def first(setup: Setup, state: TrainState) -> Window:
-  """The window in which a run begins."""
-  return dense(state, stages.stages(setup.config)[0])
+  """The window in which a run begins, from its `setup.initial_state`."""
+  stage = stages.stages(setup.config)[0]
+  state, held = staging.hold(setup, state, stage)
+  return staged(state, stage, held)
 
 
-def dense(
-  state: TrainState, stage: Stage, before: Window | None = None
-) -> Window:
+def dense(state: TrainState, before: Window) -> Window:
   """No selection: the state trains whole. What is remembered goes on."""
-  if before is None:
-    return Window(state, stage)
-  return Window(state, stage, visits=before.visits, scores=before.scores)
+  window = staged(state, before.stage, before.held)
+  window.visits, window.scores = before.visits, before.scores
+  return window
 
 
 def staged(state: TrainState, stage: Stage, held: PyTree) -> Window:
@@ -115,6 +120,9 @@ def open_window(
   if views.is_masked(config):
     opened.state = setup.place(_with_mask(window.state, chosen.kept, call))
     opened.rest = chosen.constants or None
+    if window.stage.mode == 'lora':
+      base = call(_without, window.held, chosen.kept)
+      opened.rest = setup.place(base), opened.rest
     return opened
   stacks = opened.stacks = phases.stacks(phase)
   opened.order = setup.replicate(call(subnetwork.orders, chosen.kept))
@@ -128,6 +136,11 @@ def open_window(
     call=call,
   )
   opened.rest = _forward_rest(setup, opened, call)
+  if window.stage.mode == 'lora':
+    base, _ = subnetwork.split(
+      window.held, opened.order, stacks, place=setup.place_leaf, call=call
+    )
+    opened.rest = base, opened.rest
   return opened
 
 
@@ -172,10 +185,12 @@ def whole(setup: Setup, window: Window, step: int) -> TrainState:
 
 def whole_params(setup: Setup, window: Window, step: int) -> PyTree:
   """The parameters of the whole model as it is now."""
-  if window.resting is None:
-    return staging.model_params(setup, window.state, window.held, window.stage)
-  _catch_up(setup, window, step)
-  return _merge(setup, window, window.state.params, window.resting.params)
+  state = window.state
+  if window.resting is not None:
+    _catch_up(setup, window, step)
+    params = _merge(setup, window, state.params, window.resting.params)
+    state = state.replace(params=params)
+  return staging.model_params(setup, state, window.held, window.stage)
 
 
 def close(setup: Setup, window: Window, step: int) -> TrainState:
@@ -241,6 +256,11 @@ def _park(setup, path, leaf):
 def _with_mask(state, kept, call=subnetwork.run):
   mask = call(_masks, state.params, kept)
   return state.replace(opt_state=state.opt_state._replace(mask=mask))
+
+
+@jax.jit
+def _without(params, kept):
+  return lors.apply_mask(params, _masks(params, kept))
 
 
 @jax.jit

@@ -165,7 +165,7 @@ def test_small_files_go_along_and_weights_do_not(tmp_path):
   for name in taken:
     assert (new / name).read_bytes() == (old / name).read_bytes()
   assert sorted(path.name for path in new.iterdir()) == sorted(
-    [*taken, 'config.json', 'model.safetensors']
+    [*taken, 'config.json', 'checksums.json', 'model.safetensors']
   )
 
 

@@ -196,6 +196,7 @@ def test_new_save_leaves_no_old_weights_and_keeps_other_files(sharded):
   huggingface.save(sharded, TIED, params)
   assert sorted(path.name for path in sharded.iterdir()) == [
     'README.md',
+    'checksums.json',
     'config.json',
     'generation_config.json',
     'model.safetensors',

@@ -14,7 +14,7 @@ import jax  # noqa: E402
 import safetensors.torch  # noqa: E402
 
 from satjax.data import tokenizers  # noqa: E402
-from satjax.interop import huggingface  # noqa: E402
+from satjax.interop import huggingface, llama  # noqa: E402
 from satjax.model import decoder  # noqa: E402
 from tests import models  # noqa: E402
 
@@ -97,13 +97,25 @@ FAMILIES = {
     },
   ),
   'mistral': ('Mistral', {'sliding_window': None, 'num_key_value_heads': 2}),
+  'mistral with a window': (
+    'Mistral',
+    {'sliding_window': 5, 'num_key_value_heads': 2},
+  ),
   'qwen2': ('Qwen2', {'num_key_value_heads': 2}),
+  'qwen2 with a window': (
+    'Qwen2',
+    {
+      'use_sliding_window': True,
+      'sliding_window': 5,
+      'max_window_layers': 0,
+    },
+  ),
   'qwen2 tied': ('Qwen2', {'tie_word_embeddings': True}),
   'qwen3': ('Qwen3', {'head_dim': 12, 'num_key_value_heads': 2}),
 }
 
 
-SLOW = {'linear', 'qwen2 tied', 'mistral'}
+SLOW = {'linear', 'qwen2 tied', 'mistral', 'qwen2 with a window'}
 
 
 def random_model(kind, changes):
@@ -151,6 +163,42 @@ def test_families_have_their_logits_and_come_back_bitwise(tmp_path, family):
   for name, tensor in model.state_dict().items():
     assert torch.equal(state[name], tensor), name
   assert huggingface.load(tmp_path / 'ours')[0] == config
+
+
+@pytest.mark.parametrize('window', [None, 5])
+def test_phi3_is_a_llama_or_a_mistral_with_fused_matrices(tmp_path, window):
+  changes = {'num_key_value_heads': 2, 'pad_token_id': 0}
+  model = random_model('Phi3', {'sliding_window': window, **changes})
+  model.save_pretrained(tmp_path / 'theirs')
+  config, params = huggingface.load(tmp_path / 'theirs')
+  assert_same_logits(model, config, params)
+  huggingface.save(tmp_path / 'ours', config, params)
+  again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'ours')
+  assert again.config.model_type == ('mistral' if window else 'llama')
+  assert_same_logits(again.eval(), config, params)
+
+
+@pytest.mark.parametrize('kind', ['Llama', 'Mistral', 'Qwen2', 'Phi3'])
+def test_absent_keys_mean_what_transformers_assumes(kind):
+  stored = {
+    'model_type': kind.lower(),
+    'hidden_size': 32,
+    'intermediate_size': 48,
+    'num_hidden_layers': 40,
+    'num_attention_heads': 4,
+    'num_key_value_heads': 4,
+    'vocab_size': 64,
+  }
+  if kind == 'Qwen2':
+    stored |= {'use_sliding_window': True, 'max_window_layers': 0}
+  config, problems = llama.config_of(stored)
+  assert not problems
+  theirs = getattr(transformers, f'{kind}Config')(**stored)
+  assert config.norm_eps == theirs.rms_norm_eps
+  assert config.tied == theirs.tie_word_embeddings
+  assert config.rope_theta == theirs.rope_parameters['rope_theta']
+  window = getattr(theirs, 'sliding_window', None)
+  assert config.sliding_window == (window or 0)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])

@@ -51,6 +51,8 @@ def jaxpr(config):
     {'growth__opt_state': 'reset'},
     {'train__microbatch_size': 4},
     {'mesh__data': 1},
+    {'lora__alpha': 3.0, 'lora__targets': ('gate',)},
+    {'model__sliding_window': 32},  # as long as the row
   ],
 )
 def test_a_feature_at_its_neutral_value_leaves_the_step_unchanged(neutral):
@@ -160,6 +162,7 @@ def test_compact_equals_masked_in_float32_also_across_growth():
     'sparsity__selection': 'top_k',
     'sparsity__importance': 'magnitude',
     'growth__hops': ((9 * 128, 'stack', 2),),
+    'model__sliding_window': 8,  # which neither method knows of
   }
   losses = [
     helpers.run(helpers.make_config(**options, sparsity__execution=execution))[

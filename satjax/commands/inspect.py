@@ -1,0 +1,26 @@
+"""satjax inspect."""
+
+from typing import Any
+
+SUMMARY = (
+  'say what a Hugging Face directory holds, and verify its checksums, headers'
+  ' and shapes'
+)
+OPTIONS = {
+  '--model': {
+    'metavar': 'MODEL_DIR',
+    'help': 'Hugging Face directory',
+    'required': True,
+  },
+}
+
+
+def run(options: Any) -> None:
+  from pathlib import Path
+
+  from satjax.interop import inspection, inspection_table, progress, weights
+
+  with progress.shown('checksums') as start:
+    found = inspection.inspect(options.model, start=start)
+  inspection_table.show(found)
+  weights.refuse(Path(options.model), found.problems)

@@ -1,0 +1,58 @@
+"""The settings of the data: which text, and how it becomes rows of tokens."""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+from satjax import schema
+
+TOKENIZERS = (
+  "'byte' (256 bytes, begin and end of text) | 'hf:PATH' (a tokenizer.json, or"
+  " a directory that has one) | 'sentencepiece:PATH' (a .model file)"
+)
+
+
+def names_tokenizer(spec: str) -> bool:
+  """Whether `spec` has one of the forms of `TOKENIZERS`."""
+  return bool(re.fullmatch(r'byte|(hf|sentencepiece):\S.*', spec))
+
+
+def _source_mixture(empty: bool) -> Any:
+  return schema.rule(
+    lambda value: (value or empty) and all(map(_is_weighted_source, value)),
+    "a tuple of sources or (source, weight), such as ('stdlib:docs',) or"
+    " (('stdlib:docs', 0.7), ('text:books/*.txt', 0.3)), weights above 0",
+  )
+
+
+def _is_weighted_source(value: Any) -> bool:
+  if isinstance(value, str):
+    return bool(value)
+  if not isinstance(value, (tuple, list)) or len(value) != 2:
+    return False
+  source, weight = value
+  return (
+    isinstance(source, str)
+    and schema.is_number(weight)
+    and 0 < weight < math.inf
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(schema.Group):
+  """Which text, how it is cut into tokens and rows."""
+
+  train: tuple = _source_mixture(empty=False)
+  eval: tuple = _source_mixture(empty=True)
+  columns: tuple = schema.rule(
+    lambda v: len(v) <= 2 and all(isinstance(x, str) and x for x in v),
+    "() | ('text',) | ('messages',) | ('question', 'answer'): names of fields",
+  )
+  template: str = schema.one_of('plain', 'alpaca', 'llama2', 'llama3', 'chatml')
+  tokenizer: str = schema.rule(names_tokenizer, TOKENIZERS)
+  seq_len: int = schema.at_least(2)
+  packing: str = schema.one_of('concat_then_split', 'best_fit')
+  too_long: str = schema.one_of('cut', 'drop')
+  held_out: float = schema.rule(lambda v: 0 < v < 1, 'between 0 and 1')
+  seed: int = schema.at_least(0)

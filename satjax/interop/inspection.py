@@ -1,0 +1,245 @@
+"""What a model directory holds, and whether all of it is as it should be.
+
+No number of the weights is looked at: the headers are read, and every byte
+goes into a checksum.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent import futures
+import dataclasses
+import os
+from pathlib import Path
+import re
+from typing import Any, NamedTuple
+
+from satjax import errors, flops
+from satjax.config import ModelConfig
+from satjax.data import tokenizers
+from satjax.interop import (
+  byte_tokenizer,
+  checksums,
+  huggingface,
+  llama,
+  weights,
+)
+
+_TOKENIZERS = {
+  'tokenizer.json': 'hf:{}',
+  'tokenizer.model': 'sentencepiece:{}/tokenizer.model',
+}
+_LAYER = re.compile(r'\.\d+\.')
+
+
+class File(NamedTuple):
+  """A file; its checksum where it was taken, and what came of it."""
+
+  name: str
+  num_bytes: int
+  checksum: str
+  verdict: str
+
+
+class Tensors(NamedTuple):
+  """Tensors whose names differ in the layer alone, which is '*'."""
+
+  name: str
+  shape: tuple[int, ...]
+  dtype: str
+  count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+  """A model directory.
+
+  Attributes:
+    facts: what is to say of the model and its tokenizer, by name; empty where
+      config.json can not be used.
+    files: all that lie in the directory.
+    tensors: of all weights, in the order of a model.
+    has_checksums: whether there is something to compare with.
+    problems: all that is wrong.
+  """
+
+  facts: dict[str, str]
+  files: list[File]
+  tensors: list[Tensors]
+  has_checksums: bool
+  problems: list[str]
+
+
+def inspect(
+  directory: str | os.PathLike,
+  *,
+  start: Callable[[int], Callable[[int], None]] | None = None,
+) -> Inspection:
+  """Looks at everything in a model directory.
+
+  Checksums are taken of the files that `checksums.FILE` names, and compared;
+  of all files where there is none.
+
+  Args:
+    directory: in the layout of Hugging Face.
+    start: from the bytes to read to a function that is called with those that
+      were read; shows progress.
+
+  Raises:
+    DataError: there is no such directory.
+    StorageError: a file can not be read.
+  """
+  directory, problems = Path(directory), []
+  if not directory.is_dir():
+    raise errors.DataError(
+      f'{directory} is no directory; name one with config.json and safetensors'
+    )
+  listed = _attempt(problems, checksums.read, directory)
+  files = _files(directory, listed, start, problems)
+  config = _attempt(problems, huggingface.read_config, directory)
+  # With a configuration, `check` reports what is wrong with the weights.
+  scanned = _attempt([] if config else problems, weights.scan, directory)
+  found, more = scanned or ({}, [])
+  facts = {}
+  if config:
+    _attempt(problems, huggingface.check, directory)
+    facts = _facts(directory, config, found)
+    facts |= _tokenizer(directory, config, problems)
+  else:
+    problems += more
+  return Inspection(facts, files, _tensors(found), listed is not None, problems)
+
+
+def _attempt(problems: list[str], fn: Callable[..., Any], *args: Any) -> Any:
+  """What a function returns; None, and problems, where data is bad."""
+  try:
+    return fn(*args)
+  except errors.DataError as error:
+    first, *listed = str(error).splitlines()
+    problems += [line.strip() for line in listed] or [first]
+    return None
+
+
+def _files(
+  directory: Path,
+  listed: Mapping[str, Any] | None,
+  start: Callable[[int], Callable[[int], None]] | None,
+  problems: list[str],
+) -> list[File]:
+  """All files, with checksums; several files are read at a time."""
+  names = sorted(p.name for p in directory.iterdir() if not p.is_dir())
+  reasons = {
+    name: weights.unsafe(directory, name) for name in {*names, *(listed or {})}
+  }
+  wanted = [
+    name for name in (names if listed is None else listed) if not reasons[name]
+  ]
+  sizes = {
+    name: 0 if reasons[name] else (directory / name).stat().st_size
+    for name in {*names, *wanted}
+  }
+  tick = start(sum(sizes[n] for n in wanted)) if start else lambda size: None
+  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    taken = pool.map(lambda name: checksums.of(directory / name, tick), wanted)
+    sums = dict(zip(wanted, taken))
+  verdicts = {name: reason for name, reason in reasons.items() if reason}
+  for name, expected in sorted((listed or {}).items()):
+    if name in verdicts:
+      problems.append(f'{name} {verdicts[name]}; {checksums.FILE} lists it')
+    elif sums[name] == expected:
+      verdicts[name] = 'as written'
+    else:
+      verdicts[name] = 'differs'
+      problems.append(
+        f'{name}: found {checksums.ALGORITHM} {sums[name]}, expected'
+        f' {errors.brief(expected)}; it was changed or damaged since it was'
+        ' written'
+      )
+  return [
+    File(name, sizes[name], sums.get(name, ''), verdicts.get(name, ''))
+    for name in names
+  ]
+
+
+def _facts(
+  directory: Path, config: ModelConfig, found: Mapping[str, Any]
+) -> dict[str, str]:
+  """What config.json and the headers say."""
+  stored = weights.read_json(directory, 'config.json')
+  dtypes = Counter(header.dtype for header in found.values() if header)
+  total = flops.num_params(config)
+  embeddings = config.vocab_size * config.embed_dim * (1 if config.tied else 2)
+  scaling = ' '.join(map(str, config.rope_scaling)) or 'not scaled'
+  window = config.sliding_window
+  context = stored.get('max_position_embeddings')
+  return {
+    'family': llama.family_of(stored, []),
+    'dtype': ', '.join(f'{n} {dtypes[n]} tensors' for n in sorted(dtypes)),
+    'parameters': f'{total:,}, without embeddings {total - embeddings:,}',
+    'layers': f'{config.num_layers}',
+    'width': f'{config.embed_dim}, mlp {config.mlp_dim}',
+    'heads': f'{config.num_heads}, of keys and values {config.num_kv_heads},'
+    f' head_dim {config.head_dim}',
+    'vocabulary': f'{config.vocab_size},'
+    f' output {"" if config.tied else "not "}tied to the embedding',
+    'context': 'not given' if context is None else errors.brief(context),
+    'rope': f'base {config.rope_theta:g}, {scaling}',
+    'window': f'{window} tokens' if window else 'none',
+  }
+
+
+def _tokenizer(
+  directory: Path, config: ModelConfig, problems: list[str]
+) -> dict[str, str]:
+  """The tokenizer beside the weights, which has to fit the vocabulary."""
+  file = next((n for n in _TOKENIZERS if (directory / n).is_file()), None)
+  if file is None:
+    return {'tokenizer': f'none, no {" and no ".join(_TOKENIZERS)}'}
+  spec = _TOKENIZERS[file].format(directory)
+  try:
+    tokenizer = tokenizers.get_tokenizer(spec)
+  except errors.SatjaxError as error:
+    # A library that is not installed is no damage.
+    if isinstance(error, errors.DataError):
+      problems.append(str(error))
+    return {'tokenizer': f'{file} can not be used: {error}'}
+  kind, special = 'sentencepiece', {}
+  if file == 'tokenizer.json':
+    kind, special = _described(directory, file)
+  spec = 'byte' if kind == 'byte' else spec
+  size, room = tokenizer.vocab_size, config.vocab_size
+  if size > room:
+    problems.append(
+      f'{file}: found a vocabulary of {size}, expected at most {room}, the'
+      ' vocab_size of config.json; use the tokenizer of this model'
+    )
+  ids = {'begin': tokenizer.bos_id, 'end': tokenizer.eos_id}
+  named = [f'{n} {i} {tokenizer.token(i)}' for n, i in ids.items()]
+  more = len(special.keys() - set(ids.values()))
+  return {
+    'tokenizer': f'{kind}, {size} tokens'
+    f' {"do not fit" if size > room else "fit"}; --tokenizer={spec}',
+    'special': ', '.join(named + ([f'{more} more'] if more else [])),
+  }
+
+
+def _described(directory: Path, file: str) -> tuple[str, dict[int, str]]:
+  """The kind of a tokenizer.json, and its special tokens by id."""
+  content = weights.read_json(directory, file)
+  kind = content['model'].get('type', 'of unknown type')
+  if content == byte_tokenizer.files()[file]:
+    kind = 'byte'
+  added = content.get('added_tokens') or ()
+  return kind, {t['id']: t['content'] for t in added if t.get('special')}
+
+
+def _tensors(found: Mapping[str, Any]) -> list[Tensors]:
+  """Counts over the layers."""
+  order = [name.format('*') for name, _ in llama.TENSORS.values()]
+  counts = Counter(
+    (_LAYER.sub('.*.', name), header.shape, header.dtype)
+    for name, header in found.items()
+    if header
+  )
+  kinds = [Tensors(*kind, count) for kind, count in counts.items()]
+  known = {name: place for place, name in enumerate(order)}
+  return sorted(kinds, key=lambda t: (known.get(t.name, len(order)), t))

@@ -1,0 +1,147 @@
+"""Adapters in the layout of PEFT: what `PeftModel.from_pretrained` reads.
+
+A directory with `adapter_config.json` and `adapter_model.safetensors`, to be
+put on the model directory that the run started from.
+"""
+
+from collections.abc import Iterator
+import os
+from pathlib import Path
+import tempfile
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from satjax import errors, lora, tree
+from satjax.config import LoraConfig, ModelConfig
+from satjax.interop import llama, weights, writer
+from satjax.tree import PyTree
+
+CONFIG = 'adapter_config.json'
+WEIGHTS = 'adapter_model.safetensors'
+
+
+def save(
+  directory: str | os.PathLike,
+  config: LoraConfig,
+  model: ModelConfig,
+  adapters: PyTree,
+  *,
+  dtype: str = 'float32',
+) -> None:
+  """Writes the adapters of a run; those that satjax wrote are replaced.
+
+  Args:
+    directory: made if need be; other files in it stay.
+    config: of the adapters.
+    model: that they are of; its `init_from` names the base.
+    adapters: `lora.init`, trained; None: the run has none.
+    dtype: 'float32' or 'bfloat16', of what is stored.
+
+  Raises:
+    ConfigError: there are no adapters, or no base that they fit.
+    DataError: the base is not there any more.
+    StorageError: the directory can not be written, holds adapters that satjax
+      did not write, or a file reads back different.
+  """
+  if adapters is None:
+    raise errors.ConfigError(
+      f'config.lora.rank is {config.rank}, so the run has no adapters; export'
+      ' the model that it trained'
+    )
+  _check_base(model.init_from)
+  tensors = dict(_tensors(config, adapters, np.dtype(dtype)))
+  root = Path(directory)
+  try:
+    root.mkdir(parents=True, exist_ok=True)
+    _refuse_foreign(root)
+    # Inside the directory, so that moving never crosses file systems.
+    with tempfile.TemporaryDirectory(prefix='.saving-', dir=root) as name:
+      _write(Path(name), tensors, writer.to_json(_describe(config, model)))
+      for file in (CONFIG, WEIGHTS):
+        os.replace(Path(name) / file, root / file)
+  except (OSError, safetensors.SafetensorError) as error:
+    raise errors.StorageError(f'{root} can not be written: {error}') from error
+
+
+def _modules(config: LoraConfig, layer: int) -> dict[str, str]:
+  """Names of the adapted matrices of a layer, by path of ours."""
+  return {
+    path: llama.TENSORS[path][0].format(layer).removesuffix('.weight')
+    for path in lora.paths(config).values()
+  }
+
+
+def _check_base(base: str) -> None:
+  """Refuses what nobody could load: adapters are nothing without their base."""
+  instead = 'export the whole model, without --adapter'
+  if not base:
+    raise errors.ConfigError(
+      'the run began with random weights (config.model.init_from is empty), and'
+      f' no directory holds what its adapters belong to; {instead}'
+    )
+  stored = weights.read_json(Path(base), 'config.json')
+  if llama.family_of(stored, []) == 'phi3':
+    raise errors.ConfigError(
+      f'{base}, which the run started from, is a Phi-3: it stores queries, keys'
+      f' and values as one matrix, which no adapter here fits; {instead}'
+    )
+
+
+def _tensors(config, adapters, dtype) -> Iterator[tuple[str, np.ndarray]]:
+  """lora_A [r, inputs] and lora_B [outputs, r] of every adapted matrix."""
+  leaves = {path: np.asarray(x) for path, x in tree.flatten(adapters).items()}
+  for layer in range(len(next(iter(leaves.values())))):
+    for path, name in _modules(config, layer).items():
+      rows = leaves[f'{path}/rows'][layer].reshape(-1, config.rank)
+      columns = leaves[f'{path}/columns'][layer]
+      is_transposed = llama.TENSORS[path][1]
+      factors = (rows.T, columns.T) if is_transposed else (columns, rows)
+      for letter, factor in zip('AB', factors):
+        key = f'base_model.model.{name}.lora_{letter}.weight'
+        yield key, np.ascontiguousarray(factor, dtype)
+
+
+def _describe(config: LoraConfig, model: ModelConfig) -> dict[str, Any]:
+  return {
+    'peft_type': 'LORA',
+    'task_type': 'CAUSAL_LM',
+    'base_model_name_or_path': model.init_from,
+    'r': config.rank,
+    'lora_alpha': config.alpha,
+    'lora_dropout': 0.0,
+    'target_modules': [
+      name.rsplit('.', 1)[-1] for name in _modules(config, 0).values()
+    ],
+    'bias': 'none',
+    'fan_in_fan_out': False,
+    'inference_mode': True,
+  }
+
+
+def _refuse_foreign(root: Path) -> None:
+  """Protects adapters of somebody else."""
+  if not (root / WEIGHTS).exists():
+    return
+  with safetensors.safe_open(root / WEIGHTS, framework='numpy') as file:
+    ours = writer.OURS.items() <= (file.metadata() or {}).items()
+  if not ours:
+    raise OSError(
+      'it holds adapters that satjax did not write; choose another directory'
+    )
+
+
+def _write(folder: Path, tensors: dict[str, np.ndarray], config: bytes) -> None:
+  (folder / CONFIG).write_bytes(config)
+  safetensors.numpy.save_file(
+    tensors, folder / WEIGHTS, metadata={'format': 'pt'} | writer.OURS
+  )
+  # safetensors makes its files private to the user.
+  (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
+  headers = weights.headers(folder, WEIGHTS)
+  for name, array in tensors.items():
+    stored = weights.read_tensor(folder, headers[name])
+    if not weights.same_bits(stored, array):
+      raise OSError(f'{name} in {WEIGHTS} reads back different')

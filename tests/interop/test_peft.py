@@ -1,0 +1,116 @@
+"""Adapter directories: what is in them, and when there is none."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+
+from satjax import errors, lora
+from satjax.config import LoraConfig
+from satjax.interop import huggingface, peft
+from satjax.model import decoder
+from tests import models
+
+LORA = LoraConfig(rank=3, alpha=6.0, targets=('query', 'output', 'up', 'down'))
+
+
+def save_base(folder, **changes):
+  """A model with a directory of its own, and random adapters of it."""
+  model = models.make(**changes)
+  huggingface.save(folder, model, decoder.init_params(model, jax.random.key(0)))
+  model = models.make(**changes, init_from=str(folder))
+  rng = np.random.default_rng(0)
+  adapters = jax.tree.map(
+    lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32),
+    lora.init(LORA, model, jax.random.key(1)),
+  )
+  return model, adapters
+
+
+@pytest.fixture(scope='module')
+def base(tmp_path_factory):
+  return save_base(tmp_path_factory.mktemp('base'))
+
+
+def test_the_names_shapes_and_products_of_peft(base, tmp_path):
+  model, adapters = base
+  peft.save(tmp_path, LORA, model, adapters)
+  stored = safetensors.numpy.load_file(tmp_path / peft.WEIGHTS)
+  assert len(stored) == 2 * 2 * 4  # factors, layers, targets
+  places = {
+    'query': ('attention', 'self_attn.q_proj'),
+    'output': ('attention', 'self_attn.o_proj'),
+    'up': ('mlp', 'mlp.up_proj'),
+    'down': ('mlp', 'mlp.down_proj'),
+  }
+  params = decoder.init_params(model, jax.random.key(0))
+  merged = lora.merge(adapters, params, LORA.scale)
+  for target, (group, module) in places.items():
+    for layer in range(2):
+      name = f'base_model.model.model.layers.{layer}.{module}.lora_'
+      a, b = (stored[f'{name}{letter}.weight'] for letter in 'AB')
+      assert a.shape[0] == b.shape[1] == 3
+      before, after = (
+        np.asarray(p['blocks'][group][target][layer]).reshape(-1, 8)
+        for p in (params, merged)
+      )
+      product = b @ a
+      if target in ('output', 'down'):  # theirs is [outputs, inputs]
+        product = product.T
+      np.testing.assert_allclose(
+        after, before + 2 * product, rtol=1e-5, atol=1e-6
+      )
+
+
+def test_the_configuration_of_peft(base, tmp_path):
+  model, adapters = base
+  peft.save(tmp_path, LORA, model, adapters)
+  told = json.loads((tmp_path / peft.CONFIG).read_text())
+  assert told['peft_type'] == 'LORA' and told['task_type'] == 'CAUSAL_LM'
+  assert (told['r'], told['lora_alpha'], told['bias']) == (3, 6.0, 'none')
+  assert told['base_model_name_or_path'] == model.init_from
+  modules = {'q_proj', 'o_proj', 'up_proj', 'down_proj'}
+  assert set(told['target_modules']) == modules
+
+
+def test_adapters_of_ours_are_replaced_and_others_are_not(base, tmp_path):
+  model, adapters = base
+  peft.save(tmp_path, LORA, model, adapters)
+  peft.save(tmp_path, LORA, model, adapters, dtype='bfloat16')
+  with safetensors.safe_open(tmp_path / peft.WEIGHTS, 'numpy') as file:
+    name = next(iter(file.keys()))
+    assert file.get_slice(name).get_dtype() == 'BF16'
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    peft.CONFIG,
+    peft.WEIGHTS,
+  ]
+  theirs = {'x': np.zeros(2, np.float32)}
+  safetensors.numpy.save_file(theirs, tmp_path / peft.WEIGHTS)
+  with pytest.raises(errors.StorageError, match='satjax did not write'):
+    peft.save(tmp_path, LORA, model, adapters)
+  assert 'x' in safetensors.numpy.load_file(tmp_path / peft.WEIGHTS)
+
+
+def test_what_has_no_adapters_or_no_base_is_refused(base, tmp_path):
+  model, adapters = base
+  off = LoraConfig(rank=0, alpha=1.0, targets=('query',))
+  out = tmp_path / 'out'
+  with pytest.raises(errors.ConfigError, match='rank is 0'):
+    peft.save(out, off, model, None)
+  with pytest.raises(errors.ConfigError, match='random weights.*--adapter'):
+    peft.save(out, LORA, models.make(), adapters)
+  shutil.copytree(model.init_from, tmp_path / 'phi')
+  told = json.loads((tmp_path / 'phi' / 'config.json').read_text())
+  told |= {'architectures': ['Phi3ForCausalLM'], 'model_type': 'phi3'}
+  (tmp_path / 'phi' / 'config.json').write_text(json.dumps(told))
+  phi = models.make(init_from=str(tmp_path / 'phi'))
+  with pytest.raises(errors.ConfigError, match='Phi-3.*--adapter'):
+    peft.save(out, LORA, phi, adapters)
+  gone = models.make(init_from=str(tmp_path / 'gone'))
+  with pytest.raises(errors.DataError, match='config.json is missing'):
+    peft.save(out, LORA, gone, adapters)
+  assert not out.exists()
