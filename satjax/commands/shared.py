@@ -55,6 +55,22 @@ MODEL = {
   },
   **TOKENIZER,
 }
+# How records become text, for a --model directory.
+TEXT = {
+  '--columns': {
+    'metavar': 'NAME',
+    'nargs': '+',
+    'default': (),
+    'help': 'fields of JSONL and Parquet: one with a text or a chat, or two,'
+    ' prompt and answer (default: the usual names)',
+  },
+  '--template': {
+    'choices': ('plain', 'alpaca', 'llama2', 'llama3', 'chatml'),
+    'default': 'plain',
+    'help': 'how a --model directory writes pairs and chats (default: plain; a'
+    ' run knows its own)',
+  },
+}
 SEED = {
   '--seed': number('N', int, 'of the sampling (default: 0)', default=0),
 }

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from satjax import config, errors
-from satjax.data import table as tables
+from satjax.data import parts as parts_lib
 from satjax.data import tokenizers
+from satjax.data.parts import Source
 
 Batch = dict[str, np.ndarray]
 
@@ -21,22 +22,28 @@ class Batches:
   epoch may end inside a batch.
 
   Attributes:
-    num_rows: of all sources, once each.
-    num_tokens: of all sources, once each.
+    sources: what there is of each.
     fingerprint: of the tables, their weights, the row length and the seed;
       with the batch size and t it determines a batch.
   """
 
-  def __init__(
-    self, dataset: Any, *, num_rows: int, num_tokens: int, fingerprint: str
-  ):
+  def __init__(self, dataset: Any, sources: Sequence[Source], fingerprint: str):
     self._dataset = dataset
-    self.num_rows = num_rows
-    self.num_tokens = num_tokens
+    self.sources = tuple(sources)
     self.fingerprint = fingerprint
 
+  @property
+  def num_rows(self) -> int:
+    """Of all sources, once each."""
+    return sum(source.num_rows for source in self.sources)
+
+  @property
+  def num_tokens(self) -> int:
+    """Of all sources, once each."""
+    return sum(source.num_tokens for source in self.sources)
+
   def __getitem__(self, step: int) -> Batch:
-    """Returns batch `step`: the keys of `table.rows`, all [B, T]."""
+    """Returns batch `step`: the keys of `rows.rows`, all [B, T]."""
     return self._dataset[_counted(step)]
 
   def iterate(self, start_step: int, *, prefetch: int = 4) -> Iterator[Batch]:
@@ -75,7 +82,7 @@ def make_batches(
   """Tokenises the sources and mixes their rows by weight.
 
   Args:
-    data_config: `train`, `seq_len`, `held_out` and `seed` are read.
+    data_config: all but `eval` is read.
     split: 'train' or 'held_out'.
     vocab_size: of the model; every id is checked against it.
     sources: instead of `data_config.train`.
@@ -88,26 +95,28 @@ def make_batches(
   """
   import grain
 
-  mixture = weighted(data_config.train if sources is None else sources)
-  parts, datasets = [], []
-  for number, (source, _) in enumerate(mixture):
-    part = _checked_rows(data_config, source, split, tokenizer, vocab_size)
-    dataset = grain.MapDataset.source(part)
-    if shuffle:
-      dataset = dataset.shuffle(seed=_seed(data_config.seed, number))
-    parts.append(part)
-    datasets.append(dataset.repeat(reseed_each_epoch=True))
-  weights = [weight for _, weight in mixture]
+  parts, weights, datasets = [], [], []
+  for source, weight in weighted(
+    data_config.train if sources is None else sources
+  ):
+    found = parts_lib.parts(data_config, source, split, tokenizer, vocab_size)
+    for part, share in found:
+      dataset = grain.MapDataset.source(part)
+      if shuffle:
+        dataset = dataset.shuffle(seed=_seed(data_config.seed, len(parts)))
+      parts.append(part)
+      weights.append(weight * share)
+      datasets.append(dataset.repeat(reseed_each_epoch=True))
   mixed = grain.MapDataset.mix(datasets, weights)
   return Batches(
     # Without it, the length of an endless set overflows at batch size 1.
     mixed.batch(batch_size, drop_remainder=True),
-    num_rows=sum(map(len, parts)),
-    num_tokens=sum(len(part.rows.table.tokens) for part in parts),
+    [part.source for part in parts],
     fingerprint=_fingerprint(
       tables=[part.rows.table.fingerprint for part in parts],
       weights=[weight / sum(weights) for weight in weights],
       seq_len=data_config.seq_len,
+      packing=[data_config.packing, data_config.too_long],
       seed=data_config.seed if shuffle else None,
       tokenizer=tokenizer.fingerprint,
     ),
@@ -133,12 +142,19 @@ def eval_batches(
     ConfigError, DataError: as `make_batches`; DataError also if the rows taken
       hold prompts alone, whose loss is of nothing.
   """
-  rows = _checked_rows(data_config, source, 'held_out', tokenizer, vocab_size)
-  count = min(len(rows), max_batches * batch_size)
-  taken = [rows[i * len(rows) // count] for i in range(count)]
+  parts = parts_lib.parts(
+    data_config, source, 'held_out', tokenizer, vocab_size
+  )
+  ends = np.cumsum([len(part) for part, _ in parts])
+  count = min(int(ends[-1]), max_batches * batch_size)
+  taken = []
+  for row in (i * int(ends[-1]) // count for i in range(count)):
+    number = int(np.searchsorted(ends, row, side='right'))
+    part, _ = parts[number]
+    taken.append(part[row - int(ends[number]) + len(part)])
   if not any(row['weights'].any() for row in taken):
     raise errors.DataError(
-      f'{rows.rows.table.name}: the {count} rows that are evaluated hold no'
+      f'{source} (held_out): the {count} rows that are evaluated hold no'
       ' token of an answer; raise train.eval_batches or data.seq_len'
     )
   padding = taken[0] | {'weights': np.zeros_like(taken[0]['weights'])}
@@ -155,46 +171,6 @@ def eval_batches(
 def weighted(mixture: Sequence[Any]) -> list[tuple[str, float]]:
   """Returns (source, weight) pairs; a source alone has weight 1."""
   return [(s, 1.0) if isinstance(s, str) else tuple(s) for s in mixture]
-
-
-class _CheckedRows:
-  """Rows whose ids are within the vocabulary.
-
-  JAX clamps an index that is out of range, so that a wrong id would train the
-  last row of the embedding without an error.
-  """
-
-  def __init__(self, rows: tables.Rows, vocab_size: int):
-    self.rows = rows
-    self.vocab_size = vocab_size
-
-  def __len__(self) -> int:
-    return len(self.rows)
-
-  def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-    values = self.rows[row]
-    for key in ('tokens', 'targets'):
-      low, high = values[key].min(), values[key].max()
-      if low < 0 or high >= self.vocab_size:
-        raise errors.DataError(
-          f'{self.rows.table.name}, row {row}: token id'
-          f' {low if low < 0 else high} is outside of the vocabulary, 0 to'
-          f' {self.vocab_size - 1}; the tokenizer must fit model.vocab_size'
-        )
-    return values
-
-
-def _checked_rows(
-  data_config: config.DataConfig,
-  source: str,
-  split: str,
-  tokenizer: tokenizers.Tokenizer,
-  vocab_size: int,
-) -> _CheckedRows:
-  table = tables.build_table(
-    source, tokenizer, split=split, held_out=data_config.held_out
-  )
-  return _CheckedRows(tables.rows(table, data_config.seq_len), vocab_size)
 
 
 def _seed(seed: int, number: int) -> int:

@@ -1,10 +1,10 @@
-"""Subword tokenizers out of files, through `tokenizers` or `sentencepiece`.
+"""Subword tokenizers out of files: what they share, and `tokenizers`.
 
 Begin and end of text are never found inside of a text: a document that spells
 them is read as the characters that it has.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import functools
 import hashlib
 import json
@@ -30,10 +30,9 @@ FILES = (
 )
 _SURROGATES = re.compile('[\ud800-\udfff]')
 _BYTE = re.compile('<0x[0-9A-Fa-f]{2}>')
-_SPACE = '\u2581'  # how both libraries write a space in a token
 
 
-class _Subword:
+class Subword:
   """What both kinds share; a kind sets the attributes of `Tokenizer`."""
 
   name: str
@@ -54,8 +53,12 @@ class _Subword:
 
     Lone surrogates, which neither library takes, become U+FFFD.
     """
-    ids = self._encode(_SURROGATES.sub('\ufffd', text))
-    return np.array(ids, np.uint32)
+    return self.encode_batch([text])[0]
+
+  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    """`encode` of each text; threads of the library share the work."""
+    ids = self._encode([_SURROGATES.sub('\ufffd', text) for text in texts])
+    return [np.array(row, np.uint32) for row in ids]
 
   def decode(self, ids: Iterable[int]) -> str:
     """Returns the text of a document; broken UTF-8 becomes U+FFFD.
@@ -73,7 +76,7 @@ class _Subword:
     return max(0, int(self.id_bytes[self.encode('a')].sum()) - 1)
 
 
-class HuggingFaceTokenizer(_Subword):
+class HuggingFaceTokenizer(Subword):
   """A tokenizer.json, and the settings beside it where a directory is named.
 
   Attributes:
@@ -91,12 +94,12 @@ class HuggingFaceTokenizer(_Subword):
         that is not installed.
       DataError: a file can not be used.
     """
-    library = _library('tokenizers', f'hf:{path}')
+    library = import_library('tokenizers', f'hf:{path}')
     self.name = f'hf:{path}'
     place = Path(path).expanduser()
     self._folder = place if place.is_dir() else None
     self._file = place / 'tokenizer.json' if place.is_dir() else place
-    self._content = _read(
+    self._content = read_file(
       self._file,
       'hf:PATH names a tokenizer.json or a directory that has one; a'
       " sentencepiece model is named 'sentencepiece:DIR/tokenizer.model'",
@@ -119,10 +122,21 @@ class HuggingFaceTokenizer(_Subword):
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # as text, that is
     self._tokenizer, self._described = tokenizer, described
+    added = tokenizer.get_added_tokens_decoder().items()
+    self._special = {t.content: number for number, t in added if t.special}
     self._identify(self._content)
 
-  def _encode(self, text: str) -> list[int]:
-    return self._tokenizer.encode(text, add_special_tokens=False).ids
+  def special_id(self, token: str) -> int | None:
+    """The id of a token that no text spells; None: there is none."""
+    return self._special.get(token)
+
+  def token(self, number: int) -> str:
+    """What an id is called, for messages."""
+    return self._tokenizer.id_to_token(number) or f'<{number}>'
+
+  def _encode(self, texts: list[str]) -> list[list[int]]:
+    found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [encoding.ids for encoding in found]
 
   def _decode(self, ids: list[int]) -> str:
     return self._tokenizer.decode(ids, skip_special_tokens=True)
@@ -144,7 +158,7 @@ class HuggingFaceTokenizer(_Subword):
       else:
         rest.append(number)
     # After other text, so that a space at its start is not taken off.
-    before = self._encode('a')
+    before = self._encode(['a'])[0]
     texts = self._tokenizer.decode_batch([[*before, i] for i in rest])
     short = len(self._decode(before).encode())
     sizes[rest] = [max(0, len(text.encode()) - short) for text in texts]
@@ -156,7 +170,7 @@ class HuggingFaceTokenizer(_Subword):
     for name in FILES[1:] if self._folder else ():
       path = self._folder / name
       if path.is_file():
-        found[name] = _read(path, 'it was there a moment ago')
+        found[name] = read_file(path, 'it was there a moment ago')
     config = special_tokens.parse(
       found.get('tokenizer_config.json', b'{}'), self._file
     )
@@ -166,93 +180,11 @@ class HuggingFaceTokenizer(_Subword):
       config['eos_token'] = self._tokenizer.id_to_token(self.eos_id)
     if 'bos_token' not in config:
       config['bos_token'] = self._tokenizer.id_to_token(self.bos_id)
-    return found | {'tokenizer_config.json': _to_json(config)}
+    return found | {'tokenizer_config.json': to_json(config)}
 
 
-class SentencePieceTokenizer(_Subword):
-  """A sentencepiece model.
-
-  Attributes:
-    name, vocab_size, bos_id, eos_id, fingerprint: as of every tokenizer.
-  """
-
-  def __init__(self, path: str):
-    """Reads the model.
-
-    Args:
-      path: a file such as tokenizer.model.
-
-    Raises:
-      ConfigError: it is not there, has no end of text, or needs a library
-        that is not installed.
-      DataError: the file can not be used.
-    """
-    library = _library('sentencepiece', f'sentencepiece:{path}')
-    self.name = f'sentencepiece:{path}'
-    file = Path(path).expanduser()
-    self._content = _read(file, 'sentencepiece:PATH names a .model file')
-    self._pieces = library.SentencePieceProcessor()
-    try:
-      self._pieces.LoadFromSerializedProto(self._content)
-    except RuntimeError as error:
-      raise errors.DataError(
-        f'{file} is no sentencepiece model: {error}'
-      ) from error
-    self.vocab_size = self._pieces.vocab_size()
-    self.eos_id = self._pieces.eos_id()
-    if self.eos_id < 0:
-      raise errors.ConfigError(
-        f'{file} has no end of text; train it with an eos_id of at least 0, or'
-        ' convert it to a tokenizer.json and use hf:PATH'
-      )
-    begin = self._pieces.bos_id()
-    self.bos_id = begin if begin >= 0 else self.eos_id
-    self._identify(self._content)
-
-  def _encode(self, text: str) -> list[int]:
-    return self._pieces.encode(text, add_bos=False, add_eos=False)
-
-  def _decode(self, ids: list[int]) -> str:
-    return self._pieces.decode(ids)
-
-  @functools.cached_property
-  def id_bytes(self) -> np.ndarray:
-    """int64 [vocab_size]: bytes of text of each id; special tokens: none."""
-    sizes = np.zeros(self.vocab_size, np.int64)
-    for i in range(self.vocab_size):
-      if self._pieces.is_byte(i):
-        sizes[i] = 1
-      elif not (
-        self._pieces.is_control(i)
-        or self._pieces.is_unknown(i)
-        or self._pieces.is_unused(i)
-      ):
-        piece = self._pieces.id_to_piece(i)
-        sizes[i] = len(piece.replace(_SPACE, ' ').encode())
-    return sizes
-
-  def files(self) -> dict[str, bytes]:
-    """Content of the files that AutoTokenizer reads, by name."""
-    names = {'bos': self.bos_id, 'eos': self.eos_id}
-    if self._pieces.unk_id() >= 0:
-      names['unk'] = self._pieces.unk_id()
-    config = {
-      'tokenizer_class': 'LlamaTokenizer',
-      'add_bos_token': self.bos_id != self.eos_id,
-      'add_eos_token': False,
-      'clean_up_tokenization_spaces': False,
-      'legacy': True,  # a space before every text, as the library has it
-    }
-    for kind, number in names.items():
-      config[f'{kind}_token'] = self._pieces.id_to_piece(number)
-    return {
-      'tokenizer.model': self._content,
-      'tokenizer_config.json': _to_json(config),
-    }
-
-
-def _library(name: str, spec: str) -> Any:
-  """Imports one of the two libraries."""
+def import_library(name: str, spec: str) -> Any:
+  """Imports one of the two libraries that are optional."""
   try:
     if name == 'tokenizers':
       import tokenizers as library
@@ -266,7 +198,7 @@ def _library(name: str, spec: str) -> Any:
   return library
 
 
-def _read(path: Path, remedy: str) -> bytes:
+def read_file(path: Path, remedy: str) -> bytes:
   try:
     return path.read_bytes()
   except OSError as error:
@@ -275,5 +207,5 @@ def _read(path: Path, remedy: str) -> bytes:
     ) from error
 
 
-def _to_json(content: dict[str, Any]) -> bytes:
+def to_json(content: dict[str, Any]) -> bytes:
   return (json.dumps(content, indent=2) + '\n').encode()

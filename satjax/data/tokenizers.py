@@ -1,13 +1,13 @@
 """Tokenizers: text to ids and back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import hashlib
 from typing import Protocol
 
 import numpy as np
 
-from satjax import config_groups, errors
-from satjax.data import subword
+from satjax import config_data, errors
+from satjax.data import sentence_pieces, subword
 
 
 class Tokenizer(Protocol):
@@ -22,6 +22,12 @@ class Tokenizer(Protocol):
   prefix_bytes: int  # of those, what encoding puts before every text
 
   def encode(self, text: str) -> np.ndarray: ...
+
+  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
+
+  def special_id(self, token: str) -> int | None: ...
+
+  def token(self, number: int) -> str: ...
 
   def decode(self, ids: Iterable[int]) -> str: ...
 
@@ -55,6 +61,19 @@ class ByteTokenizer:
     data = text.encode('utf-8', errors='surrogatepass')
     return np.frombuffer(data, np.uint8).astype(np.uint16)
 
+  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    """`encode` of each text."""
+    return [self.encode(text) for text in texts]
+
+  def special_id(self, token: str) -> None:
+    """No token has a name."""
+    del token
+
+  def token(self, number: int) -> str:
+    """What an id is called, for messages."""
+    names = {self.bos_id: '<begin>', self.eos_id: '<end>'}
+    return names.get(number) or f'<{number}>'
+
   def decode(self, ids: Iterable[int]) -> str:
     """Returns the text; broken UTF-8 becomes U+FFFD.
 
@@ -80,13 +99,13 @@ def get_tokenizer(spec: str) -> Tokenizer:
     DataError: its files can not be used.
   """
   kind, _, path = spec.partition(':')
-  if not config_groups.names_tokenizer(spec):
+  if not config_data.names_tokenizer(spec):
     raise errors.ConfigError(
       f'data.tokenizer {spec!r} is not a known tokenizer; allowed:'
-      f' {config_groups.TOKENIZERS}'
+      f' {config_data.TOKENIZERS}'
     )
   if kind == 'hf':
     return subword.HuggingFaceTokenizer(path)
   if kind == 'sentencepiece':
-    return subword.SentencePieceTokenizer(path)
+    return sentence_pieces.SentencePieceTokenizer(path)
   return ByteTokenizer()

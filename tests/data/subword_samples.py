@@ -7,7 +7,7 @@ import json
 import sentencepiece
 import tokenizers as library
 
-from satjax.data import sources
+from satjax.data import sources, tokenizers
 
 VOCAB = 600
 KINDS = ('byte', 'llama', 'sentencepiece', 'bytelevel')
@@ -70,6 +70,18 @@ def _byte_level():
   extra = described['added_tokens'][0] | {'id': VOCAB, 'content': '<|x|>'}
   described['added_tokens'].append(extra)
   return json.dumps(described)
+
+
+def chatml(root):
+  """A tokenizer like GPT-2's that has the markers of ChatML."""
+  described = json.loads(_byte_level())
+  for name in ('<|im_start|>', '<|im_end|>'):
+    last = described['added_tokens'][-1]
+    described['added_tokens'].append(
+      last | {'id': last['id'] + 1, 'content': name}
+    )
+  (root / 'chatml.json').write_text(json.dumps(described))
+  return tokenizers.get_tokenizer(f'hf:{root}/chatml.json')
 
 
 def llama_like():

@@ -3,29 +3,26 @@
 import numpy as np
 import pytest
 
-from satjax import config
 from satjax.data import pipeline, table, tokenizers
+from satjax.data import rows as rows_lib
+from satjax.data.encode import Encoder
+from tests import models
 
 BYTE = tokenizers.ByteTokenizer()
 
 
 @pytest.fixture
 def data_config(folder):
-  return config.DataConfig(
-    train=(f'text:{folder}/a/*',),
-    eval=(),
-    tokenizer='byte',
-    seq_len=8,
-    held_out=0.2,
-    seed=0,
-  )
+  return models.make_data(train=(f'text:{folder}/a/*',))
 
 
 @pytest.fixture
 def rows(data_config):
   (source,) = data_config.train
-  built = table.build_table(source, BYTE, split='held_out', held_out=0.2)
-  return table.rows(built, 8)
+  built = table.build_table(
+    source, Encoder(BYTE), split='held_out', held_out=0.2
+  )
+  return rows_lib.rows(built, 8)
 
 
 def evaluate(data_config, *, batch_size, max_batches=1000, vocab_size=258):

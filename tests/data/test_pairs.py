@@ -7,9 +7,13 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from satjax import config, errors
+from satjax import errors
 from satjax.data import pipeline, sources, table, tokenizers
+from satjax.data import rows as rows_lib
+from satjax.data.documents import Document
+from satjax.data.encode import Encoded, Encoder
 from satjax.train import loss
+from tests import models
 
 BYTE = tokenizers.ByteTokenizer()
 BOS, EOS = 256, 257
@@ -17,16 +21,20 @@ BOS, EOS = 256, 257
 
 def make(*documents):
   """A table of (prompt, text) pairs of ids."""
-  tokens, starts, answers = [], [], []
-  for prompt, text in documents:
-    starts.append(len(tokens))
-    answers.append(len(tokens) + 1 + len(prompt))
-    tokens += [BOS, *prompt, *text, EOS]
-  arrays = [np.array(tokens, np.uint16)]
-  arrays += [np.array(starts, np.int64), np.array(answers, np.int64)]
-  return table.Table(
-    *arrays[:2], table.fingerprint(*arrays), 'made up (train)', arrays[2]
-  )
+  encoded = [
+    Encoded(
+      np.array([BOS, *prompt, *text, EOS], np.uint16),
+      np.repeat([False, True], [1 + len(prompt), len(text) + 1]),
+    )
+    for prompt, text in documents
+  ]
+  return table.join(encoded, 'made up (train)', EOS)
+
+
+def first_trained(built):
+  """Where the loss begins to count, for each document."""
+  trained = np.flatnonzero(built.is_trained)
+  return trained[np.searchsorted(trained, built.starts)].tolist()
 
 
 def write(path, *records):
@@ -40,14 +48,7 @@ def pair(prompt, answer):
 
 
 def settings(*train, seq_len=8, held_out=0.2):
-  return config.DataConfig(
-    train=train,
-    eval=(),
-    tokenizer='byte',
-    seq_len=seq_len,
-    held_out=held_out,
-    seed=0,
-  )
+  return models.make_data(train=train, seq_len=seq_len, held_out=held_out)
 
 
 OPTIONS = {'tokenizer': BYTE, 'vocab_size': 258}
@@ -55,7 +56,7 @@ OPTIONS = {'tokenizer': BYTE, 'vocab_size': 258}
 
 def test_row_of_a_pair_between_plain_documents():
   made = make(([], [1]), ([2, 3], [4, 5]), ([], [6]))
-  (row,) = table.rows(made, 11)
+  (row,) = rows_lib.rows(made, 11)
   expected = {
     'tokens': [BOS, 1, EOS, BOS, 2, 3, 4, 5, EOS, BOS, 6],
     'targets': [1, EOS, BOS, 2, 3, 4, 5, EOS, BOS, 6, EOS],
@@ -68,7 +69,7 @@ def test_row_of_a_pair_between_plain_documents():
 
 
 def test_prompt_cut_by_the_end_of_a_row():
-  rows = table.rows(make(([1, 2, 3], [4]), ([5], [6])), 3)
+  rows = rows_lib.rows(make(([1, 2, 3], [4]), ([5], [6])), 3)
   assert [row['targets'].tolist() for row in rows] == [
     [1, 2, 3],
     [4, EOS, BOS],
@@ -84,7 +85,7 @@ def test_prompt_cut_by_the_end_of_a_row():
 
 
 def test_answer_cut_by_the_end_of_a_row():
-  rows = table.rows(make(([1], [2, 3, 4])), 2)
+  rows = rows_lib.rows(make(([1], [2, 3, 4])), 2)
   assert [row['weights'].tolist() for row in rows] == [[0, 1], [1, 1]]
 
 
@@ -105,7 +106,7 @@ def test_weights_agree_with_a_token_by_token_oracle(lengths, seq_len):
     )
   ]
   hypothesis.assume(any(map(any, scored)))
-  found = [row['weights'].tolist() for row in table.rows(made, seq_len)]
+  found = [row['weights'].tolist() for row in rows_lib.rows(made, seq_len)]
   assert found == scored
 
 
@@ -113,13 +114,13 @@ def test_pairs_without_prompts_are_plain_documents(tmp_path):
   """Same arrays, same fingerprint, and no array for prompts."""
   words = [f'{i} words' for i in range(20)]
   plain, pairs = (
-    table.build_table(source, BYTE, split='train', held_out=0.2)
+    table.build_table(source, Encoder(BYTE), split='train', held_out=0.2)
     for source in (
       write(tmp_path / 'one' / 'a', *({'text': word} for word in words)),
       write(tmp_path / 'two' / 'a', *(pair('', word) for word in words)),
     )
   )
-  assert plain.answers is None and pairs.answers is None
+  assert plain.is_trained is None and pairs.is_trained is None
   assert plain.fingerprint == pairs.fingerprint
   np.testing.assert_array_equal(plain.tokens, pairs.tokens)
 
@@ -133,15 +134,15 @@ def test_table_of_a_file_that_mixes_both_forms(tmp_path):
     pair('q', 'no') | {'id': 7},
   )
   assert list(sources.documents(source)) == [
-    sources.Document('a.jsonl#1', 'yes', 'é?'),
-    sources.Document('a.jsonl#2', 'plain'),
-    sources.Document('a.jsonl#4', 'no', 'q'),
+    Document('a.jsonl#1', 'yes', 'é?'),
+    Document('a.jsonl#2', 'plain'),
+    Document('a.jsonl#4', 'no', 'q'),
   ]
-  built = table.build_table(source, BYTE, split='train', held_out=1e-9)
+  built = table.build_table(source, Encoder(BYTE), split='train', held_out=1e-9)
   assert built.starts.tolist() == [0, 8, 15]
-  assert built.answers.tolist() == [4, 9, 17]
+  assert first_trained(built) == [4, 9, 17]
   for start, answer, text in zip(
-    built.starts, built.answers, ('é?', '', 'q'), strict=True
+    built.starts, first_trained(built), ('é?', '', 'q'), strict=True
   ):
     assert BYTE.decode(built.tokens[start:answer]) == text
 
@@ -151,7 +152,9 @@ def test_fingerprint_sees_what_is_scored(tmp_path):
   prints, arrays = set(), []
   for name, cut in (('a', 0), ('b', 1), ('c', 2)):
     source = write(tmp_path / f'{name}.jsonl', pair('text'[:cut], 'text'[cut:]))
-    built = table.build_table(source, BYTE, split='train', held_out=1e-9)
+    built = table.build_table(
+      source, Encoder(BYTE), split='train', held_out=1e-9
+    )
     arrays.append(built.tokens.tolist())
     batches = pipeline.make_batches(
       settings(source, seq_len=2, held_out=1e-9),
@@ -171,7 +174,7 @@ def test_wrong_id_of_a_prompt_is_refused(tmp_path):
 
   source = write(tmp_path / 'a.jsonl', pair('prompt', 'answer'))
   with pytest.raises(errors.DataError, match=r"'a.jsonl#1'.*ids from 1109"):
-    table.build_table(source, Wrong(), split='train', held_out=1e-9)
+    table.build_table(source, Encoder(Wrong()), split='train', held_out=1e-9)
 
 
 def test_mixture_with_a_plain_source(folder, tmp_path):
@@ -238,11 +241,11 @@ def test_held_out_loss_counts_answers_only(tmp_path):
 
 def test_rows_of_a_prompt_alone_are_refused(tmp_path):
   source = write(tmp_path / 'a.jsonl', pair('long ' * 10, 'x'))
-  built = table.build_table(source, BYTE, split='train', held_out=1e-9)
+  built = table.build_table(source, Encoder(BYTE), split='train', held_out=1e-9)
   assert len(built.tokens) == 53
   with pytest.raises(errors.DataError, match='first prompt has 50.* its 1 row'):
-    table.rows(built, 40)
-  assert len(table.rows(built, 51)) == 1  # its last target is the answer
+    rows_lib.rows(built, 40)
+  assert len(rows_lib.rows(built, 51)) == 1  # its last target is the answer
 
 
 def test_evaluating_prompts_alone_is_refused(tmp_path):

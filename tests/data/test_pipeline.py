@@ -9,21 +9,17 @@ import sys
 import numpy as np
 import pytest
 
-from satjax import config, errors
-from satjax.data import pipeline, table, tokenizers
+from satjax import errors
+from satjax.data import parts, pipeline, table, tokenizers
+from tests import models
 
 BYTE = tokenizers.ByteTokenizer()
 KEYS = {'tokens', 'targets', 'positions', 'segments', 'weights'}
 
 
 def settings(folder, *train, seed=0, seq_len=8):
-  return config.DataConfig(
-    train=tuple(train) or (f'text:{folder}/a/*',),
-    eval=(),
-    tokenizer='byte',
-    seq_len=seq_len,
-    held_out=0.2,
-    seed=seed,
+  return models.make_data(
+    train=tuple(train) or (f'text:{folder}/a/*',), seq_len=seq_len, seed=seed
   )
 
 
@@ -87,6 +83,7 @@ from satjax import config
 from satjax.data import pipeline, tokenizers
 data = config.DataConfig(
   train=('text:{folder}/a/*', ('text:{folder}/b/*', 0.5)), eval=(),
+  columns=(), template='plain', packing='concat_then_split', too_long='cut',
   tokenizer='byte', seq_len=8, held_out=0.2, seed=3)
 batches = pipeline.make_batches(
   data, split='train', batch_size=4, vocab_size=258,
@@ -244,7 +241,7 @@ def test_id_outside_of_the_model_is_refused_before_it_leaves(folder, prefetch):
 
 @pytest.mark.parametrize('column', [0, 8])
 def test_mutated_table_is_detected(folder, column):
-  rows = pipeline._checked_rows(
+  ((rows, _),) = parts.parts(
     settings(folder), f'text:{folder}/a/*', 'train', BYTE, 320
   )
   number = len(rows) - 1

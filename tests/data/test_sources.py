@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from satjax import errors
-from satjax.data import docstrings, sources
+from satjax.data import docstrings, sources, stdlib
 
 
 def read(source):
@@ -75,13 +75,13 @@ def test_stdlib_is_read_without_importing_it():
 
 
 def test_garbage_collection_is_restored():
-  with sources._without_garbage_collection():
-    assert not sources.gc.isenabled()
-  assert sources.gc.isenabled()
+  with stdlib._without_garbage_collection():
+    assert not stdlib.gc.isenabled()
+  assert stdlib.gc.isenabled()
 
 
 def test_docstrings_inside_if_and_try_are_found():
-  tree = sources.ast.parse(
+  tree = stdlib.ast.parse(
     '"""Top."""\n'
     'if True:\n  def f():\n    """F."""\n    def hidden():\n      """No."""\n'
     'else:\n  async def g():\n    """G."""\n'
@@ -187,7 +187,7 @@ def test_bad_jsonl_names_file_and_line(folder, line, message):
 
 
 @pytest.mark.parametrize(
-  'source', ['', 'wiki', 'stdlib', 'stdlib:x', 'text:', 'text', 'tfds:c4']
+  'source', ['', 'wiki', 'stdlib', 'stdlib:x', 'text:', 'text', 'tfds:']
 )
 def test_unknown_source_lists_the_forms(source):
   with pytest.raises(errors.ConfigError) as caught:
@@ -220,7 +220,7 @@ def test_unreadable_file_is_named(folder):
 
 def test_missing_stdlib_is_explained(folder, monkeypatch):
   monkeypatch.setattr(
-    sources.sysconfig, 'get_paths', lambda: {'stdlib': str(folder)}
+    stdlib.sysconfig, 'get_paths', lambda: {'stdlib': str(folder)}
   )
   with pytest.raises(errors.DataError, match='no library sources'):
     sources.documents('stdlib:docs')

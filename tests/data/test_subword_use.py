@@ -1,5 +1,6 @@
 """Subword tokenizers at work: bits per byte of text, and export."""
 
+import dataclasses
 import json
 import random
 
@@ -9,8 +10,10 @@ import pytest
 from configs import base
 from satjax import config, tree
 from satjax.data import pipeline, sources, table, tokenizers
+from satjax.data.encode import Encoder
 from satjax.interop import huggingface
 from satjax.train import evaluation
+from tests import models
 from tests.data import subword_samples
 from tests.data.subword_samples import KINDS
 
@@ -40,19 +43,21 @@ def texts(tmp_path_factory):
 
 
 def data_config(spec, source, seq_len):
-  return config.DataConfig(
+  return models.make_data(
     train=(source,),
     eval=(source,),
     tokenizer=spec,
     seq_len=seq_len,
     held_out=0.5,
-    seed=0,
   )
 
 
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('form', ['text:{}/*.txt', 'jsonl:{}/pairs.jsonl'])
-def test_bytes_per_token_are_those_of_the_source(specs, texts, kind, form):
+@pytest.mark.parametrize('packing', ['concat_then_split', 'best_fit'])
+def test_bytes_per_token_are_those_of_the_source(
+  specs, texts, kind, form, packing
+):
   """One row holds every document, so that no byte can hide."""
   source = form.format(texts)
   documents = [
@@ -62,9 +67,10 @@ def test_bytes_per_token_are_those_of_the_source(specs, texts, kind, form):
   ]
   tokenizer = tokenizers.get_tokenizer(specs[kind])
   tokens = table.build_table(
-    source, tokenizer, split='held_out', held_out=0.5
+    source, Encoder(tokenizer), split='held_out', held_out=0.5
   ).tokens
   data = data_config(specs[kind], source, len(tokens) - 1)
+  data = dataclasses.replace(data, packing=packing)
   evaluator = evaluation.Evaluator(
     data, vocab_size=700, mesh=None, batch_size=2, max_batches=1
   )
@@ -137,6 +143,7 @@ def test_an_export_is_evaluated_with_its_own_tokenizer(loaded, texts, tmp_path):
 def test_an_export_holds_one_tokenizer(loaded, tmp_path):
   def names():
     return {path.name for path in tmp_path.iterdir()} - {
+      'checksums.json',
       'config.json',
       'generation_config.json',
       'model.safetensors',

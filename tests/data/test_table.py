@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from satjax import errors
+from satjax.data import rows as rows_lib
 from satjax.data import sources, table, tokenizers
+from satjax.data.encode import Encoder
 
 BYTE = tokenizers.ByteTokenizer()
 BOS, EOS = 256, 257
@@ -30,7 +32,7 @@ def check(row, **expected):
 def test_rows_at_document_boundaries():
   # Documents 'a', 'bc' and '': the second crosses a row boundary.
   made = make([BOS, 1, EOS, BOS, 2, 3, EOS, BOS, EOS], [0, 3, 7])
-  rows = table.rows(made, 4)
+  rows = rows_lib.rows(made, 4)
   assert len(rows) == 2
   check(
     rows[0],
@@ -52,7 +54,7 @@ def test_rows_at_document_boundaries():
 
 def test_document_that_begins_with_the_next_row():
   made = make([BOS, 1, EOS, BOS, 2, EOS, BOS], [0, 3, 6])
-  rows = table.rows(made, 3)
+  rows = rows_lib.rows(made, 3)
   assert len(rows) == 2
   for row, token in zip(rows, (1, 2)):
     check(
@@ -67,7 +69,7 @@ def test_document_that_begins_with_the_next_row():
 
 def test_long_document_fills_rows():
   made = make([BOS, *range(9)], [0])
-  rows = table.rows(made, 4)
+  rows = rows_lib.rows(made, 4)
   assert len(rows) == 2  # the tenth token is not a row
   check(
     rows[1],
@@ -88,7 +90,7 @@ def test_rows_agree_with_a_token_by_token_oracle(lengths, seq_len):
     starts.append(len(tokens))
     tokens += [BOS, *range(1, length + 1), EOS]
   hypothesis.assume(len(tokens) > seq_len)
-  rows = table.rows(make(tokens, starts), seq_len)
+  rows = rows_lib.rows(make(tokens, starts), seq_len)
   assert len(rows) == (len(tokens) - 1) // seq_len
   for number in range(len(rows)):
     row, position, segment = rows[number], 0, 1
@@ -105,7 +107,7 @@ def test_rows_agree_with_a_token_by_token_oracle(lengths, seq_len):
 
 
 def test_rows_are_bounded():
-  rows = table.rows(make([BOS, 1, EOS], [0]), 2)
+  rows = rows_lib.rows(make([BOS, 1, EOS], [0]), 2)
   assert len(list(rows)) == 1
   for row in (-1, 1):
     with pytest.raises(IndexError, match='1 rows'):
@@ -115,7 +117,7 @@ def test_rows_are_bounded():
 def test_short_table_is_refused_with_its_numbers():
   made = make([BOS, 1, EOS], [0])
   with pytest.raises(errors.DataError) as caught:
-    table.rows(made, 3)
+    rows_lib.rows(made, 3)
   for part in ('made up (train)', '3 tokens', '1 documents', '+ 1 = 4'):
     assert part in str(caught.value)
 
@@ -160,11 +162,11 @@ def test_splits_are_disjoint_and_complete(source):
   documents = list(sources.documents(source))
   assert len(documents) == 59  # one file is empty
   built = {
-    split: table.build_table(source, BYTE, split=split, held_out=0.3)
+    split: table.build_table(source, Encoder(BYTE), split=split, held_out=0.3)
     for split in table.SPLITS
   }
   for split, result in built.items():
-    assert result.answers is None  # nor any other array for the prompts
+    assert result.is_trained is None  # nor any other array for the prompts
     assert documents_of(result) == [
       document.text
       for document in documents
@@ -179,7 +181,7 @@ def test_splits_are_disjoint_and_complete(source):
 
 def test_table_is_reproducible(source):
   one, two = (
-    table.build_table(source, BYTE, split='train', held_out=0.3)
+    table.build_table(source, Encoder(BYTE), split='train', held_out=0.3)
     for _ in range(2)
   )
   assert one.fingerprint == two.fingerprint
@@ -204,16 +206,18 @@ def test_empty_split_is_refused_with_its_numbers(tmp_path):
   (tmp_path / 'a').write_text('x')
   with pytest.raises(errors.DataError, match='none of its 1 documents.*1e-09'):
     table.build_table(
-      f'text:{tmp_path}/a', BYTE, split='held_out', held_out=1e-9
+      f'text:{tmp_path}/a', Encoder(BYTE), split='held_out', held_out=1e-9
     )
   (tmp_path / 'a').write_text('')
   with pytest.raises(errors.DataError, match='none of its 0 documents'):
-    table.build_table(f'text:{tmp_path}/a', BYTE, split='train', held_out=0.1)
+    table.build_table(
+      f'text:{tmp_path}/a', Encoder(BYTE), split='train', held_out=0.1
+    )
 
 
 def test_unknown_split_is_refused(source):
   with pytest.raises(errors.ConfigError, match="'test'; allowed.*held_out"):
-    table.build_table(source, BYTE, split='test', held_out=0.1)
+    table.build_table(source, Encoder(BYTE), split='test', held_out=0.1)
 
 
 class WideTokenizer(tokenizers.ByteTokenizer):
@@ -229,7 +233,7 @@ class WideTokenizer(tokenizers.ByteTokenizer):
 
 def test_large_vocabulary_takes_uint32(source):
   built = table.build_table(
-    source, WideTokenizer(70_000), split='train', held_out=0.3
+    source, Encoder(WideTokenizer(70_000)), split='train', held_out=0.3
   )
   assert built.tokens.dtype == np.uint32
   assert built.tokens[0] == 99_999
@@ -239,14 +243,18 @@ def test_large_vocabulary_takes_uint32(source):
 @pytest.mark.parametrize('shift', [-20, 99_900])
 def test_ids_outside_of_the_tokenizers_vocabulary_are_refused(source, shift):
   with pytest.raises(errors.DataError, match=r"document '\d\d.txt#0'.*ids"):
-    table.build_table(source, WideTokenizer(shift), split='train', held_out=0.3)
+    table.build_table(
+      source, Encoder(WideTokenizer(shift)), split='train', held_out=0.3
+    )
 
 
 def test_five_megabyte_line(tmp_path):
   data = hashlib.shake_128(b'seed').hexdigest(2_500_000)
   (tmp_path / 'a').write_text(data)
   built = [
-    table.build_table(f'text:{tmp_path}/a', BYTE, split=split, held_out=0.2)
+    table.build_table(
+      f'text:{tmp_path}/a', Encoder(BYTE), split=split, held_out=0.2
+    )
     for split in table.SPLITS
   ]
   num_bytes = sum(len(b.tokens) - 2 * len(b.starts) for b in built)

@@ -1,0 +1,164 @@
+"""satjax prepare."""
+
+import os
+import time
+from typing import Any
+
+from satjax import errors
+from satjax.commands import shared
+
+SUMMARY = (
+  'write sources as a tokenised table on disk, for config.data.train to name as'
+  ' tokens:DIR; after a kill, the same command goes on'
+)
+OPTIONS = {
+  '--source': {
+    'metavar': 'SOURCE',
+    'action': 'append',
+    'help': 'such as text:books/**/*.txt, jsonl:GLOB, parquet:GLOB, tfds:NAME'
+    ' or stdlib:docs; may be given again',
+  },
+  '--tokenizer': {
+    **shared.TOKENIZER['--tokenizer'],
+    'help': 'byte (default), hf:PATH of a tokenizer.json or a directory that'
+    ' has one, or sentencepiece:PATH of a .model file',
+  },
+  '--out': {'metavar': 'DIR', 'help': 'folder to write', 'required': True},
+  '--weight': shared.number(
+    'W', float, 'of each --source in training (default: 1)', action='append'
+  ),
+  '--columns': {
+    'metavar': 'NAMES',
+    'default': '',
+    'help': 'field of a record with its text or messages, or two, of prompt and'
+    ' answer, such as question,answer (default: the usual names)',
+  },
+  '--template': {
+    'metavar': 'NAME',
+    'default': 'plain',
+    'help': 'of pairs and conversations: plain (default), alpaca, llama2,'
+    ' llama3 or chatml',
+  },
+  '--held_out': shared.number(
+    'SHARE',
+    float,
+    'of the documents, for evaluation (default: 0.05)',
+    default=0.05,
+  ),
+  '--duplicates': {
+    'metavar': 'RULE',
+    'default': 'keep',
+    'help': 'keep (default); exact: leave out documents of the same words;'
+    ' near: and those of nearly the same',
+  },
+  '--min_tokens': shared.number(
+    'N', int, 'leave out shorter documents (default: 0)', default=0
+  ),
+  '--max_tokens': shared.number(
+    'N', int, 'leave out longer documents (default: no limit)'
+  ),
+  '--shard_tokens': shared.number(
+    'N',
+    int,
+    'tokens after which a file ends (default: 67108864)',
+    default=2**26,
+  ),
+  '--workers': shared.number(
+    'N',
+    int,
+    'processes that tokenise; 0: none but this one (default: one for'
+    ' each core)',
+  ),
+  '--verify': {
+    'action': 'store_true',
+    'help': 'only compare the files in --out with their checksums',
+  },
+}
+_COUNTS = {
+  'empty': 'empty, left out',
+  'cut': 'very long, cut',
+  'replaced': 'characters that are U+FFFD',
+  'too_short': 'too short, left out',
+  'too_long': 'too long, left out',
+  'duplicates': 'duplicates, left out',
+}
+
+
+def run(options: Any) -> None:
+  from satjax.data import prepared
+
+  if options.verify:
+    size = prepared.verify(options.out)
+    print(f'{options.out} is whole: {size / 1e6:,.1f} MB have their checksums')
+    return
+  if not options.source:
+    raise errors.ConfigError('name at least one --source=SOURCE')
+  _prepare(options)
+
+
+def _prepare(options: Any) -> None:
+  from satjax.data import prepare, tokenise
+  from satjax.interop import progress
+
+  mixture = prepare.Mixture(
+    sources=options.source,
+    weights=options.weight or [1.0] * len(options.source),
+    columns=[name for name in options.columns.split(',') if name],
+    shard_tokens=options.shard_tokens,
+  )
+  settings = tokenise.Settings(
+    tokenizer=options.tokenizer,
+    template=options.template,
+    held_out=options.held_out,
+    duplicates=options.duplicates,
+    min_tokens=options.min_tokens,
+    max_tokens=options.max_tokens,
+  )
+  workers = options.workers
+  if workers is None:
+    workers = _num_cores()
+  read, begin = 0, time.monotonic()
+  with progress.shown('prepare') as start:
+
+    def counted(size):
+      advance = start(size)
+
+      def more(done):
+        nonlocal read
+        read += done
+        advance(done)
+
+      return more
+
+    table = prepare.prepare(
+      mixture, settings, options.out, workers=workers, start=counted
+    )
+  seconds = time.monotonic() - begin
+  for part in table.parts:
+    print(_render(part))
+  if read:
+    print(f'{seconds:,.1f} s, {read / 1e6 / seconds:,.2f} MB/s')
+  print(
+    f'wrote {options.out}' if read else f'{options.out} was finished before'
+  )
+
+
+def _num_cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):  # not on macOS
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def _render(part: Any) -> str:
+  """What came of a source."""
+  counts = dict(part.counts)
+  lines = [f'{part.source}: {counts.pop("documents"):,} documents']
+  for name, count in counts.items():
+    if count:
+      lines.append(f'  {_COUNTS[name]:28} {count:14,}')
+  for name, split in part.splits.items():
+    lines.append(
+      f'  {name:28} {split.num_documents:14,} with {split.num_tokens:,} tokens'
+    )
+  return '\n'.join(lines)

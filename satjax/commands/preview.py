@@ -1,0 +1,34 @@
+"""satjax preview."""
+
+from typing import Any
+
+from satjax.commands import shared
+
+SUMMARY = (
+  'show rows of a configuration as the model gets them: which tokens are'
+  ' learned, which are only read; --out writes the same as HTML'
+)
+OPTIONS = (
+  shared.required(shared.CONFIG, '--config')
+  | {
+    '--batch': shared.number(
+      'N', int, 'number of the batch, from 0 (default: 0)', default=0
+    ),
+    '--rows': shared.number(
+      'N', int, 'of the batch, at most (default: 4)', default=4
+    ),
+  }
+  | shared.OUT
+)
+
+
+def run(options: Any) -> None:
+  from satjax import config_file
+  from satjax.data import preview
+  from satjax.interop import models
+
+  config = config_file.load(options.config, options.overrides)
+  config = models.resolve(config)
+  preview.preview(
+    config, step=options.batch, num_rows=options.rows, out=options.out
+  )

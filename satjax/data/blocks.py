@@ -1,0 +1,166 @@
+"""Tokens on disk, of which any stretch is read at the cost of that stretch.
+
+An ArrayRecord file holds blocks of as many tokens each; the last may be
+shorter. A block is its tokens, and a bit for each: whether the loss counts it.
+"""
+
+from collections.abc import Sequence
+import functools
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from satjax import errors
+
+BLOCK_TOKENS = 8192
+_CACHED_BLOCKS = 64
+
+
+class Writer:
+  """Writes one file.
+
+  Attributes:
+    num_tokens: so far.
+  """
+
+  def __init__(self, path: str | os.PathLike, dtype: np.dtype):
+    from array_record.python import array_record_module
+
+    self.num_tokens = 0
+    self._file = array_record_module.ArrayRecordWriter(
+      str(path), 'group_size:1'
+    )
+    self._tokens = np.empty(BLOCK_TOKENS, np.dtype(dtype).newbyteorder('<'))
+    self._is_trained = np.empty(BLOCK_TOKENS, bool)
+
+  def add(self, tokens: np.ndarray, is_trained: np.ndarray) -> None:
+    """Appends tokens [n], and which of them are trained, bool [n]."""
+    while len(tokens):
+      begin = self.num_tokens % BLOCK_TOKENS
+      size = min(BLOCK_TOKENS - begin, len(tokens))
+      self._tokens[begin : begin + size] = tokens[:size]
+      self._is_trained[begin : begin + size] = is_trained[:size]
+      self.num_tokens += size
+      if begin + size == BLOCK_TOKENS:
+        self._write(BLOCK_TOKENS)
+      tokens, is_trained = tokens[size:], is_trained[size:]
+
+  def close(self) -> None:
+    if rest := self.num_tokens % BLOCK_TOKENS:
+      self._write(rest)
+    self._file.close()
+
+  def _write(self, size: int) -> None:
+    bits = np.packbits(self._is_trained[:size])
+    self._file.write(self._tokens[:size].tobytes() + bits.tobytes())
+
+
+class _File(NamedTuple):
+  """A file in the words of array_record, which need not open it then."""
+
+  filename: str
+  skip: int
+  take: int
+  examples_in_shard: int
+
+
+class Blocks:
+  """Files one after the other; safe to be read by several threads."""
+
+  def __init__(
+    self, paths: Sequence[Path], sizes: Sequence[int], dtype: np.dtype
+  ):
+    """Takes the files for what they are said to be.
+
+    Args:
+      paths: in order.
+      sizes: tokens in each.
+      dtype: of a token.
+    """
+    from array_record.python import array_record_data_source
+
+    self.dtype = np.dtype(dtype).newbyteorder('<')
+    self.ends = np.cumsum(sizes, dtype=np.int64)  # in tokens
+    counts = [-(-size // BLOCK_TOKENS) for size in sizes]
+    self._first = np.cumsum([0, *counts])  # block of each file
+    files = [_File(str(p), 0, n, n) for p, n in zip(paths, counts)]
+    self._opening = paths, sizes, dtype
+    self._records = array_record_data_source.ArrayRecordDataSource(files)
+    self._record = functools.lru_cache(_CACHED_BLOCKS)(
+      self._records.__getitem__
+    )
+
+  def __reduce__(self):
+    return Blocks, self._opening
+
+  def stretches(self, first: int, last: int):
+    """Yields the parts of tokens first to last.
+
+    Yields:
+      record, its number of tokens, and which of them are meant: from, to.
+    """
+    while first < last:
+      file = int(np.searchsorted(self.ends, first, side='right'))
+      begin = int(self.ends[file - 1]) if file else 0
+      block, offset = divmod(first - begin, BLOCK_TOKENS)
+      left = int(self.ends[file]) - begin - block * BLOCK_TOKENS
+      size = min(BLOCK_TOKENS, left)
+      end = min(size, offset + last - first)
+      number = int(self._first[file]) + block
+      yield self._checked(number, size), size, offset, end
+      first += end - offset
+
+  def _checked(self, number: int, size: int) -> bytes:
+    record = self._record(number)
+    expected = size * self.dtype.itemsize + -(-size // 8)
+    if len(record) != expected:
+      raise errors.DataError(
+        f'{self._opening[0][0].parent}: block {number} has {len(record)} bytes,'
+        f' and not {expected}; satjax prepare --verify says which file is'
+        ' damaged'
+      )
+    return record
+
+
+class _Column:
+  """An array of as many values as there are tokens, read by slices."""
+
+  def __init__(self, blocks: Blocks):
+    self._blocks = blocks
+
+  def __len__(self) -> int:
+    ends = self._blocks.ends
+    return int(ends[-1]) if len(ends) else 0
+
+  def __getitem__(self, index: slice) -> np.ndarray:
+    first, last, step = index.indices(len(self))
+    assert step == 1, 'only stretches can be read'
+    found = [
+      self._decode(record, size)[begin:end]
+      for record, size, begin, end in self._blocks.stretches(first, last)
+    ]
+    return np.concatenate([np.empty(0, self.dtype), *found])
+
+
+class Tokens(_Column):
+  """The tokens."""
+
+  @property
+  def dtype(self) -> np.dtype:
+    return self._blocks.dtype
+
+  def _decode(self, record: bytes, size: int) -> np.ndarray:
+    return np.frombuffer(record, self.dtype, size)
+
+
+class IsTrained(_Column):
+  """Whether the loss counts each."""
+
+  dtype = np.dtype(bool)
+
+  def _decode(self, record: bytes, size: int) -> np.ndarray:
+    offset = size * self._blocks.dtype.itemsize
+    bits = np.frombuffer(record, np.uint8, offset=offset)
+    return np.unpackbits(bits, count=size).astype(bool)

@@ -1,0 +1,106 @@
+"""How a source is read: chunk after chunk, from any of them on.
+
+A chunk is cheap to read and to send to another process. Its documents are made
+where they are tokenised.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from typing import Any, Protocol
+
+from satjax import errors
+from satjax.data import cutting, documents
+from satjax.data.documents import Document
+
+CHUNK_BYTES = 2**19  # about this much is read at a time
+# Tokenizers take up to 150 bytes of memory for a character of a single text.
+MAX_CHARS = 2**20
+Position = tuple[int, ...]  # (): the beginning
+
+
+class Chunk(Protocol):
+  """A stretch of a source.
+
+  Attributes:
+    next: where the chunk after it begins.
+    done: of the size of the source, what lies before `next`.
+    volume: about how many bytes of text it holds.
+  """
+
+  next: Position
+  done: int
+
+  @property
+  def volume(self) -> int: ...
+
+  def documents(self, counts: Counter[str]) -> Iterator[Document]:
+    """Makes the documents; counts those that are empty, or were cut."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A source that has been found.
+
+  Attributes:
+    identity: of its files, by their names and sizes.
+    size: of the whole, in bytes where that is known.
+    chunks: reads on from a position, about so many bytes at a time. The chunks
+      after a position that was given are always the same.
+  """
+
+  identity: str
+  size: int
+  chunks: Callable[[Position, int], Iterator[Chunk]]
+
+
+def of_record(
+  record: Any,
+  columns: Sequence[str],
+  id: str,
+  place: str,
+  counts: Counter[str],
+) -> Iterator[Document]:
+  """The document of a record; several, where its text is very long.
+
+  Args:
+    record, columns, id, place: as `documents.from_record` has them.
+    counts: what is 'empty', or 'cut', is added.
+
+  Raises:
+    DataError: the record is none, or a very long pair or conversation.
+  """
+  document = documents.from_record(record, columns, id, place)
+  if document is None:
+    counts['empty'] += 1
+    return
+  size = num_chars(document)
+  if size <= MAX_CHARS:
+    yield document
+    return
+  if document.turns:
+    raise errors.DataError(
+      f'{place}: a conversation of {size:,} characters; the most is'
+      f' {MAX_CHARS:,}; leave it out, or split it'
+    )
+  counts['cut'] += 1
+  pieces = cutting.cut([document.text], MAX_CHARS, MAX_CHARS)
+  for number, piece in enumerate(pieces):
+    yield Document(f'{id}/{number}', piece, group=id)
+
+
+def num_chars(document: Document) -> int:
+  """Characters of a document, whatever it consists of."""
+  messages = sum(len(message.content) for message in document.messages)
+  return len(document.prompt) + len(document.text) + messages
+
+
+def text_of(value: Any) -> Any:
+  """The same with str for bytes, however deep they lie."""
+  if isinstance(value, bytes):
+    return value.decode('utf-8', errors='replace')
+  if isinstance(value, dict):
+    return {key: text_of(inner) for key, inner in value.items()}
+  if isinstance(value, list):
+    return [text_of(inner) for inner in value]
+  return value

@@ -1,0 +1,135 @@
+"""Rows as a model gets them: what is read, and what is learned.
+
+The last line of defence against a template that trains on prompts, an answer
+that never ends, or packing that cuts what it should not.
+"""
+
+from collections.abc import Iterator
+import os
+import pathlib
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from satjax import config as config_lib
+from satjax import errors
+from satjax.data import pipeline, tokenizers
+from satjax.data.rows import Row
+
+_LEARNED, _READ, _EMPTY = 'bold green', 'bright_black', 'red'
+
+
+def preview(
+  config: config_lib.Config,
+  *,
+  step: int = 0,
+  num_rows: int = 4,
+  out: str | os.PathLike | None = None,
+) -> None:
+  """Prints the rows of a batch, and counts of each source.
+
+  Args:
+    config: of the run; its growth is not looked at.
+    step: number of the batch, from 0.
+    num_rows: of the batch, at most.
+    out: HTML file to write the same to; None: none.
+
+  Raises:
+    ConfigError: there is no such batch.
+    DataError: as `pipeline.make_batches`.
+  """
+  if step < 0 or num_rows < 1:
+    raise errors.ConfigError(
+      f'--batch={step} --rows={num_rows}; batches count from 0, and one row is'
+      ' the least to show'
+    )
+  tokenizer = tokenizers.get_tokenizer(config.data.tokenizer)
+  batches = pipeline.make_batches(
+    config.data,
+    split='train',
+    batch_size=config.train.batch_size,
+    tokenizer=tokenizer,
+    vocab_size=config.model.vocab_size,
+  )
+  batch = batches[step]
+  rows = [
+    {name: values[i] for name, values in batch.items()}
+    for i in range(min(num_rows, config.train.batch_size))
+  ]
+  console = Console(record=out is not None, highlight=False)
+  console.print(_counts(batches, config.train.batch_size))
+  console.print(
+    Text.assemble(
+      ('learned', _LEARNED), '  ', ('read only', _READ), '  ', ('empty', _EMPTY)
+    )
+  )
+  for number, row in enumerate(rows):
+    console.rule(f'batch {step}, row {number}: {_summary(row)}', style=_READ)
+    console.print(render(row, tokenizer), soft_wrap=out is None)
+  if out is not None:
+    page = console.export_html(inline_styles=True)
+    pathlib.Path(out).write_text(page, encoding='utf-8')
+    console.print(f'wrote {out}')
+
+
+def render(row: Row, tokenizer: tokenizers.Tokenizer) -> Text:
+  """A row as coloured text; a token without text is shown by its name."""
+  text = Text()
+  for ids, is_learned in _runs(row, tokenizer):
+    style = _LEARNED if is_learned else _READ
+    if tokenizer.id_bytes[ids[0]]:
+      text.append(tokenizer.decode(ids), style)
+    else:
+      text.append(''.join(map(tokenizer.token, ids)), f'reverse {style}')
+  empty = int(np.sum(row['segments'] == 0))
+  if empty:
+    text.append(f'\n{empty} empty places', _EMPTY)
+  return text
+
+
+def _runs(row, tokenizer) -> Iterator[tuple[list[int], bool]]:
+  """Tokens next to each other of one kind, and whether they are learned."""
+  kind, run = None, []
+  for number, is_learned in _tokens(row):
+    now = is_learned, tokenizer.id_bytes[number] > 0
+    if run and now != kind:
+      yield run, kind[0]
+      run = []
+    kind = now
+    run.append(number)
+  if run:
+    yield run, kind[0]
+
+
+def _tokens(row: Row) -> Iterator[tuple[int, bool]]:
+  """The tokens of a row in order, and whether the loss counts them.
+
+  The last target of a document that the row packs whole is no input.
+  """
+  segments, weights = row['segments'], row['weights'] > 0
+  for at in np.flatnonzero(segments):
+    follows = at > 0 and segments[at - 1] == segments[at]
+    yield int(row['tokens'][at]), bool(follows and weights[at - 1])
+    is_last = at + 1 == len(segments) or segments[at + 1] != segments[at]
+    if is_last and weights[at]:
+      yield int(row['targets'][at]), True
+
+
+def _summary(row: Row) -> str:
+  learned, places = int(np.sum(row['weights'] > 0)), len(row['weights'])
+  return (
+    f'{row["segments"].max()} documents, {learned} of {places} targets learned'
+  )
+
+
+def _counts(batches: pipeline.Batches, batch_size: int) -> Table:
+  """What each source has, and how much of it is learned."""
+  names = ('source', 'documents', 'tokens', 'rows', 'cut', 'left out')
+  table = Table(title=f'batches of {batch_size} rows')
+  for name in names:
+    table.add_column(name, justify='left' if name == 'source' else 'right')
+  for source in batches.sources:
+    table.add_row(source.name, *(f'{value:,}' for value in source[1:]))
+  return table

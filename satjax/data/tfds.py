@@ -1,0 +1,120 @@
+"""Datasets that TensorFlow Datasets prepared, read without TensorFlow.
+
+Of its formats only array_record and parquet can be read so. The code of a
+dataset is not needed, and never run.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+import dataclasses
+import functools
+import os
+from typing import Any, NamedTuple
+
+from satjax import errors
+from satjax.data import chunks
+from satjax.data.chunks import Position, Source
+from satjax.data.documents import Document
+
+_REMEDY = (
+  "prepare it with file_format='array_record' on a machine that has TensorFlow,"
+  ' or write it as Parquet and use parquet:GLOB'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples:
+  """Some examples of a split."""
+
+  name: str
+  first: int
+  columns: Sequence[str]
+  volume: int
+  next: Position
+  done: int
+
+  def documents(self, counts: Counter[str]) -> Iterator[Document]:
+    opened = _opened(self.name)
+    for number in range(self.first, *self.next):
+      id = f'{opened.name}#{number}'
+      place = f'tfds:{self.name}, example {number}'
+      record = chunks.text_of(opened.examples[number])
+      yield from chunks.of_record(record, self.columns, id, place, counts)
+
+
+def source(name: str, columns: Sequence[str]) -> Source:
+  """A prepared dataset.
+
+  Args:
+    name: NAME[/CONFIG][:VERSION] below the folder of TFDS_DATA_DIR, or the
+      folder of a version; then ?SPLIT, if not train, as TFDS slices them.
+    columns: fields to read.
+
+  Raises:
+    DataError: it is not there, or in a format that needs TensorFlow.
+  """
+  opened = _opened(name)
+  count, average = len(opened.examples), opened.bytes_each
+
+  def read(start: Position, size: int) -> Iterator[_Examples]:
+    (first,) = start or (0,)
+    step = max(1, size // average)
+    for begin in range(first, count, step):
+      end = min(count, begin + step)
+      volume, done = average * (end - begin), average * end
+      yield _Examples(name, begin, tuple(columns), volume, (end,), done)
+
+  return Source(f'{opened.name} {count} {average}', average * count, read)
+
+
+class _Opened(NamedTuple):
+  """A split, named as wherever it lies."""
+
+  name: str
+  examples: Any
+  bytes_each: int  # on average
+
+
+@functools.cache  # each process opens it once
+def _opened(name: str) -> _Opened:
+  place, _, split = name.partition('?')
+  split = split or 'train'
+  builder = _builder(place)
+  whole = builder.info.splits
+  try:
+    examples = builder.as_data_source(split)
+  except (NotImplementedError, ModuleNotFoundError) as error:
+    raise errors.DataError(
+      f'tfds:{name} was prepared as {builder.info.file_format.value}, which'
+      f' only TensorFlow reads; {_REMEDY}'
+    ) from error
+  except (KeyError, ValueError) as error:
+    raise errors.DataError(
+      f'tfds:{name} has no split {split!r}; it has {", ".join(whole)}'
+    ) from error
+  size = sum(part.num_bytes for part in whole.values())
+  count = sum(part.num_examples for part in whole.values())
+  average = max(1, size // max(1, count))
+  return _Opened(f'{builder.info.full_name}?{split}', examples, average)
+
+
+def _builder(place: str) -> Any:
+  """What describes a prepared dataset: of a folder, or of a name."""
+  import tensorflow_datasets
+
+  core = tensorflow_datasets.core
+  path = os.path.expanduser(place)
+  try:
+    if os.path.isdir(path):
+      return tensorflow_datasets.builder_from_directory(path)
+    return core.read_only_builder.builder_from_files(place)
+  except (
+    core.DatasetNotFoundError,
+    core.dataset_info.DatasetInfoFileError,
+    ValueError,
+  ) as error:
+    raise errors.DataError(
+      f'tfds:{place} is not a prepared dataset: there is none in'
+      f' {core.constants.DATA_DIR} (TFDS_DATA_DIR), nor is it a folder with a'
+      f' dataset_info.json; satjax downloads nothing; {_REMEDY}'
+    ) from error

@@ -1,0 +1,78 @@
+"""What is shown as learned is what the loss counts."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from configs import sft_jsonl
+from satjax import cli, config
+from satjax.data import pipeline, preview, tokenizers
+
+BYTE = tokenizers.ByteTokenizer()
+
+
+@pytest.fixture
+def source(tmp_path):
+  lines = [
+    json.dumps({'question': f'What is {i}?', 'answer': f'It is {i}.'})
+    for i in range(60)
+  ]
+  (tmp_path / 'a.jsonl').write_text('\n'.join(lines))
+  return f'jsonl:{tmp_path}/a.jsonl'
+
+
+def pieces(text):
+  """Text of the learned and of the other spans."""
+  learned = [
+    text.plain[span.start : span.end]
+    for span in text.spans
+    if 'green' in span.style
+  ]
+  others = [
+    text.plain[span.start : span.end]
+    for span in text.spans
+    if 'green' not in span.style
+  ]
+  return learned, others
+
+
+@pytest.mark.parametrize('packing', ['best_fit', 'concat_then_split'])
+def test_learned_spans_are_the_answers(source, packing):
+  values = sft_jsonl.get_config(source)
+  values.data.seq_len, values.data.packing = 200, packing
+  data = config.Config.from_dict(values).data
+  batches = pipeline.make_batches(
+    data, split='train', batch_size=1, tokenizer=BYTE, vocab_size=320
+  )
+  count = 0
+  for step in range(batches.num_rows):
+    row = {name: v[0] for name, v in batches[step].items()}
+    text = preview.render(row, BYTE)
+    learned, others = pieces(text)
+    count += sum(len(re.sub('<end>', '#', piece)) for piece in learned)
+    count -= np.sum(row['weights'] > 0)
+    if packing == 'best_fit':
+      assert re.fullmatch(r'(It is \d+\.<end>)+', ''.join(learned))
+      assert re.match(r'<begin><\|im_start\|>user\nWhat is', ''.join(others))
+  # Nothing is shown that is not counted; a row that begins inside of an answer
+  # can't show its first token as learned: the row before it did.
+  assert -batches.num_rows <= count <= batches.num_rows
+  if packing == 'best_fit':
+    assert count == 0
+
+
+def test_preview_of_a_configuration(source, tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv('COLUMNS', '200')
+  page = tmp_path / 'preview.html'
+  run = ['preview', f'--config=configs/sft_jsonl.py:{source}', '--rows=1']
+  small = ['--config.data.seq_len=256', '--config.train.batch_size=2']
+  assert cli.main([*run, *small, f'--out={page}']) == 0
+  shown = capsys.readouterr().out
+  assert '(train)' in shown and 'targets learned' in shown
+  assert 'It is' in shown and '<|im_start|>' in shown
+  html = page.read_text()
+  assert '&lt;|im_start|&gt;' in html and 'It is' in html
+  assert 'color' in html and 'http' not in html
+  assert cli.main([*run, '--batch=-1']) == 78
