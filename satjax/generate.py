@@ -1,25 +1,87 @@
 """Sampling text from a model: greedy, with a temperature, or from a nucleus.
 
 Prompts are read at once, each token after them from a cache of keys and values
-(`model.cached`). The host looks at the text after every few tokens alone.
+(`sampling`), or several at a time as a draft proposes them (`speculative`). The
+host looks at the text after every few tokens alone.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import functools
+import time
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
 from satjax import config as config_lib
-from satjax import errors
+from satjax import errors, sampling, speculative
 from satjax.data import tokenizers
 from satjax.model import cached
 from satjax.tree import PyTree
 
 _CHUNK = 32  # tokens between two looks at the text
 _SHORTEST = 32  # prompts are padded to this, or to this times a power of two
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a text is continued with: see `generate`."""
+
+  max_tokens: int = 128
+  temperature: float = 0.0
+  top_p: float = 1.0
+  seed: int = 0
+  stop: Sequence[str] = ()
+  end_id: int | None = None  # of the token that ends a text; None: usual one
+
+  def __post_init__(self):
+    temperature, top_p = self.temperature, self.top_p
+    if self.max_tokens < 0 or not temperature >= 0 or not 0 < top_p <= 1:
+      raise errors.ConfigError(
+        f'max_tokens {self.max_tokens} and temperature {temperature} must be at'
+        f' least 0, and top_p {top_p} above 0 and at most 1'
+      )
+    if isinstance(self.stop, str) or not all(self.stop):
+      raise errors.ConfigError(
+        f'stop {self.stop!r} must be a sequence of strings, none of them empty'
+      )
+
+  def rule(self, tokenizer: tokenizers.Tokenizer) -> sampling.Rule:
+    """What the compiled programs depend on."""
+    kind = 'sample' if self.top_p == 1 else 'nucleus'
+    kind = 'greedy' if self.temperature == 0 else kind
+    end = tokenizer.eos_id if self.end_id is None else self.end_id
+    return sampling.Rule(kind, end, tokenizer.vocab_size)
+
+  def numbers(self) -> sampling.Numbers:
+    """What they are given."""
+    return sampling.Numbers(
+      jnp.float32(self.temperature),
+      jnp.float32(self.top_p),
+      jax.random.key(self.seed),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+  """Texts, and what they took.
+
+  Attributes:
+    texts: the continuation of each prompt.
+    seconds: wall time, with compilation where there was any.
+    num_tokens: new ones, without the ends of texts.
+    passes: of the model over a row, after those that read the prompts.
+    proposed: tokens of the draft; 0 without one.
+    accepted: of these, those that the model took.
+  """
+
+  texts: list[str]
+  seconds: float = 0.0
+  num_tokens: int = 0
+  passes: int = 0
+  proposed: int = 0
+  accepted: int = 0
 
 
 def generate(
@@ -33,6 +95,7 @@ def generate(
   top_p: float = 1.0,
   seed: int = 0,
   stop: Sequence[str] = (),
+  draft: speculative.Draft | None = None,
 ) -> str | list[str]:
   """Continues prompts, up to the end of text.
 
@@ -49,75 +112,118 @@ def generate(
     seed: of the sampling. The draws of prompt i depend on it and on i, and not
       on the other prompts.
     stop: a continuation ends before the first of these strings.
+    draft: a smaller model that proposes tokens; see `speculative`. The most
+      likely tokens stay what they are, and samples have the distribution that
+      they have without it, but are others.
 
   Returns:
     The continuation of the prompt, or a list of them.
 
   Raises:
-    ConfigError: an option is out of range.
+    ConfigError: an option is out of range, or the draft does not fit.
   """
-  _check(max_tokens, temperature, top_p, stop)
+  options = Options(max_tokens, temperature, top_p, seed, stop)
   texts = [prompts] if isinstance(prompts, str) else list(prompts)
-  if not texts or max_tokens == 0:
-    new = [''] * len(texts)
-  else:
-    ids = [
-      np.concatenate([[tokenizer.bos_id], tokenizer.encode(text)])
-      for text in texts
-    ]
-    how = {
-      'temperature': jnp.float32(temperature),
-      'top_p': jnp.float32(top_p),
-      'key': jax.random.key(seed),
-    }
-    kinds = {
-      'model': model,
-      'kind': _kind(temperature, top_p),
-      'end': tokenizer.eos_id,
-      'vocab_size': tokenizer.vocab_size,
-    }
-    params = cached.cast(model, params)
-    new = _continue(params, tokenizer, ids, max_tokens, stop, how, kinds)
+  new = run(model, params, tokenizer, texts, options, draft).texts
   return new[0] if isinstance(prompts, str) else new
 
 
-def _check(max_tokens, temperature, top_p, stop):
-  if max_tokens < 0 or not temperature >= 0 or not 0 < top_p <= 1:
+def run(
+  model: config_lib.ModelConfig,
+  params: PyTree,
+  tokenizer: tokenizers.Tokenizer,
+  prompts: Sequence[str | np.ndarray],
+  options: Options,
+  draft: speculative.Draft | None = None,
+) -> Continuation:
+  """`generate` that also counts; a prompt may be ids, its begin included."""
+  begin = time.perf_counter()
+  if draft is not None and draft.model.vocab_size < tokenizer.vocab_size:
     raise errors.ConfigError(
-      f'max_tokens {max_tokens} and temperature {temperature} must be at least'
-      f' 0, and top_p {top_p} above 0 and at most 1'
+      f'the draft has {draft.model.vocab_size} tokens and the tokenizer'
+      f' {tokenizer.vocab_size}; a draft needs the tokenizer of its target'
     )
-  if isinstance(stop, str) or not all(stop):
-    raise errors.ConfigError(
-      f'stop {stop!r} must be a sequence of strings, none of them empty'
-    )
+  if not prompts or options.max_tokens == 0:
+    return Continuation([''] * len(prompts), time.perf_counter() - begin)
+  ids = [_ids(tokenizer, prompt) for prompt in prompts]
+  state, more = start(model, params, tokenizer, ids, options, draft)
+  rows, texts, state = _finish(tokenizer, ids, options, state, more)
+  passes = state.get('passes', state['count'] - 1).sum()
+  return Continuation(
+    texts,
+    seconds=time.perf_counter() - begin,
+    num_tokens=sum(map(len, rows)),
+    passes=int(passes),
+    proposed=int(passes) * draft.num_tokens if draft else 0,
+    accepted=int(state['accepted'].sum()) if draft else 0,
+  )
 
 
-def _kind(temperature, top_p):
-  if temperature == 0:
-    return 'greedy'
-  return 'sample' if top_p == 1 else 'nucleus'
+def _ids(tokenizer, prompt):
+  if isinstance(prompt, str):
+    return np.concatenate([[tokenizer.bos_id], tokenizer.encode(prompt)])
+  return prompt
 
 
-def _continue(params, tokenizer, ids, max_tokens, stop, how, kinds):
-  """The new text of each row of ids."""
-  lengths_B = np.array([len(row) for row in ids], np.int32)
-  tokens_BT = np.zeros((len(ids), _bucket(lengths_B.max())), np.int32)
-  for row, values in zip(tokens_BT, ids):
+def compare(
+  model: config_lib.ModelConfig,
+  params: PyTree,
+  tokenizer: tokenizers.Tokenizer,
+  prompts: Sequence[str],
+  options: Options,
+  draft: speculative.Draft,
+  pairs: int = 5,
+) -> tuple[list[Continuation], list[Continuation]]:
+  """`run` with and without the draft, in turns, after one each to compile."""
+  drafts = (draft, None)
+  for used in drafts:
+    run(model, params, tokenizer, prompts, options, used)
+  found = {used is None: [] for used in drafts}
+  for number in range(pairs):
+    for used in drafts[:: -1 if number % 2 else 1]:
+      one = run(model, params, tokenizer, prompts, options, used)
+      found[used is None].append(one)
+  return found[False], found[True]
+
+
+def start(model, params, tokenizer, ids, options, draft):
+  """The state after the prompts, and the program that goes on from it."""
+  rule, numbers = options.rule(tokenizer), options.numbers()
+  length_B = np.array([len(row) for row in ids], np.int32)
+  longest = _bucket(length_B.max())
+  slots = longest + -(-options.max_tokens // _CHUNK) * _CHUNK
+  slots += draft.num_tokens if draft else 0
+  tokens_BS = np.zeros((len(ids), slots), np.int32)
+  for row, values in zip(tokens_BS, ids):
     row[: len(values)] = values
-  size = tokens_BT.shape[1] + -(-max_tokens // _CHUNK) * _CHUNK
-  state = _start(params, tokens_BT, lengths_B, model=kinds['model'], size=size)
-  rows = np.zeros((len(ids), 0), np.int32)
-  while True:
-    limit = min(max_tokens - rows.shape[1], _CHUNK)
-    state, chunk_BC = _more(params, state, how, limit, **kinds)
-    rows = np.concatenate([rows, np.asarray(chunk_BC)[:, :limit]], axis=1)
-    texts = [_text(tokenizer, *pair) for pair in zip(ids, rows)]
-    cuts = [_first(text, stop) for text in texts]
-    done_B = np.asarray(state['done']) | [cut is not None for cut in cuts]
-    if rows.shape[1] == max_tokens or done_B.all():
-      return [text[:cut] for text, cut in zip(texts, cuts)]
-    state['done'] = jnp.asarray(done_B)
+  params = cached.cast(model, params)
+  state = sampling.start(
+    params,
+    tokens_BS,
+    length_B,
+    numbers,
+    model=model,
+    rule=rule,
+    longest=longest,
+  )
+  if draft is None:
+    more = functools.partial(sampling.more, model=model, rule=rule)
+    return state, lambda state, limit: more(params, state, numbers, limit)
+  small = cached.cast(draft.model, draft.params)
+  state = speculative.start(
+    None if draft.shares_cache else small,
+    state,
+    model=draft.model,
+    longest=longest,
+  )
+  more = functools.partial(
+    speculative.more,
+    most=options.max_tokens,
+    models=(model, draft.model),
+    num_tokens=draft.num_tokens,
+    rule=rule,
+  )
+  return state, lambda state, n: more((params, small), state, numbers, n)
 
 
 def _bucket(length):
@@ -125,117 +231,41 @@ def _bucket(length):
   return max(_SHORTEST, 1 << int(length - 1).bit_length())
 
 
+def _finish(tokenizer, ids, options, state, more):
+  """New ids and text of each row, and the rest of the last state."""
+  limit = 0
+  while True:
+    limit = min(limit + _CHUNK, options.max_tokens)
+    state = more(state, limit)
+    seen = jax.device_get(
+      {name: x for name, x in state.items() if name not in ('cache', 'draft')}
+    )
+    rows = [
+      _before_end(tokens[len(row) :][:count], options.rule(tokenizer).end)
+      for row, tokens, count in zip(
+        ids, seen['tokens'], np.minimum(seen['count'], options.max_tokens)
+      )
+    ]
+    texts = [_text(tokenizer, *pair) for pair in zip(ids, rows)]
+    cuts = [_first(text, options.stop) for text in texts]
+    done_B = seen['done'] | [cut is not None for cut in cuts]
+    if limit == options.max_tokens or done_B.all():
+      return rows, [text[:cut] for text, cut in zip(texts, cuts)], seen
+    state['done'] = jnp.asarray(done_B)
+
+
+def _before_end(row, end):
+  """The tokens up to the end of text, without it."""
+  return row[: np.append(row, end).tolist().index(end)]
+
+
 def _text(tokenizer, ids, row):
-  """What `row` adds to the text of `ids`, before the end of text."""
-  new = row.tolist()
-  if tokenizer.eos_id in new:
-    new = new[: new.index(tokenizer.eos_id)]
+  """What `row` adds to the text of `ids`."""
   # Decoded together: alone, a first piece may lose the space before it.
-  head, text = tokenizer.decode(ids), tokenizer.decode([*ids, *new])
-  return text[len(head) :] if text.startswith(head) else tokenizer.decode(new)
+  head, text = tokenizer.decode(ids), tokenizer.decode([*ids, *row])
+  return text[len(head) :] if text.startswith(head) else tokenizer.decode(row)
 
 
 def _first(text, stop):
   """Where the first stop string begins, or None."""
   return min((text.find(s) for s in stop if s in text), default=None)
-
-
-@functools.partial(jax.jit, static_argnames=('model', 'size'))
-def _start(params, tokens_BT, lengths_B, *, model, size):
-  """Reads the prompts.
-
-  Returns:
-    'cache'; 'logits' [B, V] of the token to come, 'position' [B], its place;
-    'done' [B], whether the text has ended; 'step', tokens drawn so far.
-  """
-  logits_BV, cache = cached.prefill(model, params, tokens_BT, lengths_B, size)
-  return {
-    'cache': cache,
-    'logits': logits_BV,
-    'position': lengths_B,
-    'done': jnp.zeros(lengths_B.shape, bool),
-    'step': jnp.int32(0),
-  }
-
-
-@functools.partial(
-  jax.jit,
-  static_argnames=('model', 'kind', 'end', 'vocab_size'),
-  donate_argnames=('state',),
-)
-def _more(params, state, how, limit, *, model, kind, end, vocab_size):
-  """Draws up to `limit` tokens of every row, `end` after a row's last.
-
-  Returns:
-    The state, and the tokens int32 `[B, _CHUNK]`.
-  """
-  chunk_BC = jnp.full((state['done'].size, _CHUNK), end, jnp.int32)
-
-  def unfinished(carry):
-    number, state, _ = carry
-    return (number < limit) & ~jnp.all(state['done'])
-
-  def one(carry):
-    number, state, chunk_BC = carry
-    # Rows that pad the vocabulary are no tokens.
-    logits_BV = state['logits'][:, :vocab_size]
-    token_B = draw(logits_BV, state['step'], kind, **how)
-    token_B = jnp.where(state['done'], end, token_B)
-    logits_BV, cache = cached.decode_step(
-      model, params, state['cache'], token_B, state['position']
-    )
-    state = {
-      'cache': cache,
-      'logits': logits_BV,
-      'position': state['position'] + 1,
-      'done': state['done'] | (token_B == end),
-      'step': state['step'] + 1,
-    }
-    return number + 1, state, chunk_BC.at[:, number].set(token_B)
-
-  return lax.while_loop(unfinished, one, (0, state, chunk_BC))[1:]
-
-
-def draw(
-  logits_BV: jax.Array,
-  step: jax.Array,
-  kind: str,
-  temperature: jax.Array,
-  top_p: jax.Array,
-  key: jax.Array,
-) -> jax.Array:
-  """One token of every row, int32 `[B]`.
-
-  Args:
-    logits_BV: float32.
-    step: number of the draw.
-    kind: 'greedy', 'sample' or 'nucleus', what the next two ask for.
-    temperature: as in `generate`.
-    top_p: as in `generate`.
-    key: of the seed; a row draws from its own number and the step.
-  """
-  if kind == 'greedy':
-    return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-  scaled_BV = logits_BV / temperature
-  if kind == 'nucleus':
-    scaled_BV = jnp.where(_nucleus(scaled_BV, top_p), scaled_BV, -jnp.inf)
-  batch, vocab_size = logits_BV.shape
-
-  def noise_of(row):
-    own = jax.random.fold_in(jax.random.fold_in(key, row), step)
-    return jax.random.gumbel(own, (vocab_size,))
-
-  noise_BV = jax.vmap(noise_of)(jnp.arange(batch))
-  return jnp.argmax(scaled_BV + noise_BV, axis=-1).astype(jnp.int32)
-
-
-def _nucleus(scaled_BV, top_p):
-  """Which tokens are among the likeliest that reach `top_p` together."""
-  order_BV = jnp.argsort(scaled_BV, axis=-1, descending=True)
-  ranked_BV = jnp.take_along_axis(scaled_BV, order_BV, axis=-1)
-  share_BV = jax.nn.softmax(ranked_BV, axis=-1)
-  # What is likelier than a token; nothing is, than the first.
-  before_BV = jnp.cumsum(share_BV, axis=-1) - share_BV
-  rows_B1 = jnp.arange(scaled_BV.shape[0])[:, None]
-  kept_BV = (before_BV < top_p).at[:, 0].set(True)
-  return jnp.zeros_like(kept_BV).at[rows_B1, order_BV].set(kept_BV)

@@ -104,7 +104,7 @@ def test_logits_are_those_of_the_decoder(shape):
   prefill = jax.jit(cached.prefill, static_argnums=(0, 4))
   logits_BV, cache = prefill(model, params, tokens_BT, read_B, 56)
   kinds = {leaf.shape for leaf in jax.tree.leaves(cache)}
-  assert kinds == {(2, 4, 56, model.num_kv_heads, 4)}
+  assert kinds == {(2, 4, model.num_kv_heads, 56, 4)}
   extend = jax.jit(cached.extend, static_argnums=0)
   positions_BT = read_B[:, None] + np.arange(3, dtype=np.int32)
   # A token that is taken back leaves nothing behind.
@@ -185,6 +185,20 @@ def test_the_end_of_text_ends_a_row_and_no_other():
   assert found[:2] == [Recorder().decode(ids) for ids in alone]
 
 
+def test_ids_go_on_as_their_text_does_up_to_an_end_of_their_own():
+  """What a chat needs: markers in a prompt, and the marker of its end."""
+  model = make_model()
+  params = make_params(model)
+  (text,) = run(model, ['import '], params, max_tokens=20)
+  shown = text.split(',')[:-1]
+  ends = {None: shown, int(shown[7]): shown[: shown.index(shown[7])]}
+  for end_id, expected in ends.items():
+    how = generate.Options(max_tokens=20, end_id=end_id)
+    ids = np.array(ids_of('import '))
+    found = generate.run(model, params, Recorder(), [ids], how)
+    assert found.texts == [''.join(f'{number},' for number in expected)]
+
+
 def test_max_tokens_are_the_most():
   model = make_model()
   assert run(model, 'import ', max_tokens=0) == ''
@@ -234,39 +248,6 @@ def test_a_sample_depends_on_its_seed_and_its_place_alone():
   # A tiny nucleus, or a temperature of almost 0, leaves nothing to chance.
   for changes in ({'top_p': 1e-9}, {'temperature': 1e-6}):
     assert run(model, PROMPTS[:2], **options | changes) == greedy != first
-
-
-def draws(kind, logits_V, top_p=1.0, temperature=1.0):
-  """The tokens that 4000 rows draw."""
-  logits_BV = np.tile(np.float32(logits_V), (4000, 1))
-  draw = jax.jit(generate.draw, static_argnums=2)
-  key = jax.random.key(0)
-  return np.asarray(draw(logits_BV, 0, kind, temperature, top_p, key))
-
-
-def test_draws_have_their_probabilities():
-  share_V = np.array([0.1, 0.5, 0.0, 0.3, 0.1])
-  logits_V = np.log(share_V + 1e-30)
-
-  def check(tokens_B, expected_V):
-    found_V = np.bincount(tokens_B, minlength=5) / tokens_B.size
-    np.testing.assert_allclose(found_V, expected_V, atol=0.03)
-
-  free = draws('sample', logits_V)
-  check(free, share_V)
-  square_V = share_V**2 / np.sum(share_V**2)
-  check(draws('sample', logits_V, temperature=0.5), square_V)
-  for top_p, kept in ((1e-9, [1]), (0.4, [1]), (0.6, [1, 3])):
-    cut_V = np.zeros(5)
-    cut_V[kept] = share_V[kept] / share_V[kept].sum()
-    tokens_B = draws('nucleus', logits_V, top_p)
-    check(tokens_B, cut_V)
-    assert set(tokens_B) == set(kept)
-  # A whole nucleus draws what no nucleus does.
-  np.testing.assert_array_equal(draws('nucleus', logits_V, 1.0), free)
-  # Of tokens that are equally likely, no more than it takes.
-  assert len(set(draws('nucleus', np.zeros(5), 0.5))) == 3
-  assert set(draws('greedy', logits_V)) == {1}
 
 
 @pytest.mark.parametrize(

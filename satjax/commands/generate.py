@@ -1,7 +1,13 @@
 """satjax generate."""
 
+import json
+import operator
+import pathlib
+import statistics
+import sys
 from typing import Any
 
+from satjax import errors
 from satjax.commands import shared
 
 SUMMARY = 'continue a text, or several, with a run or a model'
@@ -35,6 +41,28 @@ OPTIONS = (
       'default': [],
       'help': 'end before this text; may be given several times',
     },
+    '--draft': {
+      'metavar': 'DRAFT',
+      'help': 'smaller model that proposes tokens, for speed: a Hugging Face'
+      ' directory; a number, for as many of the first layers of the model; or'
+      ' before_growth:N of --workdir',
+    },
+    '--num_draft': shared.number(
+      'N', int, 'tokens that it proposes at a time (default: 4)', default=4
+    ),
+    '--compare': {
+      'action': 'store_true',
+      'help': 'generate without the draft too, five times in turns, and say how'
+      ' much faster it is with it',
+    },
+  }
+  | {
+    '--chat': {
+      'action': 'store_true',
+      'help': 'a prompt is what a user says in a chat; the answer ends where'
+      ' the model stops',
+    },
+    '--template': shared.TEXT['--template'],
   }
   | shared.SEED
 )
@@ -43,18 +71,118 @@ OPTIONS = (
 def run(options: Any) -> None:
   from satjax import generate
 
+  if options.compare and not options.draft:
+    raise errors.ConfigError('--compare needs --draft=DRAFT')
   model, tokenizer = shared.open_model(options)
-  prompts = options.prompt or ['']
-  texts = generate.generate(
-    model.config,
-    model.params,
-    tokenizer,
-    prompts,
+  draft = _open_draft(options, model, tokenizer) if options.draft else None
+  prompts, end_id = options.prompt or [''], None
+  if options.chat:
+    prompts, end_id = _chat(options, tokenizer)
+  how = generate.Options(
     max_tokens=options.max_tokens,
     temperature=options.temperature,
     top_p=options.top_p,
     seed=options.seed,
     stop=options.stop,
+    end_id=end_id,
   )
-  # An empty line between the texts.
-  print('\n\n'.join(map(''.join, zip(prompts, texts))))
+  task = (model.config, model.params, tokenizer, prompts, how, draft)
+  if options.compare:
+    drafted, plain = generate.compare(*task)
+  else:
+    drafted, plain = [generate.run(*task)], []
+  texts = drafted[0].texts
+  if not options.chat:
+    texts = map(''.join, zip(prompts, texts))
+  print('\n\n'.join(texts), flush=True)  # an empty line between the texts
+  if draft:
+    line = _describe(drafted, plain, greedy=options.temperature == 0)
+    print(f'draft: {line}', file=sys.stderr)
+
+
+def _chat(options, tokenizer):
+  """Ids of a chat with each prompt, and the token that ends an answer."""
+  from satjax.data.documents import Message
+  from satjax.data.encode import Encoder
+  from satjax.train import workdir
+
+  template = options.template
+  if options.workdir:
+    template = workdir.read_config(options.workdir).data.template
+  encoder = Encoder(tokenizer, template)
+  prompts = options.prompt or ['']
+  if not all(prompts):
+    raise errors.ConfigError('--chat needs --prompt=TEXT, what the user says')
+  chats = [encoder.prompt([Message('user', text)]) for text in prompts]
+  return chats, encoder.stop_id
+
+
+def _open_draft(options, model, tokenizer):
+  from satjax import speculative
+  from satjax.interop import models
+  from satjax.train import saved
+
+  name, num_tokens = options.draft, options.num_draft
+  if name.isdigit():
+    return speculative.first_layers(
+      model.config, model.params, int(name), num_tokens
+    )
+  if not name.startswith('before_growth:'):
+    _refuse_other_tokenizer(name, tokenizer)
+    small = models.load(name)
+  elif options.workdir:
+    small = saved.restore(options.workdir, name).model
+  else:
+    raise errors.ConfigError(
+      f'--draft={name} is a checkpoint of a run; name it with --workdir=DIR'
+    )
+  return speculative.Draft(small.config, small.params, num_tokens)
+
+
+def _refuse_other_tokenizer(directory, tokenizer):
+  """Raises ConfigError if the vocabulary in a directory is another one."""
+  from satjax.interop import byte_tokenizer
+
+  files = tokenizer.files()
+  if tokenizer.name == 'byte':
+    content = byte_tokenizer.files()['tokenizer.json']
+    files = {'tokenizer.json': json.dumps(content).encode()}
+  for name in {'tokenizer.json', 'tokenizer.model'} & set(files):
+    path = pathlib.Path(directory) / name
+    if path.is_file() and (
+      _vocabulary(path.read_bytes()) != _vocabulary(files[name])
+    ):
+      raise errors.ConfigError(
+        f'{path} has another vocabulary than {tokenizer.name}; a draft needs'
+        ' the tokenizer of the model'
+      )
+
+
+def _vocabulary(content):
+  """Tokens and ids of a tokenizer.json; another file as it is."""
+  try:
+    return json.loads(content)['model']['vocab']
+  except (ValueError, KeyError, TypeError):
+    return content
+
+
+def _describe(drafted, plain, greedy):
+  """One line; with `plain`, of pairs that were timed."""
+  first = drafted[0]
+  share = first.accepted / max(first.proposed, 1)
+  parts = [
+    f'{first.accepted} of {first.proposed} tokens accepted ({share:.1%})',
+    f'{1 + first.accepted / max(first.passes, 1):.2f} tokens a pass',
+  ]
+  if plain and greedy:
+    same = sum(map(operator.eq, first.texts, plain[0].texts))
+    parts.append(f'{same} of {len(first.texts)} texts as without it')
+  if plain:
+    ratios = sorted(b.seconds / a.seconds for a, b in zip(drafted, plain))
+    seconds = statistics.median(one.seconds for one in drafted)
+    parts += [
+      f'{first.num_tokens / seconds:,.0f} tokens/s',
+      f'{statistics.median(ratios):.2f} times as fast as without it'
+      f' ({ratios[0]:.2f} to {ratios[-1]:.2f} in {len(ratios)} pairs)',
+    ]
+  return ', '.join(parts)
