@@ -1,5 +1,6 @@
 """Eight CPU devices, quick compilations, and never TensorFlow."""
 
+import importlib.machinery
 import os
 import sys
 
@@ -15,5 +16,19 @@ os.environ['XLA_FLAGS'] = ' '.join(
 )
 os.environ['HF_HUB_OFFLINE'] = '1'
 
-# Makes `import tensorflow` fail, even where it is installed.
-sys.modules['tensorflow'] = None
+
+class _NoTensorFlow(importlib.machinery.PathFinder):
+  """Makes `import tensorflow` fail, even where it is installed.
+
+  So would None in `sys.modules`; but tensorflow_datasets takes that for it.
+  """
+
+  @classmethod
+  def find_spec(cls, fullname, path=None, target=None):
+    if fullname.partition('.')[0] == 'tensorflow':
+      return None
+    return super().find_spec(fullname, path, target)
+
+
+_place = sys.meta_path.index(importlib.machinery.PathFinder)
+sys.meta_path[_place] = _NoTensorFlow

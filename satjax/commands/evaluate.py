@@ -3,32 +3,102 @@
 import json
 from typing import Any
 
+from satjax import errors
 from satjax.commands import shared
 
 SUMMARY = (
-  'held-out loss, perplexity and bits per byte of a run or a model; the last'
-  ' line of stdout is one JSON object'
+  'held-out loss, perplexity and bits per byte of a run or a model, or its'
+  ' answers to the tasks of lm-evaluation-harness; the last line of stdout is'
+  ' one JSON object'
 )
-OPTIONS = shared.MODEL | {
-  '--data': {
-    'metavar': 'SOURCE',
-    'action': 'append',
-    'help': 'held-out text, such as stdlib:docs or text:books/*.txt; may be'
-    ' given again (default: that of the run, or stdlib:docs)',
+_TASKS = {
+  '--tasks': {
+    'metavar': 'NAME,NAME',
+    'type': lambda text: [name for name in text.split(',') if name],
+    'help': 'tasks or groups of lm-evaluation-harness instead of held-out text;'
+    ' gstack: the eight benchmarks of the G_stack paper',
   },
-  '--seq_len': shared.number(
-    'N',
-    int,
-    'tokens in a row, for a --model directory (default: 256)',
-    default=256,
+  '--task_dir': {
+    'metavar': 'DIR',
+    'help': 'tasks of your own, YAML files as the harness describes them, which'
+    ' may name Python functions to run',
+  },
+  '--limit': shared.number(
+    'N', int, 'examples of each task, at most (default: all)'
   ),
-  '--batches': shared.number(
-    'N', int, 'batches of each source, at most (default: as the run, or 16)'
+  '--num_fewshot': shared.number(
+    'N', int, 'solved examples before each (default: as the task says)'
   ),
 }
+OPTIONS = (
+  shared.MODEL
+  | shared.TEXT
+  | {
+    '--data': {
+      'metavar': 'SOURCE',
+      'action': 'append',
+      'help': 'held-out text, such as stdlib:docs or text:books/*.txt; may be'
+      ' given again (default: that of the run, or stdlib:docs)',
+    },
+    '--seq_len': shared.number(
+      'N',
+      int,
+      'tokens in a row, for a --model directory (default: 256)',
+      default=256,
+    ),
+    '--batches': shared.number(
+      'N', int, 'batches of each source, at most (default: as the run, or 16)'
+    ),
+  }
+  | _TASKS
+)
 
 
 def run(options: Any) -> None:
+  more = [flag for flag in _TASKS if getattr(options, flag[2:]) is not None]
+  if more and not options.tasks:
+    raise errors.ConfigError(f'{more[0]} needs --tasks=NAME,NAME')
+  if options.tasks:
+    result = _answer(options)
+  else:
+    result = _read(options)
+  print(json.dumps(result))
+
+
+def _answer(options):
+  """Prints a table; the results of the tasks."""
+  import rich
+
+  from satjax.data import tokenizers
+  from satjax.interop import lm_eval, lm_eval_tasks, models
+  from satjax.train import saved
+
+  if shared.is_run(options):
+    found = saved.restore(options.workdir, options.step)
+    model, tokenizer = found.model, found.tokenizer
+    what = {'step': found.step}
+    where = {'max_length': found.stage.seq_len, 'mesh': found.setup.mesh}
+  else:
+    model = models.load(options.model)
+    tokenizer = tokenizers.get_tokenizer(options.tokenizer)
+    what = {'model': options.model}
+    where = {'max_length': lm_eval.max_length(options.model)}
+  found = lm_eval_tasks.evaluate_tasks(
+    model.config,
+    model.params,
+    tokenizer,
+    options.tasks,
+    task_dir=options.task_dir,
+    limit=options.limit,
+    num_fewshot=options.num_fewshot,
+    **where,
+  )
+  rich.print(lm_eval_tasks.table(found))
+  return what | {'tasks': found.pop('results')} | found
+
+
+def _read(options):
+  """Prints a line for each source of held-out text; the losses."""
   from satjax import config as config_lib
   from satjax.train import evaluation
 
@@ -41,8 +111,12 @@ def run(options: Any) -> None:
     data = config_lib.DataConfig(
       train=sources,
       eval=sources,
+      columns=options.columns,
+      template=options.template,
       tokenizer=options.tokenizer,
       seq_len=options.seq_len,
+      packing='concat_then_split',
+      too_long='cut',
       held_out=0.05,
       seed=0,
     )
@@ -52,4 +126,4 @@ def run(options: Any) -> None:
   for source, values in result['eval'].items():
     text = '  '.join(f'{name} {value:.4f}' for name, value in values.items())
     print(f'{source}  {text}')
-  print(json.dumps(result))
+  return result

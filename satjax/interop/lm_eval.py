@@ -1,0 +1,235 @@
+"""A model as lm-evaluation-harness sees it.
+
+Texts become the ids that AutoTokenizer gives them with the files of an export,
+so that the harness's own model for Hugging Face directories (`HFLM`) scores the
+same numbers. A text gets a begin of text where those files put one (sentence
+pieces, and a tokenizer.json whose post-processor does), and none otherwise: the
+byte tokenizer puts none. What has no context is scored after a begin of text.
+"""
+
+from collections.abc import Callable
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from satjax import config as config_lib
+from satjax import errors, generate, sharding
+from satjax.data import tokenizers
+from satjax.interop import lm_eval_generate, lm_eval_scores, progress, weights
+from satjax.model import cached
+from satjax.tree import PyTree
+
+_MAX_LENGTH = 2048  # of a directory that does not say
+# Of the keys that a task may set; others would be ignored, and are refused.
+_GENERATION = {'until', 'max_gen_toks', 'do_sample', 'temperature', 'top_p'}
+
+
+def adaptor(
+  model: config_lib.ModelConfig,
+  params: PyTree,
+  tokenizer: tokenizers.Tokenizer,
+  *,
+  max_length: int,
+  batch_tokens: int = 4096,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Any:
+  """An `lm_eval.api.model.LM` for `lm_eval.simple_evaluate`.
+
+  Args:
+    model: architecture and compute dtype.
+    params: dense parameters, or a sub-network's.
+    tokenizer: of the model.
+    max_length: tokens that the model reads at once; longer contexts are cut
+      from the left.
+    batch_tokens: of one pass over the model, padding included.
+    mesh: where `params` live, or are put; None: copies on all devices.
+  """
+  from lm_eval.api.model import TemplateLM
+
+  class Satjax(_Adaptor, TemplateLM):
+    """Splits texts as the harness does, and scores as `_Adaptor` does."""
+
+  if mesh is None:
+    mesh = sharding.make_mesh(config_lib.MeshConfig(data=-1, fsdp=1, tensor=1))
+  params = jax.device_put(params, sharding.tree_sharding(mesh, params))
+  lm = Satjax()
+  lm.model, lm.params = model, cached.cast(model, params)
+  lm.texts, lm.encode = tokenizer, encoder(tokenizer)
+  lm.limits = {'max_length': max_length, 'batch_tokens': batch_tokens}
+  lm.mesh = mesh
+  return lm
+
+
+def max_length(directory: str | os.PathLike) -> int:
+  """Tokens that a model directory reads at once, by the harness's rule."""
+  described = weights.read_json(Path(directory), 'config.json')
+  return described.get('max_position_embeddings') or _MAX_LENGTH
+
+
+def encoder(
+  tokenizer: tokenizers.Tokenizer,
+) -> Callable[[str, bool | None], list[int]]:
+  """How AutoTokenizer reads a text, with the files of an export.
+
+  Returns:
+    A function from a text and whether special tokens are put around it (None:
+    unless it begins with one) to ids.
+  """
+  files = tokenizer.files()
+  if 'tokenizer.json' not in files:  # bytes, or sentence pieces
+    config = json.loads(files.get('tokenizer_config.json', '{}'))
+    begin = [tokenizer.bos_id] if config.get('add_bos_token') else []
+    return lambda text, special=None: [
+      *(begin if special in (None, True) else []),
+      *tokenizer.encode(text).tolist(),
+    ]
+  import tokenizers as library
+
+  whole = library.Tokenizer.from_buffer(files['tokenizer.json'])
+  whole.no_truncation()
+  whole.no_padding()
+  begin_text = whole.id_to_token(tokenizer.bos_id)
+
+  def encode(text, special=None):
+    if special is None:
+      special = not text.startswith(begin_text)
+    return whole.encode(text, add_special_tokens=special).ids
+
+  return encode
+
+
+class _Adaptor:
+  """The methods that TemplateLM leaves open; `adaptor` sets the attributes."""
+
+  max_gen_toks = 256  # of a task that does not say
+
+  @property
+  def eot_token_id(self) -> int:
+    return self.texts.eos_id
+
+  @property
+  def prefix_token_id(self) -> int:
+    return self.texts.bos_id
+
+  @property
+  def max_length(self) -> int:
+    return self.limits['max_length']
+
+  def tok_encode(
+    self, string: str, add_special_tokens: bool | None = None, **_: Any
+  ) -> list[int]:
+    return self.encode(string, add_special_tokens)
+
+  def loglikelihood(self, requests, disable_tqdm=True):
+    del disable_tqdm  # `progress` shows more
+    return super().loglikelihood(requests, disable_tqdm=True)
+
+  def _loglikelihood_tokens(self, requests, **_):
+    """Scores `((context, continuation), ids, ids)`."""
+    for (_, text), _, ids in requests:
+      if not 0 < len(ids) <= self.max_length:
+        raise errors.DataError(
+          f'a continuation has {len(ids)} tokens, {errors.brief(text)}; from 1'
+          f' to {self.max_length} fit into the model; shorten it, or evaluate a'
+          ' model that reads more'
+        )
+    scores = self._score([pair[1:] for pair in requests], 'log-likelihoods')
+    for (texts, _, _), found in zip(requests, scores):
+      self.cache_hook.add_partial('loglikelihood', texts, found)
+    return scores
+
+  def loglikelihood_rolling(self, requests, disable_tqdm=True):
+    """Log-probability of whole texts, window by window."""
+    del disable_tqdm
+    from lm_eval import utils
+
+    windows, owners = [], []
+    for number, request in enumerate(requests):
+      ids = self.encode(request.args[0], None)
+      for window in utils.get_rolling_token_windows(
+        token_list=ids,
+        prefix_token=self.prefix_token_id,
+        max_seq_len=self.max_length,
+        context_len=1,
+      ):
+        windows.append(utils.make_disjoint_window(window))
+        owners.append(number)
+    totals = [0.0] * len(requests)
+    for owner, found in zip(owners, self._score(windows, 'rolling windows')):
+      totals[owner] += found[0]
+    for request, total in zip(requests, totals):
+      self.cache_hook.add_partial('loglikelihood_rolling', request.args, total)
+    return totals
+
+  def _score(self, pairs, what):
+    with progress.shown(what) as start:
+      return lm_eval_scores.score(
+        self.model,
+        self.params,
+        pairs,
+        mesh=self.mesh,
+        tick=start(len(pairs)),
+        **self.limits,
+      )
+
+  def generate_until(self, requests, disable_tqdm=True):
+    """Continues texts up to the strings that a task names."""
+    del disable_tqdm
+    alike: dict[str, list[int]] = {}
+    for number, request in enumerate(requests):
+      key = json.dumps(request.args[1], sort_keys=True)
+      alike.setdefault(key, []).append(number)
+    texts = [''] * len(requests)
+    with progress.shown('generation') as start:
+      tick = start(len(requests))
+      for numbers in alike.values():
+        options = self._options(requests[numbers[0]].args[1])
+        room = self.max_length - options.max_tokens
+        ids = [
+          self.encode(requests[i].args[0], None)[-room:]
+          or [self.prefix_token_id]
+          for i in numbers
+        ]
+        new = lm_eval_generate.complete(
+          self.model,
+          self.params,
+          self.texts,
+          ids,
+          options,
+          batch_tokens=self.limits['batch_tokens'],
+          mesh=self.mesh,
+          tick=tick,
+        )
+        for number, text in zip(numbers, new):
+          texts[number] = text
+    for request, text in zip(requests, texts):
+      self.cache_hook.add_partial('generate_until', request.args, text)
+    return texts
+
+  def _options(self, asked: dict[str, Any]) -> generate.Options:
+    """The harness's words for how to generate, in ours."""
+    from lm_eval.models import utils
+
+    found = dict(utils.normalize_gen_kwargs(asked, self.max_gen_toks))
+    if foreign := sorted(found.keys() - _GENERATION):
+      raise errors.ConfigError(
+        f'a task sets generation_kwargs {foreign}; satjax knows'
+        f' {sorted(_GENERATION)}; leave the others away'
+      )
+    max_tokens = found['max_gen_toks']
+    if not 0 < max_tokens < self.max_length:
+      raise errors.ConfigError(
+        f'a task asks for {max_tokens} new tokens (max_gen_toks) of a model'
+        f' that reads {self.max_length}; set max_gen_toks in its'
+        f' generation_kwargs, from 1 to {self.max_length - 1}'
+      )
+    sampled = found['do_sample']
+    return generate.Options(
+      max_tokens,
+      temperature=float(found['temperature']) if sampled else 0.0,
+      top_p=float(found.get('top_p', 1.0)) if sampled else 1.0,
+      stop=[text for text in found['until'] if text],
+    )

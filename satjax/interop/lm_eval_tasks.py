@@ -1,0 +1,222 @@
+"""Tasks of lm-evaluation-harness: finds, runs and shows them.
+
+A task is a YAML file: of the user, of the harness ('stock'), or of satjax (the
+group `gstack`). Local ones need neither a network nor the harness's index of
+many thousand names, which is read only where a name is not found without it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import difflib
+import functools
+import math
+import os
+from pathlib import Path
+import sys
+from typing import Any
+
+import jax
+from rich import table as rich_table
+
+from satjax import config as config_lib
+from satjax import errors
+from satjax.data import tokenizers
+from satjax.interop import lm_eval
+from satjax.tree import PyTree
+
+_OWN = Path(__file__).parent / 'tasks'
+_FEWSHOT_SEED = 1234  # the harness's own: the same examples for every model
+_RESAMPLED = 1000  # times, for standard errors that have no formula
+
+
+def evaluate_tasks(
+  model: config_lib.ModelConfig,
+  params: PyTree,
+  tokenizer: tokenizers.Tokenizer,
+  tasks: Sequence[str],
+  *,
+  max_length: int,
+  task_dir: str | os.PathLike | None = None,
+  limit: int | None = None,
+  num_fewshot: int | None = None,
+  batch_tokens: int = 4096,
+  mesh: jax.sharding.Mesh | None = None,
+) -> dict[str, dict[str, Any]]:
+  """Evaluates a model on tasks.
+
+  Args:
+    model: as in `lm_eval.adaptor`.
+    params: as in `lm_eval.adaptor`.
+    tokenizer: as in `lm_eval.adaptor`.
+    tasks: names of tasks, groups or tags.
+    max_length: as in `lm_eval.adaptor`.
+    task_dir: folder of YAML files, which go before stock ones of that name.
+    limit: examples of each task, the first ones; None: all.
+    num_fewshot: solved examples before each; None: as the task says. A task
+      that says 0 keeps it.
+    batch_tokens: as in `lm_eval.adaptor`.
+    mesh: as in `lm_eval.adaptor`.
+
+  Returns:
+    By name of a task or group: 'results', `{metric: value}`, with METRIC_stderr
+    where there is one; 'num_examples', 'num_fewshot' and 'version'.
+
+  Raises:
+    ConfigError: the harness is not installed, or a task is unknown, can not be
+      loaded, or asks for what the model can not do.
+  """
+  if limit is not None and limit < 1:
+    raise errors.ConfigError(f'limit {limit} must be at least 1')
+  # Its output is no result; standard output is for those.
+  with contextlib.redirect_stdout(sys.stderr), _one_process():
+    loaded = _load(tasks, task_dir)
+    for task in loaded['tasks'].values():
+      _set_fewshot(task, num_fewshot)
+    from lm_eval import evaluator
+
+    found = evaluator.evaluate(
+      lm_eval.adaptor(
+        model,
+        params,
+        tokenizer,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+        mesh=mesh,
+      ),
+      loaded,
+      limit=limit,
+      bootstrap_iters=_RESAMPLED,
+      log_samples=False,
+    )
+  counts = found['n-samples']
+  return {
+    'results': {n: m for n, v in found['results'].items() if (m := _plain(v))},
+    'num_examples': {name: n['effective'] for name, n in counts.items()},
+    'num_fewshot': {name: found['n-shot'][name] for name in counts},
+    'version': {name: found['versions'][name] for name in counts},
+  }
+
+
+@contextlib.contextmanager
+def _one_process() -> Iterator[None]:
+  """The harness resamples without forking: JAX's threads would not survive."""
+  name = 'DISABLE_MULTIPROC'
+  before = os.environ.get(name)
+  os.environ[name] = '1'
+  try:
+    yield
+  finally:
+    if before is None:
+      del os.environ[name]
+    else:
+      os.environ[name] = before
+
+
+def _load(names: Sequence[str], task_dir: str | os.PathLike | None) -> Any:
+  """The task objects of the harness, with their data."""
+  try:
+    from lm_eval import tasks as library
+  except ImportError as error:
+    raise errors.ConfigError(
+      f'tasks need lm-evaluation-harness, which can not be imported ({error});'
+      " run: pip install 'satjax[eval]'"
+    ) from None
+  places = [_OWN]
+  if task_dir is not None:
+    places.append(Path(task_dir).expanduser())
+    if not places[-1].is_dir():
+      raise errors.ConfigError(
+        f'task_dir {task_dir} is no folder; name one that has YAML files'
+      )
+  names = list(dict.fromkeys(names))
+  manager = library.TaskManager(include_path=places, include_defaults=False)
+  local = set(manager.all_tasks)
+  if not local.issuperset(_needed(names, manager.task_index)):
+    manager = _with_stock(tuple(places))
+  for name in names:
+    if name not in manager.all_tasks:
+      raise errors.ConfigError(_unknown(name, local, manager.all_tasks))
+  try:
+    return manager.load(names)
+  except Exception as error:  # Of YAML, templates, files, the network...
+    raise errors.ConfigError(
+      f'tasks {", ".join(names)} can not be loaded:'
+      f' {type(error).__name__}: {error}; the data of a stock task come from'
+      ' the Hugging Face Hub, so connect, or set HF_HOME to a cache that has'
+      ' them; of a task of your own, check dataset_path, data_files and splits'
+    ) from error
+
+
+@functools.cache
+def _with_stock(places: tuple[Path, ...]) -> Any:
+  """Takes seconds: the harness reads all of its YAML files."""
+  from lm_eval import tasks as library
+
+  return library.TaskManager(include_path=list(places))
+
+
+def _needed(item: Any, index: Mapping[str, Any]) -> Iterator[str]:
+  """The names that an entry of a list of tasks leads to, through groups."""
+  if isinstance(item, list):
+    for child in item:
+      yield from _needed(child, index)
+  elif isinstance(item, dict):
+    yield from _needed(item.get('task', item.get('group')), index)
+  else:
+    yield item
+    config = index[item].cfg if item in index else None
+    if config and 'group' in config:
+      yield from _needed(config.get('task', []), index)
+
+
+def _unknown(name: str, local: set[str], known: Sequence[str]) -> str:
+  near = difflib.get_close_matches(name, known, n=3)
+  means = f'; did you mean {" or ".join(near)}?' if near else ''
+  return (
+    f'task {name!r} is unknown{means} Known are those of satjax and of task_dir'
+    f' ({", ".join(sorted(local))}), leaving out YAML files that can not be'
+    " read, and stock ones, which 'lm-eval ls tasks' lists"
+  )
+
+
+def _set_fewshot(task: Any, number: int | None) -> None:
+  """As `lm_eval.simple_evaluate`, which also looks at the machine for long."""
+  own = task.get_config('num_fewshot')
+  if own != 0:
+    task.set_config('num_fewshot', own or 0 if number is None else number)
+  task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, float | None]:
+  """Metrics alone; 'acc,none' becomes 'acc', what is not finite None."""
+  found = {}
+  for key, value in values.items():
+    name, comma, rule = key.partition(',')
+    if comma and not isinstance(value, str):  # 'N/A'
+      name = name if rule == 'none' else key
+      found[name] = float(value) if math.isfinite(value) else None
+  return found
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> rich_table.Table:
+  """What `evaluate_tasks` returns, for a terminal."""
+  shown = rich_table.Table('task', 'metric', box=None)
+  for name in ('value', 'stderr', 'examples', 'shots'):
+    shown.add_column(name, justify='right')
+  for task, values in found['results'].items():
+    for metric, value in values.items():
+      if '_stderr' in metric:
+        continue
+      name, comma, rule = metric.partition(',')
+      error = values.get(f'{name}_stderr{comma}{rule}')
+      shown.add_row(
+        task,
+        metric,
+        'not finite' if value is None else f'{value:.6g}',
+        '' if error is None else f'{error:.3g}',
+        *(
+          str(found[key].get(task, ''))
+          for key in ('num_examples', 'num_fewshot')
+        ),
+      )
+  return shown

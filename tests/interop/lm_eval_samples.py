@@ -1,0 +1,124 @@
+"""Local tasks of lm-evaluation-harness, out of the docstrings of Python."""
+
+import functools
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from satjax import tree
+from satjax.model import decoder
+from tests.data import subword_samples
+
+os.environ['USE_TF'] = '0'  # else `datasets` looks whether it is installed
+
+TASKS = ('choices', 'letters', 'finish', 'pages')
+_YAML = """\
+task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {data}}}
+  cache_dir: {cache}
+output_type: {kind}
+test_split: test
+fewshot_split: test
+doc_to_text: "{{{{text}}}}"
+"""
+_CHOICE = """\
+doc_to_choice: "{{choices}}"
+doc_to_target: answer
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+"""
+_REST = {
+  'choices': _CHOICE + '  - {metric: acc_norm, aggregation: mean}\n',
+  'letters': _CHOICE,
+  'finish': """\
+doc_to_target: "{{rest}}"
+generation_kwargs: {until: ["e", "qu"], max_gen_toks: 20, do_sample: false}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+""",
+  'pages': """\
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list:
+  - {metric: word_perplexity}
+  - {metric: bits_per_byte}
+""",
+}
+_KINDS = {
+  'choices': 'multiple_choice',
+  'letters': 'multiple_choice',
+  'finish': 'generate_until',
+  'pages': 'loglikelihood_rolling',
+}
+
+
+@functools.cache
+def lines():
+  """Sentences of 10 to 100 characters, all different."""
+  texts = [getattr(str, name).__doc__ or '' for name in sorted(dir(str))]
+  found = ' '.join(' '.join(texts).split()).split('. ')
+  return [s for s in dict.fromkeys(found) if 10 <= len(s) <= 100]
+
+
+def _examples(name, count):
+  texts = lines()[:count]
+  for number, text in enumerate(texts):
+    words = text.split(' ')
+    head, tail = ' '.join(words[: len(words) // 2]), ' '.join(words[-2:])
+    others = [texts[(number + i) % count].split(' ')[-1] for i in (1, 2)]
+    if name == 'choices':
+      yield {'text': head, 'choices': [tail, *others], 'answer': number % 3}
+    if name == 'letters':
+      yield {'text': text, 'choices': list('ABCD'), 'answer': number % 4}
+    if name == 'finish':
+      yield {'text': head, 'rest': tail}
+    if name == 'pages':
+      yield {'text': '. '.join(texts[number : number + number % 4 + 1])}
+
+
+def write(folder, names=TASKS, count=7):
+  """Writes tasks with `count` examples each, one file of each in `folder`."""
+  folder.mkdir()
+  for name in names:
+    data = folder / f'{name}.jsonl'
+    data.write_text('\n'.join(map(json.dumps, _examples(name, count))))
+    head = _YAML.format(
+      name=name, data=data, cache=folder / 'cache', kind=_KINDS[name]
+    )
+    rest = _REST[name]
+    if 'doc_to_text' in rest:
+      head = head.replace('doc_to_text: "{{text}}"\n', '')
+    (folder / f'{name}.yaml').write_text(head + rest)
+  return folder
+
+
+def params(model, scale=0.4):
+  """Weights large enough for a varied text."""
+  abstract = jax.eval_shape(
+    functools.partial(decoder.init_params, model), jax.random.key(0)
+  )
+  random = np.random.default_rng(0)
+
+  def draw(path, x):
+    noise = random.normal(size=x.shape, scale=scale)
+    return jnp.asarray(noise + path.endswith('_norm'), jnp.float32)
+
+  return tree.map_with_path(draw, abstract)
+
+
+def begins():
+  """A tokenizer.json that begins texts, as that of Llama 2 does."""
+  described = subword_samples.llama_like()
+  text = {'Sequence': {'id': 'A', 'type_id': 0}}
+  described['post_processor'] = {
+    'type': 'TemplateProcessing',
+    'single': [{'SpecialToken': {'id': '<s>', 'type_id': 0}}, text],
+    'pair': [text],
+    'special_tokens': {'<s>': {'id': '<s>', 'ids': [1], 'tokens': ['<s>']}},
+  }
+  return described

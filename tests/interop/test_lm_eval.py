@@ -1,0 +1,406 @@
+"""Tasks of lm-evaluation-harness, and our adaptor beside plain passes."""
+
+import functools
+import json
+from pathlib import Path
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from satjax import cli, config, errors, generate, sharding
+from satjax.data import tokenizers
+from satjax.interop import (
+  huggingface,
+  lm_eval,
+  lm_eval_generate,
+  lm_eval_scores,
+  lm_eval_tasks,
+)
+from satjax.model import cached, decoder
+from tests import models
+from tests.data import subword_samples
+from tests.interop import lm_eval_samples
+
+pytest.importorskip('lm_eval')
+
+MODEL = models.make(vocab_size=258, scan=False)
+TOKENIZER = tokenizers.ByteTokenizer()
+LENGTH = 48  # that the model reads
+
+
+@functools.cache
+def params():
+  return lm_eval_samples.params(MODEL)
+
+
+def mesh_of(devices):
+  shape = config.MeshConfig(data=-1, fsdp=1, tensor=1)
+  return sharding.make_mesh(shape, jax.devices()[:devices])
+
+
+def adaptor(**changes):
+  return lm_eval.adaptor(
+    MODEL,
+    params(),
+    TOKENIZER,
+    **{'max_length': LENGTH, 'mesh': mesh_of(1)} | changes,
+  )
+
+
+def evaluate(tasks, folder, **options):
+  return lm_eval_tasks.evaluate_tasks(
+    MODEL,
+    params(),
+    TOKENIZER,
+    tasks,
+    max_length=96,
+    task_dir=folder,
+    mesh=mesh_of(1),
+    **options,
+  )
+
+
+def requests(*arguments):
+  """As much of the harness's requests as a model looks at."""
+  return [types.SimpleNamespace(args=args) for args in arguments]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return lm_eval_samples.write(tmp_path_factory.mktemp('lm_eval') / 'tasks')
+
+
+@functools.cache
+def program():
+  return jax.jit(functools.partial(decoder.apply, MODEL))
+
+
+def plain(ids, last):
+  """Log-probability of the `last` tokens, in one pass over one row."""
+  tokens = np.zeros((1, LENGTH), np.int32)
+  tokens[0, : len(ids) - 1] = ids[:-1]
+  logits = np.asarray(program()(params(), {'tokens': tokens}), np.float64)[0]
+  logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  places = np.arange(len(ids) - 1 - last, len(ids) - 1)
+  targets = np.array(ids[-last:])
+  return logp[places, targets].sum(), all(logits[places].argmax(-1) == targets)
+
+
+def random_requests():
+  """Of all lengths; some differ in the last token, some are too long."""
+  random = np.random.default_rng(0)
+  found = []
+  for number in range(40):
+    context = random.integers(0, 256, random.integers(24, 70)).tolist()
+    size = (1, 2, LENGTH)[number % 3] if number < 6 else random.integers(1, 9)
+    ids = random.integers(0, 256, size).tolist()
+    found.append((context, ids))
+    if number % 5 == 0:
+      found += [(context, ids[:-1] + [last]) for last in (3, 4)]
+      # The same row of tokens, cut elsewhere.
+      found.append((context + ids[:1], [*ids[1:], 5]))
+  # Follows the model, so that something is greedy.
+  ids = [65]
+  for _ in range(4):
+    tokens = np.zeros((1, LENGTH), np.int32)
+    tokens[0, : len(ids)] = ids
+    logits = program()(params(), {'tokens': tokens})
+    ids.append(int(logits[0, len(ids) - 1].argmax()))
+  return [*found, (ids[:1], ids[1:]), (ids[:3], ids[3:]), (ids[:1], ids[1:3])]
+
+
+@pytest.mark.parametrize(('devices', 'batch_tokens'), [(1, 1), (8, 400)])
+def test_batches_score_as_one_row_does(devices, batch_tokens):
+  asked = random_requests()
+  done = []
+  found = lm_eval_scores.score(
+    MODEL,
+    params(),
+    asked,
+    max_length=LENGTH,
+    batch_tokens=batch_tokens,
+    mesh=mesh_of(devices),
+    tick=done.append,
+  )
+  expected = [
+    plain((context + ids)[-(LENGTH + 1) :], len(ids)) for context, ids in asked
+  ]
+  assert sum(done) == len(asked)
+  assert [pair[1] for pair in found] == [pair[1] for pair in expected]
+  assert {pair[1] for pair in found} == {True, False}
+  np.testing.assert_allclose(
+    [pair[0] for pair in found], [pair[0] for pair in expected], rtol=1e-5
+  )
+
+
+def test_requests_that_differ_in_the_last_token_share_a_pass():
+  passes = []
+  lm_eval_scores.score(
+    MODEL,
+    params(),
+    [(list(range(40)), [1, last]) for last in range(64)],
+    max_length=LENGTH,
+    batch_tokens=LENGTH,  # a single row
+    mesh=mesh_of(1),
+    tick=passes.append,
+  )
+  assert passes == [64]
+
+
+@pytest.mark.parametrize('multiple', [1, 4])
+def test_batches_hold_every_row_once_in_few_shapes(multiple):
+  lengths = np.random.default_rng(0).integers(1, 300, 500).tolist()
+  lengths.sort(reverse=True)
+  seen, shapes = [], set()
+  for part, (rows, length) in lm_eval_scores.batches(lengths, 4096, multiple):
+    inside = lengths[part]
+    seen += inside
+    shapes.add((rows, length))
+    assert len(inside) <= rows and rows % multiple == 0
+    assert max(inside) <= length and rows * length <= 4096
+  assert seen == lengths
+  assert len(shapes) <= 10
+
+
+def test_a_padded_length_is_at_most_half_longer():
+  for length in range(16, 3000):
+    padded = lm_eval_scores.bucket(length)
+    assert length <= padded <= 1.5 * length
+
+
+def test_rolling_scores_every_token_once():
+  texts = ['', 'a', 'b' * LENGTH, 'the quick brown fox ' * 7]
+  found = adaptor().loglikelihood_rolling(requests(*[(t,) for t in texts]))
+  for text, total in zip(texts, found):
+    ids = TOKENIZER.encode(text).tolist()
+    expected = 0.0
+    for begin in range(0, len(ids), LENGTH):
+      end = min(begin + LENGTH, len(ids))
+      # The last window is full too, with what came before.
+      window = ([TOKENIZER.bos_id] + ids)[max(0, end - LENGTH) : end + 1]
+      expected += plain(window, end - begin)[0]
+    assert total == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_has_no_context_follows_a_begin_of_text():
+  (found,) = adaptor().loglikelihood(requests(('', 'abc')))
+  ids = [TOKENIZER.bos_id, *b'abc']
+  assert found[0] == pytest.approx(plain(ids, 3)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize('text', ['', 'x' * (LENGTH + 1)])
+def test_refuses_continuations_that_can_not_be_scored(text):
+  with pytest.raises(errors.DataError, match=f'from 1 to {LENGTH}'):
+    adaptor().loglikelihood(requests(('a', text)))
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_continues_as_generate_does(devices):
+  prompts = ['', 'import ', 'x' * 31, 'def f(x):\n  return x + 1\n' * 2]
+  options = generate.Options(max_tokens=20, stop=('e', 'q'))
+  expected = generate.generate(
+    MODEL, params(), TOKENIZER, prompts, max_tokens=20, stop=('e', 'q')
+  )
+  found = lm_eval_generate.complete(
+    MODEL,
+    cached.cast(MODEL, params()),
+    TOKENIZER,
+    [[TOKENIZER.bos_id, *TOKENIZER.encode(p).tolist()] for p in prompts],
+    options,
+    batch_tokens=600,
+    mesh=mesh_of(devices),
+  )
+  assert found == expected
+  assert len(set(found)) == 4
+
+
+def test_generates_by_what_a_task_says():
+  greedy = {'until': ['zq'], 'max_gen_toks': 12, 'do_sample': False}
+  sampled = greedy | {'do_sample': True, 'temperature': 3.0}
+  asked = requests(
+    ('some text', greedy),
+    ('some text', sampled),
+    ('', greedy),
+    ('x' * 99, greedy),
+  )
+  first, other, empty, cut = adaptor().generate_until(asked)
+  assert first != other
+  alone = functools.partial(
+    lm_eval_generate.complete,
+    MODEL,
+    cached.cast(MODEL, params()),
+    TOKENIZER,
+    options=generate.Options(max_tokens=12),
+    batch_tokens=4096,
+    mesh=mesh_of(1),
+  )
+  ids = [[*b'some text'], [TOKENIZER.bos_id], [*b'x' * (LENGTH - 12)]]
+  assert [first, empty, cut] == alone(ids)
+
+
+@pytest.mark.parametrize(
+  ('asked', 'message'),
+  [
+    ({'num_beams': 4}, 'num_beams'),
+    ({'max_gen_toks': LENGTH}, f'from 1 to {LENGTH - 1}'),
+    ({}, 'asks for 256 new tokens'),
+  ],
+)
+def test_refuses_what_it_can_not_generate(asked, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    adaptor().generate_until(requests(('a', asked)))
+
+
+def test_begins_texts_where_the_files_of_an_export_do(tmp_path):
+  described = lm_eval_samples.begins()
+  (tmp_path / 'begins.json').write_text(json.dumps(described))
+  specs = subword_samples.write(tmp_path)
+  specs['begins'] = f'hf:{tmp_path}/begins.json'
+  begins = {}
+  for kind, spec in specs.items():
+    tokenizer = tokenizers.get_tokenizer(spec)
+    encode = lm_eval.encoder(tokenizer)
+    plain_ids = tokenizer.encode('import os').tolist()
+    assert encode('import os', False) == plain_ids
+    begins[kind] = encode('import os') == [tokenizer.bos_id, *plain_ids]
+    assert begins[kind] or encode('import os') == plain_ids
+  assert {kind for kind, yes in begins.items() if yes} == {
+    'sentencepiece',
+    'begins',
+  }
+  encode = lm_eval.encoder(tokenizers.get_tokenizer(specs['begins']))
+  assert encode('<s>import os') == encode('import os')
+
+
+def test_three_kinds_of_tasks(folder):
+  found = evaluate(lm_eval_samples.TASKS, folder)
+  metrics = {name: {*values} for name, values in found['results'].items()}
+  assert metrics == {
+    'choices': {'acc', 'acc_stderr', 'acc_norm', 'acc_norm_stderr'},
+    'letters': {'acc', 'acc_stderr'},
+    'finish': {'exact_match', 'exact_match_stderr'},
+    'pages': {'word_perplexity', 'bits_per_byte'},
+  }
+  assert found['num_examples'] == dict.fromkeys(lm_eval_samples.TASKS, 7)
+  json.dumps(found, allow_nan=False)
+  shown = lm_eval_tasks.table(found)
+  assert shown.row_count == 6
+
+
+def test_counts_the_right_choices(folder):
+  """`choices` has acc by hand: the likeliest ending, by sum of log-probs."""
+  lm = adaptor(max_length=96)
+  examples = [json.loads(line) for line in (folder / 'choices.jsonl').open()]
+  pairs = [
+    (e['text'], f' {choice}') for e in examples for choice in e['choices']
+  ]
+  scores = np.array(lm.loglikelihood(requests(*pairs)))[:, 0].reshape(-1, 3)
+  sizes = np.array([[len(c) for c in e['choices']] for e in examples])
+  answers = [e['answer'] for e in examples]
+  found = evaluate(['choices'], folder)['results']['choices']
+  assert found['acc'] == pytest.approx(np.mean(scores.argmax(1) == answers))
+  right = (scores / sizes).argmax(1) == answers
+  assert found['acc_norm'] == pytest.approx(np.mean(right))
+
+
+def test_limit_and_examples_before(folder):
+  found = evaluate(['pages', 'letters'], folder, limit=2, num_fewshot=1)
+  assert found['num_examples'] == {'pages': 2, 'letters': 2}
+  assert found['num_fewshot'] == {'pages': 1, 'letters': 1}
+  with pytest.raises(errors.ConfigError, match='limit 0'):
+    evaluate(['pages'], folder, limit=0)
+
+
+def test_the_command_prints_one_object(folder, tmp_path, capsys):
+  huggingface.save(
+    tmp_path / 'model', MODEL, params(), tokenizer=TOKENIZER, seq_len=96
+  )
+  code = cli.main(
+    ['evaluate', f'--model={tmp_path}/model', '--tasks=choices,finish']
+    + [f'--task_dir={folder}', '--limit=3']
+  )
+  out = capsys.readouterr().out
+  assert code == 0
+  found = json.loads(out.splitlines()[-1])
+  expected = evaluate(['choices', 'finish'], folder, limit=3)
+  assert found['tasks'] == expected['results']
+  assert found['num_examples'] == {'choices': 3, 'finish': 3}
+  assert 'exact_match' in out.splitlines()[-2]
+
+
+def test_gstack_is_the_mean_of_seven_and_wikitext(tmp_path):
+  package = Path(pytest.importorskip('lm_eval').__file__).parent
+  from lm_eval import tasks as library
+
+  own = Path(lm_eval_tasks.__file__).parent / 'tasks'
+  places = [
+    own,
+    *(
+      package / 'tasks' / name
+      for name in (
+        'lambada',
+        'arc',
+        'logiqa',
+        'piqa',
+        'sciq',
+        'winogrande',
+        'wikitext',
+      )
+    ),
+  ]
+  stock = library.TaskManager(include_path=places, include_defaults=False)
+  names = {*lm_eval_tasks._needed('gstack', stock.task_index)} - {'gstack'}
+  assert len(names) == 8 and names <= {*stock.all_subtasks}
+  # The group with tasks of our own behind its names.
+  folder = lm_eval_samples.write(tmp_path / 'x', ['letters', 'pages'])
+  for number, name in enumerate(sorted(names)):
+    kind = 'pages' if name == 'wikitext' else 'letters'
+    text = (folder / f'{kind}.yaml').read_text()
+    text = text.replace(f'task: {kind}', f'task: {name}')
+    text = text.replace(
+      'test_split: test',
+      f'test_split: test\nprocess_docs: !function rows.from_{number}',
+    )
+    (folder / f'{name}.yaml').write_text(text)
+  (folder / 'rows.py').write_text(
+    '\n'.join(
+      f'def from_{n}(docs):\n  return docs.select(range({n % 3}, 7))\n'
+      for n in range(8)
+    )
+  )
+  results = evaluate(['gstack'], folder)['results']
+  seven = [results[name]['acc'] for name in names - {'wikitext'}]
+  assert results['gstack::mean']['acc'] == pytest.approx(np.mean(seven))
+  assert {*results} == names | {'gstack::mean'}
+
+
+BROKEN = {
+  'file': ('{test: ', '{test: /no/such/'),
+  'split': ('test_split: test', 'test_split: train'),
+  'field': ('{{text}}', '{{body}}'),
+}
+
+
+@pytest.mark.parametrize('kind', BROKEN)
+def test_a_task_that_can_not_be_loaded_is_one_error(kind, tmp_path):
+  folder = lm_eval_samples.write(tmp_path / 'tasks', ['letters'])
+  file = folder / 'letters.yaml'
+  file.write_text(file.read_text().replace(*BROKEN[kind]))
+  with pytest.raises(errors.ConfigError, match='tasks letters can not be load'):
+    evaluate(['letters'], folder)
+
+
+def test_a_folder_of_tasks_has_to_be_there(folder):
+  with pytest.raises(errors.ConfigError, match='is no folder'):
+    evaluate(['choices'], folder / 'none')
+
+
+@pytest.mark.slow
+def test_unknown_tasks_and_data_out_of_reach(folder):
+  """Slow: the harness reads its 14,000 YAML files."""
+  with pytest.raises(errors.ConfigError, match='did you mean letters'):
+    evaluate(['choices', 'leters'], folder)
+  with pytest.raises(errors.ConfigError, match='connect, or set HF_HOME'):
+    evaluate(['arc_easy'], folder)

@@ -1,0 +1,121 @@
+"""Our adaptor against the harness's own model for Hugging Face directories."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+os.environ['HF_HUB_OFFLINE'] = '1'  # read when transformers is imported
+pytest.importorskip('torch')
+transformers = pytest.importorskip('transformers')
+pytest.importorskip('accelerate')
+
+from satjax.data import tokenizers  # noqa: E402
+from satjax.interop import huggingface, lm_eval  # noqa: E402
+from tests import models  # noqa: E402
+from tests.data import subword_samples  # noqa: E402
+from tests.interop import lm_eval_samples  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+LENGTH = 96  # shorter than most of the pages
+# The vocabulary is no larger than the tokenizer's: what pads it is a token to
+# transformers, and none to us.
+SHAPES = {
+  'byte': {'num_kv_heads': 2},
+  'begins': {'num_kv_heads': 4, 'tied': True},
+  'bytelevel': {'num_kv_heads': 1},
+  'sentencepiece': {},
+}
+TEXTS = ['import os', 'naïve "x"  y', 'a\n', '', ' a', '<s>import os']
+# transformers takes a space at the start for the one that is put there, and
+# finds special tokens in a text; the library of sentence pieces does neither.
+_SAME = {'sentencepiece': TEXTS[:4]}
+
+
+@pytest.fixture(scope='module')
+def specs(tmp_path_factory):
+  """Tokenizers, as configurations name them."""
+  root = tmp_path_factory.mktemp('tokenizers')
+  specs = subword_samples.write(root)
+  (root / 'begins').mkdir()
+  (root / 'begins' / 'tokenizer.json').write_text(
+    json.dumps(lm_eval_samples.begins())
+  )
+  return specs | {'begins': f'hf:{root}/begins'}
+
+
+@pytest.fixture(scope='module')
+def tasks(tmp_path_factory):
+  from lm_eval import tasks as library
+
+  folder = tmp_path_factory.mktemp('lm_eval') / 'tasks'
+  lm_eval_samples.write(folder, count=8)
+  return library.TaskManager(include_path=folder, include_defaults=False)
+
+
+@pytest.mark.parametrize('kind', SHAPES)
+def test_same_numbers_as_the_harness(kind, specs, tasks, tmp_path):
+  from lm_eval import evaluator
+  from lm_eval.models import huggingface as theirs
+
+  tokenizer = tokenizers.get_tokenizer(specs[kind])
+  model = models.make(
+    **{
+      'embed_dim': 32,
+      'head_dim': 8,
+      'mlp_dim': 48,
+      'vocab_size': tokenizer.vocab_size,
+    }
+    | SHAPES[kind]
+  )
+  params = lm_eval_samples.params(model, scale=0.15)
+  huggingface.save(
+    tmp_path / 'model', model, params, tokenizer=tokenizer, seq_len=LENGTH
+  )
+  other = theirs.HFLM(
+    str(tmp_path / 'model'), dtype='float32', device='cpu', batch_size=4
+  )
+  own = lm_eval.adaptor(
+    model,
+    params,
+    tokenizer,
+    max_length=lm_eval.max_length(tmp_path / 'model'),
+    batch_tokens=500,
+  )
+  assert other.max_length == own.max_length
+  assert other.prefix_token_id == own.prefix_token_id
+  for text in _SAME.get(kind, TEXTS):
+    assert other.tok_encode(text) == own.tok_encode(text)
+  found, expected = (
+    evaluator.evaluate(
+      lm,
+      tasks.load(list(lm_eval_samples.TASKS)),
+      bootstrap_iters=0,
+      log_samples=True,
+    )
+    for lm in (own, other)
+  )
+  answers = []
+  for name in lm_eval_samples.TASKS:
+    for sample, wanted in zip(
+      found['samples'][name], expected['samples'][name]
+    ):
+      for response, target in zip(sample['resps'], wanted['resps']):
+        (ours,), (theirs_,) = response, target
+        answers.append(ours)
+        if name == 'finish':
+          # Of a run of bytes that is no UTF-8, transformers decodes nothing.
+          assert ours == theirs_ or (kind in _SAME and '\ufffd' in theirs_)
+        elif name == 'pages':
+          assert ours == pytest.approx(theirs_, abs=1e-4, rel=1e-6)
+        else:
+          assert ours[0] == pytest.approx(theirs_[0], abs=1e-4)
+          assert ours[1] == theirs_[1]
+    for key, value in expected['results'][name].items():
+      if ',' in key and not isinstance(value, str):
+        np.testing.assert_allclose(
+          found['results'][name][key], value, rtol=1e-4
+        )
+  assert len({str(answer) for answer in answers}) > 50
