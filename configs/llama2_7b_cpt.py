@@ -2,7 +2,7 @@
 
 The shape is the model's own; the omission rates and the ladder are ours, since
 the SAT paper's values were not available to us. `config.model.init_from` names
-the weights, a Hugging Face directory, and `config.data.tokenizer` its tokenizer:
+the weights, a Hugging Face directory; `config.data.tokenizer` their tokenizer:
 
     satjax train --config=configs/llama2_7b_cpt.py --workdir=runs/llama2_7b \
       --config.model.init_from=MODEL_DIR --config.data.tokenizer=hf:MODEL_DIR

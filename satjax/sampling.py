@@ -158,4 +158,6 @@ def _nucleus(weights, top_p):
   # What is likelier than a token; nothing is, than the first.
   before = jnp.cumsum(share, axis=-1) - share
   kept = (before < top_p).at[..., 0].set(True)
-  return jnp.take_along_axis(kept, jnp.argsort(order, axis=-1), axis=-1)
+  return jnp.put_along_axis(
+    jnp.zeros_like(kept), order, kept, axis=-1, inplace=False
+  )
