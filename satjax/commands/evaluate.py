@@ -79,8 +79,8 @@ def _answer(options):
     what = {'step': found.step}
     where = {'max_length': found.stage.seq_len, 'mesh': found.setup.mesh}
   else:
-    model = models.load(options.model)
     tokenizer = tokenizers.get_tokenizer(options.tokenizer)
+    model = models.load(options.model, tokenizer)
     what = {'model': options.model}
     where = {'max_length': lm_eval.max_length(options.model)}
   found = lm_eval_tasks.evaluate_tasks(

@@ -30,6 +30,7 @@ OPTIONS = shared.required(
 
 
 def run(options: Any) -> None:
+  from satjax.data.encode import Encoder
   from satjax.interop import models, peft
   from satjax.train import saved
 
@@ -44,6 +45,7 @@ def run(options: Any) -> None:
       options.out,
       dtype=options.dtype,
       tokenizer=found.tokenizer,
+      stop_id=Encoder(found.tokenizer, found.config.data.template).stop_id,
       seq_len=found.stage.seq_len,
     )
   print(f'wrote step {found.step} of {options.workdir} to {options.out}')

@@ -97,4 +97,4 @@ def open_model(options: Any) -> tuple[Any, Any]:
     run = saved.restore(options.workdir, options.step)
     return run.model, run.tokenizer
   tokenizer = tokenizers.get_tokenizer(options.tokenizer)
-  return models.load(options.model), tokenizer
+  return models.load(options.model, tokenizer), tokenizer

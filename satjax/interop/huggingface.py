@@ -100,6 +100,7 @@ def save(
   dtype: str | None = None,
   max_shard_bytes: int = writer.MAX_SHARD_BYTES,
   tokenizer: Any = None,
+  stop_id: int | None = None,
   seq_len: int = 2048,
 ) -> None:
   """Writes a model directory that transformers 4 and 5 read.
@@ -114,6 +115,7 @@ def save(
     max_shard_bytes: more weights than this go into several files.
     tokenizer: its `bos_id` and `eos_id` are noted, and its files written for
       AutoTokenizer; those of another tokenizer are taken away.
+    stop_id: token that ends an answer in a chat; generation ends there too.
     seq_len: `max_position_embeddings`, in tokens.
 
   Raises:
@@ -125,6 +127,10 @@ def save(
   dtype = _stored_dtype(config, leaves, dtype)
   slots = llama.slots(config)
   files = _json_files(config, dtype.name, tokenizer, seq_len)
+  if stop_id is not None and stop_id != tokenizer.eos_id:
+    files['generation_config.json'] |= {
+      'eos_token_id': [tokenizer.eos_id, stop_id]
+    }
   contents = {name: writer.to_json(values) for name, values in files.items()}
   if tokenizer and tokenizer.name != 'byte':
     contents |= tokenizer.files()

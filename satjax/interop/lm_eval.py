@@ -33,7 +33,7 @@ def adaptor(
   tokenizer: tokenizers.Tokenizer,
   *,
   max_length: int,
-  batch_tokens: int = 4096,
+  batch_tokens: int | None = None,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Any:
   """An `lm_eval.api.model.LM` for `lm_eval.simple_evaluate`.
@@ -44,7 +44,8 @@ def adaptor(
     tokenizer: of the model.
     max_length: tokens that the model reads at once; longer contexts are cut
       from the left.
-    batch_tokens: of one pass over the model, padding included.
+    batch_tokens: of one pass over the model, padding included; None: what is
+      fast here.
     mesh: where `params` live, or are put; None: copies on all devices.
   """
   from lm_eval.api.model import TemplateLM
@@ -58,7 +59,11 @@ def adaptor(
   lm = Satjax()
   lm.model, lm.params = model, cached.cast(model, params)
   lm.texts, lm.encode = tokenizer, encoder(tokenizer)
-  lm.limits = {'max_length': max_length, 'batch_tokens': batch_tokens}
+  on_cpu = jax.default_backend() == 'cpu'
+  lm.limits = {
+    'max_length': max_length,
+    'batch_tokens': batch_tokens or (2048 if on_cpu else 8192),
+  }
   lm.mesh = mesh
   return lm
 

@@ -39,7 +39,7 @@ def evaluate_tasks(
   task_dir: str | os.PathLike | None = None,
   limit: int | None = None,
   num_fewshot: int | None = None,
-  batch_tokens: int = 4096,
+  batch_tokens: int | None = None,
   mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, dict[str, Any]]:
   """Evaluates a model on tasks.

@@ -3,13 +3,16 @@
 from collections.abc import Callable
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 
 from satjax import config as config_lib
-from satjax.interop import huggingface
+from satjax.data.tokenizers import Tokenizer
+from satjax.interop import huggingface, weights
 from satjax.tree import PyTree
 
 
@@ -37,13 +40,45 @@ class Model:
     return run
 
 
-def load(directory: str | os.PathLike) -> Model:
-  """Reads a Hugging Face Llama directory (config.json and safetensors).
+def load(
+  directory: str | os.PathLike, tokenizer: Tokenizer | None = None
+) -> Model:
+  """Reads a Hugging Face directory (config.json and safetensors).
+
+  Args:
+    directory: of the model.
+    tokenizer: that it is to be used with; warns if it was trained with another.
 
   Raises:
     DataError: one error that names everything that is wrong with it.
   """
+  if tokenizer is not None:
+    _check_tokenizer(directory, tokenizer)
   return Model(*huggingface.load(directory))
+
+
+def _check_tokenizer(
+  directory: str | os.PathLike, tokenizer: Tokenizer
+) -> None:
+  """Warns if texts end with another token than those the model has read."""
+  found = set()
+  for name in ('config.json', 'generation_config.json'):
+    if (Path(directory) / name).is_file():
+      ids = weights.read_json(Path(directory), name).get('eos_token_id')
+      found |= set(ids if isinstance(ids, list) else [ids])
+  found.discard(None)
+  if found and tokenizer.eos_id not in found:
+    logging.warning(
+      'Tokenizer %s ends texts with id %d (%s), and the model in %s was trained'
+      ' to end them with %s: is it the tokenizer of this model? It would be'
+      ' named hf:%s',
+      tokenizer.name,
+      tokenizer.eos_id,
+      tokenizer.token(tokenizer.eos_id),
+      directory,
+      ' or '.join(map(str, sorted(found))),
+      directory,
+    )
 
 
 def save(model: Model, directory: str | os.PathLike, **options: Any) -> None:

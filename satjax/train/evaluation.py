@@ -149,7 +149,8 @@ def evaluate_model(
   Returns:
     `{'model': directory, 'eval': {source: {'loss': ...}}}`.
   """
-  model = models.load(directory)
+  tokenizer = tokenizers.get_tokenizer(data.tokenizer)
+  model = models.load(directory, tokenizer)
   mesh = sharding.make_mesh(config_lib.MeshConfig(data=-1, fsdp=1, tensor=1))
   rows = mesh.shape['data']
   stage = Stage(0, model.config, data.seq_len, batch_size)

@@ -180,7 +180,7 @@ def initial_state(setup: Setup) -> TrainState:
     abstract = jax.eval_shape(create, key)
     out = sharding.tree_sharding(setup.mesh, abstract)
     return jax.jit(create, out_shardings=out)(key)
-  loaded = models.load(config.model.init_from).params
+  loaded = models.load(config.model.init_from, setup.tokenizer).params
   params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), loaded)
   return setup.place(state_lib.new_state(setup.place(params), tx))
 

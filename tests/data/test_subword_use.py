@@ -12,6 +12,7 @@ from satjax import config, tree
 from satjax.data import pipeline, sources, table, tokenizers
 from satjax.data.encode import Encoder
 from satjax.interop import huggingface
+from satjax.interop import models as models_lib
 from satjax.train import evaluation
 from tests import models
 from tests.data import subword_samples
@@ -111,7 +112,7 @@ SMALL = config.ModelConfig(
 )
 
 
-def export(directory, tokenizer):
+def export(directory, tokenizer, **options):
   shapes = tree.shapes(SMALL)
   params = {path: np.zeros(s, np.float32) for path, s in shapes.items()}
   huggingface.save(
@@ -119,6 +120,7 @@ def export(directory, tokenizer):
     SMALL,
     huggingface.tree.unflatten(params),
     tokenizer=tokenizer,
+    **options,
   )
 
 
@@ -177,3 +179,23 @@ def test_transformers_reads_the_export(loaded, tmp_path, kind):
   assert ids == tokenizer.encode(text).tolist()
   assert theirs.bos_token_id == tokenizer.bos_id
   assert theirs.eos_token_id == tokenizer.eos_id
+
+
+def test_another_tokenizer_than_that_of_the_model_is_noticed(
+  specs, tmp_path, caplog
+):
+  llama = tokenizers.get_tokenizer(specs['llama'])
+  export(tmp_path / 'out', llama)
+  models_lib.load(tmp_path / 'out', llama)
+  assert not caplog.records
+  models_lib.load(tmp_path / 'out', tokenizers.get_tokenizer('byte'))
+  assert 'ends texts with id 257 (<end>)' in caplog.text
+  assert 'to end them with 2: is it the tokenizer' in caplog.text
+
+
+def test_a_chat_ends_where_generation_ends(specs, tmp_path):
+  llama = tokenizers.get_tokenizer(specs['llama'])
+  for stop_id, ends in ((None, 2), (2, 2), (7, [2, 7])):
+    export(tmp_path / 'out', llama, stop_id=stop_id)
+    path = tmp_path / 'out' / 'generation_config.json'
+    assert json.loads(path.read_text())['eos_token_id'] == ends
