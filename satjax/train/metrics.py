@@ -47,8 +47,8 @@ class Writer:
     }
     self._file.write(json.dumps(clean) + '\n')
     self._file.flush()
-    for name, value in record.items():
-      if '/' in name:
+    for name, value in clean.items():
+      if '/' in name and value is not None:
         self._board.add_scalar(name, value, record['step'])
 
   def close(self) -> None:
