@@ -27,18 +27,7 @@ OPTIONS = {
   '--weight': shared.number(
     'W', float, 'of each --source in training (default: 1)', action='append'
   ),
-  '--columns': {
-    'metavar': 'NAMES',
-    'default': '',
-    'help': 'field of a record with its text or messages, or two, of prompt and'
-    ' answer, such as question,answer (default: the usual names)',
-  },
-  '--template': {
-    'metavar': 'NAME',
-    'default': 'plain',
-    'help': 'of pairs and conversations: plain (default), alpaca, llama2,'
-    ' llama3 or chatml',
-  },
+  **shared.TEXT,
   '--held_out': shared.number(
     'SHARE',
     float,
@@ -103,7 +92,7 @@ def _prepare(options: Any) -> None:
   mixture = prepare.Mixture(
     sources=options.source,
     weights=options.weight or [1.0] * len(options.source),
-    columns=[name for name in options.columns.split(',') if name],
+    columns=options.columns,
     shard_tokens=options.shard_tokens,
   )
   settings = tokenise.Settings(

@@ -55,20 +55,26 @@ MODEL = {
   },
   **TOKENIZER,
 }
-# How records become text, for a --model directory.
+
+
+def _names(text: str) -> tuple[str, ...]:
+  return tuple(name for name in text.split(',') if name)
+
+
+# How records become text, where no configuration says so.
 TEXT = {
   '--columns': {
-    'metavar': 'NAME',
-    'nargs': '+',
+    'metavar': 'NAMES',
+    'type': _names,
     'default': (),
-    'help': 'fields of JSONL and Parquet: one with a text or a chat, or two,'
-    ' prompt and answer (default: the usual names)',
+    'help': 'field of a record with its text or messages, or two, of prompt and'
+    ' answer, such as question,answer (default: the usual names)',
   },
   '--template': {
     'choices': ('plain', 'alpaca', 'llama2', 'llama3', 'chatml'),
     'default': 'plain',
-    'help': 'how a --model directory writes pairs and chats (default: plain; a'
-    ' run knows its own)',
+    'help': 'how pairs and chats are written (default: plain; a run knows its'
+    ' own)',
   },
 }
 SEED = {
