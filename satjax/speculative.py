@@ -4,7 +4,9 @@ Leviathan et al., 2023; Chen et al., 2023. In a round the draft proposes
 `num_tokens` tokens of each row; the target reads them all at once, keeps the
 first ones by rejection sampling and adds one of its own. What is drawn has the
 distribution of the target whatever the draft is, and greedy tokens are those
-of plain decoding. Rows of a batch go on at their own pace. A state is that of
+of plain decoding; but reading several tokens at once may round otherwise than
+one by one, so that in bfloat16 either of two tokens that are as likely may
+win. Rows of a batch go on at their own pace. A state is that of
 `sampling`, and has 'draft', the draft's cache, 'passes' of the target over
 each row, and 'accepted' tokens of the draft.
 """

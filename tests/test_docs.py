@@ -18,6 +18,7 @@ from tests.data import subword_samples
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted((ROOT / 'docs').glob('*.md'))
+QUICK = ('evaluate',)  # pages of the fast suite; the others train
 # What makes a run small; the commands stand as they are.
 TOY = {
   'train.num_steps': 4,
@@ -114,7 +115,17 @@ def write_lines(path, records):
   path.write_text(''.join(json.dumps(record) + '\n' for record in records))
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+  'page',
+  [
+    pytest.param(
+      page,
+      id=page.stem,
+      marks=() if page.stem in QUICK else pytest.mark.slow,
+    )
+    for page in PAGES
+  ],
+)
 def test_commands_of_a_page(page, tmp_path, monkeypatch, capsys):
   write_inputs(tmp_path)
   monkeypatch.chdir(tmp_path)
