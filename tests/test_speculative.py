@@ -249,6 +249,7 @@ def test_samples_have_the_shares_of_the_target(top_ps):
     assert chi_square(found.texts, exact_shares(SMALL, options)) > 5 * bound
 
 
+@pytest.mark.slow
 def test_a_sample_depends_on_its_seed_and_its_place_alone():
   options = {'top_p': 0.8, 'seed': 3}
   first = sample(['0'] * ROWS, **options).texts
@@ -268,6 +269,7 @@ def test_a_draft_that_does_not_fit_is_refused():
     run(draft)
 
 
+@pytest.mark.slow
 def test_the_command_compares(tmp_path, capsys):
   model = plain.make_model(scan=True)
   stored.save(
