@@ -1,10 +1,12 @@
 """A model as lm-evaluation-harness sees it.
 
 Texts become the ids that AutoTokenizer gives them with the files of an export,
-so that the harness's own model for Hugging Face directories (`HFLM`) scores the
+so that the harness's own model for Hugging Face directories (`HFLM`) gives the
 same numbers. A text gets a begin of text where those files put one (sentence
 pieces, and a tokenizer.json whose post-processor does), and none otherwise: the
 byte tokenizer puts none. What has no context is scored after a begin of text.
+Bytes and sentence pieces stay ours in two things: a special token that a text
+spells is read as its characters, and a space before a text is kept.
 """
 
 from collections.abc import Callable
@@ -44,8 +46,8 @@ def adaptor(
     tokenizer: of the model.
     max_length: tokens that the model reads at once; longer contexts are cut
       from the left.
-    batch_tokens: of one pass over the model, padding included; None: what is
-      fast here.
+    batch_tokens: of one pass over the model, padding included; texts that are
+      continued take twice as much room. None: what is fast here.
     mesh: where `params` live, or are put; None: copies on all devices.
   """
   from lm_eval.api.model import TemplateLM
@@ -56,16 +58,10 @@ def adaptor(
   if mesh is None:
     mesh = sharding.make_mesh(config_lib.MeshConfig(data=-1, fsdp=1, tensor=1))
   params = jax.device_put(params, sharding.tree_sharding(mesh, params))
-  lm = Satjax()
-  lm.model, lm.params = model, cached.cast(model, params)
-  lm.texts, lm.encode = tokenizer, encoder(tokenizer)
-  on_cpu = jax.default_backend() == 'cpu'
-  lm.limits = {
-    'max_length': max_length,
-    'batch_tokens': batch_tokens or (2048 if on_cpu else 8192),
-  }
-  lm.mesh = mesh
-  return lm
+  if batch_tokens is None:
+    batch_tokens = 1024 if jax.default_backend() == 'cpu' else 8192
+  how = {'batch_tokens': batch_tokens, 'mesh': mesh}
+  return Satjax(model, cached.cast(model, params), tokenizer, max_length, how)
 
 
 def max_length(directory: str | os.PathLike) -> int:
@@ -107,26 +103,32 @@ def encoder(
 
 
 class _Adaptor:
-  """The methods that TemplateLM leaves open; `adaptor` sets the attributes."""
+  """The methods that TemplateLM leaves open."""
 
   max_gen_toks = 256  # of a task that does not say
 
+  def __init__(self, model, params, tokenizer, max_length, how):
+    super().__init__()
+    self._model, self._params, self._how = model, params, how
+    self._tokenizer, self._encode = tokenizer, encoder(tokenizer)
+    self._max_length = max_length
+
   @property
   def eot_token_id(self) -> int:
-    return self.texts.eos_id
+    return self._tokenizer.eos_id
 
   @property
   def prefix_token_id(self) -> int:
-    return self.texts.bos_id
+    return self._tokenizer.bos_id
 
   @property
   def max_length(self) -> int:
-    return self.limits['max_length']
+    return self._max_length
 
   def tok_encode(
     self, string: str, add_special_tokens: bool | None = None, **_: Any
   ) -> list[int]:
-    return self.encode(string, add_special_tokens)
+    return self._encode(string, add_special_tokens)
 
   def loglikelihood(self, requests, disable_tqdm=True):
     del disable_tqdm  # `progress` shows more
@@ -153,7 +155,7 @@ class _Adaptor:
 
     windows, owners = [], []
     for number, request in enumerate(requests):
-      ids = self.encode(request.args[0], None)
+      ids = self._encode(request.args[0], None)
       for window in utils.get_rolling_token_windows(
         token_list=ids,
         prefix_token=self.prefix_token_id,
@@ -172,12 +174,12 @@ class _Adaptor:
   def _score(self, pairs, what):
     with progress.shown(what) as start:
       return lm_eval_scores.score(
-        self.model,
-        self.params,
+        self._model,
+        self._params,
         pairs,
-        mesh=self.mesh,
+        max_length=self.max_length,
         tick=start(len(pairs)),
-        **self.limits,
+        **self._how,
       )
 
   def generate_until(self, requests, disable_tqdm=True):
@@ -194,18 +196,18 @@ class _Adaptor:
         options = self._options(requests[numbers[0]].args[1])
         room = self.max_length - options.max_tokens
         ids = [
-          self.encode(requests[i].args[0], None)[-room:]
+          self._encode(requests[i].args[0], None)[-room:]
           or [self.prefix_token_id]
           for i in numbers
         ]
         new = lm_eval_generate.complete(
-          self.model,
-          self.params,
-          self.texts,
+          self._model,
+          self._params,
+          self._tokenizer,
           ids,
           options,
-          batch_tokens=self.limits['batch_tokens'],
-          mesh=self.mesh,
+          batch_tokens=2 * self._how['batch_tokens'],
+          mesh=self._how['mesh'],
           tick=tick,
         )
         for number, text in zip(numbers, new):

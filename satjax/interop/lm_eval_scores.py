@@ -94,7 +94,7 @@ def batches(
 
 
 def bucket(length: int) -> int:
-  """The next length in steps of a quarter to a third: 16, 24, 32, 48, 64..."""
+  """The next length in steps of a third to a half: 16, 24, 32, 48, 64..."""
   size = _power(max(length, _SHORTEST))
   return size * 3 // 4 if length <= size * 3 // 4 >= _SHORTEST else size
 

@@ -8,7 +8,6 @@ many thousand names, which is read only where a name is not found without it.
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import difflib
-import functools
 import math
 import os
 from pathlib import Path
@@ -132,7 +131,8 @@ def _load(names: Sequence[str], task_dir: str | os.PathLike | None) -> Any:
   manager = library.TaskManager(include_path=places, include_defaults=False)
   local = set(manager.all_tasks)
   if not local.issuperset(_needed(names, manager.task_index)):
-    manager = _with_stock(tuple(places))
+    # Takes seconds: the harness reads all of its YAML files.
+    manager = library.TaskManager(include_path=places)
   for name in names:
     if name not in manager.all_tasks:
       raise errors.ConfigError(_unknown(name, local, manager.all_tasks))
@@ -145,14 +145,6 @@ def _load(names: Sequence[str], task_dir: str | os.PathLike | None) -> Any:
       ' the Hugging Face Hub, so connect, or set HF_HOME to a cache that has'
       ' them; of a task of your own, check dataset_path, data_files and splits'
     ) from error
-
-
-@functools.cache
-def _with_stock(places: tuple[Path, ...]) -> Any:
-  """Takes seconds: the harness reads all of its YAML files."""
-  from lm_eval import tasks as library
-
-  return library.TaskManager(include_path=list(places))
 
 
 def _needed(item: Any, index: Mapping[str, Any]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +10,6 @@ import numpy as np
 from satjax import tree
 from satjax.model import decoder
 from tests.data import subword_samples
-
-os.environ['USE_TF'] = '0'  # else `datasets` looks whether it is installed
 
 TASKS = ('choices', 'letters', 'finish', 'pages')
 _YAML = """\

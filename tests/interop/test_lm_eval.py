@@ -28,6 +28,7 @@ pytest.importorskip('lm_eval')
 MODEL = models.make(vocab_size=258, scan=False)
 TOKENIZER = tokenizers.ByteTokenizer()
 LENGTH = 48  # that the model reads
+LONG = 'the quick brown fox jumps over the lazy dog, and is off again'
 
 
 @functools.cache
@@ -111,7 +112,7 @@ def random_requests():
   return [*found, (ids[:1], ids[1:]), (ids[:3], ids[3:]), (ids[:1], ids[1:3])]
 
 
-@pytest.mark.parametrize(('devices', 'batch_tokens'), [(1, 1), (8, 400)])
+@pytest.mark.parametrize(('devices', 'batch_tokens'), [(1, 9999), (8, 400)])
 def test_batches_score_as_one_row_does(devices, batch_tokens):
   asked = random_requests()
   done = []
@@ -199,10 +200,14 @@ def test_refuses_continuations_that_can_not_be_scored(text):
 @pytest.mark.parametrize('devices', [1, 8])
 def test_continues_as_generate_does(devices):
   prompts = ['', 'import ', 'x' * 31, 'def f(x):\n  return x + 1\n' * 2]
-  options = generate.Options(max_tokens=20, stop=('e', 'q'))
-  expected = generate.generate(
-    MODEL, params(), TOKENIZER, prompts, max_tokens=20, stop=('e', 'q')
+  ask = functools.partial(
+    generate.generate, MODEL, params(), TOKENIZER, prompts, max_tokens=20
   )
+  first, second, *_ = ask()
+  stop = (first[9:12], second[17])
+  expected = ask(stop=stop)
+  assert sorted(map(len, expected))[1] < 18
+  options = generate.Options(max_tokens=20, stop=stop)
   found = lm_eval_generate.complete(
     MODEL,
     cached.cast(MODEL, params()),
@@ -223,7 +228,7 @@ def test_generates_by_what_a_task_says():
     ('some text', greedy),
     ('some text', sampled),
     ('', greedy),
-    ('x' * 99, greedy),
+    (LONG, greedy),
   )
   first, other, empty, cut = adaptor().generate_until(asked)
   assert first != other
@@ -236,7 +241,7 @@ def test_generates_by_what_a_task_says():
     batch_tokens=4096,
     mesh=mesh_of(1),
   )
-  ids = [[*b'some text'], [TOKENIZER.bos_id], [*b'x' * (LENGTH - 12)]]
+  ids = [[*b'some text'], [TOKENIZER.bos_id], [*LONG.encode()[12 - LENGTH :]]]
   assert [first, empty, cut] == alone(ids)
 
 
@@ -318,16 +323,24 @@ def test_the_command_prints_one_object(folder, tmp_path, capsys):
     tmp_path / 'model', MODEL, params(), tokenizer=TOKENIZER, seq_len=96
   )
   code = cli.main(
-    ['evaluate', f'--model={tmp_path}/model', '--tasks=choices,finish']
-    + [f'--task_dir={folder}', '--limit=3']
+    ['evaluate', f'--model={tmp_path}/model', '--tasks=choices,letters']
+    + [f'--task_dir={folder}', '--limit=3', '--num_fewshot=1']
   )
-  out = capsys.readouterr().out
+  *lines, last = capsys.readouterr().out.splitlines()
   assert code == 0
-  found = json.loads(out.splitlines()[-1])
-  expected = evaluate(['choices', 'finish'], folder, limit=3)
+  found = json.loads(last)
+  assert found['model'] == f'{tmp_path}/model'
+  assert found['num_examples'] == {'choices': 3, 'letters': 3}
+  assert found['num_fewshot'] == {'choices': 1, 'letters': 1}
+  options = {'limit': 3, 'num_fewshot': 1}
+  expected = evaluate(['choices', 'letters'], folder, **options)
   assert found['tasks'] == expected['results']
-  assert found['num_examples'] == {'choices': 3, 'finish': 3}
-  assert 'exact_match' in out.splitlines()[-2]
+  assert f'{found["tasks"]["letters"]["acc"]:.6g}' in lines[-1]
+
+
+def test_options_of_tasks_need_tasks(capsys):
+  assert cli.main(['evaluate', '--model=x', '--limit=3']) == 78
+  assert '--limit needs --tasks' in capsys.readouterr().err
 
 
 def test_gstack_is_the_mean_of_seven_and_wikitext(tmp_path):
