@@ -1,8 +1,15 @@
 """Small models for tests: one place names every key of `model` and `data`."""
 
+import functools
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from satjax import tree
 from satjax.config import DataConfig, ModelConfig
+from satjax.model import decoder
 
 _DEFAULTS = {
   'num_layers': 2,
@@ -48,3 +55,18 @@ _DATA = {
 def make_data(**changes: Any) -> DataConfig:
   """Settings of the data, with some keys changed."""
   return DataConfig(**(_DATA | changes))
+
+
+@functools.cache
+def make_params(model: ModelConfig) -> tree.PyTree:
+  """Weights that are large enough for every part to matter."""
+  abstract = jax.eval_shape(
+    functools.partial(decoder.init_params, model), jax.random.key(0)
+  )
+  random = np.random.default_rng(0)
+
+  def draw(path, x):
+    noise = random.normal(size=x.shape, scale=0.4)
+    return jnp.asarray(noise + path.endswith('_norm'), jnp.float32)
+
+  return tree.map_with_path(draw, abstract)

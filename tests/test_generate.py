@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import errors, generate, tree
+from satjax import errors, generate
 from satjax.data import tokenizers
 from satjax.model import cached, decoder
 from tests import models
@@ -28,21 +28,6 @@ PROMPTS = ['', 'import ', 'x' * 31, 'def f(x):\n  return x + 1\n' * 2]
 
 def make_model(**changes):
   return models.make(**{'vocab_size': 272, 'scan': False} | changes)
-
-
-@functools.cache
-def make_params(model):
-  """Weights large enough for a varied text."""
-  abstract = jax.eval_shape(
-    functools.partial(decoder.init_params, model), jax.random.key(0)
-  )
-  random = np.random.default_rng(0)
-
-  def draw(path, x):
-    noise = random.normal(size=x.shape, scale=0.4)
-    return jnp.asarray(noise + path.endswith('_norm'), jnp.float32)
-
-  return tree.map_with_path(draw, abstract)
 
 
 @functools.cache
@@ -81,7 +66,7 @@ class Recorder(tokenizers.ByteTokenizer):
 
 
 def run(model, prompts, params=None, tokenizer=None, **options):
-  params = make_params(model) if params is None else params
+  params = models.make_params(model) if params is None else params
   tokenizer = tokenizer or Recorder()
   return generate.generate(model, params, tokenizer, prompts, **options)
 
@@ -95,7 +80,7 @@ def run(model, prompts, params=None, tokenizer=None, **options):
 )
 def test_logits_are_those_of_the_decoder(shape):
   model = make_model(**SHAPES[shape])
-  params = make_params(model)
+  params = models.make_params(model)
   rows = [(ids_of(p) + [7, 8, 9, 10, 11, 12])[:46] for p in PROMPTS]
   read_B = np.array([len(row) - 6 for row in rows], np.int32)
   tokens_BT = np.full((4, 48), 5, np.int32)  # what pads is never seen
@@ -127,7 +112,7 @@ def test_logits_are_those_of_the_decoder(shape):
 @pytest.mark.parametrize('shape', list(SHAPES)[:1])
 def test_greedy_tokens_are_those_without_a_cache(shape):
   model = make_model(**SHAPES[shape])
-  params = make_params(model)
+  params = models.make_params(model)
   found = run(model, PROMPTS, max_tokens=36)
   for text, prompt in zip(found, PROMPTS):
     assert text == Recorder().decode(slow(model, params, prompt, 36))
@@ -137,7 +122,7 @@ def test_greedy_tokens_are_those_without_a_cache(shape):
 @pytest.mark.slow
 def test_scan_and_several_stacks_change_nothing():
   model = make_model()
-  params = make_params(model)
+  params = models.make_params(model)
   layers = [
     jax.tree.map(lambda x, i=i: x[i : i + 1], params['blocks']) for i in (0, 1)
   ]
@@ -153,7 +138,7 @@ def test_scan_and_several_stacks_change_nothing():
 @pytest.mark.slow
 def test_bfloat16_keeps_its_cache_in_it():
   model = make_model(dtype='bfloat16')
-  params = cached.cast(model, make_params(make_model()))
+  params = cached.cast(model, models.make_params(make_model()))
   assert params['blocks']['mlp']['up'].dtype == jnp.bfloat16
   assert params['final_norm'].dtype == jnp.float32
   tokens_BT = np.array([ids_of('import')], np.int32)
@@ -163,13 +148,15 @@ def test_bfloat16_keeps_its_cache_in_it():
     jnp.dtype('bfloat16')
   }
   assert logits_BV.dtype == jnp.float32
-  exact = logits_of(make_model(), make_params(make_model()), tokens_BT[0])[-1]
+  exact = logits_of(
+    make_model(), models.make_params(make_model()), tokens_BT[0]
+  )[-1]
   assert np.abs(logits_BV[0] - exact).max() < 5e-2 * np.abs(exact).max()
 
 
 def ending(model, after):
   """Parameters that end the text once the token `after` was drawn."""
-  params = make_params(model)
+  params = models.make_params(model)
   aim = params['embed'][after]
   blocks = jax.tree.map(jnp.zeros_like, params['blocks'])
   unembed = params['unembed'].at[TOKENIZER.eos_id].set(aim * 100)
@@ -188,7 +175,7 @@ def test_the_end_of_text_ends_a_row_and_no_other():
 def test_ids_go_on_as_their_text_does_up_to_an_end_of_their_own():
   """What a chat needs: markers in a prompt, and the marker of its end."""
   model = make_model()
-  params = make_params(model)
+  params = models.make_params(model)
   (text,) = run(model, ['import '], params, max_tokens=20)
   shown = text.split(',')[:-1]
   ends = {None: shown, int(shown[7]): shown[: shown.index(shown[7])]}
@@ -243,7 +230,7 @@ def test_a_sample_depends_on_its_seed_and_its_place_alone():
   assert run(model, PROMPTS[:2], **options | {'seed': 4}) != first
   same = run(model, ['import '] * 2, **options)
   assert same[0] != same[1]
-  params, decode = make_params(model), Recorder().decode
+  params, decode = models.make_params(model), Recorder().decode
   greedy = [decode(slow(model, params, p, 12)) for p in PROMPTS[:2]]
   # A tiny nucleus, or a temperature of almost 0, leaves nothing to chance.
   for changes in ({'top_p': 1e-9}, {'temperature': 1e-6}):

@@ -10,6 +10,7 @@ import pytest
 from satjax import cli, errors, generate, sampling, speculative, tree
 from satjax.interop import models as stored
 from satjax.model import cached
+from tests import models
 from tests import test_generate as plain
 from tests.test_generate import PROMPTS, TOKENIZER, Recorder
 
@@ -23,7 +24,7 @@ ALL = [*PROMPTS, 'y' * 63]
 @functools.cache
 def make_params():
   """Of `MODEL`; the second layer does less than the first."""
-  params = plain.make_params(MODEL)
+  params = models.make_params(MODEL)
   less = np.float32([1.0, 0.2])
 
   def damp(path, x):
@@ -48,7 +49,7 @@ def make_draft(name, num_tokens=3):
   if name == 'first layers':
     return speculative.first_layers(MODEL, make_params(), 1, num_tokens)
   if name == 'other':
-    return speculative.Draft(OTHER, plain.make_params(OTHER), num_tokens)
+    return speculative.Draft(OTHER, models.make_params(OTHER), num_tokens)
   scale = {'itself': 0.0, 'similar': 0.02}[name]
   return speculative.Draft(MODEL, similar(scale), num_tokens)
 
@@ -105,7 +106,7 @@ def test_greedy_tokens_do_not_depend_on_how_many_are_proposed(num_tokens):
 )
 def test_other_models_and_several_stacks(changes):
   model = plain.make_model(**{'num_layers': 3, 'scan': True} | changes)
-  params = plain.make_params(model)
+  params = models.make_params(model)
   options = generate.Options(max_tokens=40)
   without = generate.run(model, params, Recorder(), ALL, options)
   blocks = params['blocks']
@@ -194,9 +195,9 @@ ROWS = 2048
 
 def sample(prompts, **options):
   """Four tokens of each prompt: the first, and those of one round or more."""
-  draft = speculative.Draft(SMALL, plain.make_params(SMALL), 2)
+  draft = speculative.Draft(SMALL, models.make_params(SMALL), 2)
   options = generate.Options(4, **{'temperature': 2.5} | options)
-  params = plain.make_params(TARGET)
+  params = models.make_params(TARGET)
   return generate.run(TARGET, params, Tiny(), prompts, options, draft)
 
 
@@ -205,7 +206,7 @@ def exact_shares(model, options):
   triples = np.indices((5, 5, 5)).reshape(3, -1).T
   tokens_BT = np.concatenate([np.tile([4, 0], (125, 1)), triples], axis=1)
   batch = {'tokens': tokens_BT.astype(np.int32)}
-  logits_BTV = plain.program(model)(plain.make_params(model), batch)
+  logits_BTV = plain.program(model)(models.make_params(model), batch)
   weights_BTV = sampling.weigh(
     logits_BTV, options.rule(Tiny()), options.numbers()
   )
@@ -264,7 +265,7 @@ def test_a_draft_that_does_not_fit_is_refused():
       speculative.first_layers(MODEL, make_params(), count)
   with pytest.raises(errors.ConfigError, match='0 draft tokens'):
     make_draft('similar', 0)
-  draft = speculative.Draft(TARGET, plain.make_params(TARGET))
+  draft = speculative.Draft(TARGET, models.make_params(TARGET))
   with pytest.raises(errors.ConfigError, match='8 tokens .* 258'):
     run(draft)
 
@@ -273,7 +274,7 @@ def test_a_draft_that_does_not_fit_is_refused():
 def test_the_command_compares(tmp_path, capsys):
   model = plain.make_model(scan=True)
   stored.save(
-    stored.Model(model, plain.make_params(model)),
+    stored.Model(model, models.make_params(model)),
     tmp_path / 'model',
     tokenizer=TOKENIZER,
   )

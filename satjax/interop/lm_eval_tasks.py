@@ -87,6 +87,11 @@ def evaluate_tasks(
       bootstrap_iters=_RESAMPLED,
       log_samples=False,
     )
+  return _described(found)
+
+
+def _described(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """What `evaluate_tasks` returns, of what the harness does."""
   counts = found['n-samples']
   return {
     'results': {n: m for n, v in found['results'].items() if (m := _plain(v))},

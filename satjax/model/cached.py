@@ -101,11 +101,7 @@ def extend(
   Returns:
     Float32 logits `[B, T, V]`, and the cache with T more positions of a row.
   """
-  slots_S = jnp.arange(cache[0]['key'].shape[3])
-  query_B1T1 = positions_BT[:, None, :, None]
-  seen_B1TS = slots_S <= query_B1T1
-  if config.sliding_window:
-    seen_B1TS &= slots_S > query_B1T1 - config.sliding_window
+  seen_B1TS = _seen(config, positions_BT, cache[0]['key'].shape[3])
   rows_B11 = jnp.arange(tokens_BT.shape[0])[:, None, None]
   angles = _angles(config, positions_BT)
 
@@ -143,6 +139,15 @@ def extend(
     )
     grown.append(part)
   return _logits(config, params, x_BTD), tuple(grown)
+
+
+def _seen(config, positions_BT, num_slots):
+  """Which slots each query sees."""
+  slots_S, query_B1T1 = jnp.arange(num_slots), positions_BT[:, None, :, None]
+  seen_B1TS = slots_S <= query_B1T1
+  if config.sliding_window:
+    seen_B1TS &= slots_S > query_B1T1 - config.sliding_window
+  return seen_B1TS
 
 
 def decode_step(

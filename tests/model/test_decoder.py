@@ -23,21 +23,6 @@ def make_model(**changes):
   return models.make(**changes)
 
 
-@functools.cache
-def make_params(model):
-  """Weights that are large enough for every part to matter."""
-  abstract = jax.eval_shape(
-    functools.partial(decoder.init_params, model), jax.random.key(0)
-  )
-  random = np.random.default_rng(0)
-
-  def draw(path, x):
-    noise = random.normal(size=x.shape, scale=0.4)
-    return jnp.asarray(noise + path.endswith('_norm'), jnp.float32)
-
-  return tree.map_with_path(draw, abstract)
-
-
 def tokens_of(rows=2, length=LENGTH):
   """Rows of tokens that are all different."""
   return jnp.arange(rows * length, dtype=jnp.int32).reshape(rows, length)
@@ -58,7 +43,7 @@ def loss_and_grad(model):
     logits = decoder.apply(model, params, {'tokens': tokens_of()})
     return jnp.mean(jnp.square(logits))
 
-  return compiled(jax.value_and_grad(loss))(make_params(make_model()))
+  return compiled(jax.value_and_grad(loss))(models.make_params(make_model()))
 
 
 PACKED = {
@@ -73,11 +58,11 @@ def test_a_position_sees_the_past_of_its_document_only(packed):
   batch = {'tokens': tokens_of(rows=1), **(PACKED if packed else {})}
 
   def outputs(embed):
-    params = {**make_params(model), 'embed': embed}
+    params = {**models.make_params(model), 'embed': embed}
     return jnp.sum(decoder.apply(model, params, batch)[0] ** 2, axis=-1)
 
   # Row t is the influence of every token on the logits at t.
-  jacobian = compiled(jax.jacrev(outputs))(make_params(model)['embed'])
+  jacobian = compiled(jax.jacrev(outputs))(models.make_params(model)['embed'])
   influence = np.abs(jacobian[:, :LENGTH]).max(axis=-1)
   sees = np.tri(LENGTH, dtype=bool)
   if packed:
@@ -90,7 +75,7 @@ def test_a_position_sees_the_past_of_its_document_only(packed):
 
 def test_packed_documents_are_as_if_apart():
   model = make_model()
-  params, tokens = make_params(model), tokens_of()
+  params, tokens = models.make_params(model), tokens_of()
   one_row = {name: np.tile(value, (2, 1)) for name, value in PACKED.items()}
   packed = apply(model, params, tokens=tokens, **one_row)
   # Each document alone; what comes after it does not matter.
@@ -103,7 +88,7 @@ def test_packed_documents_are_as_if_apart():
 
 def test_rows_of_a_batch_do_not_mix():
   model = make_model()
-  params, tokens = make_params(model), tokens_of()
+  params, tokens = models.make_params(model), tokens_of()
   both = apply(model, params, tokens=tokens)
   swapped = apply(model, params, tokens=tokens[::-1])
   np.testing.assert_allclose(both, swapped[::-1], rtol=1e-6, atol=1e-6)
@@ -111,7 +96,7 @@ def test_rows_of_a_batch_do_not_mix():
 
 def test_positions_count_from_zero_unless_given():
   model = make_model()
-  params, tokens = make_params(model), tokens_of()
+  params, tokens = models.make_params(model), tokens_of()
   plain = apply(model, params, tokens=tokens)
   positions = np.tile(np.arange(LENGTH), (2, 1))
   given = apply(model, params, tokens=tokens, positions=positions)
@@ -166,7 +151,7 @@ def numpy_decoder(model, params, tokens):
 )
 def test_logits_are_those_of_numpy(changes):
   model = make_model(**changes)
-  params, tokens = make_params(model), tokens_of()
+  params, tokens = models.make_params(model), tokens_of()
   found = apply(model, params, tokens=tokens)
   for row, expected in zip(found, tokens):
     expected = numpy_decoder(model, params, np.array(expected))
@@ -175,7 +160,7 @@ def test_logits_are_those_of_numpy(changes):
 
 def test_a_tree_of_other_counts_is_a_model_of_its_own():
   part = make_model(num_layers=1, num_heads=2, mlp_dim=3)
-  params, tokens = make_params(part), tokens_of()
+  params, tokens = models.make_params(part), tokens_of()
   found = apply(make_model(), params, tokens=tokens)
   expected = numpy_decoder(part, params, np.array(tokens[0]))
   np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4)
@@ -203,7 +188,7 @@ def test_remat_keeps_less_for_the_backward_pass():
       return decoder.apply(model, params, {'tokens': tokens_of()})
 
     _, pull = jax.eval_shape(
-      functools.partial(jax.vjp, run), make_params(model)
+      functools.partial(jax.vjp, run), models.make_params(model)
     )
     return sum(leaf.size for leaf in jax.tree.leaves(pull))
 
@@ -266,18 +251,18 @@ def test_the_first_weights_have_the_scale_of_their_fan_in():
 @pytest.mark.parametrize('kv_heads', [2, 4])
 def test_fit_reads_the_counts_off_the_tree(kv_heads):
   model = make_model(num_kv_heads=kv_heads)
-  assert decoder.fit(model, make_params(model)) == model
+  assert decoder.fit(model, models.make_params(model)) == model
   part = make_model(
     num_layers=3, num_heads=2, num_kv_heads=2, mlp_dim=5, dtype='bfloat16'
   )
-  sub = make_params(dataclasses.replace(part, dtype='float32'))
+  sub = models.make_params(dataclasses.replace(part, dtype='float32'))
   dense = dataclasses.replace(model, dtype='bfloat16')
   assert decoder.fit(dense, sub) == part
 
 
 def test_bfloat16_computes_in_it_and_returns_float32():
   model = make_model(dtype='bfloat16')
-  params = make_params(make_model())
+  params = models.make_params(make_model())
   tokens = tokens_of()
   exact = apply(make_model(), params, tokens=tokens)
   found = apply(model, params, tokens=tokens)
@@ -293,7 +278,7 @@ def test_bfloat16_computes_in_it_and_returns_float32():
 
 def test_what_is_observed_of_a_block():
   model = make_model()
-  params, tokens = make_params(model), tokens_of()
+  params, tokens = models.make_params(model), tokens_of()
 
   def reduce(block):
     return {unit: block[unit]['input'] for unit in ('attention', 'mlp')}

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import tree
 from satjax.model import cached, decoder, ops
 from tests import models
 
@@ -115,21 +114,6 @@ def test_keys_out_of_sight_are_not_touched():
   assert flops(129) / flops(0) == pytest.approx((1 + 7 * 2) / 36, rel=0.03)
 
 
-@functools.cache
-def make_params(model):
-  """Weights that are large enough for every part to matter."""
-  abstract = jax.eval_shape(
-    functools.partial(decoder.init_params, model), jax.random.key(0)
-  )
-  random = np.random.default_rng(0)
-
-  def one(path, x):
-    noise = random.normal(size=x.shape, scale=0.4)
-    return jnp.asarray(noise + path.endswith('_norm'), jnp.float32)
-
-  return tree.map_with_path(one, abstract)
-
-
 MODEL = models.make(sliding_window=WINDOW, num_layers=1)
 DEEP = dataclasses.replace(MODEL, num_layers=2)
 
@@ -143,11 +127,11 @@ def test_a_position_sees_the_window_within_its_document():
   }
 
   def outputs(embed):
-    params = {**make_params(MODEL), 'embed': embed}
+    params = {**models.make_params(MODEL), 'embed': embed}
     return jnp.sum(decoder.apply(MODEL, params, batch)[0] ** 2, axis=-1)
 
   # Row t is the influence of every token on the logits at t.
-  jacobian = compiled(jax.jacrev(outputs))(make_params(MODEL)['embed'])
+  jacobian = compiled(jax.jacrev(outputs))(models.make_params(MODEL)['embed'])
   influence = np.abs(jacobian[:, :LENGTH]).max(axis=-1)
   seen = sees(LENGTH, WINDOW, segments)[0]
   assert (influence[~seen] == 0).all()
@@ -160,7 +144,7 @@ def test_a_window_that_hides_nothing_is_no_window():
     batch = {'tokens': jnp.zeros((2, LENGTH), jnp.int32)}
     return str(
       jax.make_jaxpr(functools.partial(decoder.apply, model))(
-        make_params(MODEL), batch
+        models.make_params(MODEL), batch
       )
     )
 
@@ -170,7 +154,7 @@ def test_a_window_that_hides_nothing_is_no_window():
 
 def test_the_cache_sees_the_window_of_the_decoder():
   model, rows = DEEP, 3
-  params = make_params(model)
+  params = models.make_params(model)
   tokens_BT = np.random.default_rng(0).integers(0, 16, (rows, 20))
   logits = compiled(functools.partial(decoder.apply, model))
   expected_BTV = np.asarray(logits(params, {'tokens': jnp.asarray(tokens_BT)}))
