@@ -29,12 +29,16 @@ def get_config() -> ml_collections.ConfigDict:
     norm_eps=1e-5,  # added to the mean square inside RMSNorm
     qkv_bias=False,  # of queries, keys and values (Qwen2)
     qk_norm=False,  # RMSNorm of each query and key (Qwen3)
-    dtype='float32',  # of activations; 'bfloat16' on GPU and TPU
+    dtype='float32',  # of activations and of the matrices as they meet them;
+    # 'bfloat16' on GPU and TPU. What trains is float32 either way
+    attention='auto',  # by platform: CPU 'blocked', GPU 'cudnn', TPU 'splash';
+    # 'xla' runs everywhere and holds a T x T matrix for each head
     scan=True,  # one compiled block for all layers; False: unrolled, which
     # compiles longer and runs a little faster
-    remat='none',  # 'full': recompute blocks in the backward pass
+    remat='none',  # 'full': recompute blocks in the backward pass; 'minimal':
+    # only what is no matmul, norms, rotations and SwiGLU
     init_from='',  # model directory to start from; it sets the keys above
-    # from its config.json (all but dtype, scan and remat)
+    # from its config.json (all but dtype, attention, scan, remat)
   )
 
   config.data = ml_collections.config_dict.create(
@@ -59,6 +63,8 @@ def get_config() -> ml_collections.ConfigDict:
     num_steps=1000,  # optimizer steps
     batch_size=8,  # rows in an optimizer step, over all devices
     microbatch_size=0,  # rows in a forward pass; 0: the whole batch at once
+    loss_chunk=0,  # tokens whose logits a device holds at once, which bounds
+    # the memory of a large vocabulary; 0: all
     seed=0,  # initial weights and sampled selections
     log_every=10,  # steps between lines of metrics.jsonl
     eval_every=250,  # steps; 0: at the end only

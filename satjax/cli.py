@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import importlib
 import os
 import sys
+import traceback
 
 from satjax import errors
 
@@ -77,8 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> None:
-  """Console script; does not wait for compilations in the background."""
-  code = main()
+  """Console script; does not wait for compilations in the background.
+
+  Nor, after an error, for other processes of the run: they see it end.
+  """
+  try:
+    code = main()
+  except Exception:
+    traceback.print_exc()
+    code = 70
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)

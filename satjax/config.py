@@ -96,6 +96,7 @@ class Config:
     problems += stage_rules.problems(self)
     if self.sparsity.is_on:
       problems += self._layer_problems() + self._ladder_problems()
+      problems += self._shard_problems()
       problems += self._optimizer_problems()
       for model in self._models():
         problems += self._head_problems(model) + self._channel_problems(model)
@@ -142,6 +143,16 @@ class Config:
       if most
       else f'config.sparsity.split {sparsity.split} leaves no step of {steps}'
       f' for the ladder; use at most {1 - 1 / steps:.4g}, or 1.0 for no ladder'
+    ]
+
+  def _shard_problems(self) -> list[str]:
+    shards, tensor = self.sparsity.shards, self.mesh.tensor
+    if self.sparsity.execution == 'masked' or shards % tensor == 0:
+      return []
+    return [
+      f'config.sparsity.shards {shards} is not a multiple of config.mesh.tensor'
+      f' {tensor}, so that rows would move between devices at every refresh;'
+      f' use shards={math.lcm(shards, tensor)}'
     ]
 
   def _head_problems(self, model: ModelConfig) -> list[str]:

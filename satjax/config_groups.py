@@ -41,8 +41,9 @@ class ModelConfig(schema.Group):
   qkv_bias: bool = schema.one_of(True, False)
   qk_norm: bool = schema.one_of(True, False)
   dtype: str = schema.one_of('float32', 'bfloat16')
+  attention: str = schema.one_of('auto', 'blocked', 'xla', 'cudnn', 'splash')
   scan: bool = schema.one_of(True, False)
-  remat: str = schema.one_of('none', 'full')
+  remat: str = schema.one_of('none', 'minimal', 'full')
   init_from: str = schema.rule(lambda v: True, 'a model directory, or empty')
 
   def problems(self) -> list[str]:
@@ -62,6 +63,7 @@ class TrainConfig(schema.Group):
   num_steps: int = schema.at_least(1)
   batch_size: int = schema.at_least(1)
   microbatch_size: int = schema.at_least(0)
+  loss_chunk: int = schema.at_least(0)
   seed: int = schema.at_least(0)
   log_every: int = schema.at_least(1)
   eval_every: int = schema.at_least(0)

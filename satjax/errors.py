@@ -44,6 +44,12 @@ class Preempted(SatjaxError):
   exit_code = 75
 
 
+class PeerLost(SatjaxError):
+  """Another process of the run ended; started again, all of them go on."""
+
+  exit_code = 75
+
+
 def brief(value: Any) -> str:
   """A value of a file for a message, however long or deep it is."""
   form = reprlib.Repr()

@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
@@ -33,8 +34,12 @@ def make_mesh(
 ) -> Mesh:
   """Mesh `(data, fsdp, tensor)` over all devices, or over those given.
 
+  Of several TPU slices, each holds a whole copy of the model: only gradients,
+  summed over `data`, cross the slower network between them.
+
   Raises:
-    ConfigError: the axes do not multiply to the number of devices.
+    ConfigError: the axes do not multiply to the number of devices, or `data`
+      can not be shared out over the slices.
   """
   devices = list(devices or jax.devices())
   data = config.data
@@ -47,12 +52,23 @@ def make_mesh(
       f' and there are {len(devices)}; change the axes so that their product'
       f' is {len(devices)}, or set config.mesh.data=-1'
     )
-  return jax.make_mesh(
-    shape,
-    ('data', 'fsdp', 'tensor'),
-    axis_types=(AxisType.Auto,) * 3,
-    devices=devices,
-  )
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  if data % slices:
+    raise errors.ConfigError(
+      f'config.mesh.data {data} can not be shared out over {slices} slices; use'
+      f' a multiple of {slices}, so that fsdp and tensor stay within a slice'
+    )
+  if slices == 1:
+    grid = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+  else:
+    inside = data // slices, config.fsdp, config.tensor
+    grid = mesh_utils.create_hybrid_device_mesh(
+      inside, (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
+  axes = ('data', 'fsdp', 'tensor')
+  return Mesh(grid, axes, axis_types=(AxisType.Auto,) * len(axes))
 
 
 def check_divides(config: config_lib.Config, stage: Stage, mesh: Mesh) -> None:
@@ -84,11 +100,14 @@ def check_divides(config: config_lib.Config, stage: Stage, mesh: Mesh) -> None:
 def leaf_sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> Any:
   """Where one leaf of a train state lives; unnamed leaves are replicated.
 
-  A sub-network may keep fewer neurons than an axis has devices; such an axis
-  is replicated.
+  So are the gains of norms: they are few numbers, and a gather for each would
+  cost more than it saves. A sub-network may keep fewer neurons than an axis has
+  devices; such an axis is replicated.
   """
   axes = tree.axes_of(path, len(shape)) or ()
   spec = []
+  if all(name in ('layers', 'embed') for name in axes):
+    axes = ()
   for name, size in zip(axes, shape):
     axis = RULES[name]
     spec.append(axis if axis and size % mesh.shape[axis] == 0 else None)
@@ -107,9 +126,32 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P(BATCH))
 
 
-def constrain_batch(x: jax.Array) -> jax.Array:
-  """Keeps activations split by rows; nothing on a single device."""
+def put_rows(mesh: Mesh, batch: tree.PyTree) -> tree.PyTree:
+  """Starts to move the rows of a batch to the devices.
+
+  Args:
+    mesh: of the run.
+    batch: arrays, the whole batch in every process; each of them moves the rows
+      of its own devices.
+  """
+  where = batch_sharding(mesh)
+
+  def put(x):
+    if isinstance(x, jax.Array) or jax.process_count() == 1:
+      return jax.device_put(x, where)
+    return jax.make_array_from_callback(x.shape, where, x.__getitem__)
+
+  return jax.tree.map(put, batch)
+
+
+def constrain(x: jax.Array, *axes: Any) -> jax.Array:
+  """Says which mesh axes split an activation; nothing on a single device.
+
+  Args:
+    x: any array.
+    *axes: for its first dimensions, a mesh axis, several, or None.
+  """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return x
-  return jax.lax.with_sharding_constraint(x, P(BATCH))
+  return jax.lax.with_sharding_constraint(x, P(*axes))

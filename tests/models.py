@@ -27,6 +27,7 @@ _DEFAULTS = {
   'qkv_bias': False,
   'qk_norm': False,
   'dtype': 'float32',
+  'attention': 'auto',
   'scan': True,
   'remat': 'none',
   'init_from': '',

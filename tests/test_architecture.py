@@ -19,15 +19,18 @@ FILES = sorted(
 # A module imports from its own row and from the rows above it.
 ROWS = [
   {'__init__', 'errors', 'schema', 'counts', 'config', 'config_groups'}
-  | {'config_data'}
+  | {'config_data', 'collectives'}
   | {'tree', 'flops', 'layer_maps', 'operators', 'operator_specs'}
   | {'stages', 'stage_rules'},
-  {'sharding', 'data', 'sparsity', 'growth', 'lora', 'config_file'},
+  {'sharding', 'data', 'sparsity', 'growth', 'lora', 'config_file'}
+  | {'distributed'},
   {'model'},
   {'interop', 'generate', 'sampling', 'speculative'},
   {'train'},
-  {'plan', 'bench', 'bench_arms', 'bench_table', 'bench_torch', 'experiment'}
-  | {'report', 'report_plots', 'report_runs', 'report_growth', 'plan_growth'},
+  {'plan', 'bench', 'experiment'}
+  | {'report', 'report_plots', 'report_runs', 'report_growth', 'plan_growth'}
+  | {'plan_devices', 'plan_memory', 'plan_share', 'plan_time'}
+  | {'plan_advice', 'plan_compile', 'plan_table', 'plan_topology'},
   {'cli', 'commands', '__main__'},
 ]
 MAX_FILE_LINES = 300

@@ -85,7 +85,7 @@ WRONG_VALUES = [
   ('model.dtype', 'float16', "'float32' | 'bfloat16'"),
   ('model.dtype', float, 'str'),
   ('model.scan', 0, 'bool'),
-  ('model.remat', 'some', "'none' | 'full'"),
+  ('model.remat', 'some', "'none' | 'minimal' | 'full'"),
   ('model.remat', True, 'str'),
   ('model.init_from', None, 'a model directory, or empty'),
   ('data.train', (), 'a tuple of sources'),

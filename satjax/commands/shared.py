@@ -45,6 +45,23 @@ TOKENIZER = {
     ' .model file',
   },
 }
+# Of a run in several processes (`distributed.processes`).
+PROCESSES = {
+  '--coordinator': {
+    'metavar': 'HOST:PORT',
+    'help': 'of process 0, if the run has several; or auto, to ask the'
+    ' launcher. SLURM, Open MPI, GKE and TPU pods that say so in the'
+    ' environment need no option',
+  },
+  '--num_processes': number('N', int, 'processes of the run'),
+  '--process_id': number('I', int, 'number of this process, from 0'),
+  '--heartbeat': number(
+    'SECONDS',
+    int,
+    'silence after which a process counts as lost (default: 60)',
+    default=60,
+  ),
+}
 # Of commands that take a run or a model directory; see `is_run`.
 MODEL = {
   **WORKDIR,

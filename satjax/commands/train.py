@@ -6,13 +6,19 @@ from satjax.commands import shared
 
 SUMMARY = 'train a model, or go on with the run in --workdir'
 OPTIONS = shared.required(
-  shared.CONFIG | shared.WORKDIR, '--config', '--workdir'
+  shared.CONFIG | shared.WORKDIR | shared.PROCESSES, '--config', '--workdir'
 )
 
 
 def run(options: Any) -> None:
-  from satjax import config_file
+  from satjax import config_file, distributed
   from satjax.train import loop
 
   config = config_file.load(options.config, options.overrides)
-  loop.train(config, options.workdir)
+  with distributed.processes(
+    options.coordinator,
+    options.num_processes,
+    options.process_id,
+    options.heartbeat,
+  ):
+    loop.train(config, options.workdir)

@@ -6,7 +6,8 @@ anything outside the directory, and no weight is read before every header
 agrees with the configuration.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,30 @@ def _read_config(directory: Path) -> tuple[ModelConfig, str]:
   return config, llama.family_of(stored, [])
 
 
-def load(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, Any]]:
+# Rows and columns of a leaf, as a device asks for its part, to numbers.
+Read = Callable[[tuple[slice, ...]], np.ndarray]
+
+
+def _whole(path: str, shape: tuple[int, ...], read: Read) -> np.ndarray:
+  del path
+  return read((slice(None),) * len(shape))
+
+
+def load(
+  directory: str | os.PathLike,
+  place: Callable[[str, tuple[int, ...], Read], Any] = _whole,
+) -> tuple[ModelConfig, dict[str, Any]]:
   """Reads a model: its configuration and its parameters.
 
+  Args:
+    directory: of the model.
+    place: makes a leaf of its path, its shape and a function that reads any
+      part of it, so that a model that is split over devices, or over hosts, is
+      never whole in one memory. Default: a NumPy array.
+
   Returns:
-    The configuration, and the nested dictionary of NumPy arrays of
-    `tree.AXES` in the stored dtype (float32, bfloat16 or float16).
+    The configuration, and the nested dictionary of the leaves of `tree.AXES`,
+    read in the stored dtype (float32, bfloat16 or float16).
 
   Raises:
     DataError: names every problem of config.json; if it has none, every
@@ -52,17 +71,28 @@ def load(directory: str | os.PathLike) -> tuple[ModelConfig, dict[str, Any]]:
   """
   directory = Path(directory)
   config, headers = check(directory)
-  slots, problems = llama.slots(config), []
-  dtype = weights.DTYPES[next(iter(headers.values())).dtype]
-  shapes = tree.shapes(config)
-  params = {path: np.empty(shape, dtype) for path, shape in shapes.items()}
-  for name, slot in slots.items():
-    matrix = weights.read_tensor(directory, headers[name])
-    if not weights.is_finite(matrix):
-      problems.append(not_finite(name))
-    out = params[slot.path][slot.index]
-    out[...] = from_stored(matrix, slot, out.shape)
-  weights.refuse(directory, problems)
+  problems, parts = [], {}
+  for name, slot in llama.slots(config).items():
+    parts.setdefault(slot.path, []).append((name, slot))
+
+  def read(path, shape, index):
+    is_stacked = parts[path][0][1].index is not ...
+    chosen = parts[path][index[0]] if is_stacked else parts[path]
+    found = []
+    for name, slot in chosen:
+      matrix = weights.read_tensor(directory, headers[name])
+      inner = 1 if is_stacked else 0
+      part = from_stored(matrix, slot, shape[inner:])[index[inner:]]
+      if not weights.is_finite(part):
+        problems.append(not_finite(name))
+      found.append(part)
+    return np.stack(found) if is_stacked else np.array(found[0])
+
+  params = {
+    path: place(path, shape, functools.partial(read, path, shape))
+    for path, shape in tree.shapes(config).items()
+  }
+  weights.refuse(directory, list(dict.fromkeys(problems)))
   return config, tree.unflatten(params)
 
 

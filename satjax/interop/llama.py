@@ -77,7 +77,13 @@ FAMILIES = {
   'qwen3': ('Qwen3ForCausalLM', {'qkv_bias': False, 'qk_norm': True}),
   'phi3': ('Phi3ForCausalLM', {'qkv_bias': False, 'qk_norm': False}),
 }
-_TRAINING = {'dtype': 'float32', 'scan': True, 'remat': 'none', 'init_from': ''}
+_TRAINING = {
+  'dtype': 'float32',
+  'attention': 'auto',
+  'scan': True,
+  'remat': 'none',
+  'init_from': '',
+}
 
 
 class Slot(NamedTuple):

@@ -41,20 +41,23 @@ class Model:
 
 
 def load(
-  directory: str | os.PathLike, tokenizer: Tokenizer | None = None
+  directory: str | os.PathLike,
+  tokenizer: Tokenizer | None = None,
+  **options: Any,
 ) -> Model:
   """Reads a Hugging Face directory (config.json and safetensors).
 
   Args:
     directory: of the model.
     tokenizer: that it is to be used with; warns if it was trained with another.
+    **options: of `huggingface.load`.
 
   Raises:
     DataError: one error that names everything that is wrong with it.
   """
   if tokenizer is not None:
     _check_tokenizer(directory, tokenizer)
-  return Model(*huggingface.load(directory))
+  return Model(*huggingface.load(directory, **options))
 
 
 def _check_tokenizer(
@@ -93,7 +96,7 @@ def resolve(config: config_lib.Config) -> config_lib.Config:
   stored = huggingface.read_config(config.model.init_from)
   own = {
     name: getattr(config.model, name)
-    for name in ('dtype', 'scan', 'remat', 'init_from')
+    for name in ('dtype', 'attention', 'scan', 'remat', 'init_from')
   }
   model = dataclasses.replace(stored, **own)
   values = config.to_dict() | {'model': dataclasses.asdict(model)}

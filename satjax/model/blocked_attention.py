@@ -23,7 +23,7 @@ def attention(
   segments_BT: jax.Array | None,
   window: int = 0,
 ) -> jax.Array:
-  """`ops.attention`: `[B, T, N, H]`, softmax in float32 or wider."""
+  """`attention.attention`: `[B, T, N, H]`, softmax in float32 or wider."""
   batch, length, heads, head_dim = query_BTNH.shape
   kv_heads = key_BSKH.shape[2]
   query_BKGTH = query_BTNH.reshape(
@@ -111,7 +111,7 @@ _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
 def _over_queries(x_BKGTH, weight_BKGTS):
-  """Sums over queries, the wide matrix right; see `ops._weight_gradient`."""
+  """Sums over queries, the wide matrix right; see `ops.weight_gradient`."""
   out_BKHS = jnp.einsum('BKGTH,BKGTS->BKHS', x_BKGTH, weight_BKGTS)
   return lax.optimization_barrier(out_BKHS)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from satjax import config as config_lib
 from satjax import tree
-from satjax.model import layers, ops
+from satjax.model import attention, embedding, layers, ops
 from satjax.tree import PyTree
 
 Cache = tuple[dict[str, jax.Array], ...]
@@ -61,8 +61,13 @@ def prefill(
   pad = ((0, 0), (0, 0), (0, 0), (0, size - length), (0, 0))
 
   def mix(query_BTNH, key_BTKH, value_BTKH):
-    mixed_BTNH = ops.attention(
-      query_BTNH, key_BTKH, value_BTKH, None, config.sliding_window
+    mixed_BTNH = attention.attention(
+      query_BTNH,
+      key_BTKH,
+      value_BTKH,
+      None,
+      config.sliding_window,
+      config.attention,
     )
     kept = key_BTKH.swapaxes(1, 2), value_BTKH.swapaxes(1, 2)
     return mixed_BTNH, kept
@@ -70,7 +75,7 @@ def prefill(
   def block(x_BTD, weights):
     return _block(config, x_BTD, weights, angles, mix)
 
-  x_BTD = _embed(config, params, tokens_BT)
+  x_BTD = embedding.look_up(params['embed'], tokens_BT, config.dtype)
   cache = []
   for stack in tree.stacks(params):
     x_BTD, kept = lax.scan(block, x_BTD, stack, unroll=_unroll(config, stack))
@@ -130,7 +135,7 @@ def extend(
 
     return _block(config, x_BTD, weights, angles, mix), None
 
-  x_BTD = _embed(config, params, tokens_BT)
+  x_BTD = embedding.look_up(params['embed'], tokens_BT, config.dtype)
   grown = []
   for stack, part in zip(tree.stacks(params), cache):
     numbers_L = jnp.arange(part['key'].shape[0])
@@ -191,16 +196,10 @@ def _angles(config, positions_BT):
   return ops.rope_angles(positions_BT, c.head_dim, c.rope_theta, c.rope_scaling)
 
 
-def _embed(config, params, tokens_BT):
-  x_BTD = jnp.take(params['embed'], tokens_BT, axis=0, mode='clip')
-  return x_BTD.astype(config.dtype)
-
-
 def _logits(config, params, x_BTD):
   x_BTD = ops.rms_norm(x_BTD, params['final_norm'], config.norm_eps)
   unembed_VD = params['embed'] if config.tied else params['unembed']
-  logits_BTV = ops.project_in(x_BTD, unembed_VD.astype(config.dtype))
-  return logits_BTV.astype(jnp.promote_types(config.dtype, jnp.float32))
+  return ops.logits(x_BTD, unembed_VD.astype(config.dtype))
 
 
 def _unroll(config, stack):

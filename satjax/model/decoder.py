@@ -13,13 +13,27 @@ import jax
 import jax.numpy as jnp
 
 from satjax import config as config_lib
-from satjax import sharding, tree
-from satjax.model import layers, ops
+from satjax import tree
+from satjax.model import embedding, layers, ops
 from satjax.tree import PyTree
 
 
+def _is_fused_attention(primitive, *_, **__):
+  """cuDNN's: its backward pass needs all that it returns, which has no name."""
+  return primitive.name == 'dot_product_attention_fwd_wrapper'
+
+
+_POLICIES = {
+  'full': None,
+  'minimal': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.save_only_these_names(*layers.KEPT),
+    _is_fused_attention,
+  ),
+}
+
+
 class Decoder(nn.Module):
-  """tokens `[B, T]` -> logits `[B, T, V]` in float32, and what is observed.
+  """tokens `[B, T]` -> what `hidden` returns, and what is observed.
 
   Attributes:
     stacks: a configuration for each stack of layers; they differ in counts.
@@ -34,8 +48,7 @@ class Decoder(nn.Module):
     c = self.stacks[0]
     init = nn.initializers.normal(c.embed_dim**-0.5)
     embed_VD = self.param('embed', init, (c.vocab_size, c.embed_dim))
-    x_BTD = jnp.take(embed_VD, tokens_BT, axis=0, mode='clip')
-    x_BTD = sharding.constrain_batch(x_BTD.astype(c.dtype))
+    x_BTD = embedding.look_up(embed_VD, tokens_BT, c.dtype)
     angles = ops.rope_angles(
       positions_BT, c.head_dim, c.rope_theta, c.rope_scaling
     )
@@ -52,14 +65,14 @@ class Decoder(nn.Module):
     unembed_VD = embed_VD
     if not c.tied:
       unembed_VD = self.param('unembed', init, (c.vocab_size, c.embed_dim))
-    logits_BTV = ops.project_in(x_BTD, unembed_VD.astype(c.dtype))
-    dtype = jnp.promote_types(c.dtype, jnp.float32)
-    return logits_BTV.astype(dtype), seen
+    return (x_BTD, unembed_VD.astype(c.dtype)), seen
 
   def _stack(self, config, name):
     block = layers.Block
-    if config.remat == 'full':
-      block = nn.remat(block, prevent_cse=not config.scan)
+    if config.remat != 'none':
+      block = nn.remat(
+        block, prevent_cse=not config.scan, policy=_POLICIES[config.remat]
+      )
     stack = nn.scan(
       block,
       variable_axes={'params': 0},
@@ -104,6 +117,19 @@ def apply(
 
   Returns:
     float32 [B, T, V].
+  """
+  return ops.logits(*hidden(config, params, batch, rest))
+
+
+def hidden(
+  config: config_lib.ModelConfig,
+  params: PyTree,
+  batch: Mapping[str, jax.Array],
+  rest: PyTree = None,
+) -> tuple[jax.Array, jax.Array]:
+  """What `ops.logits` multiplies: `[B, T, D]` and the output matrix `[V, D]`.
+
+  Both in the compute dtype; arguments as in `apply`.
   """
   return _run(config, params, batch, rest, None)[0]
 

@@ -9,11 +9,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from satjax import config as config_lib
-from satjax.model import ops
+from satjax.model import attention, ops
 
 Weights = Mapping[str, jax.Array]
+
+# What `model.remat` 'minimal' keeps for the backward pass: what matmuls gave.
+# The last one of a block is not among them, since nothing needs it again.
+KEPT = ('projection', attention.NAME)
 
 
 def _initializer(fan_in: int, depth: int = 1) -> nn.initializers.Initializer:
@@ -26,16 +31,17 @@ def _initializer(fan_in: int, depth: int = 1) -> nn.initializers.Initializer:
   return nn.initializers.normal((fan_in * depth) ** -0.5)
 
 
-def attend(x_BTD, weights, angles, segments_BT, norm_eps=0.0, window=0):
+def attend(x_BTD, weights, angles, segments_BT, config):
   """Causal self-attention, and what a probe may observe of it."""
   w = {name: leaf.astype(x_BTD.dtype) for name, leaf in weights.items()}
-  query_BTNH, key_BTKH, value_BTKH = project_heads(x_BTD, w, norm_eps)
-  mixed_BTNH = ops.attention(
+  query_BTNH, key_BTKH, value_BTKH = project_heads(x_BTD, w, config.norm_eps)
+  mixed_BTNH = attention.attention(
     ops.apply_rope(query_BTNH, angles),
     ops.apply_rope(key_BTKH, angles),
     value_BTKH,
     segments_BT,
-    window,
+    config.sliding_window,
+    config.attention,
   )
   seen = {
     'input': x_BTD,
@@ -44,14 +50,15 @@ def attend(x_BTD, weights, angles, segments_BT, norm_eps=0.0, window=0):
     'value': value_BTKH,
     'hidden': mixed_BTNH,
   }
-  return ops.project_out(mixed_BTNH, w['output']), seen
+  y_BTD = ops.project_out(mixed_BTNH, w['output'])
+  return checkpoint_name(y_BTD, 'projection'), seen
 
 
 def project_heads(x_BTD, w, norm_eps):
   """Queries, keys and values, `[B, T, heads, H]`, before the rotation."""
 
   def project(name):
-    y_BTNH = ops.project_in(x_BTD, w[name])
+    y_BTNH = _project(x_BTD, w[name])
     if f'{name}_bias' in w:
       y_BTNH += w[f'{name}_bias']
     if f'{name}_norm' in w:
@@ -61,12 +68,14 @@ def project_heads(x_BTD, w, norm_eps):
   return project('query'), project('key'), project('value')
 
 
+def _project(x_BTD, w_FD):
+  return checkpoint_name(ops.project_in(x_BTD, w_FD), 'projection')
+
+
 def transform(x_BTD, weights):
   """Gated MLP (SwiGLU), and what a probe may observe of it."""
   w = {name: leaf.astype(x_BTD.dtype) for name, leaf in weights.items()}
-  hidden_BTF = ops.swiglu(
-    ops.project_in(x_BTD, w['gate']), ops.project_in(x_BTD, w['up'])
-  )
+  hidden_BTF = ops.swiglu(_project(x_BTD, w['gate']), _project(x_BTD, w['up']))
   seen = {'input': x_BTD, 'hidden': hidden_BTF}
   return ops.project_out(hidden_BTF, w['down']), seen
 
@@ -128,9 +137,7 @@ class Attention(nn.Module):
         weights[name] = self.param(name, ones, (c.head_dim,))
 
     def branch(x_BTD, weights):
-      return attend(
-        x_BTD, weights, angles, segments_BT, c.norm_eps, c.sliding_window
-      )
+      return attend(x_BTD, weights, angles, segments_BT, c)
 
     y_BTD, seen = branch(x_BTD, weights)
     return complete(y_BTD, x_BTD, weights, rest, branch), seen
@@ -170,7 +177,7 @@ class Block(nn.Module):
     attention_in_BTD = ops.rms_norm(
       x_BTD, self.param('attention_norm', ones, (c.embed_dim,)), c.norm_eps
     )
-    y_BTD, attention = Attention(c, name='attention')(
+    y_BTD, mixing = Attention(c, name='attention')(
       attention_in_BTD, angles, segments_BT, rest.get('attention')
     )
     x_BTD += y_BTD
@@ -181,4 +188,4 @@ class Block(nn.Module):
     x_BTD += y_BTD
     if self.observe is None:
       return x_BTD, None
-    return x_BTD, self.observe({'attention': attention, 'mlp': mlp})
+    return x_BTD, self.observe({'attention': mixing, 'mlp': mlp})

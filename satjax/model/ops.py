@@ -4,17 +4,14 @@ Letters: B batch, T query and S key positions, D embed_dim, F mlp_dim, N query
 heads, K key/value heads, G query heads of one key/value head, H head_dim.
 """
 
-import functools
 import math
 from typing import Any
 
-from absl import logging
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from satjax import lora
-from satjax.model import blocked_attention
 
 Matrix = jax.Array | lora.LowRank
 
@@ -92,6 +89,12 @@ def project_out(h_BTF: jax.Array, w_FD: Matrix) -> jax.Array:
   return _contract_neurons(h_XF, w_FD.reshape(-1, dim)).reshape(*batch, dim)
 
 
+def logits(x_BTD: jax.Array, unembed_VD: jax.Array) -> jax.Array:
+  """Scores of every word, in float32 or wider."""
+  logits_BTV = project_in(x_BTD, unembed_VD)
+  return logits_BTV.astype(jnp.promote_types(x_BTD.dtype, jnp.float32))
+
+
 @jax.custom_vjp
 def _contract_embed(x_XD, w_FD):
   return jnp.einsum('XD,FD->XF', x_XD, w_FD)
@@ -104,12 +107,12 @@ def _contract_neurons(h_XF, w_FD):
 
 def _contract_embed_bwd(residuals, dy_XF):
   x_XD, w_FD = residuals
-  return _contract_neurons(dy_XF, w_FD), _weight_gradient(dy_XF, x_XD)
+  return _contract_neurons(dy_XF, w_FD), weight_gradient(dy_XF, x_XD)
 
 
 def _contract_neurons_bwd(residuals, dy_XD):
   h_XF, w_FD = residuals
-  return _contract_embed(dy_XD, w_FD), _weight_gradient(h_XF, dy_XD)
+  return _contract_embed(dy_XD, w_FD), weight_gradient(h_XF, dy_XD)
 
 
 _contract_embed.defvjp(
@@ -120,8 +123,10 @@ _contract_neurons.defvjp(
 )
 
 
-def _weight_gradient(h_XF: jax.Array, x_XD: jax.Array) -> jax.Array:
-  """`h^T x`, `[F, D]`.
+def weight_gradient(
+  h_XF: jax.Array, x_XD: jax.Array, dtype: jnp.dtype | None = None
+) -> jax.Array:
+  """`h^T x`, `[F, D]`, in `dtype`; None: that of the arguments.
 
   XLA's CPU matmul wants its left operand untransposed and copies it if not: a
   slow copy, since the wide activations `h` often have a power-of-two pitch.
@@ -132,11 +137,13 @@ def _weight_gradient(h_XF: jax.Array, x_XD: jax.Array) -> jax.Array:
   def narrow_first(h_XF, x_XD):
     # Barriers, or XLA merges the transposes into the matmul again.
     x_DX = lax.optimization_barrier(x_XD.T)
-    gradient_DF = jnp.einsum('DX,XF->DF', x_DX, h_XF)
+    gradient_DF = jnp.einsum(
+      'DX,XF->DF', x_DX, h_XF, preferred_element_type=dtype
+    )
     return lax.optimization_barrier(gradient_DF).T
 
   def plain(h_XF, x_XD):
-    return jnp.einsum('XF,XD->FD', h_XF, x_XD)
+    return jnp.einsum('XF,XD->FD', h_XF, x_XD, preferred_element_type=dtype)
 
   return lax.platform_dependent(h_XF, x_XD, cpu=narrow_first, default=plain)
 
@@ -157,61 +164,3 @@ def _swiglu_bwd(residuals, dy):
 
 
 swiglu.defvjp(lambda gate, up: (swiglu(gate, up), (gate, up)), _swiglu_bwd)
-
-
-def attention(
-  query_BTNH: jax.Array,
-  key_BSKH: jax.Array,
-  value_BSKH: jax.Array,
-  segments_BT: jax.Array | None,
-  window: int = 0,
-) -> jax.Array:
-  """Causal attention within segments, `[B, T, N, H]`, softmax in float32.
-
-  Args:
-    query_BTNH: queries; head n uses key/value head `n // (N / K)`.
-    key_BSKH: keys, S equal to T.
-    value_BSKH: values.
-    segments_BT: document number of each position; None: one document a row.
-    window: how many positions of the row a query sees, itself and those before
-      it (Beltagy et al., 2020; Jiang et al., 2023); 0: all.
-  """
-  window = window if window < query_BTNH.shape[1] else 0
-  kind = attention_kind(query_BTNH.dtype.name, query_BTNH.shape[-1])
-  if kind == 'blocked':
-    return blocked_attention.attention(
-      query_BTNH, key_BSKH, value_BSKH, segments_BT, window
-    )
-  mask_B1TS = None
-  if segments_BT is not None:
-    mask_B1TS = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
-  return jax.nn.dot_product_attention(
-    query_BTNH,
-    key_BSKH,
-    value_BSKH,
-    mask=mask_B1TS,
-    is_causal=True,
-    local_window_size=(window - 1, 0) if window else None,
-    implementation=kind,
-  )
-
-
-@functools.cache
-def attention_kind(dtype: str, head_dim: int) -> str:
-  """Which implementation runs here: 'cudnn', 'xla' or, on a CPU, 'blocked'."""
-  platform = jax.default_backend()
-  if platform == 'cpu':
-    return 'blocked'
-  if platform != 'gpu':
-    return 'xla'
-  if dtype in ('bfloat16', 'float16') and head_dim % 8 == 0 and head_dim <= 128:
-    return 'cudnn'
-  logging.warning(
-    'Attention falls back to XLA and materialises a T x T matrix for each'
-    ' head: cuDNN needs bfloat16 or float16 and a head_dim that is a multiple'
-    ' of 8, at most 128; this model has %s and %d. Set'
-    " config.model.dtype='bfloat16'.",
-    dtype,
-    head_dim,
-  )
-  return 'xla'

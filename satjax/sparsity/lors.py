@@ -16,7 +16,6 @@ import optax
 from satjax import tree
 from satjax.sparsity import importance as importance_lib
 from satjax.sparsity import selection as selection_lib
-from satjax.sparsity import subnetwork
 from satjax.sparsity.ladder import Ladder
 from satjax.tree import PyTree
 
@@ -172,7 +171,7 @@ def _choose(choice: _Choice, params, count, scores=None):
       temperature=choice.temperature,
       groups=runs,
     ).reshape(score.shape)
-  return subnetwork.masks(params, units, taking_part)
+  return masks(params, units, taking_part)
 
 
 def _is_rung(ladder, count):
@@ -196,3 +195,28 @@ def _state_mask(inner, state: LorsState) -> PyTree:
     transform_non_params=lambda _: jnp.ones((), bool),
     is_leaf=is_absent,
   )
+
+
+def masks(
+  params: PyTree, units: importance_lib.Units, kept: Mapping[str, jax.Array]
+) -> PyTree:
+  """For each leaf, True where it takes part; broadcasts against the leaf.
+
+  Args:
+    params: any tree of parameters.
+    units: the leaves, and which of their axes, that make up a neuron.
+    kept: which neurons of each unit take part; a missing unit is kept whole.
+  """
+
+  def mask(path, leaf):
+    result = jnp.ones((), bool)
+    for unit, members in units.items():
+      if path in members:
+        shape = [1] * leaf.ndim
+        for axis in members[path]:
+          shape[axis] = leaf.shape[axis]
+        rows = kept[unit].reshape(shape) if unit in kept else True
+        result &= jnp.broadcast_to(rows, shape)
+    return result
+
+  return tree.map_with_path(mask, params)

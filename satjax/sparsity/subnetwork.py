@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from satjax import tree
 from satjax.sparsity import selection
-from satjax.sparsity.importance import Units
 from satjax.tree import PyTree
 
 
@@ -56,13 +55,24 @@ def ahead(program: Any, *args: Any) -> PyTree:
   )
 
 
-@jax.jit
-def orders(kept: selection.Kept) -> dict[str, jax.Array]:
-  """Rows by axis, int32 [L, R]: those that take part first, ascending."""
-  return {
-    name: jnp.argsort(~mask_LR, axis=-1, stable=True).astype(jnp.int32)
-    for name, mask_LR in kept.items()
-  }
+@functools.partial(jax.jit, static_argnames='shards')
+def orders(kept: selection.Kept, shards: int = 1) -> dict[str, jax.Array]:
+  """Rows by axis: those that take part first, ascending.
+
+  Args:
+    kept: which neurons take part.
+    shards: equal runs of neurons that keep as many each. A run has an order of
+      its own, so that no row leaves the device of its run.
+
+  Returns:
+    int32 [L, S, R / S] by axis, numbered within the run.
+  """
+  result = {}
+  for name, mask_LR in kept.items():
+    mask_LSR = mask_LR.reshape(len(mask_LR), shards, -1)
+    order_LSR = jnp.argsort(~mask_LSR, axis=-1, stable=True)
+    result[name] = order_LSR.astype(jnp.int32)
+  return result
 
 
 def split(
@@ -217,7 +227,7 @@ def _cuts(axis, stacks):
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _split_leaf(leaf, order_LR, cuts):
+def _split_leaf(leaf, order_LSR, cuts):
   """[(active, resting or None)] of each stack."""
   parts = []
   for start, stop, count in cuts:
@@ -225,20 +235,22 @@ def _split_leaf(leaf, order_LR, cuts):
     if count is None:
       parts.append((layers, None))
     else:
-      rows = order_LR[start:stop]
+      rows = order_LSR[start:stop]
+      runs, first = _in_runs(layers, rows), count // rows.shape[1]
       parts.append(
-        (_take(layers, rows[:, :count]), _take(layers, rows[:, count:]))
+        (_take(runs, rows[..., :first]), _take(runs, rows[..., first:]))
       )
   return parts
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _merge_leaf(active, resting, inverse_LR, cuts):
+def _merge_leaf(active, resting, inverse_LSR, cuts):
   layers = []
   for (start, stop, count), kept, others in zip(cuts, active, resting):
     if count is not None:
-      rows = jnp.concatenate([kept, others], axis=1)
-      kept = _take(rows, inverse_LR[start:stop])
+      rows = inverse_LSR[start:stop]
+      runs = [_in_runs(x, rows) for x in (kept, others)]
+      kept = _take(jnp.concatenate(runs, axis=2), rows)
     layers.append(kept)
   return layers[0] if len(layers) == 1 else jnp.concatenate(layers)
 
@@ -251,31 +263,19 @@ def _inverse(order):
   }
 
 
-def _take(x, rows_LR):
-  """Row `rows_LR[l, r]` of layer l, for a leaf `[layers, rows, ...]`."""
-  return jax.vmap(lambda a, r: jnp.take(a, r, axis=0, mode='clip'))(x, rows_LR)
+def _in_runs(x, rows_LSR):
+  """A leaf `[layers, rows, ...]` as `[layers, runs, rows of a run, ...]`."""
+  layers, runs, _ = rows_LSR.shape
+  return x.reshape(layers, runs, x.shape[1] // runs, *x.shape[2:])
 
 
-def masks(
-  params: PyTree, units: Units, kept: Mapping[str, jax.Array]
-) -> PyTree:
-  """For each leaf, True where it takes part; broadcasts against the leaf.
+def _take(x, rows_LSR):
+  """Row `rows_LSR[l, s, r]` of run s of layer l, as `[layers, rows, ...]`.
 
-  Args:
-    params: any tree of parameters.
-    units: the leaves, and which of their axes, that make up a neuron.
-    kept: which neurons of each unit take part; a missing unit is kept whole.
+  Layers and runs are batch dimensions of the gather: the compiler sees that it
+  needs no communication where the runs are on different devices.
   """
-
-  def mask(path, leaf):
-    result = jnp.ones((), bool)
-    for unit, members in units.items():
-      if path in members:
-        shape = [1] * leaf.ndim
-        for axis in members[path]:
-          shape[axis] = leaf.shape[axis]
-        rows = kept[unit].reshape(shape) if unit in kept else True
-        result &= jnp.broadcast_to(rows, shape)
-    return result
-
-  return tree.map_with_path(mask, params)
+  take = functools.partial(jnp.take, axis=0, mode='clip')
+  taken = jax.vmap(jax.vmap(take))(x, rows_LSR)
+  layers, runs, rows = rows_LSR.shape
+  return taken.reshape(layers, runs * rows, *taken.shape[3:])

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from satjax import errors, tree
+from satjax import distributed, errors, tree
 from satjax.tree import PyTree
 
 
@@ -137,13 +137,16 @@ class Checkpoints:
       candidates = [(step, kind)]
     problems = []
     for number, folder in candidates:
+      found, reason = None, 'another process could not read it'
       try:
         record = self._read_record(number, folder)
-        return self._read_state(number, folder, record, abstract(record))
+        found = self._read_state(number, folder, record, abstract(record))
       except Exception as error:  # Orbax raises bare ones for damaged files.
         reason = str(error).splitlines()[0] if str(error) else repr(error)
-        problems.append(f'{folder} step {number}: {reason}')
-        self._set_aside(number, folder)
+      if distributed.agree(found is not None):
+        return found
+      problems.append(f'{folder} step {number}: {reason}')
+      self._set_aside(number, folder)
     if problems:
       raise errors.DataError(
         f'no checkpoint in {self._root} can be used; they are kept as'
@@ -179,12 +182,14 @@ class Checkpoints:
     """Renames a checkpoint that can not be used, for a person to look at."""
     if self._keep is None:
       return
-    folder = self._root / kind
-    taken = sum(1 for _ in folder.glob(f'{step}.bad*'))
-    bad = folder / f'{step}.bad{taken or ""}'
-    logging.error('checkpoint %s/%d is damaged; kept as %s', kind, step, bad)
-    (folder / str(step)).rename(bad)
+    if distributed.is_first():
+      folder = self._root / kind
+      taken = sum(1 for _ in folder.glob(f'{step}.bad*'))
+      bad = folder / f'{step}.bad{taken or ""}'
+      logging.error('checkpoint %s/%d is damaged; kept as %s', kind, step, bad)
+      (folder / str(step)).rename(bad)
     self._managers[kind].close()
+    distributed.agree(True)  # The folder has its new name for all.
     self._open(kind)
 
 

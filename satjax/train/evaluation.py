@@ -76,10 +76,10 @@ def mean_loss(
   batches: Sequence[pipeline.Batch],
 ) -> float:
   """Nats a token of a model, over the targets of some batches that count."""
-  rows, step = sharding.batch_sharding(mesh), _eval_step(stage.model)
+  step = _eval_step(stage.model)
   with jax.sharding.set_mesh(mesh):
     sums = [
-      step(params, jax.device_put(stages.cut(batch, stage), rows))
+      step(params, sharding.put_rows(mesh, stages.cut(batch, stage)))
       for batch in batches
     ]
   return math.fsum(map(float, jax.device_get(sums))) / _count(batches)

@@ -15,7 +15,7 @@ from typing import Any
 from absl import logging
 
 from satjax import config as config_lib
-from satjax import errors, flops, stages
+from satjax import distributed, errors, flops, stages
 from satjax.data import pipeline
 from satjax.interop import models
 from satjax.stages import Stage
@@ -216,13 +216,14 @@ def _look(run: Run, stop: dict[str, bool]) -> None:
   is_last = step == train.num_steps
   if is_last or (train.eval_every and step % train.eval_every == 0):
     run_lib.evaluate(run)
+  stops = distributed.is_time_to_stop(stop['asked'], step)
   if (
     is_last
-    or stop['asked']
+    or stops
     or (train.checkpoint_every and step % train.checkpoint_every == 0)
   ):
     run_lib.save(run)
-  if stop['asked'] and not is_last:
+  if stops and not is_last:
     run.checkpoints.wait()
     raise errors.Preempted(
       f'stopped after step {step} of {train.num_steps} and saved; run the same'

@@ -6,6 +6,33 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from satjax import config as config_lib
+from satjax.model import decoder, ops
+from satjax.train import chunked_loss
+from satjax.tree import PyTree
+
+
+def next_token_loss(
+  model: config_lib.ModelConfig,
+  params: PyTree,
+  batch: Mapping[str, jax.Array],
+  rest: PyTree = None,
+  chunk: int = 0,
+) -> jax.Array:
+  """`cross_entropy_sum` of a model.
+
+  Args:
+    model: as in `decoder.apply`, like the next three.
+    params: of the model.
+    batch: with 'targets' and 'weights', too.
+    rest: what neurons that rest contribute.
+    chunk: positions whose logits a device holds at once; 0: all.
+  """
+  x_BTD, unembed_VD = decoder.hidden(model, params, batch, rest)
+  if chunk:
+    return chunked_loss.cross_entropy_sum(x_BTD, unembed_VD, batch, chunk)
+  return cross_entropy_sum(ops.logits(x_BTD, unembed_VD), batch)
+
 
 def cross_entropy_sum(
   logits_BTV: jax.Array, batch: Mapping[str, jax.Array]

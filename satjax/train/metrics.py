@@ -11,7 +11,7 @@ import time
 
 import jax
 
-from satjax import errors
+from satjax import distributed, errors
 from satjax import flops as flops_lib
 
 # Activities that count as training; the others prepare, look or save.
@@ -19,7 +19,10 @@ TRAINING = ('step', 'data', 'probe', 'gather', 'write_back')
 
 
 class Writer:
-  """Appends flat records to metrics.jsonl and to tensorboard/."""
+  """Appends flat records to metrics.jsonl and to tensorboard/.
+
+  Of several processes the first one writes.
+  """
 
   def __init__(self, workdir: pathlib.Path, step: int, grown: bool = True):
     """Opens the log of a run that has completed `step` steps.
@@ -28,6 +31,10 @@ class Writer:
     are about to happen again; unless `grown`, so is growth after `step`.
     """
     from tensorboardX import SummaryWriter
+
+    self._writes = distributed.is_first()
+    if not self._writes:
+      return
 
     self._path = workdir / 'metrics.jsonl'
     try:
@@ -41,6 +48,8 @@ class Writer:
 
   def write(self, record: Mapping[str, float]) -> None:
     """One line; numbers that are not finite become null."""
+    if not self._writes:
+      return
     clean = {
       name: value if math.isfinite(value) else None
       for name, value in record.items()
@@ -52,8 +61,9 @@ class Writer:
         self._board.add_scalar(name, value, record['step'])
 
   def close(self) -> None:
-    self._file.close()
-    self._board.close()
+    if self._writes:
+      self._file.close()
+      self._board.close()
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, float]]:

@@ -1,14 +1,16 @@
 """Compiled programs, one set for each shape; the next compile meanwhile."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from concurrent import futures
 
 import jax
 
+from satjax import config as config_lib
 from satjax.train import refresh, staging, views, window
 from satjax.train import setup as setup_lib
 from satjax.train.phases import Phase
 from satjax.train.setup import Setup
+from satjax.train.window import Window
 from satjax.tree import PyTree
 
 
@@ -48,10 +50,14 @@ class Programs:
     self._pool.shutdown(wait=False, cancel_futures=True)
 
   def _key(self, phase):
-    """Phases with the same key run the same programs."""
-    if views.is_masked(self._setup.config):
-      return phase.stage, phase.is_sparse
-    return phase.stage, phase.layers
+    return key_of(self._setup.config, phase)
+
+
+def key_of(config: config_lib.Config, phase: Phase) -> Hashable:
+  """Phases with the same key run the same programs."""
+  if views.is_masked(config):
+    return phase.stage, phase.is_sparse
+  return phase.stage, phase.layers
 
 
 def compile_phase(
@@ -64,11 +70,47 @@ def compile_phase(
     batch: one, or its shapes.
     phase: what to compile for.
   """
+  opened = shapes(setup, batch, phase, window.compile_exchange)
+  return compile_step(setup, batch, phase, opened)
+
+
+def compile_step(
+  setup: Setup, batch: PyTree, phase: Phase, opened: Window
+) -> jax.stages.Compiled:
+  """The train step alone; `opened`: of `shapes`."""
+  batch = setup.batch_shapes(batch, phase.stage)
+  return setup_lib.compile_step(
+    setup, phase.stage, batch, opened.state, opened.rest
+  )
+
+
+def shapes(
+  setup: Setup,
+  batch: PyTree,
+  phase: Phase,
+  open_window: Callable[..., Window] | None = None,
+) -> Window:
+  """A window of a phase, as shapes; nothing is compiled.
+
+  Args:
+    setup: of the run.
+    batch: one, or its shapes.
+    phase: what the window trains.
+    open_window: `window.compile_exchange` to compile what the window runs.
+  """
   stage = phase.stage
-  batch = setup.batch_shapes(batch, stage)
   state, held = staging.shapes(setup, stage)
   opened = window.staged(state, stage, held)
-  if phase.is_sparse:
-    chosen = refresh.shapes(setup.config, opened.neurons, batch, phase)
-    opened = window.compile_exchange(setup, opened, chosen, phase)
-  return setup_lib.compile_step(setup, stage, batch, opened.state, opened.rest)
+  if not phase.is_sparse:
+    return opened
+  batch = setup.batch_shapes(batch, stage)
+  chosen = refresh.shapes(setup.config, opened.neurons, batch, phase)
+  open_window = open_window or _open_as_shapes
+  return open_window(setup, opened, chosen, phase)
+
+
+def _open_as_shapes(setup, opened, chosen, phase):
+  def call(program, *args):
+    return program.eval_shape(*args)
+
+  return window.open_window(setup, opened, chosen, phase, 0, call)

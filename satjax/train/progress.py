@@ -5,17 +5,21 @@ import time
 from rich import console as rich_console
 from rich import progress as rich_progress
 
+from satjax import distributed
+
 
 class Progress:
   """A bar on a terminal; elsewhere a plain line now and then, on stderr."""
 
   def __init__(self, num_steps: int, step: int, seconds_between: float = 5.0):
-    self._console = rich_console.Console(stderr=True, highlight=False)
+    self._console = rich_console.Console(
+      stderr=True, highlight=False, quiet=not distributed.is_first()
+    )
     self._num_steps, self._first = num_steps, step
     self._start = self._last = time.monotonic()
     self._between = seconds_between
     self._bar = None
-    if self._console.is_terminal:
+    if self._console.is_terminal and not self._console.quiet:
       self._bar = rich_progress.Progress(
         rich_progress.TextColumn('{task.completed}/{task.total}'),
         rich_progress.BarColumn(bar_width=24),

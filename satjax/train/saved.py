@@ -57,6 +57,9 @@ def restore(workdir: str | os.PathLike, step: str | int | None = None) -> Saved:
     DataError: there is no such checkpoint, or it is damaged.
   """
   config = workdir_lib.read_config(workdir)
+  # The kernel that it was trained with may not exist here.
+  model = dataclasses.replace(config.model, attention='auto')
+  config = dataclasses.replace(config, model=model)
   number, kind = _parse(step)
   setup = setup_lib.make_setup(config)
   path = pathlib.Path(workdir)

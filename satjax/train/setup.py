@@ -10,8 +10,8 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
 import optax
 
 from satjax import config as config_lib
@@ -19,7 +19,7 @@ from satjax import errors, lora, sharding, stages, tree
 from satjax.data import tokenizers
 from satjax.growth import learned
 from satjax.interop import models
-from satjax.model import decoder
+from satjax.model import attention, decoder
 from satjax.sparsity import lors
 from satjax.stages import Stage
 from satjax.train import optimizer as optimizer_lib
@@ -48,7 +48,7 @@ class Setup:
 
   def put_batch(self, batch: PyTree) -> PyTree:
     """Starts to move the rows of a batch to the devices."""
-    return jax.device_put(batch, sharding.batch_sharding(self.mesh))
+    return sharding.put_rows(self.mesh, batch)
 
   def batch_shapes(self, batch: PyTree, stage: Stage) -> PyTree:
     """Shapes and shardings of a batch of a stage; `batch`: one of any."""
@@ -106,6 +106,11 @@ def make_setup(
       ' raise it'
     )
   mesh = sharding.make_mesh(config.mesh, devices)
+  kind = attention.resolve(
+    config.model.attention, mesh.devices.flat[0].platform
+  )
+  model = dataclasses.replace(config.model, attention=kind)
+  config = dataclasses.replace(config, model=model)
   for stage in stages.stages(config):
     sharding.check_divides(config, stage, mesh)
   use_compilation_cache()
@@ -180,9 +185,17 @@ def initial_state(setup: Setup) -> TrainState:
     abstract = jax.eval_shape(create, key)
     out = sharding.tree_sharding(setup.mesh, abstract)
     return jax.jit(create, out_shardings=out)(key)
-  loaded = models.load(config.model.init_from, setup.tokenizer).params
-  params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), loaded)
-  return setup.place(state_lib.new_state(setup.place(params), tx))
+
+  def place(path, shape, read):
+    where = sharding.leaf_sharding(setup.mesh, path, shape)
+    return jax.make_array_from_callback(
+      shape, where, lambda index: read(index).astype(np.float32)
+    )
+
+  model = models.load(config.model.init_from, setup.tokenizer, place=place)
+  create = functools.partial(state_lib.new_state, tx=tx)
+  out = sharding.tree_sharding(setup.mesh, jax.eval_shape(create, model.params))
+  return jax.jit(create, donate_argnums=0, out_shardings=out)(model.params)
 
 
 def fresh_state(setup: Setup, stage: Stage, key: jax.Array) -> TrainState:
@@ -250,6 +263,7 @@ def make_step(setup: Setup, stage: Stage | None = None) -> Callable[..., Any]:
     tx=tx,
     schedule=schedule,
     num_microbatches=setup.num_microbatches,
+    loss_chunk=config.train.loss_chunk,
     view=views.view_of(config, stage),
   )
 

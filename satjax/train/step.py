@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from satjax import config as config_lib
-from satjax.model import decoder
 from satjax.train import loss as loss_lib
 from satjax.train import views
 from satjax.train.state import TrainState
@@ -16,6 +15,8 @@ from satjax.tree import PyTree
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+
+_EVAL_CHUNK = 4096  # positions; half a GB of logits at 32k words
 
 
 def train_step(
@@ -27,6 +28,7 @@ def train_step(
   tx: optax.GradientTransformation,
   schedule: optax.Schedule,
   num_microbatches: int = 1,
+  loss_chunk: int = 0,
   view: views.View = views.plain,
 ) -> tuple[TrainState, Metrics]:
   """One optimizer step, on the dense model or on any sub-network of it.
@@ -40,6 +42,7 @@ def train_step(
     tx: gradients to update directions.
     schedule: learning rate by completed steps.
     num_microbatches: forward and backward passes that share the batch.
+    loss_chunk: `loss.next_token_loss`.
     view: what the forward pass sees of the parameters and of `rest`
       (`views.view_of`).
 
@@ -48,13 +51,15 @@ def train_step(
     clipping) and 'learning_rate'.
   """
   total = jnp.maximum(jnp.sum(batch['weights']), 1.0)
+  copy, rest = views.compute_copy(model.dtype, state.params, rest)
 
   def loss_fn(params, part):
     seen, resting = view(params, state, rest)
-    logits_BTV = decoder.apply(model, seen, part, resting)
-    return loss_lib.cross_entropy_sum(logits_BTV, part) / total
+    nats = loss_lib.next_token_loss(model, seen, part, resting, loss_chunk)
+    return nats / total
 
-  loss, grads = _accumulate(loss_fn, state.params, batch, num_microbatches)
+  loss, grads = _accumulate(loss_fn, copy, batch, num_microbatches)
+  grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
   metrics = {
     'loss': loss,
     'grad_norm': optax.global_norm(grads),
@@ -104,11 +109,11 @@ def eval_step(
   params: PyTree, batch: Batch, *, model: config_lib.ModelConfig
 ) -> jax.Array:
   """Sum of the weighted cross entropy of a batch, in nats."""
-  return loss_lib.cross_entropy_sum(decoder.apply(model, params, batch), batch)
+  return loss_lib.next_token_loss(model, params, batch, chunk=_EVAL_CHUNK)
 
 
 def _accumulate(loss_fn, params, batch, num_microbatches):
-  """Loss and gradients, summed over equal parts of the batch."""
+  """Loss and gradients, summed over equal parts of the batch in float32."""
   if num_microbatches == 1:
     return jax.value_and_grad(loss_fn)(params, batch)
 
@@ -119,11 +124,14 @@ def _accumulate(loss_fn, params, batch, num_microbatches):
 
   def add(total, part):
     new = jax.value_and_grad(loss_fn)(params, part)
-    return jax.tree.map(jnp.add, total, new), None
+    return jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, new), None
 
   parts = jax.tree.map(cut, batch)
   shapes = jax.eval_shape(
     jax.value_and_grad(loss_fn), params, jax.tree.map(lambda x: x[0], parts)
   )
-  zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  zero = jax.tree.map(
+    lambda s: jnp.zeros(s.shape, jnp.promote_types(s.dtype, jnp.float32)),
+    shapes,
+  )
   return lax.scan(add, zero, parts)[0]

@@ -94,7 +94,8 @@ def _refresh(setup, window, step, batch, before):
   """A fresh selection, with its visits counted in the window."""
   config, params = setup.config, window.neurons
   phase = phases.phase_at(config, step)
-  scores = refresh.measure(config, phase.stage.model, params, batch)
+  with jax.sharding.set_mesh(setup.mesh):
+    scores = refresh.measure(config, phase.stage.model, params, batch)
   if config.sparsity.stale_scores:
     scores, window.scores = window.scores or scores, scores
   none, no_visits = refresh.blank(scores)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from satjax import config as config_lib
-from satjax import lora
+from satjax import lora, tree
 from satjax.growth import apply, learned
 from satjax.sparsity import lors
 from satjax.stages import Stage
@@ -20,6 +20,11 @@ from satjax.train.state import TrainState
 from satjax.tree import PyTree
 
 View = Callable[[PyTree, TrainState, PyTree], tuple[PyTree, PyTree]]
+
+# What `compute_copy` casts: both tables of words, whatever has adapters, these.
+_MATRICES = {'embed', 'unembed'} | {
+  part for path in tree.ADAPTERS for part in path.split('/')[-2:]
+}
 
 
 def view_of(config: config_lib.Config, stage: Stage) -> View:
@@ -36,6 +41,23 @@ def view_of(config: config_lib.Config, stage: Stage) -> View:
     exact = config.sparsity.omitted_forward == 'exact'
     return functools.partial(_masked, exact=exact)
   return plain
+
+
+def compute_copy(dtype: str, params: PyTree, rest: PyTree) -> PyTree:
+  """Both with their matrices in a compute dtype that is narrower.
+
+  Taken once a step, ahead of microbatches and of the scan over layers, it is
+  what travels between devices, and gradients come in its dtype. Norms and
+  biases stay as they are; so do maps that are learned, and what they map.
+  """
+  if jnp.dtype(dtype).itemsize >= 4 or not tree.is_params(params):
+    return params, rest
+
+  def one(path, leaf):
+    is_matrix = path.rsplit('/', 1)[-1] in _MATRICES
+    return leaf.astype(dtype) if is_matrix else leaf
+
+  return tree.map_with_path(one, (params, rest))
 
 
 def is_masked(config: config_lib.Config) -> bool:

@@ -40,7 +40,7 @@ class Window:
     visits: in how many selections each neuron took part, int32 [L, R] by unit.
     scores: of the last refresh, if the next one is to use them.
     stacks: the sizes of the sub-network. These four: compact execution only.
-    order: row numbers, those that take part first.
+    order: row numbers of `subnetwork.orders`, those that take part first.
     resting: the rows that take no part, in the form of `state`.
     rested_to: completed steps up to which the resting rows are current.
   """
@@ -125,7 +125,8 @@ def open_window(
       opened.rest = setup.place(base), opened.rest
     return opened
   stacks = opened.stacks = phases.stacks(phase)
-  opened.order = setup.replicate(call(subnetwork.orders, chosen.kept))
+  order = call(subnetwork.orders, chosen.kept, config.sparsity.shards)
+  opened.order = setup.replicate(order)
   opened.state, opened.resting = subnetwork.split(
     window.state,
     opened.order,
@@ -266,4 +267,4 @@ def _without(params, kept):
 @jax.jit
 def _masks(params, kept):
   units = tree.neuron_units(params, {name: (name,) for name in kept})
-  return subnetwork.masks(params, units, kept)
+  return lors.masks(params, units, kept)

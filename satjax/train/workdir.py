@@ -15,11 +15,16 @@ import jax
 import numpy as np
 
 from satjax import config as config_lib
-from satjax import errors
+from satjax import distributed, errors
 
-# Settings that do not change what a step computes; a run may go on with others.
+# Settings that do not change what a step computes, but for its rounding; a run
+# may go on with others.
 _FREE = (
+  'model.attention',
+  'model.scan',
+  'model.remat',
   'data.eval',
+  'train.loss_chunk',
   'train.log_every',
   'train.eval_every',
   'train.eval_batches',
@@ -45,13 +50,40 @@ _PACKAGES = (
 def claim(
   workdir: str | os.PathLike, config: config_lib.Config
 ) -> Iterator[pathlib.Path]:
-  """Opens the workdir of a run, new or begun, for this process alone.
+  """Opens the workdir of a run, new or begun, for this run alone.
+
+  Of several processes the first one claims it, and the others wait.
 
   Raises:
     StorageError: the folder can not be written, or another run has it.
-    ConfigError: the folder holds a run with other settings.
+    ConfigError: the folder holds a run with other settings, or the processes
+      have different ones.
   """
   path = pathlib.Path(workdir)
+  with contextlib.ExitStack() as stack:
+    problem = None
+    if distributed.is_first():
+      try:
+        stack.enter_context(_claim(path, config))
+      except errors.SatjaxError as error:
+        problem = error
+    claimed = distributed.agree(problem is None)
+    if problem:
+      raise problem
+    if not claimed:
+      raise errors.StorageError(
+        f'the first process could not claim workdir {path}; it says why'
+      )
+    if not distributed.all_same(json.dumps(config.to_dict())):
+      raise errors.ConfigError(
+        'the processes of this run have different configurations; start all of'
+        ' them with the same command'
+      )
+    yield path
+
+
+@contextlib.contextmanager
+def _claim(path: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
   try:
     path.mkdir(parents=True, exist_ok=True)
     lock = open(path / 'lock', 'w')  # noqa: SIM115
@@ -69,7 +101,7 @@ def claim(
         ' another --workdir'
       ) from error
     _record(path, config)
-    yield path
+    yield
 
 
 def read_config(workdir: str | os.PathLike) -> config_lib.Config:
@@ -154,7 +186,7 @@ def _commit() -> str | None:
 
 def write_visits(path: pathlib.Path, visits: Mapping[str, jax.Array]) -> None:
   """`visits.npz`: in how many selections each neuron took part, by unit."""
-  if not visits:
+  if not visits or not distributed.is_first():
     return
   temporary = path / 'visits.tmp.npz'
   np.savez_compressed(temporary, **jax.device_get(dict(visits)))

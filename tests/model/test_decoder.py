@@ -168,7 +168,7 @@ def test_a_tree_of_other_counts_is_a_model_of_its_own():
 
 @pytest.mark.parametrize(
   'changes',
-  [{'scan': False}, {'remat': 'full'}],
+  [{'scan': False}, {'remat': 'full'}, {'remat': 'minimal'}],
   ids=str,
 )
 def test_scan_and_remat_change_nothing(changes):
@@ -192,7 +192,7 @@ def test_remat_keeps_less_for_the_backward_pass():
     )
     return sum(leaf.size for leaf in jax.tree.leaves(pull))
 
-  assert saved('full') < saved('none')
+  assert saved('full') < saved('minimal') < saved('none')
 
 
 @pytest.mark.parametrize('tied', [False, True])

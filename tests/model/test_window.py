@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax.model import cached, decoder, ops
+from satjax.model import attention, cached, decoder
 from tests import models
 
 # The tests compile more than they compute.
@@ -64,7 +64,7 @@ def test_a_window_of_three():
   'length, window, packed',
   [(130, 3, True), (300, 200, False)],
 )
-def test_all_implementations_agree(monkeypatch, length, window, packed):
+def test_all_implementations_agree(length, window, packed):
   query = draw(2, length, 4, 8)
   key, value = draw(2, 2, length, 2, 8, seed=1)
   segments = segments_of(2, length) if packed else None
@@ -78,15 +78,14 @@ def test_all_implementations_agree(monkeypatch, length, window, packed):
 
   expected = compiled(lambda: with_gradients(naive))()
   for kind in ('blocked', 'xla'):
-    monkeypatch.setattr(ops, 'attention_kind', lambda *_, kind=kind: kind)
-    found = compiled(lambda: with_gradients(ops.attention))()
+    fn = functools.partial(attention.attention, kind=kind)
+    found = compiled(functools.partial(with_gradients, fn))()
     for one, two in zip(found, expected):
       np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 
 def test_the_fused_kernel_is_told_the_window(monkeypatch):
   asked = []
-  monkeypatch.setattr(ops, 'attention_kind', lambda *_: 'cudnn')
   monkeypatch.setattr(
     jax.nn,
     'dot_product_attention',
@@ -94,7 +93,7 @@ def test_the_fused_kernel_is_told_the_window(monkeypatch):
   )
   x = jnp.ones((1, 8, 2, 8), jnp.bfloat16)
   for window in (0, 3, 8):
-    ops.attention(x, x, x, None, window)
+    attention.attention(x, x, x, None, window, 'cudnn')
   # Tokens to the left and to the right of a query, which is not counted.
   sizes = [options['local_window_size'] for options in asked]
   assert sizes == [None, (2, 0), None]
@@ -105,7 +104,7 @@ def test_keys_out_of_sight_are_not_touched():
 
   def flops(window):
     def loss(*qkv):
-      return jnp.sum(ops.attention(*qkv, None, window))
+      return jnp.sum(attention.attention(*qkv, None, window))
 
     lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x)
     return lowered.cost_analysis()['flops']

@@ -157,7 +157,7 @@ def begun(name):
 
 
 def make_mask(params):
-  return subnetwork.masks(params, tree.neuron_units(params), KEPT)
+  return lors.masks(params, tree.neuron_units(params), KEPT)
 
 
 @pytest.mark.parametrize(

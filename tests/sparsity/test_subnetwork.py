@@ -105,7 +105,7 @@ def assert_close(one, two, tolerance):
 def test_orders_put_those_that_take_part_first():
   order = subnetwork.orders(make_kept(2))
   assert order.keys() == {'heads', 'mlp'}
-  assert order['mlp'].tolist() == [[0, 2, 5, 1, 3, 4], [1, 2, 3, 0, 4, 5]]
+  assert order['mlp'].tolist() == [[[0, 2, 5, 1, 3, 4]], [[1, 2, 3, 0, 4, 5]]]
   assert order['heads'].dtype == jnp.int32
 
 
@@ -205,7 +205,7 @@ def test_masks_follow_the_units():
   params = make_params(2)
   units = tree.neuron_units(params)
   kept = make_kept(2)
-  masks = tree.flatten(subnetwork.masks(params, units, kept))
+  masks = tree.flatten(lors.masks(params, units, kept))
   assert masks.keys() == tree.flatten(params).keys()
   for path, mask in masks.items():
     assert mask.dtype == bool
@@ -226,7 +226,7 @@ def test_a_leaf_in_two_units_takes_part_where_both_do():
     'rows': jnp.array([True, False]),
     'columns': jnp.array([True, True, False]),
   }
-  mask = subnetwork.masks(params, units, kept)['w']
+  mask = lors.masks(params, units, kept)['w']
   assert mask.astype(int).tolist() == [[1, 1, 0], [0, 0, 0]]
 
 
@@ -247,7 +247,7 @@ def loss_and_grad(kv_heads):
 @pytest.mark.parametrize('kv_heads', [HEADS, 2])
 def test_the_gathered_network_is_the_masked_one(kv_heads):
   params, kept = make_params(kv_heads), make_kept(kv_heads)
-  mask = subnetwork.masks(params, tree.neuron_units(params), kept)
+  mask = lors.masks(params, tree.neuron_units(params), kept)
   run = loss_and_grad(kv_heads)
   (_, dense), _ = run(params)
   (_, masked), masked_grads = run(lors.apply_mask(params, mask))
@@ -269,8 +269,8 @@ ORDERS = {
 def test_all_neurons_in_any_order_are_the_dense_network(kv_heads):
   params = make_params(kv_heads)
   order = {
-    'heads': jnp.array(ORDERS[kv_heads]),
-    'mlp': jnp.array([[5, 0, 4, 1, 3, 2], [1, 2, 3, 4, 5, 0]]),
+    'heads': jnp.array(ORDERS[kv_heads])[:, None],
+    'mlp': jnp.array([[[5, 0, 4, 1, 3, 2]], [[1, 2, 3, 4, 5, 0]]]),
   }
   cut = [('heads', HEADS), ('mlp', CHANNELS)]
   if kv_heads == HEADS:

@@ -53,6 +53,7 @@ def jaxpr(config):
     {'mesh__data': 1},
     {'lora__alpha': 3.0, 'lora__targets': ('gate',)},
     {'model__sliding_window': 32},  # as long as the row
+    {'model__attention': 'blocked'},  # what a CPU runs by itself
   ],
 )
 def test_a_feature_at_its_neutral_value_leaves_the_step_unchanged(neutral):
@@ -102,7 +103,7 @@ def test_a_full_selection_in_any_order_is_dense():
   rng = np.random.default_rng(0)
 
   def order(n):
-    return jnp.array([rng.permutation(n) for _ in range(2)])
+    return jnp.array([[rng.permutation(n)] for _ in range(2)])
 
   heads = order(4)
   rows = {'heads': heads, 'kv_heads': heads, 'mlp': order(128)}
@@ -245,6 +246,7 @@ def test_eight_devices_equal_one(mesh, sparse):
   options = {'train__batch_size': 8, 'train__num_steps': 6}
   if sparse:
     options |= SPARSE | {'sparsity__refresh_every': 2}
+    options |= {'sparsity__shards': mesh[2]}
   config = helpers.make_config(
     **options, mesh__data=mesh[0], mesh__fsdp=mesh[1], mesh__tensor=mesh[2]
   )

@@ -14,8 +14,9 @@ from satjax.train import workdir
 
 
 def make_config(**changes):
-  """configs/tiny.py with `group__key=value` changed."""
+  """configs/tiny.py for two shards, with `group__key=value` changed."""
   values = tiny.get_config().to_dict()
+  values['sparsity']['shards'] = 2
   for name, value in changes.items():
     group, key = name.split('__')
     assert key in values[group]
@@ -159,7 +160,11 @@ def test_a_run_that_has_saved_has_begun(tmp_path):
 
 
 FREE = {
+  'model.attention': 'xla',
+  'model.scan': False,
+  'model.remat': 'minimal',
   'data.eval': ('stdlib:docs',),
+  'train.loss_chunk': 64,
   'train.log_every': 7,
   'train.eval_every': 7,
   'train.eval_batches': 7,

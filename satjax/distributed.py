@@ -1,0 +1,171 @@
+"""Several processes as one run: how they meet, agree, and part.
+
+Every process runs the same program on the same batches; `jax.distributed` joins
+their devices to one mesh. Only the first process writes logs, and checkpoints
+are written by all of them together.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import hashlib
+import os
+
+from absl import logging
+import jax
+import numpy as np
+
+from satjax import errors
+
+_WAIT = 300  # seconds for all processes to come
+_PART = 10  # seconds for all processes to leave
+# What errors of collectives say when a process at the other end has gone.
+_SIGNS = ('Gloo', 'NCCL', 'nccl', 'heartbeat', 'UNAVAILABLE', 'coordination')
+
+
+@contextlib.contextmanager
+def processes(
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  heartbeat: int = 60,
+) -> Iterator[None]:
+  """Joins the processes of a run, if it has several.
+
+  Args:
+    coordinator: HOST:PORT of the first process; 'auto': as JAX finds out; None:
+      'auto' where the environment speaks of several processes (SLURM, Open MPI,
+      GKE, TPU pods, JAX_COORDINATOR_ADDRESS), else this process is alone.
+    num_processes: of the run; None: as found.
+    process_id: of this one, from 0; None: as found.
+    heartbeat: seconds of silence after which a process counts as lost.
+
+  Raises:
+    ConfigError: the processes can not be told from the arguments.
+    PeerLost: another process has ended, and this one can not go on.
+  """
+  if coordinator is None and not has_cluster(os.environ):
+    if num_processes is not None or process_id is not None:
+      raise errors.ConfigError(
+        '--num_processes and --process_id say nothing without --coordinator;'
+        ' name the HOST:PORT of process 0'
+      )
+    yield
+    return
+  _join(coordinator, num_processes, process_id, heartbeat)
+  try:
+    yield
+  except errors.SatjaxError:
+    jax.distributed.shutdown()
+    raise
+  except Exception as error:
+    if any(sign in str(error) for sign in _SIGNS):
+      first = str(error).splitlines()[0]
+      raise errors.PeerLost(
+        'another process of this run has ended, and this one can not go on'
+        f' without it ({first}); what was saved is whole: start all processes'
+        ' again with the same commands'
+      ) from error
+    raise
+  jax.distributed.shutdown()
+
+
+def has_cluster(environment: Mapping[str, str]) -> bool:
+  """Whether a launcher has started several processes."""
+  counts = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'JAX_NUM_PROCESSES')
+  several = any(int(environment.get(name) or 1) > 1 for name in counts)
+  # A shell inside of an allocation has the count, but is not one of the tasks.
+  if 'SLURM_NTASKS' in environment and 'SLURM_STEP_NODELIST' not in environment:
+    several = False
+  return (
+    several
+    or ',' in environment.get('TPU_WORKER_HOSTNAMES', '')
+    or 'MEGASCALE_COORDINATOR_ADDRESS' in environment
+    or 'JAX_COORDINATOR_ADDRESS' in environment
+  )
+
+
+def _join(coordinator, num_processes, process_id, heartbeat):
+  def given(value, name):
+    return (
+      int(os.environ[name]) if value is None and name in os.environ else value
+    )
+
+  num_processes = given(num_processes, 'JAX_NUM_PROCESSES')
+  process_id = given(process_id, 'JAX_PROCESS_ID')
+  address = None if coordinator == 'auto' else coordinator
+  if address and (':' not in address or None in (num_processes, process_id)):
+    raise errors.ConfigError(
+      f'--coordinator={address}: give HOST:PORT of process 0, --num_processes'
+      ' and --process_id (from 0); or --coordinator=auto where the launcher'
+      ' knows them'
+    )
+  if address and not 0 <= process_id < num_processes:
+    raise errors.ConfigError(
+      f'--process_id={process_id} of --num_processes={num_processes}: processes'
+      ' are counted from 0'
+    )
+  # Said before, since a rendezvous that fails ends the process without Python.
+  logging.warning(
+    'waiting up to %d s for all processes%s; if this one aborts here, another'
+    ' has not started or can not reach the coordinator',
+    _WAIT,
+    f' at {address}' if address else '',
+  )
+  try:
+    jax.distributed.initialize(
+      address,
+      num_processes,
+      process_id,
+      # All local devices, unless a launcher starts a process for each.
+      cluster_detection_method='deactivate' if address else None,
+      initialization_timeout=_WAIT,
+      heartbeat_timeout_seconds=heartbeat,
+      shutdown_timeout_seconds=_PART,
+    )
+  except ValueError as error:
+    raise errors.ConfigError(
+      f'--coordinator=auto: {error} Name --coordinator=HOST:PORT,'
+      ' --num_processes and --process_id'
+    ) from error
+
+
+def is_first() -> bool:
+  """Whether this process writes what one process writes for all."""
+  return jax.process_index() == 0
+
+
+def agree(good: bool) -> bool:
+  """Whether all processes say yes; they wait for each other."""
+  if jax.process_count() == 1:
+    return good
+  from jax.experimental import multihost_utils
+
+  return bool(np.all(multihost_utils.process_allgather(np.array(good))))
+
+
+def all_same(text: str) -> bool:
+  """Whether all processes have the same text; they wait for each other."""
+  if jax.process_count() == 1:
+    return True
+  from jax.experimental import multihost_utils
+
+  digest = hashlib.sha256(text.encode()).digest()
+  found = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+  return bool(np.all(found == found[0]))
+
+
+def is_time_to_stop(asked: bool, step: int) -> bool:
+  """Whether to stop after `step`: the same answer in all processes.
+
+  Call it once after every step.
+
+  Args:
+    asked: whether this process was asked to, if it is the only one; of several,
+      a SIGTERM to any stops all at a step that they agree on.
+    step: completed steps.
+  """
+  if jax.process_count() == 1:
+    return asked
+  from jax.experimental import multihost_utils
+
+  return multihost_utils.reached_preemption_sync_point(step)

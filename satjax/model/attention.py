@@ -1,0 +1,103 @@
+"""Causal attention: which implementation runs, and how it is called.
+
+Letters as in `ops`.
+"""
+
+import functools
+
+from absl import logging
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+from satjax import errors
+from satjax.model import blocked_attention, splash
+
+NAME = 'attention'  # of the result, for `jax.ad_checkpoint`
+
+# What each platform runs by itself. 'blocked' and 'xla' run everywhere.
+_AUTO = {'cpu': 'blocked', 'gpu': 'cudnn', 'tpu': 'splash'}
+_PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
+
+
+def resolve(kind: str, platform: str) -> str:
+  """`model.attention` on a platform: never 'auto'.
+
+  Raises:
+    ConfigError: that implementation does not exist there.
+  """
+  if kind == 'auto':
+    return _AUTO.get(platform, 'xla')
+  if _PLATFORM.get(kind, platform) != platform:
+    raise errors.ConfigError(
+      f'config.model.attention {kind!r} runs on a {_PLATFORM[kind].upper()},'
+      f' and the devices are of platform {platform!r}; use'
+      f" {_AUTO.get(platform, 'xla')!r}, or 'auto'"
+    )
+  return kind
+
+
+def attention(
+  query_BTNH: jax.Array,
+  key_BSKH: jax.Array,
+  value_BSKH: jax.Array,
+  segments_BT: jax.Array | None,
+  window: int = 0,
+  kind: str = 'auto',
+) -> jax.Array:
+  """Causal attention within segments, `[B, T, N, H]`, softmax in float32.
+
+  Args:
+    query_BTNH: queries; head n uses key/value head `n // (N / K)`.
+    key_BSKH: keys, S equal to T.
+    value_BSKH: values.
+    segments_BT: document number of each position; None: one document a row.
+    window: how many positions of the row a query sees, itself and those before
+      it (Beltagy et al., 2020; Jiang et al., 2023); 0: all.
+    kind: 'blocked', 'xla', 'cudnn' or 'splash'; 'auto': by the default backend.
+  """
+  window = window if window < query_BTNH.shape[1] else 0
+  if kind == 'auto':
+    kind = resolve(kind, jax.default_backend())
+  kind = usable(kind, query_BTNH.dtype.name, query_BTNH.shape[-1])
+  arguments = query_BTNH, key_BSKH, value_BSKH, segments_BT, window
+  if kind == 'splash' and splash.is_placeable():
+    return splash.attention(*arguments, name=NAME)
+  if kind == 'blocked':
+    out_BTNH = blocked_attention.attention(*arguments)
+  else:
+    out_BTNH = _by_jax(*arguments, 'cudnn' if kind == 'cudnn' else 'xla')
+  # Fused kernels have results of their own to keep, with this one among them.
+  return out_BTNH if kind == 'cudnn' else checkpoint_name(out_BTNH, NAME)
+
+
+def _by_jax(query_BTNH, key_BSKH, value_BSKH, segments_BT, window, kind):
+  mask_B1TS = None
+  if segments_BT is not None:
+    mask_B1TS = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
+  return jax.nn.dot_product_attention(
+    query_BTNH,
+    key_BSKH,
+    value_BSKH,
+    mask=mask_B1TS,
+    is_causal=True,
+    local_window_size=(window - 1, 0) if window else None,
+    implementation=kind,
+  )
+
+
+@functools.cache
+def usable(kind: str, dtype: str, head_dim: int) -> str:
+  """`kind`, or 'xla' with a warning where the fused kernel can not do it."""
+  if kind != 'cudnn':
+    return kind
+  if dtype in ('bfloat16', 'float16') and head_dim % 8 == 0 and head_dim <= 128:
+    return kind
+  logging.warning(
+    'Attention falls back to XLA and materialises a T x T matrix for each'
+    ' head: cuDNN needs bfloat16 or float16 and a head_dim that is a multiple'
+    ' of 8, at most 128; this model has %s and %d. Set'
+    " config.model.dtype='bfloat16'.",
+    dtype,
+    head_dim,
+  )
+  return 'xla'

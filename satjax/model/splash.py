@@ -1,0 +1,108 @@
+"""Causal attention on a TPU by JAX's splash kernel, also on a mesh.
+
+The kernel works on one row with heads first, in tiles of whole lanes: rows are
+padded to a multiple of 128 positions, which no real query sees.
+Letters as in `ops`.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from satjax.model import shards
+
+_LANES = 128
+_BLOCK = 512  # positions of a tile, at most; MaxText's choice
+
+
+def is_placeable() -> bool:
+  """Whether the rows of each device are known.
+
+  The partitioner can not cut a kernel; outside of a mesh with several devices
+  nobody else says where its rows are.
+  """
+  return not jax.sharding.get_abstract_mesh().empty or jax.device_count() == 1
+
+
+def attention(
+  query_BTNH: jax.Array,
+  key_BSKH: jax.Array,
+  value_BSKH: jax.Array,
+  segments_BT: jax.Array | None,
+  window: int = 0,
+  name: str | None = None,
+  interpret: bool = False,
+) -> jax.Array:
+  """`attention.attention`.
+
+  Args:
+    query_BTNH: as there, like the next four.
+    key_BSKH: keys.
+    value_BSKH: values.
+    segments_BT: documents.
+    window: positions that a query sees.
+    name: of what the backward pass needs (`jax.ad_checkpoint`).
+    interpret: run without a TPU, slowly, for tests.
+  """
+  attend = functools.partial(
+    _attend, window=window, name=name, interpret=interpret
+  )
+  batch, _, kv_heads, _ = key_BSKH.shape
+  rows, heads = shards.axes_that_divide(batch, kv_heads)
+  qkv, ids = (rows, None, heads), (rows,)
+  arguments = [query_BTNH, key_BSKH, value_BSKH]
+  specs = [qkv] * 3
+  if segments_BT is not None:
+    arguments.append(segments_BT)
+    specs.append(ids)
+  return shards.on_each(attend, specs, qkv)(*arguments)
+
+
+def _attend(
+  query_BTNH, key_BTKH, value_BTKH, *segments, window, name, interpret
+):
+  """The rows and heads of one device."""
+  from jax.experimental.pallas.ops.tpu import splash_attention as lib
+
+  length, heads, head_dim = query_BTNH.shape[1:]
+  padded = -(-length // _LANES) * _LANES
+
+  def pad(x):
+    return jnp.pad(x, [(0, 0), (0, padded - length)] + [(0, 0)] * (x.ndim - 2))
+
+  square = (padded, padded)
+  mask = lib.CausalMask(square)
+  if window:
+    mask = lib.LocalMask(square, (window - 1, 0), offset=0)
+  kernel = lib.make_splash_mha(
+    lib.MultiHeadMask([mask] * heads),
+    block_sizes=_block_sizes(lib, padded),
+    head_shards=1,
+    q_seq_shards=1,
+    residual_checkpoint_name=name,
+    interpret=interpret,
+  )
+  ids = None
+  if segments:
+    ids = lib.SegmentIds(pad(segments[0]), pad(segments[0]))
+  query_BTNH *= head_dim**-0.5
+  out_BNTH = jax.vmap(kernel)(
+    *(pad(x).swapaxes(1, 2) for x in (query_BTNH, key_BTKH, value_BTKH)), ids
+  )
+  return out_BNTH.swapaxes(1, 2)[:, :length]
+
+
+def _block_sizes(lib, length):
+  size = math.gcd(length, _BLOCK)
+  return lib.BlockSizes(
+    block_q=size,
+    block_kv=size,
+    block_kv_compute=size,
+    block_q_dkv=size,
+    block_kv_dkv=size,
+    block_kv_dkv_compute=size,
+    block_q_dq=size,
+    block_kv_dq=size,
+  )
