@@ -1,5 +1,6 @@
 """satjax bench."""
 
+import os
 from typing import Any
 
 from satjax.commands import shared
@@ -15,19 +16,44 @@ OPTIONS = shared.required(
       'metavar': 'RATE',
       'nargs': '*',
       'type': float,
-      'default': (0.25, 0.5, 0.75),
-      'help': 'omission rates of heads and channels (default: 0.25 0.5 0.75)',
+      'help': 'omission rates of heads and channels (default: 0.25 0.5 0.75);'
+      ' --profile takes the first (default: 0.5)',
     },
     '--forwards': {
       'nargs': '*',
       'choices': ('skip', 'mean', 'exact'),
       'default': ('skip', 'exact'),
       'help': 'what the omitted part does in the forward pass (default: skip'
-      ' exact)',
+      ' exact); --profile takes the first',
+    },
+    '--torch': {
+      'metavar': 'NAME',
+      'nargs': '*',
+      'help': "beginnings of the names of PyTorch arms, such as 'torch"
+      " compile'; none: no such arm (default: all, where PyTorch is installed)",
     },
     '--rounds': shared.number(
-      'N', int, 'paired rounds (default: 21)', default=21
+      'N', int, 'paired rounds (default: 21; with --ladder 3)'
     ),
+    '--steps': shared.number(
+      'N', int, 'steps in a visit of an arm (default: 2)', default=2
+    ),
+    '--memory': shared.number(
+      'BYTES',
+      float,
+      'of a device, that arms may take together; those that do not fit are'
+      ' timed in groups (default: what the device has)',
+    ),
+    '--ladder': {
+      'action': 'store_true',
+      'help': 'instead: the wall clock of whole runs of train.num_steps steps,'
+      ' the ladder of the configuration against dense',
+    },
+    '--profile': {
+      'metavar': 'DIR',
+      'help': 'instead: trace a few steps and refreshes, and write to'
+      ' DIR/profile.md where their time goes',
+    },
   }
   | shared.OUT,
   '--config',
@@ -35,14 +61,70 @@ OPTIONS = shared.required(
 
 
 def run(options: Any) -> None:
-  from satjax import bench, bench_table, config_file
+  from satjax import config_file, errors
 
+  if options.ladder and options.profile:
+    raise errors.ConfigError('choose one of --ladder and --profile=DIR')
+  _set_defaults(named=bool(options.profile))
   config = config_file.load(options.config, options.overrides)
-  result = bench.bench(
+  if options.profile:
+    print(_profile(config, options))
+  elif options.ladder:
+    print(_ladder(config, options))
+  else:
+    print(_bench(config, options))
+
+
+def _set_defaults(named):
+  """What XLA is told, unless the user has; GPUs alone heed it.
+
+  Args:
+    named: whether operations must keep their names, which they lose in a
+      command buffer (a CUDA graph).
+  """
+  # PyTorch needs what JAX does not use.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.95')
+  flags = os.environ.get('XLA_FLAGS', '')
+  if named and 'xla_gpu_enable_command_buffer' not in flags:
+    flags = f'{flags} --xla_gpu_enable_command_buffer='
+    os.environ['XLA_FLAGS'] = flags.strip()
+
+
+def _bench(config, options):
+  from satjax.bench import paired
+  from satjax.bench import table as bench_table
+
+  rates = paired.RATES if options.rates is None else options.rates
+  result = paired.bench(
     config,
-    rates=options.rates,
+    rates=rates,
     forwards=options.forwards,
-    rounds=options.rounds,
+    rounds=options.rounds or 21,
+    steps=options.steps,
+    torch=options.torch,
+    memory=options.memory,
     out=options.out,
   )
-  print(bench_table.render(result))
+  return bench_table.render(result)
+
+
+def _ladder(config, options):
+  from satjax.bench import ladder as bench_ladder
+
+  result = bench_ladder.ladder(
+    config, rounds=options.rounds or 3, out=options.out
+  )
+  return bench_ladder.render(result)
+
+
+def _profile(config, options):
+  from satjax.bench import profiler
+
+  result = profiler.profile(
+    config,
+    options.profile,
+    rate=(options.rates or (0.5,))[0],
+    forward=(options.forwards or ('skip',))[0],
+  )
+  return profiler.render(result)

@@ -1,0 +1,94 @@
+"""Arms that fit in memory together, and how they take turns.
+
+Where not all fit, they are timed in groups; the dense arm is in every one, so
+that every ratio is of two arms that took turns.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import time
+from typing import Any
+
+from rich import console as rich_console
+from rich import progress as rich_progress
+
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+  """Arms that belong in one group.
+
+  Attributes:
+    names: of the arms.
+    make: gives them by name, their state on the device.
+    rests: bytes on a device between steps.
+    works: bytes on top of that while one of them steps.
+    alone: whether the memory of other arms is to be free, since nobody knows
+      what these need.
+  """
+
+  names: tuple[str, ...]
+  make: Callable[[], dict[str, Any]]
+  rests: float = 0.0
+  works: float = 0.0
+  alone: bool = False
+
+
+def pack(
+  units: Sequence[Unit], rests: float, works: float, limit: float | None
+) -> tuple[list[list[Unit]], dict[str, str]]:
+  """Units into groups, each into the first one that has room.
+
+  Args:
+    units: all but the dense arm.
+    rests: bytes of the dense arm between steps.
+    works: bytes that it needs on top in a step.
+    limit: bytes that a group may take; None: one group has room for all.
+
+  Returns:
+    The groups, and why arms are in none of them. Units that are alone come
+    first, before others leave holes in the memory.
+  """
+  if limit is None:
+    return [list(units)] if units else [], {}
+  groups, reasons = [], {}
+  for unit in units:
+    if unit.alone:
+      continue
+    for group in [*groups, []]:
+      members = [*group, unit]
+      total = rests + sum(u.rests for u in members)
+      total += max(works, *(u.works for u in members))
+      if total <= limit:
+        if not group:
+          groups.append(group)
+        group.append(unit)
+        break
+    else:
+      reason = (
+        f'with the dense arm {total / _GIB:.3g} GiB, of'
+        f' {limit / _GIB:.3g}; lower config.train.microbatch_size'
+      )
+      reasons |= dict.fromkeys(unit.names, reason)
+  return [[unit] for unit in units if unit.alone] + groups, reasons
+
+
+def take_turns(
+  label: str, tasks: Mapping[str, Callable[[], Any]], rounds: int
+) -> dict[str, list[float]]:
+  """Seconds of every task in every round; odd rounds go backwards."""
+  console = rich_console.Console(stderr=True, highlight=False)
+  seconds = {name: [] for name in tasks}
+  start = time.perf_counter()
+  for number in rich_progress.track(
+    range(rounds), label, console=console, disable=not console.is_terminal
+  ):
+    for name in list(tasks)[:: -1 if number % 2 else 1]:
+      begin = time.perf_counter()
+      tasks[name]()
+      seconds[name].append(time.perf_counter() - begin)
+    if not console.is_terminal:
+      left = (time.perf_counter() - start) * (rounds / (number + 1) - 1)
+      console.print(f'{label}: {number + 1}/{rounds} rounds, {left:.0f} s left')
+  return seconds
