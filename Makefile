@@ -22,8 +22,9 @@ test: .venv/dev
 test-parity: .venv/parity
 	$(PYTEST) -m "parity and not slow"
 
-test-slow: .venv/parity
-	$(PYTEST) -m slow
+# Kills, several processes, whole runs, and the TPU compiler.
+test-slow: .venv/slow
+	TPU_SKIP_MDS_QUERY=1 $(PYTEST) -m slow
 
 bench: .venv/parity
 	$(BIN)/satjax bench --config=configs/bench_cpu.py --out=runs/bench/cpu.json
@@ -52,4 +53,8 @@ clean:
 
 .venv/parity: .venv/dev
 	$(BIN)/python -m pip install -q -c requirements.lock -e ".[dev,parity]"
+	touch $@
+
+.venv/slow: .venv/parity
+	$(BIN)/python -m pip install -q -c requirements.lock -e ".[dev,parity,tpu]"
 	touch $@

@@ -3,6 +3,8 @@
 Settings and caveats as in `configs/llama2_7b_cpt.py`; the shape differs.
 
     satjax train --config=configs/llama2_13b_cpt.py --workdir=runs/llama2_13b
+
+On v6e:8x8: --config.mesh.fsdp=64 --config.train.microbatch_size=64.
 """
 
 from configs import llama2_7b_cpt

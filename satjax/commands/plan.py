@@ -1,5 +1,6 @@
 """satjax plan."""
 
+import sys
 from typing import Any
 
 from satjax import errors
@@ -8,19 +9,28 @@ from satjax.commands import shared
 SUMMARY = (
   'the ladder of a configuration before it runs: what each rung keeps, and'
   ' the speed-up that its FLOPs allow; or, from --params and --tokens, when'
-  ' to grow a model and what that saves'
+  ' to grow a model and what that saves; with --topology, what each rung needs'
+  ' on accelerators that are not here, compiled for them where that is possible'
 )
-OPTIONS = shared.CONFIG | {
-  '--params': shared.number(
-    'N', float, 'parameters of the model that growth ends with, such as 7e9'
-  ),
-  '--tokens': shared.number(
-    'N', float, 'tokens of training it from scratch, such as 2e12'
-  ),
-  '--factor': shared.number(
-    'G', float, 'how many times its base model it is (default: 4)'
-  ),
-}
+OPTIONS = (
+  shared.CONFIG
+  | {
+    '--topology': {
+      'metavar': 'CHIP:SHAPE',
+      'help': 'such as v5e:4x4, v6e:8x8, v5p:2x4x4, 2*v5e:16x16 or h200:8',
+    },
+    '--params': shared.number(
+      'N', float, 'parameters of the model that growth ends with, such as 7e9'
+    ),
+    '--tokens': shared.number(
+      'N', float, 'tokens of training it from scratch, such as 2e12'
+    ),
+    '--factor': shared.number(
+      'G', float, 'how many times its base model it is (default: 4)'
+    ),
+  }
+  | shared.OUT
+)
 
 
 def run(options: Any) -> None:
@@ -30,12 +40,45 @@ def run(options: Any) -> None:
 
     print(plan_growth.render(plan_growth.plan(*sizes)))
     return
-  from satjax import config_file, plan
-
   if options.config is None or any(size is not None for size in sizes):
     raise errors.ConfigError(
       '--params, --tokens and --factor plan growth without a configuration;'
       ' name either --config=FILE or these'
     )
+  if options.out and not options.topology:
+    raise errors.ConfigError('--out=PATH is for a plan with --topology')
+  if options.topology:
+    _plan_topology(options)
+    return
+  from satjax import config_file, plan, plan_devices, plan_table
+
+  plan_devices.use_host()
   config = config_file.load(options.config, options.overrides)
   print(plan.render(plan.plan(config)))
+  print()
+  print(plan_table.render_memory(config))
+
+
+def _plan_topology(options):
+  from satjax import (
+    config_file,
+    plan,
+    plan_devices,
+    plan_table,
+    plan_topology,
+  )
+  from satjax.bench import table as bench_table
+
+  plan_devices.use_host()
+  config = config_file.load(options.config, options.overrides)
+  topology = plan_devices.parse(options.topology)
+  result = plan_topology.plan(config, topology, _say)
+  ladder = plan.render(plan.plan(result.config))
+  text = f'{ladder}\n\n{plan_table.render(result)}'
+  print(text)
+  if options.out:
+    bench_table.write(options.out, plan_table.as_json(result), text + '\n')
+
+
+def _say(line):
+  print(f'satjax: {line}', file=sys.stderr, flush=True)

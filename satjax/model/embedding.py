@@ -6,6 +6,7 @@ one-hot rows costs a third of the output layer and waits for nothing.
 Letters as in `ops`, V words, C positions of a chunk.
 """
 
+from collections.abc import Callable
 import functools
 
 import jax
@@ -36,27 +37,57 @@ def _look_up_fwd(table_VD, tokens_BT, dtype):
 def _look_up_bwd(dtype, residuals, dx_BTD):
   del dtype
   tokens_BT, like_V0 = residuals
-  words, wide = len(like_V0), jnp.promote_types(like_V0.dtype, jnp.float32)
-  dx_BTD = sharding.constrain(dx_BTD, sharding.BATCH)
-  dtable_VD = lax.platform_dependent(
-    jnp.clip(tokens_BT, 0, words - 1),
-    dx_BTD,
-    cuda=functools.partial(multiplied, words=words, dtype=wide),
-    default=functools.partial(scattered, words=words, dtype=wide),
-  )
-  return dtable_VD.astype(like_V0.dtype), None
+  words, dtype = len(like_V0), like_V0.dtype
+  tokens_BT = jnp.clip(tokens_BT, 0, words - 1)
+  return gradient(tokens_BT, dx_BTD, words, dtype), None
 
 
 look_up.defvjp(_look_up_fwd, _look_up_bwd)
 
 
+def _by_platform(*arguments, **options):
+  return lax.platform_dependent(
+    *arguments,
+    cuda=functools.partial(multiplied, **options),
+    default=functools.partial(scattered, **options),
+  )
+
+
+def gradient(
+  tokens_BT: jax.Array,
+  dx_BTD: jax.Array,
+  words: int,
+  dtype: jnp.dtype,
+  add_up: Callable[..., jax.Array] = _by_platform,
+) -> jax.Array:
+  """The gradient of the table `[V, D]`, from that of the rows looked up.
+
+  Each device adds up its rows and its words in float32; the sums travel once,
+  in `dtype`.
+  """
+  wide = jnp.promote_types(dtype, jnp.float32)
+  rows, split = shards.axes_that_divide(len(tokens_BT), words)
+
+  def local(tokens_BT, dx_BTD):
+    own, first = words, 0
+    if split:
+      own //= lax.axis_size(split)
+      first = lax.axis_index(split) * own
+    dtable_VD = add_up(tokens_BT - first, dx_BTD, words=own, dtype=wide)
+    return shards.sum_gradient(dtable_VD.astype(dtype), rows)
+
+  out = shards.gradient_axes(rows, split)
+  return shards.on_each(local, [(rows,), (rows,)], out)(tokens_BT, dx_BTD)
+
+
 def scattered(
   tokens_BT: jax.Array, dx_BTD: jax.Array, words: int, dtype: jnp.dtype
 ) -> jax.Array:
-  """The gradient of the table, by adding row after row."""
+  """Row added after row, `[V, D]`; a token out of range adds nothing."""
+  is_known_BT = (tokens_BT >= 0) & (tokens_BT < words)
+  places_BT = jnp.where(is_known_BT, tokens_BT, words)
   dtable_VD = jnp.zeros((words, dx_BTD.shape[-1]), dtype)
-  dtable_VD = dtable_VD.at[tokens_BT].add(dx_BTD.astype(dtype))
-  return sharding.constrain(dtable_VD, 'tensor', None)
+  return dtable_VD.at[places_BT].add(dx_BTD.astype(dtype), mode='drop')
 
 
 def multiplied(
@@ -66,25 +97,11 @@ def multiplied(
   dtype: jnp.dtype,
   chunk: int = _CHUNK,
 ) -> jax.Array:
-  """The same by matmuls, each device for its rows and its words."""
-  rows, split = shards.axes_that_divide(len(tokens_BT), words)
-  local = functools.partial(
-    _local, words=words, dtype=dtype, chunk=chunk, rows=rows, split=split
-  )
-  out = shards.gradient_axes(rows, split)
-  return shards.on_each(local, [(rows,), (rows,)], out)(tokens_BT, dx_BTD)
-
-
-def _local(tokens_BT, dx_BTD, *, words, dtype, chunk, rows, split):
-  first = 0
-  if split:
-    words //= lax.axis_size(split)
-    first = lax.axis_index(split) * words
+  """The same by matmuls."""
 
   def add(dtable_VD, part):
     token_C, dx_CD = part
-    # Words of other devices, and padding, are rows of zeros.
-    one_hot_CV = jax.nn.one_hot(token_C - first, words, dtype=dx_CD.dtype)
+    one_hot_CV = jax.nn.one_hot(token_C, words, dtype=dx_CD.dtype)
     dtable_VD += jnp.einsum(
       'CV,CD->VD',
       one_hot_CV,
@@ -95,5 +112,4 @@ def _local(tokens_BT, dx_BTD, *, words, dtype, chunk, rows, split):
     return dtable_VD, None
 
   zero = jnp.zeros((words, dx_BTD.shape[-1]), dtype)
-  parts = shards.chunks(chunk, tokens_BT, dx_BTD)
-  return shards.sum_gradient(lax.scan(add, zero, parts)[0], rows)
+  return lax.scan(add, zero, shards.chunks(chunk, tokens_BT, dx_BTD))[0]

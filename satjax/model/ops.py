@@ -4,6 +4,7 @@ Letters: B batch, T query and S key positions, D embed_dim, F mlp_dim, N query
 heads, K key/value heads, G query heads of one key/value head, H head_dim.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -16,12 +17,39 @@ from satjax import lora
 Matrix = jax.Array | lora.LowRank
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rms_norm(x_BTD: jax.Array, gain_D: jax.Array, eps: float) -> jax.Array:
   """Divides by the root mean square, in float32 (Zhang & Sennrich, 2019)."""
-  wide_BTD = x_BTD.astype(jnp.promote_types(x_BTD.dtype, jnp.float32))
+  return _rms_norm_fwd(x_BTD, gain_D, eps)[0]
+
+
+def _rms_norm_fwd(x_BTD, gain_D, eps):
+  wide_BTD = _widen(x_BTD)
   mean_square = jnp.mean(jnp.square(wide_BTD), axis=-1, keepdims=True)
-  normed_BTD = wide_BTD * lax.rsqrt(mean_square + eps) * gain_D
-  return normed_BTD.astype(x_BTD.dtype)
+  inverse_BT1 = lax.rsqrt(mean_square + eps)
+  normed_BTD = wide_BTD * inverse_BT1 * gain_D
+  return normed_BTD.astype(x_BTD.dtype), (x_BTD, gain_D, inverse_BT1)
+
+
+def _rms_norm_bwd(eps, residuals, dy_BTD):
+  # From the input alone: in float32 it would be three arrays that are kept, of
+  # twice its size. The barrier as in `_swiglu_bwd`.
+  del eps
+  x_BTD, gain_D, inverse_BT1 = lax.optimization_barrier(residuals)
+  normed_BTD = _widen(x_BTD) * inverse_BT1
+  dy_BTD = _widen(dy_BTD)
+  dnormed_BTD = dy_BTD * gain_D
+  along = jnp.mean(dnormed_BTD * normed_BTD, axis=-1, keepdims=True)
+  dx_BTD = inverse_BT1 * (dnormed_BTD - normed_BTD * along)
+  dgain_D = jnp.sum(dy_BTD * normed_BTD, axis=range(dy_BTD.ndim - 1))
+  return dx_BTD.astype(x_BTD.dtype), dgain_D.astype(gain_D.dtype)
+
+
+rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
+
+
+def _widen(x):
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def rope_angles(

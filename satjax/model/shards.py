@@ -39,7 +39,9 @@ def sum_gradient(x_VD: jax.Array, rows: Axes) -> jax.Array:
   if not rows:
     return x_VD
   x_VD = lax.psum_scatter(x_VD, 'fsdp', scatter_dimension=1, tiled=True)
-  return lax.psum(x_VD, 'data')
+  # Without the barrier the TPU compiler (libtpu 0.0.42) fails where the sum is
+  # widened and added up in a loop over microbatches.
+  return lax.optimization_barrier(lax.psum(x_VD, 'data'))
 
 
 def chunks(size: int, *arrays: jax.Array) -> list[jax.Array]:

@@ -97,8 +97,8 @@ def _local(
     dx_XD = dx.reshape(-1, x_BTD.shape[-1])[: target_BT.size]
     grads['x'] = _sum(dx_XD.reshape(x_BTD.shape), words)
   if 'w' in wanted:
-    dunembed_VD = shards.sum_gradient(dunembed_VD, rows)
-    grads['w'] = dunembed_VD.astype(unembed_VD.dtype)
+    dunembed_VD = dunembed_VD.astype(unembed_VD.dtype)
+    grads['w'] = shards.sum_gradient(dunembed_VD, rows)
   return _sum(total, rows), *(grads[name] for name in wanted)
 
 

@@ -55,11 +55,12 @@ def test_matmuls_add_up_as_a_scatter_does(dtype, chunk):
   'rows, sizes',
   [(8, (2, 2, 2)), pytest.param(3, (1, 2, 4), marks=pytest.mark.slow)],
 )
-def test_each_device_adds_up_its_rows_and_words(rows, sizes):
+@pytest.mark.parametrize('add_up', [embedding.multiplied, embedding.scattered])
+def test_each_device_adds_up_its_rows_and_words(rows, sizes, add_up):
   tokens, dx = draw(rows, 6, 'float32')
   mesh = sharding.make_mesh(MeshConfig(*sizes))
   run = functools.partial(
-    embedding.multiplied, words=WORDS, dtype=np.float32, chunk=4
+    embedding.gradient, words=WORDS, dtype=np.float32, add_up=add_up
   )
   with jax.sharding.set_mesh(mesh):
     found = compiled(run)(tokens, dx)

@@ -10,7 +10,8 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from satjax import bench, errors, flops, generate, lora, plan, report, tree
+from satjax import errors, flops, generate, lora, plan, report, tree
+from satjax.bench import paired
 from satjax.config import LoraConfig
 from satjax.interop import huggingface, models
 from satjax.model import decoder
@@ -559,7 +560,7 @@ def test_what_is_refused(options, words):
 
 def test_a_benchmark_of_adapters_is_refused():
   with pytest.raises(errors.ConfigError, match='lora.rank 3'):
-    bench.bench(make_config(), torch=False)
+    paired.bench(make_config(), torch=())
 
 
 def test_a_is_uniform_by_its_inputs_and_b_is_zero():

@@ -1,0 +1,101 @@
+"""What one device of a mesh computes of a train step, as a few numbers."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+
+from satjax import config as config_lib
+from satjax.train.phases import Phase
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+  """What one device computes of a phase.
+
+  Attributes:
+    tokens: of a microbatch.
+    microbatches: of a step.
+    layers: how many.
+    width: embed_dim.
+    heads: head_dim times query heads, and twice the key/value heads.
+    mixed: head_dim times query heads.
+    channels: of the MLP.
+    vocab: rows of the output matrix.
+    predicted: tokens whose logits there are at once.
+    itemsize: bytes of an activation.
+  """
+
+  tokens: float
+  microbatches: int
+  layers: int
+  width: int
+  heads: float
+  mixed: float
+  channels: float
+  vocab: float
+  predicted: float
+  itemsize: int
+
+  @property
+  def layer_weights(self) -> float:
+    """Numbers in the matrices of a layer."""
+    return self.width * (self.heads + self.mixed + 3 * self.channels)
+
+  @property
+  def layer_values(self) -> float:
+    """Bytes of a token that a layer computes on its way to its output."""
+    numbers = 3 * self.width + self.heads + self.mixed + 3 * self.channels
+    return numbers * self.itemsize
+
+  def saved(self, remat: str) -> float:
+    """Bytes of a token that a layer leaves for the backward pass.
+
+    Of each of two norms three float32 arrays are left, where nothing is
+    recomputed.
+    """
+    inner = self.heads + self.mixed
+    numbers = {
+      'none': 2 * self.width + inner + self.mixed + 3 * self.channels,
+      'minimal': 2 * self.width + inner + 2 * self.channels,
+      'full': self.width,
+    }
+    norms = 2 * 3 * 4 * self.width if remat == 'none' else 0
+    return numbers[remat] * self.itemsize + norms
+
+
+def share(config: config_lib.Config, phase: Phase, mesh: AbstractMesh) -> Share:
+  """What one device of a mesh computes."""
+  model, train, kept = phase.stage.model, config.train, phase.mean_kept
+  if config.sparsity.execution == 'masked':
+    kept = {'heads': model.num_heads, 'mlp': model.mlp_dim}
+    kv_heads = model.num_kv_heads
+  else:
+    kv_heads = sum(x.kv_heads for x in phase.layers) / len(phase.layers)
+  parts = train.batch_size // (train.microbatch_size or train.batch_size)
+  rows = phase.stage.batch_size / parts
+  size, tensor = model.head_dim, mesh.shape['tensor']
+  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  tokens = rows * phase.stage.seq_len / shards
+  return Share(
+    tokens=tokens,
+    microbatches=parts,
+    layers=phase.num_layers,
+    width=model.embed_dim,
+    heads=size * (kept['heads'] + 2 * kv_heads) / tensor,
+    mixed=size * kept['heads'] / tensor,
+    channels=kept['mlp'] / tensor,
+    vocab=model.vocab_size / tensor,
+    predicted=min(tokens, train.loss_chunk or tokens),
+    itemsize=jnp.dtype(model.dtype).itemsize,
+  )
+
+
+def sums_whole(width: int, mesh: AbstractMesh, lanes: int) -> bool:
+  """Whether gradients are summed whole over fsdp, instead of scattered.
+
+  So does the TPU compiler where shards along embed_dim are no multiple of its
+  `lanes`, or where copies of the model take part too.
+  """
+  narrow = width % (mesh.shape['fsdp'] * lanes) != 0
+  return lanes > 1 and (narrow or mesh.shape['data'] > 1)
