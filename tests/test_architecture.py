@@ -28,9 +28,7 @@ ROWS = [
   {'interop', 'generate', 'sampling', 'speculative'},
   {'train'},
   {'plan', 'bench', 'experiment'}
-  | {'report', 'report_plots', 'report_runs', 'report_growth', 'plan_growth'}
-  | {'plan_devices', 'plan_memory', 'plan_share', 'plan_time'}
-  | {'plan_advice', 'plan_compile', 'plan_table', 'plan_topology'},
+  | {'report', 'report_plots', 'report_runs', 'report_growth'},
   {'cli', 'commands', '__main__'},
 ]
 MAX_FILE_LINES = 300

@@ -18,12 +18,13 @@ import jax
 import numpy as np
 
 from satjax import config as config_lib
-from satjax import errors, plan
+from satjax import errors
 from satjax.bench import arms as bench_arms
 from satjax.bench import groups as bench_groups
 from satjax.bench import machine as bench_machine
 from satjax.bench import table as bench_table
 from satjax.interop import models
+from satjax.plan import stretches
 from satjax.train import metrics, phases, programs, turnover, window, workdir
 from satjax.train import setup as setup_lib
 
@@ -72,7 +73,7 @@ def ladder(
     'clocks': {'before': before[1], 'after': bench_machine.clocks()},
     'config': config.to_dict(),
     'rounds': rounds,
-    'limit': plan.plan(config).speedup,
+    'limit': stretches.plan(config).speedup,
     'arms': _summarise(runs),
   }
   again = result['arms']['dense again']['ratio']

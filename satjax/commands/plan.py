@@ -36,7 +36,7 @@ OPTIONS = (
 def run(options: Any) -> None:
   sizes = (options.params, options.tokens, options.factor)
   if options.config is None and not options.overrides:
-    from satjax import plan_growth
+    from satjax.plan import growth as plan_growth
 
     print(plan_growth.render(plan_growth.plan(*sizes)))
     return
@@ -50,30 +50,31 @@ def run(options: Any) -> None:
   if options.topology:
     _plan_topology(options)
     return
-  from satjax import config_file, plan, plan_devices, plan_table
+  from satjax import config_file
+  from satjax.plan import devices as plan_devices
+  from satjax.plan import stretches
+  from satjax.plan import table as plan_table
 
   plan_devices.use_host()
   config = config_file.load(options.config, options.overrides)
-  print(plan.render(plan.plan(config)))
+  print(stretches.render(stretches.plan(config)))
   print()
   print(plan_table.render_memory(config))
 
 
 def _plan_topology(options):
-  from satjax import (
-    config_file,
-    plan,
-    plan_devices,
-    plan_table,
-    plan_topology,
-  )
+  from satjax import config_file
   from satjax.bench import table as bench_table
+  from satjax.plan import devices as plan_devices
+  from satjax.plan import stretches
+  from satjax.plan import table as plan_table
+  from satjax.plan import topology as plan_topology
 
   plan_devices.use_host()
   config = config_file.load(options.config, options.overrides)
   topology = plan_devices.parse(options.topology)
   result = plan_topology.plan(config, topology, _say)
-  ladder = plan.render(plan.plan(result.config))
+  ladder = stretches.render(stretches.plan(result.config))
   text = f'{ladder}\n\n{plan_table.render(result)}'
   print(text)
   if options.out:

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from satjax import cli, errors, plan
+from satjax import cli, errors
 from satjax.bench import arms as bench_arms
 from satjax.bench import ladder as bench_ladder
+from satjax.plan import stretches
 from tests.bench.test_paired import make_config
 
 STEPS = 6
@@ -39,8 +40,8 @@ def test_a_run_pays_for_everything(whole):
 
 def test_a_run_goes_down_the_ladder(whole):
   config = small(head_rate=0.0)
-  assert len(plan.plan(config).stretches) == whole['programs'] == 2
-  assert whole['flops'] == pytest.approx(plan.plan(config).flops)
+  assert len(stretches.plan(config).stretches) == whole['programs'] == 2
+  assert whole['flops'] == pytest.approx(stretches.plan(config).flops)
 
 
 def result_of(ratio, again):

@@ -10,11 +10,12 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from satjax import errors, flops, generate, lora, plan, report, tree
+from satjax import errors, flops, generate, lora, report, tree
 from satjax.bench import paired
 from satjax.config import LoraConfig
 from satjax.interop import huggingface, models
 from satjax.model import decoder
+from satjax.plan import stretches
 from satjax.train import (
   checkpoint,
   evaluation,
@@ -520,14 +521,14 @@ def test_a_run_is_evaluated_sampled_and_reported(trained):
   assert isinstance(text, str)
   assert 'run' in report.tables([trained / 'run'])
   records = [r for r in metrics.read(trained / 'run') if 'flops' in r]
-  assert records[-1]['flops'] == pytest.approx(plan.plan(run.config).flops)
+  assert records[-1]['flops'] == pytest.approx(stretches.plan(run.config).flops)
 
 
 def test_the_plan_says_what_trains():
-  found = plan.plan(make_config(**SPARSE))
+  found = stretches.plan(make_config(**SPARSE))
   assert {s.mode for s in found.stretches} == {'lora'}
-  assert '| lora |' in plan.render(found)
-  whole = plan.plan(make_config(**SPARSE, lora__rank=0))
+  assert '| lora |' in stretches.render(found)
+  whole = stretches.plan(make_config(**SPARSE, lora__rank=0))
   assert found.flops < whole.flops
 
 

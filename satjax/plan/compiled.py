@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from satjax import collectives
 from satjax import config as config_lib
-from satjax.plan_memory import BATCH
+from satjax.plan.memory import BATCH
 from satjax.train import phases, programs
 from satjax.train import setup as setup_lib
 from satjax.train.window import Window

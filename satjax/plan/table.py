@@ -4,9 +4,12 @@ from collections.abc import Iterator
 import dataclasses
 from typing import Any
 
-from satjax import collectives, plan_devices, plan_memory, plan_time
+from satjax import collectives
 from satjax import config as config_lib
-from satjax.plan_topology import Result, Row, describe
+from satjax.plan import devices as plan_devices
+from satjax.plan import memory as plan_memory
+from satjax.plan import step_time as plan_time
+from satjax.plan.topology import Result, Row, describe
 from satjax.train import workdir
 
 _MOST = 24  # phases of a plain plan

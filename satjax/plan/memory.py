@@ -4,7 +4,7 @@ The state is exact: its shapes and shardings are the run's own. The rest is
 counted by hand from what a fused compiler has to keep: a compute copy of the
 matrices and their gradients, what remat saves of each layer, the larger of one
 layer at work and the logits, and the gradient of the embedding.
-`tests/test_plan_tpu.py` compares it with the TPU compiler.
+`tests/plan/test_tpu.py` compares it with the TPU compiler.
 """
 
 import collections
@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from satjax import config as config_lib
-from satjax import errors, plan_share, sharding, stages, tree
+from satjax import errors, sharding, stages, tree
+from satjax.plan import share as plan_share
 from satjax.train import phases, programs
 from satjax.train import setup as setup_lib
 from satjax.train.phases import Phase

@@ -7,19 +7,16 @@ import jax
 import pytest
 
 from configs import llama2_7b_cpt, tiny
-from satjax import (
-  cli,
-  errors,
-  plan_advice,
-  plan_compile,
-  plan_devices,
-  plan_memory,
-  plan_table,
-  plan_time,
-  plan_topology,
-)
+from satjax import cli, errors
 from satjax import config as config_lib
 from satjax.collectives import Collective
+from satjax.plan import advice as plan_advice
+from satjax.plan import compiled as plan_compile
+from satjax.plan import devices as plan_devices
+from satjax.plan import memory as plan_memory
+from satjax.plan import step_time as plan_time
+from satjax.plan import table as plan_table
+from satjax.plan import topology as plan_topology
 from satjax.train import setup as setup_lib
 
 

@@ -11,8 +11,10 @@ import math
 from typing import Any
 
 from satjax import config as config_lib
-from satjax import errors, plan_memory, plan_time
-from satjax.plan_devices import Topology
+from satjax import errors
+from satjax.plan import memory as plan_memory
+from satjax.plan import step_time as plan_time
+from satjax.plan.devices import Topology
 
 # Of the memory, for what the closed form does not see.
 ROOM = 0.85

@@ -4,7 +4,9 @@ import pytest
 
 from configs import growth, schedules, tiny
 from satjax import config as config_lib
-from satjax import errors, plan, plan_growth, stages
+from satjax import errors, stages
+from satjax.plan import growth as plan_growth
+from satjax.plan import stretches
 from satjax.train import phases
 
 
@@ -15,7 +17,7 @@ def make_config(**sparsity):
 
 
 def test_the_stretches_of_the_tiny_run():
-  result = plan.plan(make_config())
+  result = stretches.plan(make_config())
   found = [(s.start, s.stop, s.num_layers, s.heads) for s in result.stretches]
   assert found == [(0, 30, 2, 2.0), (30, 45, 4, 3.0), (45, 60, 4, 4.0)]
   rates = [s.omission_rate for s in result.stretches]
@@ -25,7 +27,7 @@ def test_the_stretches_of_the_tiny_run():
 
 def test_the_whole_run_adds_up():
   config = make_config()
-  result = plan.plan(config)
+  result = stretches.plan(config)
   steps = range(config.train.num_steps)
   executed = sum(phases.step_flops(config, step) for step in steps)
   assert result.flops == pytest.approx(executed)
@@ -39,11 +41,11 @@ def test_the_whole_run_adds_up():
 @pytest.mark.parametrize('name', growth.GROWTH)
 def test_every_growth_has_a_plan(name):
   config = config_lib.Config.from_dict(growth.get_config(name))
-  result = plan.plan(config)
+  result = stretches.plan(config)
   assert result.stretches[-1].stop == config.train.num_steps
   assert len(result.growth) == len(config.growth.hops)
   for line in result.growth:
-    assert line in plan.render(result)
+    assert line in stretches.render(result)
   last = stages.stages(config)[-1].model
   target = growth.get_config('scratch').model
   if name in ('direct', 'aki', 'zero_width', 'random_width', 'learn_width'):
@@ -55,18 +57,18 @@ def test_every_growth_has_a_plan(name):
 @pytest.mark.parametrize('name', schedules.SCHEDULES)
 def test_every_schedule_has_a_plan(name):
   config = config_lib.Config.from_dict(schedules.get_config(name))
-  result = plan.plan(config)
+  result = stretches.plan(config)
   assert result.stretches[0].start == 0
   assert result.stretches[-1].stop == config.train.num_steps
   assert (result.speedup == 1) == (name == 'linear')  # masked: no FLOPs saved
   ends_sparse = result.stretches[-1].omission_rate > 0
   assert ends_sparse == (name in ('constant', 'reversed'))
-  table = plan.render(result).splitlines()
+  table = stretches.render(result).splitlines()
   assert 5 <= len(table) <= 30
 
 
 def test_no_steps_and_no_rungs_are_lost_in_a_short_run():
-  result = plan.plan(make_config(rungs=15, split=0.75))
+  result = stretches.plan(make_config(rungs=15, split=0.75))
   assert [s.stop - s.start for s in result.stretches][:2] == [30, 15]
   assert sum(s.stop - s.start for s in result.stretches) == 60
 

@@ -8,20 +8,17 @@ of `plan_memory` and `plan_time` stands in, and every row says which it is.
 from collections.abc import Callable
 import dataclasses
 
-from satjax import (
-  collectives,
-  errors,
-  plan_advice,
-  plan_compile,
-  plan_devices,
-  plan_memory,
-  plan_time,
-)
+from satjax import collectives, errors
 from satjax import config as config_lib
 from satjax.interop import models
-from satjax.plan_compile import Compiled
-from satjax.plan_devices import Topology
-from satjax.plan_memory import Memory
+from satjax.plan import advice as plan_advice
+from satjax.plan import compiled as plan_compile
+from satjax.plan import devices as plan_devices
+from satjax.plan import memory as plan_memory
+from satjax.plan import step_time as plan_time
+from satjax.plan.compiled import Compiled
+from satjax.plan.devices import Topology
+from satjax.plan.memory import Memory
 from satjax.train import phases
 from satjax.train.phases import Phase
 

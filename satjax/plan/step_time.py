@@ -9,10 +9,12 @@ import dataclasses
 
 from jax.sharding import AbstractMesh
 
-from satjax import collectives, plan_memory, plan_share
+from satjax import collectives
 from satjax import config as config_lib
 from satjax.collectives import Collective
-from satjax.plan_devices import BETWEEN_GROUPS, Chip
+from satjax.plan import memory as plan_memory
+from satjax.plan import share as plan_share
+from satjax.plan.devices import BETWEEN_GROUPS, Chip
 from satjax.train import phases
 from satjax.train.phases import Phase
 
