@@ -82,6 +82,7 @@ def entry() -> None:
 
   Nor, after an error, for other processes of the run: they see it end.
   """
+  _use_huge_pages()
   try:
     code = main()
   except Exception:
@@ -90,6 +91,19 @@ def entry() -> None:
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)
+
+
+def _use_huge_pages() -> None:
+  """Starts this process again with huge pages for its heap, on Linux.
+
+  On a CPU they save a step an eighth of its time; glibc is told when a process
+  starts, or never. Whoever has set GLIBC_TUNABLES is left alone.
+  """
+  name = 'GLIBC_TUNABLES'
+  heavy = sys.argv[1:2] in (['train'], ['bench'])
+  if heavy and sys.platform == 'linux' and name not in os.environ:
+    os.environ[name] = 'glibc.malloc.hugetlb=1'
+    os.execv(sys.executable, sys.orig_argv)
 
 
 def _parser() -> argparse.ArgumentParser:

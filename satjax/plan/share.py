@@ -56,12 +56,11 @@ class Share:
     """
     inner = self.heads + self.mixed
     numbers = {
-      'none': 2 * self.width + inner + self.mixed + 3 * self.channels,
+      'none': 4 * self.width + inner + self.mixed + 3 * self.channels,
       'minimal': 2 * self.width + inner + 2 * self.channels,
       'full': self.width,
     }
-    norms = 2 * 3 * 4 * self.width if remat == 'none' else 0
-    return numbers[remat] * self.itemsize + norms
+    return numbers[remat] * self.itemsize
 
 
 def share(config: config_lib.Config, phase: Phase, mesh: AbstractMesh) -> Share:

@@ -135,3 +135,25 @@ def test_the_gradients_of_swiglu_are_those_of_autodiff(dtype):
     assert one.dtype == dtype
     one, two = np.float32(one), np.float32(two)
     np.testing.assert_allclose(one, two, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_the_gradients_of_rms_norm_are_those_of_autodiff(dtype):
+  x, dy, gain = draw(3, 5, 7).astype(dtype)
+  gain = jnp.asarray(gain[0], jnp.float32)
+
+  def plain(x, gain):
+    wide = x.astype(jnp.float32)
+    square = jnp.mean(wide * wide, axis=-1, keepdims=True)
+    return (wide / jnp.sqrt(square + 1e-2) * gain).astype(dtype)
+
+  def results(fn):
+    out, pull = jax.vjp(fn, jnp.asarray(x), gain)
+    return out, *pull(jnp.asarray(dy))
+
+  found = results(lambda x, gain: ops.rms_norm(x, gain, 1e-2))
+  tolerance = 1e-5 if dtype == 'float32' else 2e-2
+  for one, two in zip(found, results(plain)):
+    assert one.dtype == two.dtype
+    one, two = np.float32(one), np.float32(two)
+    np.testing.assert_allclose(one, two, rtol=tolerance, atol=tolerance)
