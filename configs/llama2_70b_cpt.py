@@ -5,7 +5,8 @@ key/value heads serve eight query heads each, and stay whole.
 
     satjax train --config=configs/llama2_70b_cpt.py --workdir=runs/llama2_70b
 
-On v5p:4x4x8: --config.mesh.fsdp=64 --config.train.microbatch_size=128.
+On v5p:4x4x8: --config.mesh.fsdp=64 --config.mesh.tensor=2
+--config.sparsity.shards=2 --config.train.microbatch_size=64.
 """
 
 from configs import llama2_7b_cpt

@@ -12,7 +12,8 @@ Without them it reads bytes from random weights: enough to measure speed.
 The mesh depends on the chips; `satjax plan --topology` says what fits, and
 experiments/results/plan has what it said of these:
 
-    v6e:8x8    --config.mesh.fsdp=64 --config.train.microbatch_size=64
+    v6e:8x8    --config.mesh.fsdp=32 --config.mesh.tensor=2 \
+               --config.sparsity.shards=2 --config.train.microbatch_size=64
     v5p:2x4x4  --config.mesh.fsdp=32 --config.train.microbatch_size=64 \
                --config.model.remat=none
 """

@@ -11,7 +11,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import sys
 from typing import Any
 
 import jax
@@ -68,7 +67,8 @@ def ladder(
   bench_groups.take_turns('runs', {name: task(name) for name in runs}, rounds)
   first = runs['dense'][0]
   result = {
-    'environment': first['environment'] | {'command': sys.argv},
+    'environment': first['environment']
+    | {'command': workdir.environment()['command']},
     'load_average': {'before': before[0], 'after': os.getloadavg()},
     'clocks': {'before': before[1], 'after': bench_machine.clocks()},
     'config': config.to_dict(),

@@ -53,7 +53,7 @@ def compile_at(
   Args:
     config: of the run.
     step: completed steps before it.
-    devices: of `plan_devices.compiler_devices`.
+    devices: of `devices.compiler_devices`.
   """
   start = time.perf_counter()
   setup = setup_lib.make_setup(config, devices)

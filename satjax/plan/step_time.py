@@ -92,7 +92,7 @@ def exchanges(
   Over fsdp every microbatch gathers the matrices twice, for its two passes, and
   scatters their gradients once; over data it sums gradients; over tensor it
   sums activations after attention and MLP, in both passes; `lanes`: of
-  `plan_share.sums_whole`.
+  `share.sums_whole`.
   """
   part = plan_share.share(config, phase, mesh)
   data, fsdp, tensor = (mesh.shape[x] for x in ('data', 'fsdp', 'tensor'))

@@ -2,7 +2,7 @@
 
 Where there is a compiler, every phase of the run is compiled for real; where
 there is none, or for settings that it has not been asked about, the closed form
-of `plan_memory` and `plan_time` stands in, and every row says which it is.
+of `memory` and `step_time` stands in, and every row says which it is.
 """
 
 from collections.abc import Callable

@@ -162,7 +162,8 @@ def environment() -> dict[str, object]:
       versions[package] = importlib.metadata.version(package)
   devices = jax.devices()
   return {
-    'command': sys.argv,
+    # No folders of this machine: results are published.
+    'command': [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
     'python': platform.python_version(),
     'platform': platform.platform(),
     'packages': versions,

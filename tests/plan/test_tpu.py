@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = [
   pytest.mark.slow,
   pytest.mark.skipif(
@@ -39,15 +39,16 @@ def plan(tmp_path, config, topology, **changes):
 
 
 DENSE = {'sparsity.head_rate': 0.0, 'sparsity.channel_rate': 0.0}
+TWO = {'mesh.tensor': 2, 'sparsity.shards': 2}
 
 
 @pytest.mark.parametrize(
   ('config', 'topology', 'fsdp', 'changes'),
   [
-    ('llama2_7b_cpt', 'v6e:8x8', 64, {}),
+    ('llama2_7b_cpt', 'v6e:8x8', 32, TWO),
     ('llama2_7b_cpt', 'v5p:2x4x4', 32, DENSE),
     ('llama2_13b_cpt', 'v6e:8x8', 64, DENSE),
-    ('llama2_70b_cpt', 'v5p:4x4x8', 64, DENSE),
+    ('llama2_70b_cpt', 'v5p:4x4x8', 64, DENSE | TWO),
   ],
 )
 def test_a_layer_of_paper_scale(tmp_path, config, topology, fsdp, changes):
