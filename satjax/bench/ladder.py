@@ -67,8 +67,7 @@ def ladder(
   bench_groups.take_turns('runs', {name: task(name) for name in runs}, rounds)
   first = runs['dense'][0]
   result = {
-    'environment': first['environment']
-    | {'command': workdir.environment()['command']},
+    'environment': first['environment'] | {'command': workdir.command()},
     'load_average': {'before': before[0], 'after': os.getloadavg()},
     'clocks': {'before': before[1], 'after': bench_machine.clocks()},
     'config': config.to_dict(),

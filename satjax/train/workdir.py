@@ -162,8 +162,7 @@ def environment() -> dict[str, object]:
       versions[package] = importlib.metadata.version(package)
   devices = jax.devices()
   return {
-    # No folders of this machine: results are published.
-    'command': [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
+    'command': command(),
     'python': platform.python_version(),
     'platform': platform.platform(),
     'packages': versions,
@@ -172,6 +171,11 @@ def environment() -> dict[str, object]:
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
     'commit': _commit(),
   }
+
+
+def command() -> list[str]:
+  """What was typed, without folders of this machine: results are published."""
+  return [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def _commit() -> str | None:
