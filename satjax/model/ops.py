@@ -4,7 +4,6 @@ Letters: B batch, T query and S key positions, D embed_dim, F mlp_dim, N query
 heads, K key/value heads, G query heads of one key/value head, H head_dim.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -17,7 +16,7 @@ from satjax import lora
 Matrix = jax.Array | lora.LowRank
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@jax.custom_vjp
 def rms_norm(x_BTD: jax.Array, gain_D: jax.Array, eps: float) -> jax.Array:
   """Divides by the root mean square, in float32 (Zhang & Sennrich, 2019)."""
   return _rms_norm_fwd(x_BTD, gain_D, eps)[0]
@@ -31,10 +30,9 @@ def _rms_norm_fwd(x_BTD, gain_D, eps):
   return normed_BTD.astype(x_BTD.dtype), (x_BTD, gain_D, inverse_BT1)
 
 
-def _rms_norm_bwd(eps, residuals, dy_BTD):
+def _rms_norm_bwd(residuals, dy_BTD):
   # From the input alone: in float32 it would be three arrays that are kept, of
   # twice its size. The barrier as in `_swiglu_bwd`.
-  del eps
   x_BTD, gain_D, inverse_BT1 = lax.optimization_barrier(residuals)
   normed_BTD = _widen(x_BTD) * inverse_BT1
   dy_BTD = _widen(dy_BTD)
@@ -42,7 +40,7 @@ def _rms_norm_bwd(eps, residuals, dy_BTD):
   along = jnp.mean(dnormed_BTD * normed_BTD, axis=-1, keepdims=True)
   dx_BTD = inverse_BT1 * (dnormed_BTD - normed_BTD * along)
   dgain_D = jnp.sum(dy_BTD * normed_BTD, axis=range(dy_BTD.ndim - 1))
-  return dx_BTD.astype(x_BTD.dtype), dgain_D.astype(gain_D.dtype)
+  return dx_BTD.astype(x_BTD.dtype), dgain_D.astype(gain_D.dtype), None
 
 
 rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
