@@ -41,7 +41,6 @@ def processes(
 
   Raises:
     ConfigError: the processes can not be told from the arguments.
-    PeerLost: another process has ended, and this one can not go on.
   """
   if coordinator is None and not has_cluster(os.environ):
     if num_processes is not None or process_id is not None:
@@ -54,11 +53,28 @@ def processes(
   _join(coordinator, num_processes, process_id, heartbeat)
   try:
     yield
+  except errors.PeerLost:
+    raise  # There is nobody to take leave of.
   except errors.SatjaxError:
     jax.distributed.shutdown()
     raise
+  jax.distributed.shutdown()
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """What the processes can only do together.
+
+  Raises:
+    PeerLost: another process has ended, and this one can not go on.
+  """
+  try:
+    yield
+  except errors.SatjaxError:
+    raise
   except Exception as error:
-    if any(sign in str(error) for sign in _SIGNS):
+    several = jax.process_count() > 1
+    if several and any(sign in str(error) for sign in _SIGNS):
       first = str(error).splitlines()[0]
       raise errors.PeerLost(
         'another process of this run has ended, and this one can not go on'
@@ -66,7 +82,6 @@ def processes(
         ' again with the same commands'
       ) from error
     raise
-  jax.distributed.shutdown()
 
 
 def has_cluster(environment: Mapping[str, str]) -> bool:

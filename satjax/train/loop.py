@@ -56,15 +56,15 @@ def train(
     StorageError: a folder that can not be written.
     NonFiniteError: the loss or the gradient is no longer a number.
     Preempted: asked to stop by SIGTERM or SIGINT; the state is saved.
+    PeerLost: another process of the run has ended.
   """
   config = models.resolve(config)
   setup = setup_lib.make_setup(config)
   with (
     workdir_lib.claim(workdir, config) as path,
-    contextlib.closing(
-      Checkpoints(path, keep=config.train.keep_checkpoints)
-    ) as checkpoints,
+    _checkpoints(path, config.train.keep_checkpoints) as checkpoints,
     signals.stop_signals() as stop,
+    distributed.together(),
   ):
     run, batches = _begin(setup, path, checkpoints)
     try:
@@ -75,6 +75,23 @@ def train(
       run.programs.close()
     checkpoints.wait()
   return metrics.read(path)
+
+
+@contextlib.contextmanager
+def _checkpoints(path: pathlib.Path, keep: int) -> Iterator[Checkpoints]:
+  """Those of a run, closed at its end.
+
+  Not if a process has gone: a save under way would wait for it.
+  """
+  checkpoints = Checkpoints(path, keep=keep)
+  try:
+    yield checkpoints
+  except errors.PeerLost:
+    raise
+  except BaseException:
+    checkpoints.close()
+    raise
+  checkpoints.close()
 
 
 def _begin(

@@ -134,7 +134,9 @@ def test_a_signal_to_one_stops_both_and_they_go_on_bitwise(
 
 @pytest.mark.parametrize('victim', [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_when_one_is_killed_the_other_ends_and_says_so(tmp_path, cache, victim):
-  processes = start(tmp_path, cache, '--config.train.num_steps=2000')
+  # Without checkpoints: a wait for one ends by --heartbeat, not by the network.
+  more = '--config.train.num_steps=2000', '--config.train.checkpoint_every=0'
+  processes = start(tmp_path, cache, *more)
   wait_for_step(tmp_path, 7, processes)
   processes[victim].kill()
   killed = time.monotonic()
