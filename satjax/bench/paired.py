@@ -82,18 +82,11 @@ def bench(
   run = _Run(config, rates, forwards, rounds, steps, devices)
   with tempfile.TemporaryDirectory() as weights:
     run.time(memory, weights, variants)
-  result = {
+  result = run.result() | {
     'environment': workdir.environment(),
     'torch': bench_torch.versions() if variants else {},
     'load_average': {'before': before[0], 'after': os.getloadavg()},
     'clocks': {'before': before[1], 'after': run.clocks},
-    'config': run.config.to_dict(),
-    'rounds': rounds,
-    'steps': steps,
-    'losses': run.losses,
-    'unavailable': run.unavailable,
-    'arms': run.figures,
-    'noise': bench_table.noise_floor(run.figures['dense again']['ratio']),
   }
   result = json.loads(json.dumps(result))
   if out is not None:
@@ -158,6 +151,18 @@ class _Run:
       name: self.figures[name]
       for name in ('dense', *(n for u in units for n in u.names))
       if name in self.figures
+    }
+
+  def result(self):
+    """What was timed, and what came out."""
+    return {
+      'config': self.config.to_dict(),
+      'rounds': self.rounds,
+      'steps': self.num_steps,
+      'losses': self.losses,
+      'unavailable': self.unavailable,
+      'arms': self.figures,
+      'noise': bench_table.noise_floor(self.figures['dense again']['ratio']),
     }
 
   def _make(self, name):

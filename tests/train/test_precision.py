@@ -107,7 +107,7 @@ def test_matrices_are_cast_once_a_step():
 @pytest.mark.parametrize(
   'options',
   [
-    {'train__microbatch_size': 1},
+    pytest.param({'train__microbatch_size': 1}, marks=pytest.mark.slow),
     pytest.param({}, marks=pytest.mark.slow),
     pytest.param({'train__loss_chunk': 48}, marks=pytest.mark.slow),
     pytest.param(

@@ -132,7 +132,8 @@ def test_a_signal_to_one_stops_both_and_they_go_on_bitwise(
   assert len(losses(tmp_path)) == 30
 
 
-@pytest.mark.parametrize('victim', [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize('victim', [0, 1])
 def test_when_one_is_killed_the_other_ends_and_says_so(tmp_path, cache, victim):
   # Without checkpoints: a wait for one ends by --heartbeat, not by the network.
   more = '--config.train.num_steps=2000', '--config.train.checkpoint_every=0'

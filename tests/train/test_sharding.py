@@ -34,7 +34,7 @@ HALF = {
   'sparsity__channel_multiple': 8,
 }
 MESHES = [
-  (1, 8, 1),
+  pytest.param((1, 8, 1), marks=pytest.mark.slow),
   (1, 4, 2),
   pytest.param((2, 2, 2), marks=pytest.mark.slow),
   pytest.param((4, 1, 2), marks=pytest.mark.slow),
