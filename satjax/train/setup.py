@@ -182,9 +182,7 @@ def initial_state(setup: Setup) -> TrainState:
 
   key = jax.random.key(config.train.seed)
   if not config.model.init_from:
-    abstract = jax.eval_shape(create, key)
-    out = sharding.tree_sharding(setup.mesh, abstract)
-    return jax.jit(create, out_shardings=out)(key)
+    return placed(setup, create, key)
 
   def place(path, shape, read):
     where = sharding.leaf_sharding(setup.mesh, path, shape)
@@ -194,8 +192,21 @@ def initial_state(setup: Setup) -> TrainState:
 
   model = models.load(config.model.init_from, setup.tokenizer, place=place)
   create = functools.partial(state_lib.new_state, tx=tx)
-  out = sharding.tree_sharding(setup.mesh, jax.eval_shape(create, model.params))
-  return jax.jit(create, donate_argnums=0, out_shardings=out)(model.params)
+  return placed(setup, create, model.params, donate=(0,))
+
+
+def placed(
+  setup: Setup,
+  program: Callable[..., PyTree],
+  *args: Any,
+  donate: Sequence[int] = (),
+  **kwargs: Any,
+) -> PyTree:
+  """Runs a program once, its results where the table of axes wants them."""
+  shapes = jax.eval_shape(program, *args, **kwargs)
+  out = sharding.tree_sharding(setup.mesh, shapes)
+  program = jax.jit(program, out_shardings=out, donate_argnums=tuple(donate))
+  return program(*args, **kwargs)
 
 
 def fresh_state(setup: Setup, stage: Stage, key: jax.Array) -> TrainState:

@@ -7,14 +7,13 @@ while old layers are frozen, the state has the others alone. No optimizer can
 move what it does not see.
 """
 
-from collections.abc import Callable
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from satjax import sharding, tree
+from satjax import tree
 from satjax.growth import apply, depth, learned
 from satjax.model import decoder
 from satjax.stages import Stage
@@ -42,28 +41,21 @@ def enter(
   """
   state = whole(setup, state, held, before)
   if before.mode == 'learn':
-    params = _placed(setup, learned.materialise, state.params, held)
+    params = setup_lib.placed(setup, learned.materialise, state.params, held)
     state = _with_fresh_moments(setup, state, params)
   if stage.operators and stage.mode != 'learn':
     key = _key(setup, stage)
     grow = functools.partial(apply.grow_tree, operators=stage.operators)
     if setup.config.growth.opt_state == 'reset':
-      params = _placed(setup, grow, state.params, key=key)
+      params = setup_lib.placed(setup, grow, state.params, key=key)
       state = _with_fresh_moments(setup, state, params)
     else:
-      state = _placed(setup, grow, state, key=key)
+      state = setup_lib.placed(setup, grow, state, key=key)
   return hold(setup, state, stage)
 
 
-def _placed(setup: Setup, program: Callable[..., PyTree], *args, **kwargs):
-  """Runs a program once, its results where the table of axes wants them."""
-  shapes = jax.eval_shape(program, *args, **kwargs)
-  out = sharding.tree_sharding(setup.mesh, shapes)
-  return jax.jit(program, out_shardings=out)(*args, **kwargs)
-
-
 def _with_fresh_moments(setup, state, params):
-  opt_state = _placed(setup, setup.tx.init, params)
+  opt_state = setup_lib.placed(setup, setup.tx.init, params)
   return state.replace(params=params, opt_state=opt_state)
 
 
@@ -81,10 +73,10 @@ def hold(
   """
   if stage.holds_model:
     create = functools.partial(setup_lib.fresh_state, setup, stage)
-    begun = _placed(setup, create, _key(setup, stage))
+    begun = setup_lib.placed(setup, create, _key(setup, stage))
     return begun.replace(step=state.step), state.params
   if stage.mode == 'frozen':
-    return _placed(setup, _part_of(stage), state)
+    return setup_lib.placed(setup, _part_of(stage), state)
   return state, None
 
 

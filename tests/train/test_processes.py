@@ -58,8 +58,8 @@ def spawn(command, cache, devices, **more):
   )
 
 
-def start(workdir, cache, *overrides):
-  """Both processes of a run, with one device each."""
+def start(workdir, cache, *overrides, each=()):
+  """Both processes of a run, with one device each; `each` names its number."""
   port = free_port()
   return [
     spawn(
@@ -70,6 +70,7 @@ def start(workdir, cache, *overrides):
         '--num_processes=2',
         f'--process_id={number}',
         *overrides,
+        *(flag.format(number) for flag in each),
       ],
       cache,
       devices=1,
@@ -202,22 +203,7 @@ def test_slurm_needs_no_option(tmp_path, cache):
 
 @pytest.mark.slow
 def test_both_refuse_what_one_is_told_otherwise(tmp_path, cache):
-  port = free_port()
-  processes = [
-    spawn(
-      [
-        *OPTIONS,
-        f'--workdir={tmp_path}',
-        f'--coordinator=127.0.0.1:{port}',
-        '--num_processes=2',
-        f'--process_id={number}',
-        f'--config.train.seed={number}',
-      ],
-      cache,
-      devices=1,
-    )
-    for number in range(2)
-  ]
+  processes = start(tmp_path, cache, each=['--config.train.seed={}'])
   codes, logs = finish(processes)
   assert codes == [78, 78], logs
   for log in logs:
