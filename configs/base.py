@@ -29,6 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
     norm_eps=1e-5,  # added to the mean square inside RMSNorm
     qkv_bias=False,  # of queries, keys and values (Qwen2)
     qk_norm=False,  # RMSNorm of each query and key (Qwen3)
+    dropout=0.0,  # share of what attention and MLP add to the residual stream
+    # that a training step leaves out, anew for each row and layer
     dtype='float32',  # of activations and of the matrices as they meet them;
     # 'bfloat16' on GPU and TPU. What trains is float32 either way
     attention='auto',  # by platform: CPU 'blocked', GPU 'cudnn', TPU 'splash';
@@ -38,7 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
     remat='none',  # 'full': recompute blocks in the backward pass; 'minimal':
     # only what is no matmul, norms, rotations and SwiGLU
     init_from='',  # model directory to start from; it sets the keys above
-    # from its config.json (all but dtype, attention, scan, remat)
+    # from its config.json (all but dropout, dtype, attention, scan, remat)
   )
 
   config.data = ml_collections.config_dict.create(
@@ -56,6 +58,8 @@ def get_config() -> ml_collections.ConfigDict:
     # 'best_fit': whole documents, rows filled up with nothing
     too_long='cut',  # what 'best_fit' does with longer documents; 'drop'
     held_out=0.05,  # share of the documents kept from training
+    test=0.0,  # share of the documents kept for final numbers; nothing is
+    # chosen by them. The two shares are below 1 together
     seed=0,  # order of the rows
   )
 

@@ -55,4 +55,13 @@ class DataConfig(schema.Group):
   packing: str = schema.one_of('concat_then_split', 'best_fit')
   too_long: str = schema.one_of('cut', 'drop')
   held_out: float = schema.rule(lambda v: 0 < v < 1, 'between 0 and 1')
+  test: float = schema.between(0, 1)
   seed: int = schema.at_least(0)
+
+  def problems(self) -> list[str]:
+    if self.held_out + self.test < 1:
+      return []
+    return [
+      f'held_out {self.held_out} and test {self.test} leave no document to'
+      ' train on; their sum must stay below 1: lower one of them'
+    ]

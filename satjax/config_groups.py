@@ -40,6 +40,7 @@ class ModelConfig(schema.Group):
   norm_eps: float = schema.above(0)
   qkv_bias: bool = schema.one_of(True, False)
   qk_norm: bool = schema.one_of(True, False)
+  dropout: float = schema.between(0, 1)
   dtype: str = schema.one_of('float32', 'bfloat16')
   attention: str = schema.one_of('auto', 'blocked', 'xla', 'cudnn', 'splash')
   scan: bool = schema.one_of(True, False)

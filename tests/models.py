@@ -26,6 +26,7 @@ _DEFAULTS = {
   'norm_eps': 1e-5,
   'qkv_bias': False,
   'qk_norm': False,
+  'dropout': 0.0,
   'dtype': 'float32',
   'attention': 'auto',
   'scan': True,
@@ -49,6 +50,7 @@ _DATA = {
   'packing': 'concat_then_split',
   'too_long': 'cut',
   'held_out': 0.2,
+  'test': 0.0,
   'seed': 0,
 }
 

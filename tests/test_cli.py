@@ -22,6 +22,7 @@ QUICK = (
   '--config.growth.hops=()',
   '--config.optimizer.warmup_steps=2',
   '--config.train.eval_every=0',
+  '--config.data.test=0.1',
 )
 
 
@@ -54,6 +55,27 @@ def test_evaluate_ends_with_one_json_object(workdir, capsys):
   assert values['bits_per_byte'] == pytest.approx(
     values['loss'] / np.log(2), rel=1e-2
   )
+
+
+def test_the_test_split_is_logged_and_read_again(workdir, model_dir, capsys):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  (logged,) = [
+    r for r in map(json.loads, lines) if 'test/stdlib:code/loss' in r
+  ]
+  assert logged['step'] == 6
+  losses = {}
+  for split, name in (('held_out', 'eval'), ('test', 'test')):
+    command = ['evaluate', f'--workdir={workdir}', f'--split={split}']
+    assert cli.main(command) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(result) == {'step', name}
+    losses[split] = result[name]['stdlib:code']['loss']
+    assert losses[split] == pytest.approx(
+      logged[f'{name}/stdlib:code/loss'], rel=1e-6
+    )
+  assert losses['test'] != losses['held_out']
+  assert cli.main(['evaluate', f'--model={model_dir}', '--split=test']) == 78
+  assert '--split=test needs --workdir' in capsys.readouterr().err
 
 
 def test_a_run_and_its_export_have_the_same_loss(workdir, model_dir, capsys):

@@ -84,6 +84,8 @@ WRONG_VALUES = [
   ('model.norm_eps', math.nan, 'above 0'),
   ('model.dtype', 'float16', "'float32' | 'bfloat16'"),
   ('model.dtype', float, 'str'),
+  ('model.dropout', 1.0, 'from 0 to below 1'),
+  ('model.dropout', -0.1, 'from 0 to below 1'),
   ('model.scan', 0, 'bool'),
   ('model.remat', 'some', "'none' | 'minimal' | 'full'"),
   ('model.remat', True, 'str'),
@@ -104,6 +106,8 @@ WRONG_VALUES = [
   ('data.seq_len', 256.0, 'int'),
   ('data.held_out', 0.0, 'between 0 and 1'),
   ('data.held_out', 1.0, 'between 0 and 1'),
+  ('data.test', -0.1, 'from 0 to below 1'),
+  ('data.test', 1.0, 'from 0 to below 1'),
   ('data.seed', -1, 'at least 0'),
   ('train.num_steps', 0, 'at least 1'),
   ('train.num_steps', 1e3, 'int'),
@@ -199,6 +203,10 @@ def test_wrong_key_is_refused_by_name(changes, said):
 # (changes, everything that the error has to say)
 CONTRADICTIONS = [
   ({'model.num_kv_heads': 3}, ['config.model', 'num_heads 8', 'kv_heads 3']),
+  (
+    {'data.held_out': 0.3, 'data.test': 0.7},
+    ['config.data', 'held_out 0.3', 'test 0.7', 'below 1'],
+  ),
   ({'model.num_kv_heads': 16}, ['num_heads 8', 'num_kv_heads 16']),
   (
     {'train.microbatch_size': 3},

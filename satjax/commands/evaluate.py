@@ -40,6 +40,12 @@ OPTIONS = (
       'help': 'held-out text, such as stdlib:docs or text:books/*.txt; may be'
       ' given again (default: that of the run, or stdlib:docs)',
     },
+    '--split': {
+      'choices': ('held_out', 'test'),
+      'default': 'held_out',
+      'help': 'documents to read: held_out (default), or test, those that a run'
+      ' with config.data.test keeps for final numbers',
+    },
     '--seq_len': shared.number(
       'N',
       int,
@@ -98,15 +104,24 @@ def _answer(options):
 
 
 def _read(options):
-  """Prints a line for each source of held-out text; the losses."""
+  """Prints a line for each source of text; the losses."""
   from satjax import config as config_lib
   from satjax.train import evaluation
 
   if shared.is_run(options):
     result = evaluation.evaluate_run(
-      options.workdir, options.step, options.data, options.batches
+      options.workdir,
+      options.step,
+      options.data,
+      options.batches,
+      split=options.split,
     )
   else:
+    if options.split == 'test':
+      raise errors.ConfigError(
+        '--split=test needs --workdir=DIR: a --model directory does not say'
+        ' which documents were kept for a test'
+      )
     sources = tuple(options.data or ['stdlib:docs'])
     data = config_lib.DataConfig(
       train=sources,
@@ -118,12 +133,13 @@ def _read(options):
       packing='concat_then_split',
       too_long='cut',
       held_out=0.05,
+      test=0.0,
       seed=0,
     )
     result = evaluation.evaluate_model(
       options.model, data, max_batches=options.batches or 16
     )
-  for source, values in result['eval'].items():
+  for source, values in result[evaluation.NAMES[options.split]].items():
     text = '  '.join(f'{name} {value:.4f}' for name, value in values.items())
     print(f'{source}  {text}')
   return result

@@ -34,6 +34,12 @@ OPTIONS = {
     'of the documents, for evaluation (default: 0.05)',
     default=0.05,
   ),
+  '--test': shared.number(
+    'SHARE',
+    float,
+    'of the documents, for final numbers (default: 0)',
+    default=0.0,
+  ),
   '--duplicates': {
     'metavar': 'RULE',
     'default': 'keep',
@@ -99,6 +105,7 @@ def _prepare(options: Any) -> None:
     tokenizer=options.tokenizer,
     template=options.template,
     held_out=options.held_out,
+    test=options.test,
     duplicates=options.duplicates,
     min_tokens=options.min_tokens,
     max_tokens=options.max_tokens,

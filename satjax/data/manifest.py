@@ -11,6 +11,8 @@ from satjax import errors
 
 FORMAT = 1
 NAME = 'table.json'
+# What tables were made with before it was a setting.
+ADDED = {'test': 0.0}
 
 
 @dataclasses.dataclass
@@ -89,10 +91,11 @@ class Manifest:
 def check_same(before: Manifest, now: Manifest, directory: Path) -> None:
   """Raises ConfigError unless both are made from the same."""
   asked = json.loads(json.dumps(now.made_from))
+  made = ADDED | before.made_from
   for key, value in asked.items():
-    if before.made_from.get(key) != value:
+    if made.get(key) != value:
       flag = {'sources': 'source', 'weights': 'weight'}.get(key, key)
-      what = f'--{flag}={before.made_from.get(key)}, not {value}'
+      what = f'--{flag}={made.get(key)}, not {value}'
       if key == 'inputs':
         what = 'other files: their names or sizes have changed'
       if key == 'tokenizer':

@@ -85,6 +85,7 @@ def parts(
       tokenizer,
       template=c.template,
       held_out=c.held_out,
+      test=c.test,
     )
   else:
     table = tables.build_table(
@@ -92,6 +93,7 @@ def parts(
       Encoder(tokenizer, c.template),
       split=split,
       held_out=c.held_out,
+      test=c.test,
       columns=c.columns,
     )
     found = [(table, 1.0)]

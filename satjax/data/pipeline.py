@@ -83,7 +83,7 @@ def make_batches(
 
   Args:
     data_config: all but `eval` is read.
-    split: 'train' or 'held_out'.
+    split: of `table.SPLITS`.
     vocab_size: of the model; every id is checked against it.
     sources: instead of `data_config.train`.
     shuffle: False: rows in the order of the documents, every epoch.
@@ -131,8 +131,9 @@ def eval_batches(
   tokenizer: tokenizers.Tokenizer,
   vocab_size: int,
   max_batches: int,
+  split: str = 'held_out',
 ) -> list[Batch]:
-  """Returns held-out rows in a fixed order, the same at every evaluation.
+  """Returns rows of a split in a fixed order, the same at every evaluation.
 
   If there are more rows than fit, those taken are spread evenly over the
   table. The last batch is filled up with rows of weight 0, so that a
@@ -142,9 +143,7 @@ def eval_batches(
     ConfigError, DataError: as `make_batches`; DataError also if the rows taken
       hold prompts alone, whose loss is of nothing.
   """
-  parts = parts_lib.parts(
-    data_config, source, 'held_out', tokenizer, vocab_size
-  )
+  parts = parts_lib.parts(data_config, source, split, tokenizer, vocab_size)
   ends = np.cumsum([len(part) for part, _ in parts])
   count = min(int(ends[-1]), max_batches * batch_size)
   taken = []
@@ -154,7 +153,7 @@ def eval_batches(
     taken.append(part[row - int(ends[number]) + len(part)])
   if not any(row['weights'].any() for row in taken):
     raise errors.DataError(
-      f'{source} (held_out): the {count} rows that are evaluated hold no'
+      f'{source} ({split}): the {count} rows that are evaluated hold no'
       ' token of an answer; raise train.eval_batches or data.seq_len'
     )
   padding = taken[0] | {'weights': np.zeros_like(taken[0]['weights'])}

@@ -118,12 +118,13 @@ def _manifest(
     'vocab_size': tokenizer.vocab_size,
     'stop_id': encoder.stop_id,
   }
+  splits = [name for name in table.SPLITS if name != 'test' or settings.test]
   parts = [
     Part(
       name,
       weight,
       dict.fromkeys(COUNTS, 0),
-      {split: Split() for split in table.SPLITS},
+      {split: Split() for split in splits},
     )
     for name, weight in zip(mixture.sources, mixture.weights)
   ]
@@ -156,6 +157,11 @@ def _check(mixture: Mixture, settings: Settings, workers: int) -> None:
       settings.held_out,
       0 < settings.held_out < 1,
       'between 0 and 1',
+    ),
+    '--test': (
+      settings.test,
+      settings.test >= 0 and settings.held_out + settings.test < 1,
+      'from 0, and below 1 together with --held_out',
     ),
     '--duplicates': (
       settings.duplicates,

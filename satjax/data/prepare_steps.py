@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from satjax import errors
-from satjax.data import chunks, manifest
+from satjax.data import chunks, manifest, table
 from satjax.data.chunks import Position, Source
 from satjax.data.journal import Journal
 from satjax.data.manifest import Manifest, Part
@@ -103,12 +103,10 @@ class Progress:
     if found.keys is not None:
       is_kept[:] = [self._journal.add(keys) for keys in found.keys]
       part.counts['duplicates'] += int(np.sum(~is_kept))
-    for name, is_mine in (
-      ('train', ~found.is_held_out & is_kept),
-      ('held_out', found.is_held_out & is_kept),
-    ):
+    for name, writer in writers.items():
+      is_mine = (found.splits == table.SPLITS.index(name)) & is_kept
       is_token = np.repeat(is_mine, found.lengths)
-      writers[name].add(
+      writer.add(
         found.tokens[is_token],
         found.lengths[is_mine],
         None if found.is_trained is None else found.is_trained[is_token],

@@ -22,6 +22,7 @@ def open_tables(
   *,
   template: str,
   held_out: float,
+  test: float,
 ) -> list[tuple[Table, float]]:
   """The tables of a directory that `satjax prepare` wrote, with their weights.
 
@@ -29,17 +30,18 @@ def open_tables(
 
   Args:
     directory: `~` is understood.
-    split: 'train' or 'held_out'.
+    split: of `table.SPLITS`.
     tokenizer: of the run.
     template: data.template of the run.
     held_out: data.held_out of the run.
+    test: data.test of the run.
 
   Returns:
     A table for each source that was prepared; the weights are 1 together.
 
   Raises:
     ConfigError: there is no such table, or it was made with another tokenizer,
-      template or share that is held out.
+      template or other shares for the splits.
     DataError: a file is missing or has another size, or a source has no
       document in the split.
   """
@@ -47,16 +49,18 @@ def open_tables(
     raise errors.ConfigError(f'split {split!r}; allowed: {table.SPLITS}')
   root = Path(directory).expanduser()
   found = _read(root)
-  _check_made(found, root, tokenizer, template, held_out)
+  shares = {'held_out': held_out, 'test': test}
+  _check_made(found, root, tokenizer, {'template': template} | shares)
   total = sum(part.weight for part in found.parts)
   tables = []
   for number, part in enumerate(found.parts):
-    described = part.splits[split]
+    described = part.splits.get(split)  # 'test' is there where it was asked for
     name = f'tokens:{directory}, {part.source} ({split})'
-    if not described.num_documents:
+    if described is None or not described.num_documents:
+      key = 'test' if split == 'test' else 'held_out'
       raise errors.DataError(
-        f'{name}: no document fell into this split (held_out {held_out}); add'
-        ' documents, or prepare it with another --held_out'
+        f'{name}: no document fell into this split ({key} {shares[key]}); add'
+        f' documents, or prepare it with another --{key}'
       )
     folder = root / manifest.folder(number, split)
     opened = _table(folder, described, found.dtype, name)
@@ -93,8 +97,8 @@ def _read(root: Path) -> Manifest:
   )
 
 
-def _check_made(found, root, tokenizer, template, held_out) -> None:
-  made = found.made_from
+def _check_made(found, root, tokenizer, settings) -> None:
+  made = manifest.ADDED | found.made_from
   if made['tokenizer'] != tokenizer.fingerprint:
     raise errors.ConfigError(
       f'{root} was prepared with the tokenizer {found.tokenizer["name"]} of'
@@ -102,7 +106,7 @@ def _check_made(found, root, tokenizer, template, held_out) -> None:
       f' {tokenizer.name} of {tokenizer.vocab_size}, by name or by content; use'
       ' the same, or prepare it again'
     )
-  for key, value in (('template', template), ('held_out', held_out)):
+  for key, value in settings.items():
     if made[key] != value:
       raise errors.ConfigError(
         f'{root} was prepared with {key} {made[key]!r}; data.{key} is'

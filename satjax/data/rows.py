@@ -165,7 +165,7 @@ def rows(
     raise errors.DataError(
       f'{table.name} has {num_tokens} tokens in {len(table.starts)} documents;'
       f' a row needs data.seq_len + 1 = {seq_len + 1}; shorten data.seq_len, or'
-      ' give this split more text (data.held_out moves documents between them)'
+      ' give this split more text (data.held_out and data.test move documents)'
     )
   cut = Rows(table, seq_len)
   if table.first_target > len(cut) * seq_len:

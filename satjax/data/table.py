@@ -23,7 +23,7 @@ from satjax.data import sources
 from satjax.data.documents import Document
 from satjax.data.encode import Encoded, Encoder
 
-SPLITS = ('train', 'held_out')
+SPLITS = ('train', 'held_out', 'test')
 _BATCH = 256  # documents that the tokenizer gets at a time
 
 
@@ -69,16 +69,19 @@ class Table:
     return weights
 
 
-def split_of(document_id: str, held_out: float) -> str:
-  """Returns 'train' or 'held_out' from the id alone.
+def split_of(document_id: str, held_out: float, test: float = 0.0) -> str:
+  """Returns one of `SPLITS` from the id alone.
 
-  A document stays on its side whatever is added to the source, and on every
-  machine. A larger `held_out` takes documents only from 'train'.
+  A document stays where it is whatever is added to the source, and on every
+  machine. A larger `held_out` or `test` takes documents only from 'train', as
+  long as they are below 1 together.
   """
   data = document_id.encode('utf-8', errors='surrogatepass')
   number = hashlib.blake2b(data, digest_size=8).digest()
   share = int.from_bytes(number, 'big') / 2**64
-  return 'held_out' if share < held_out else 'train'
+  if share < held_out:
+    return 'held_out'
+  return 'test' if test and share >= 1 - test else 'train'
 
 
 def build_table(
@@ -87,6 +90,7 @@ def build_table(
   *,
   split: str,
   held_out: float,
+  test: float = 0.0,
   columns: tuple[str, ...] = (),
 ) -> Table:
   """Tokenises the documents of one split.
@@ -94,9 +98,10 @@ def build_table(
   Args:
     source: one of the forms of `sources.documents`.
     encoder: of its documents.
-    split: 'train' or 'held_out'.
+    split: one of `SPLITS`.
     held_out: share of the documents (of their groups, where they have some),
       not of the tokens, that is held out.
+    test: likewise, for final numbers.
     columns: fields to read of records, as `documents.from_record` does.
 
   Raises:
@@ -111,7 +116,7 @@ def build_table(
     nonlocal num_documents
     for document in sources.documents(source, columns):
       num_documents += 1
-      if split_of(document.group or document.id, held_out) == split:
+      if split_of(document.group or document.id, held_out, test) == split:
         yield document
 
   try:
@@ -119,9 +124,10 @@ def build_table(
   except errors.DataError as error:
     raise errors.DataError(f'{source!r}, {error}') from error
   if not encoded:
+    key, share = ('test', test) if split == 'test' else ('held_out', held_out)
     raise errors.DataError(
       f'{source!r}: none of its {num_documents} documents falls into {split!r}'
-      f' (data.held_out {held_out}); add documents, or change data.held_out'
+      f' (data.{key} {share}); add documents, or change data.{key}'
     )
   return join(encoded, f'{source} ({split})', encoder.stop_id)
 

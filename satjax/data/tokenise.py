@@ -20,7 +20,7 @@ class Settings:
   Attributes:
     tokenizer: of `tokenizers.get_tokenizer`.
     template: of `chat.TEMPLATES`.
-    held_out: share of the documents, as `table.split_of` has it.
+    held_out, test: shares of the documents, as `table.split_of` has them.
     duplicates: of `duplicates.RULES`.
     min_tokens, max_tokens: of a document that is taken, with begin and end of
       text; None: any.
@@ -29,6 +29,7 @@ class Settings:
   tokenizer: str
   template: str
   held_out: float
+  test: float
   duplicates: str
   min_tokens: int
   max_tokens: int | None
@@ -41,7 +42,7 @@ class Tokenised(NamedTuple):
     tokens: uint16 or uint32 [num_tokens].
     lengths: int64 [num_documents], in tokens.
     is_trained: bool [num_tokens]; None: no document has turns.
-    is_held_out: bool [num_documents].
+    splits: uint8 [num_documents], numbers in `table.SPLITS`.
     keys: of each document, see `duplicates`; None: all are kept.
     counts: of the documents that there were.
   """
@@ -49,7 +50,7 @@ class Tokenised(NamedTuple):
   tokens: np.ndarray
   lengths: np.ndarray
   is_trained: np.ndarray | None
-  is_held_out: np.ndarray
+  splits: np.ndarray
   keys: list[list[bytes]] | None
   counts: Counter[str]
 
@@ -78,14 +79,14 @@ class Tokeniser:
           taken.append(self._described(document))
           found.append(encoded)
     counts['documents'] += counts['empty']
-    held_out, keys = zip(*taken) if taken else ((), ())
+    splits, keys = zip(*taken) if taken else ((), ())
     return Tokenised(
       np.concatenate(
         [np.empty(0, self.encoder.dtype), *(e.tokens for e in found)]
       ),
       np.array([len(e.tokens) for e in found], np.int64),
       _is_trained(found),
-      np.array(held_out, bool),
+      np.array(splits, np.uint8),
       list(keys) if self._keys else None,
       counts,
     )
@@ -98,11 +99,11 @@ class Tokeniser:
     counts['too_long'] += is_long
     return not (is_short or is_long)
 
-  def _described(self, document: Document) -> tuple[bool, list[bytes]]:
-    name = document.group or document.id
-    split = table.split_of(name, self._settings.held_out)
+  def _described(self, document: Document) -> tuple[int, list[bytes]]:
+    name, settings = document.group or document.id, self._settings
+    split = table.split_of(name, settings.held_out, settings.test)
     keys = self._keys(document) if self._keys else []
-    return split == 'held_out', keys
+    return table.SPLITS.index(split), keys
 
 
 def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -78,6 +78,7 @@ FAMILIES = {
   'phi3': ('Phi3ForCausalLM', {'qkv_bias': False, 'qk_norm': False}),
 }
 _TRAINING = {
+  'dropout': 0.0,
   'dtype': 'float32',
   'attention': 'auto',
   'scan': True,

@@ -96,7 +96,14 @@ def resolve(config: config_lib.Config) -> config_lib.Config:
   stored = huggingface.read_config(config.model.init_from)
   own = {
     name: getattr(config.model, name)
-    for name in ('dtype', 'attention', 'scan', 'remat', 'init_from')
+    for name in (
+      'dropout',
+      'dtype',
+      'attention',
+      'scan',
+      'remat',
+      'init_from',
+    )
   }
   model = dataclasses.replace(stored, **own)
   values = config.to_dict() | {'model': dataclasses.asdict(model)}

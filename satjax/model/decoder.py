@@ -44,7 +44,9 @@ class Decoder(nn.Module):
   observe: Callable[[dict[str, Any]], Any] | None = None
 
   @nn.compact
-  def __call__(self, tokens_BT, positions_BT, segments_BT, rest=(None,)):
+  def __call__(
+    self, tokens_BT, positions_BT, segments_BT, rest=(None,), seeds_B=None
+  ):
     c = self.stacks[0]
     init = nn.initializers.normal(c.embed_dim**-0.5)
     embed_VD = self.param('embed', init, (c.vocab_size, c.embed_dim))
@@ -52,12 +54,14 @@ class Decoder(nn.Module):
     angles = ops.rope_angles(
       positions_BT, c.head_dim, c.rope_theta, c.rope_scaling
     )
-    seen = []
+    seen, first = [], 0
     for number, (config, part) in enumerate(zip(self.stacks, rest)):
       name = stack_name(number, len(self.stacks))
       stack = self._stack(config, name)
-      x_BTD, observed = stack(x_BTD, angles, segments_BT, part)
+      keys_LB = _keys(seeds_B, first, config.num_layers)
+      x_BTD, observed = stack(x_BTD, angles, segments_BT, part, keys_LB)
       seen.append(observed)
+      first += config.num_layers
     gain_D = self.param(
       'final_norm', nn.initializers.ones_init(), (c.embed_dim,)
     )
@@ -77,11 +81,20 @@ class Decoder(nn.Module):
       block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=(nn.broadcast, nn.broadcast, 0),
+      in_axes=(nn.broadcast, nn.broadcast, 0, 0),
       length=config.num_layers,
       unroll=1 if config.scan else config.num_layers,
     )
     return stack(config, self.observe, name=name)
+
+
+def _keys(seeds_B, first, count):
+  """A key for each of some layers and each row, from the rows' seeds."""
+  if seeds_B is None:
+    return None
+  keys_B = jax.vmap(jax.random.key)(seeds_B)
+  fold = jax.vmap(jax.random.fold_in, (0, None))
+  return jax.vmap(fold, (None, 0))(keys_B, first + jnp.arange(count))
 
 
 def stack_name(number: int, count: int) -> str:
@@ -111,7 +124,8 @@ def apply(
       off `params`.
     params: tree of `tree.AXES`, dense or a sub-network.
     batch: 'tokens' int32 [B, T]; optional 'positions' int32 [B, T] (default 0,
-      1, 2...) and 'segments' int32 [B, T] (default: one document a row).
+      1, 2...), 'segments' int32 [B, T] (default: one document a row) and
+      'dropout' uint32 [B], a seed for each row (default: no dropout).
     rest: what the neurons that rest contribute (`layers.complete`), by stack
       `{'attention': {...}, 'mlp': {...}}`, stacked on layers; None: nothing.
 
@@ -168,7 +182,12 @@ def _run(config, params, batch, rest, observe):
     named[stack_name(number, len(stacks))] = stack
   model = Decoder(tuple(_fit(config, stack) for stack in stacks), observe)
   return model.apply(
-    {'params': named}, tokens_BT, positions_BT, batch.get('segments'), rest
+    {'params': named},
+    tokens_BT,
+    positions_BT,
+    batch.get('segments'),
+    rest,
+    batch.get('dropout'),
   )
 
 

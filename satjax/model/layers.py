@@ -170,8 +170,15 @@ class Block(nn.Module):
   observe: Callable[[dict[str, Any]], Any] | None
 
   @nn.compact
-  def __call__(self, x_BTD, angles, segments_BT, rest):
+  def __call__(self, x_BTD, angles, segments_BT, rest, keys_B):
     c = self.config
+
+    def drop(y_BTD, branch):
+      if keys_B is None:
+        return y_BTD
+      own_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, branch)
+      return ops.dropout(y_BTD, own_B, c.dropout)
+
     ones = nn.initializers.ones_init()
     rest = rest or {}
     attention_in_BTD = ops.rms_norm(
@@ -180,12 +187,12 @@ class Block(nn.Module):
     y_BTD, mixing = Attention(c, name='attention')(
       attention_in_BTD, angles, segments_BT, rest.get('attention')
     )
-    x_BTD += y_BTD
+    x_BTD += drop(y_BTD, 0)
     mlp_in_BTD = ops.rms_norm(
       x_BTD, self.param('mlp_norm', ones, (c.embed_dim,)), c.norm_eps
     )
     y_BTD, mlp = Mlp(c, name='mlp')(mlp_in_BTD, rest.get('mlp'))
-    x_BTD += y_BTD
+    x_BTD += drop(y_BTD, 1)
     if self.observe is None:
       return x_BTD, None
     return x_BTD, self.observe({'attention': mixing, 'mlp': mlp})

@@ -46,6 +46,21 @@ def _rms_norm_bwd(residuals, dy_BTD):
 rms_norm.defvjp(_rms_norm_fwd, _rms_norm_bwd)
 
 
+def dropout(x_BTD: jax.Array, keys_B: jax.Array, rate: float) -> jax.Array:
+  """Zeros a share of the numbers (Srivastava et al., 2014).
+
+  The others are divided by the share that is kept, and so the mean stays. Each
+  row draws from a key of its own, whatever the rows beside it: microbatches and
+  devices may share them out.
+  """
+  keep = 1 - rate
+
+  def draw(key):
+    return jax.random.bernoulli(key, jnp.float32(keep), x_BTD.shape[1:])
+
+  return jnp.where(jax.vmap(draw)(keys_B), x_BTD / keep, 0)
+
+
 def _widen(x):
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from satjax import config as config_lib
-from satjax import sharding, stages
+from satjax import errors, sharding, stages
 from satjax.data import pipeline, tokenizers
 from satjax.interop import models
 from satjax.stages import Stage
@@ -17,9 +17,12 @@ from satjax.train import saved
 from satjax.train import step as step_lib
 from satjax.tree import PyTree
 
+# What the losses of a split go by, in metrics and results.
+NAMES = {'held_out': 'eval', 'test': 'test'}
+
 
 class Evaluator:
-  """Evaluates models on fixed held-out rows of each source."""
+  """Evaluates models on fixed rows of each source, held-out or of the test."""
 
   def __init__(
     self,
@@ -30,8 +33,20 @@ class Evaluator:
     batch_size: int,
     max_batches: int,
     sources: Sequence[str] | None = None,
+    split: str = 'held_out',
   ):
-    """Reads and tokenises `sources`, or those of `data.eval`."""
+    """Reads and tokenises `sources`, or those of `data.eval`.
+
+    Raises:
+      ConfigError: `split` is 'test', and there is none.
+      DataError: a source can not be used, or has nothing in the split.
+    """
+    if split == 'test' and not data.test:
+      raise errors.ConfigError(
+        f'split {split!r} needs data.test above 0, and it is {data.test}: all'
+        " documents but those of 'held_out' are trained on; evaluate"
+        " 'held_out', or train a run with data.test set"
+      )
     self._mesh = mesh
     self._tokenizer = tokenizers.get_tokenizer(data.tokenizer)
     self._batches = {
@@ -42,6 +57,7 @@ class Evaluator:
         tokenizer=self._tokenizer,
         vocab_size=vocab_size,
         max_batches=max_batches,
+        split=split,
       )
       for name, _ in pipeline.weighted(sources or data.eval)
     }
@@ -114,11 +130,17 @@ def evaluate_run(
   step: str | int | None = None,
   sources: Sequence[str] | None = None,
   max_batches: int | None = None,
+  *,
+  split: str = 'held_out',
 ) -> dict[str, object]:
   """Evaluates a checkpoint of a run.
 
   Returns:
-    `{'step': N, 'eval': {source: {'loss': ..., 'perplexity': ...}}}`.
+    `{'step': N, 'eval': {source: {'loss': ..., 'perplexity': ...}}}`; of the
+    test split, 'test' in place of 'eval'.
+
+  Raises:
+    ConfigError, DataError: as `Evaluator`, or `saved.restore`.
   """
   run = saved.restore(workdir, step)
   config = run.config
@@ -130,10 +152,11 @@ def evaluate_run(
     batch_size=last.batch_size,
     max_batches=max_batches or config.train.eval_batches,
     sources=sources,
+    split=split,
   )
   return {
     'step': run.step,
-    'eval': _describe(evaluator, run.stage, run.params),
+    NAMES[split]: _describe(evaluator, run.stage, run.params),
   }
 
 

@@ -122,13 +122,7 @@ def _begin(
       path=path,
       checkpoints=checkpoints,
       programs=programs.Programs(setup, batches[0]),
-      evaluator=evaluation.Evaluator(
-        data,
-        vocab_size=config.model.vocab_size,
-        mesh=setup.mesh,
-        batch_size=last.batch_size // setup.num_microbatches,
-        max_batches=config.train.eval_batches,
-      ),
+      evaluators=_evaluators(setup, data, last),
       writer=metrics.Writer(path, step, saved.get('grown', True)),
       progress=Progress(config.train.num_steps, step),
       clock=clock,
@@ -141,6 +135,23 @@ def _begin(
     if step < config.train.num_steps:
       run.programs.prepare(phases.phase_at(config, step))
   return run, batches
+
+
+def _evaluators(setup, data, last: Stage) -> dict[str, evaluation.Evaluator]:
+  """Of the held-out documents, and of the test if there is one."""
+  config = setup.config
+  return {
+    split: evaluation.Evaluator(
+      data,
+      vocab_size=config.model.vocab_size,
+      mesh=setup.mesh,
+      batch_size=last.batch_size // setup.num_microbatches,
+      max_batches=config.train.eval_batches,
+      split=split,
+    )
+    for split in evaluation.NAMES
+    if split != 'test' or data.test
+  }
 
 
 def _restore(setup, checkpoints, record) -> tuple[int, Window, dict[str, Any]]:

@@ -26,7 +26,7 @@ class Run:
   path: pathlib.Path
   checkpoints: Checkpoints
   programs: programs.Programs
-  evaluator: evaluation.Evaluator
+  evaluators: dict[str, evaluation.Evaluator]
   writer: metrics.Writer
   progress: Progress
   clock: metrics.Clock
@@ -44,16 +44,23 @@ class Run:
 
 
 def evaluate(run: Run) -> None:
-  """Held-out losses, to the metrics and the screen."""
+  """Losses to the metrics, and those of held-out text to the screen."""
   fetch(run)
   if not run.config.data.eval:
     return
   with run.clock('evaluation'):
     params = window.whole_params(run.setup, run.window, run.step)
-    losses = run.evaluator(run.window.stage, params)
-  named = {f'eval/{source}/loss': loss for source, loss in losses.items()}
+    losses = {
+      split: evaluator(run.window.stage, params)
+      for split, evaluator in run.evaluators.items()
+    }
+  named = {
+    f'{evaluation.NAMES[split]}/{source}/loss': loss
+    for split, by_source in losses.items()
+    for source, loss in by_source.items()
+  }
   run.writer.write({'step': run.step, **named})
-  for source, loss in losses.items():
+  for source, loss in losses['held_out'].items():
     run.progress.note(f'step {run.step}  {source}: held-out loss {loss:.4f}')
 
 

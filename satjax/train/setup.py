@@ -275,6 +275,7 @@ def make_step(setup: Setup, stage: Stage | None = None) -> Callable[..., Any]:
     schedule=schedule,
     num_microbatches=setup.num_microbatches,
     loss_chunk=config.train.loss_chunk,
+    seed=config.train.seed,
     view=views.view_of(config, stage),
   )
 

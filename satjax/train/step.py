@@ -29,6 +29,7 @@ def train_step(
   schedule: optax.Schedule,
   num_microbatches: int = 1,
   loss_chunk: int = 0,
+  seed: int = 0,
   view: views.View = views.plain,
 ) -> tuple[TrainState, Metrics]:
   """One optimizer step, on the dense model or on any sub-network of it.
@@ -43,6 +44,7 @@ def train_step(
     schedule: learning rate by completed steps.
     num_microbatches: forward and backward passes that share the batch.
     loss_chunk: `loss.next_token_loss`.
+    seed: of the dropout, with the number of completed steps.
     view: what the forward pass sees of the parameters and of `rest`
       (`views.view_of`).
 
@@ -52,6 +54,11 @@ def train_step(
   """
   total = jnp.maximum(jnp.sum(batch['weights']), 1.0)
   copy, rest = views.compute_copy(model.dtype, state.params, rest)
+  if model.dropout:
+    # By row: microbatches and devices draw what the whole batch would.
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    rows = batch['tokens'].shape[:1]
+    batch = {**batch, 'dropout': jax.random.bits(key, rows, 'uint32')}
 
   def loss_fn(params, part):
     seen, resting = view(params, state, rest)

@@ -122,12 +122,12 @@ def test_modules_are_held_out_whole_as_in_the_documentation(documents):
   byte = tokenizers.get_tokenizer('byte')
   for split in table.SPLITS:
     built = table.build_table(
-      'stdlib:docstrings', Encoder(byte), split=split, held_out=0.05
+      'stdlib:docstrings', Encoder(byte), split=split, held_out=0.05, test=0.05
     )
     expected = [
       document
       for document in documents
-      if table.split_of(document.group, 0.05) == split
+      if table.split_of(document.group, 0.05, 0.05) == split
     ]
     assert len(expected) > 50
     assert byte.decode(built.tokens) == ''.join(

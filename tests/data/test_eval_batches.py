@@ -1,11 +1,15 @@
 """Evaluation reads the held-out rows in a fixed order, each exactly once."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from satjax import errors
 from satjax.data import pipeline, table, tokenizers
 from satjax.data import rows as rows_lib
 from satjax.data.encode import Encoder
+from satjax.train import evaluation
 from tests import models
 
 BYTE = tokenizers.ByteTokenizer()
@@ -13,19 +17,25 @@ BYTE = tokenizers.ByteTokenizer()
 
 @pytest.fixture
 def data_config(folder):
-  return models.make_data(train=(f'text:{folder}/a/*',))
+  return models.make_data(train=(f'text:{folder}/a/*',), test=0.2)
 
 
 @pytest.fixture
 def rows(data_config):
+  return rows_of(data_config, 'held_out')
+
+
+def rows_of(data_config, split):
   (source,) = data_config.train
   built = table.build_table(
-    source, Encoder(BYTE), split='held_out', held_out=0.2
+    source, Encoder(BYTE), split=split, held_out=0.2, test=0.2
   )
   return rows_lib.rows(built, 8)
 
 
-def evaluate(data_config, *, batch_size, max_batches=1000, vocab_size=258):
+def evaluate(
+  data_config, *, batch_size, max_batches=1000, vocab_size=258, **options
+):
   return pipeline.eval_batches(
     data_config,
     data_config.train[0],
@@ -33,6 +43,7 @@ def evaluate(data_config, *, batch_size, max_batches=1000, vocab_size=258):
     tokenizer=BYTE,
     vocab_size=vocab_size,
     max_batches=max_batches,
+    **options,
   )
 
 
@@ -73,6 +84,36 @@ def test_less_than_one_batch_is_filled_up(data_config, rows):
   assert len(batches) == 1
   assert batches[0]['tokens'].shape == (4000, 8)
   assert (batches[0]['weights'][len(rows) :] == 0).all()
+
+
+def test_the_test_split_is_read_on_demand(data_config):
+  rows = rows_of(data_config, 'test')
+  (batch,) = evaluate(data_config, batch_size=len(rows), split='test')
+  for number, row in enumerate(rows):
+    for key, value in row.items():
+      np.testing.assert_array_equal(batch[key][number], value)
+  (other,) = evaluate(data_config, batch_size=1, max_batches=1)
+  assert not (batch['tokens'] == other['tokens'][0]).all(axis=1).any()
+
+
+def test_a_test_split_that_nothing_fell_into_fails_when_it_is_read(data_config):
+  data_config = dataclasses.replace(data_config, test=1e-9)
+  assert evaluate(data_config, batch_size=4)
+  with pytest.raises(pipeline.errors.DataError, match='data.test 1e-09'):
+    evaluate(data_config, batch_size=4, split='test')
+
+
+def test_a_test_split_is_not_read_where_there_is_none(data_config):
+  data_config = dataclasses.replace(data_config, test=0.0)
+  with pytest.raises(errors.ConfigError, match='data.test above 0, and it is'):
+    evaluation.Evaluator(
+      data_config,
+      vocab_size=258,
+      mesh=None,
+      batch_size=4,
+      max_batches=1,
+      split='test',
+    )
 
 
 def test_ids_are_checked(data_config):

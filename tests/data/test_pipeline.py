@@ -17,10 +17,9 @@ BYTE = tokenizers.ByteTokenizer()
 KEYS = {'tokens', 'targets', 'positions', 'segments', 'weights'}
 
 
-def settings(folder, *train, seed=0, seq_len=8):
-  return models.make_data(
-    train=tuple(train) or (f'text:{folder}/a/*',), seq_len=seq_len, seed=seed
-  )
+def settings(folder, *train, **changes):
+  train = tuple(train) or (f'text:{folder}/a/*',)
+  return models.make_data(train=train, **changes)
 
 
 def make(
@@ -84,7 +83,7 @@ from satjax.data import pipeline, tokenizers
 data = config.DataConfig(
   train=('text:{folder}/a/*', ('text:{folder}/b/*', 0.5)), eval=(),
   columns=(), template='plain', packing='concat_then_split', too_long='cut',
-  tokenizer='byte', seq_len=8, held_out=0.2, seed=3)
+  tokenizer='byte', seq_len=8, held_out=0.2, test=0.0, seed=3)
 batches = pipeline.make_batches(
   data, split='train', batch_size=4, vocab_size=258,
   tokenizer=tokenizers.get_tokenizer('byte'))
@@ -192,12 +191,14 @@ def test_fingerprint_changes_with_what_a_batch_depends_on(folder):
     make(base).fingerprint,
     make(base, shuffle=False).fingerprint,
     make(base, split='held_out').fingerprint,
+    make(settings(folder, test=0.2)).fingerprint,
+    make(settings(folder, test=0.2), split='test').fingerprint,
     make(settings(folder, seed=1)).fingerprint,
     make(settings(folder, seq_len=9)).fingerprint,
     make(settings(folder, a, b)).fingerprint,
     make(settings(folder, a, (b, 2))).fingerprint,
   }
-  assert len(prints) == 7
+  assert len(prints) == 9
   assert make(base).fingerprint in prints
   scaled = make(settings(folder, (a, 0.5), (b, 0.5))).fingerprint
   assert scaled in prints
@@ -260,16 +261,16 @@ def test_unusable_sources_are_refused_at_once(folder, tmp_path):
     make(settings(folder, seq_len=100_000))
 
 
-def test_training_never_reads_held_out_documents(folder):
+def test_training_never_reads_documents_of_the_other_splits(folder):
   """Each document repeats a number that no other has."""
-  seen = {}
+  seen, data_config = {}, settings(folder, test=0.2)
   for split in table.SPLITS:
-    batches = make(settings(folder), split=split, batch_size=1)
+    batches = make(data_config, split=split, batch_size=1)
     found = [BYTE.decode(batches[i]['tokens']) for i in range(batches.num_rows)]
     seen[split] = {i for i in range(40) if f'{i:02}' in ' '.join(found)}
     for i in seen[split]:
-      assert table.split_of(f'{i:02}.txt#0', 0.2) == split
-  assert len(seen['train'] | seen['held_out']) >= 38  # but for remainders
+      assert table.split_of(f'{i:02}.txt#0', 0.2, 0.2) == split
+  assert len(set().union(*seen.values())) >= 37  # but for remainders
 
 
 def test_weighted_accepts_both_forms():

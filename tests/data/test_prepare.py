@@ -25,7 +25,7 @@ from satjax.data.tokenise import Settings
 from tests.data import subword_samples
 
 MIXTURE = prepare.Mixture((), (), (), 2**20)
-SETTINGS = Settings('byte', 'plain', 0.3, 'keep', 0, None)
+SETTINGS = Settings('byte', 'plain', 0.3, 0.2, 'keep', 0, None)
 
 
 def run(sources, out, count=0, **changes):
@@ -48,7 +48,8 @@ def files_of(out):
 
 
 def opened(out, split='train', spec='byte', **changes):
-  known = {'template': SETTINGS.template, 'held_out': SETTINGS.held_out}
+  names = ('template', 'held_out', 'test')
+  known = {name: getattr(SETTINGS, name) for name in names}
   tokenizer = tokenizers.get_tokenizer(spec)
   return prepared.open_tables(out, split, tokenizer, **known | changes)
 
@@ -56,9 +57,9 @@ def opened(out, split='train', spec='byte', **changes):
 def built(source, split, spec='byte', template='plain', columns=()):
   """The same table, in memory: the oracle."""
   encoder = Encoder(tokenizers.get_tokenizer(spec), template)
-  share = SETTINGS.held_out
+  shares = {'held_out': SETTINGS.held_out, 'test': SETTINGS.test}
   return table.build_table(
-    source, encoder, split=split, held_out=share, columns=columns
+    source, encoder, split=split, columns=columns, **shares
   )
 
 
@@ -281,6 +282,7 @@ def test_another_command_is_refused(texts, tmp_path, monkeypatch, small_steps):
   llama = subword_samples.write(tmp_path)['llama']
   others = [
     ({'held_out': 0.4}, '--held_out=0.3, not 0.4'),
+    ({'test': 0.0}, '--test=0.2, not 0.0'),
     ({'duplicates': 'near'}, '--duplicates=keep, not near'),
     ({'columns': ('text',)}, '--columns='),
     ({'weights': [2.0]}, '--weight='),
@@ -369,6 +371,7 @@ def test_odd_input_is_counted(tmp_path):
   sizes = [split.num_tokens for split in found.splits.values()]
   assert sorted(sizes) == [
     0,
+    0,
     len('one\ntwo\0') + 3 * len('\ufffd'.encode()) + 2,
   ]
 
@@ -381,7 +384,7 @@ def test_line_of_ten_megabytes(tmp_path):
   assert found.counts['documents'] == 10
   splits = found.splits.values()
   # All pieces are of one split, each with its begin and end.
-  assert sorted(s.num_documents for s in splits) == [0, 10]
+  assert sorted(s.num_documents for s in splits) == [0, 0, 10]
   assert sum(s.num_tokens for s in splits) == len(text) + 20
 
 
@@ -400,6 +403,8 @@ def test_ids_out_of_range_are_refused(tmp_path, monkeypatch):
     ({'columns': ('a', 'b', 'c')}, '--columns'),
     ({'template': 'gemma'}, '--template gemma; allowed: plain, alpaca'),
     ({'held_out': 0.0}, '--held_out'),
+    ({'test': -0.1}, '--test -0.1; allowed: from 0, and below 1'),
+    ({'test': 0.7}, '--test 0.7; allowed: from 0, and below 1 together with'),
     ({'duplicates': 'all'}, '--duplicates all; allowed: keep, exact, near'),
     ({'min_tokens': 9, 'max_tokens': 8}, '--max_tokens 8'),
     ({'shard_tokens': 0}, '--shard_tokens'),

@@ -13,7 +13,7 @@ from satjax.data import blocks, manifest, prepared, rows, table, tokenizers
 from satjax.data.encode import Encoder
 
 BYTE = tokenizers.get_tokenizer('byte')
-KNOWN = {'template': 'plain', 'held_out': 0.2}
+KNOWN = {'template': 'plain', 'held_out': 0.2, 'test': 0.2}
 
 
 @pytest.fixture
@@ -84,7 +84,8 @@ def folder(tmp_path_factory):
 
 def run(root, *more):
   sources = (f'--source=text:{root}/*.txt', f'--source=jsonl:{root}/*.jsonl')
-  assert cli.main(['prepare', *sources, *more, '--held_out=0.2']) == 0
+  shares = ('--held_out=0.2', '--test=0.2')
+  assert cli.main(['prepare', *sources, *shares, *more]) == 0
 
 
 def opened(out, split='train', tokenizer=BYTE, **changes):
@@ -95,7 +96,9 @@ def test_rows_are_those_of_a_table_in_memory(folder):
   names = [f'text:{folder}/*.txt', f'jsonl:{folder}/*.jsonl']
   for split in table.SPLITS:
     for (found, weight), name in zip(opened(folder / 'out', split), names):
-      oracle = table.build_table(name, Encoder(BYTE), split=split, held_out=0.2)
+      oracle = table.build_table(
+        name, Encoder(BYTE), split=split, held_out=0.2, test=0.2
+      )
       assert weight == 0.5
       assert found.first_target == oracle.first_target
       for packing in ('concat_then_split', 'best_fit'):
@@ -119,8 +122,10 @@ def test_other_settings_than_those_of_the_run(folder):
     opened(folder / 'out', template='chatml')
   with pytest.raises(errors.ConfigError, match='held_out 0.2; data.held_out'):
     opened(folder / 'out', held_out=0.1)
-  with pytest.raises(errors.ConfigError, match="split 'test'"):
-    opened(folder / 'out', 'test')
+  with pytest.raises(errors.ConfigError, match='test 0.2; data.test is 0.0'):
+    opened(folder / 'out', test=0.0)
+  with pytest.raises(errors.ConfigError, match="split 'validation'"):
+    opened(folder / 'out', 'validation')
   with pytest.raises(errors.ConfigError, match='has no table.json'):
     opened(folder)
 
@@ -129,10 +134,46 @@ def test_split_without_documents_is_named(tmp_path):
   (tmp_path / 'a.txt').write_text('one document, in one of the splits')
   out = tmp_path / 'out'
   text = f'--source=text:{tmp_path}/a.txt'
-  assert cli.main(['prepare', text, f'--out={out}', '--held_out=0.2']) == 0
-  with pytest.raises(errors.DataError, match='a.txt .*: no document fell'):
-    for split in table.SPLITS:
+  shares = ('--held_out=0.2', '--test=0.2')
+  assert cli.main(['prepare', text, f'--out={out}', *shares]) == 0
+  empty = []
+  for split in table.SPLITS:
+    try:
       opened(out, split)
+    except errors.DataError as error:
+      assert 'no document fell' in str(error)
+      key = 'test' if split == 'test' else 'held_out'
+      assert f'({key} 0.2); add documents' in str(error)
+      assert str(error).endswith(f'another --{key}')
+      empty.append(split)
+  assert len(empty) == 2
+
+
+def test_tables_from_before_the_test_split_stay_readable(
+  folder, tmp_path, capsys
+):
+  out = tmp_path / 'out'
+  run(folder, f'--out={out}', '--test=0.0', '--workers=0')
+  assert not list(out.rglob('test'))  # off means absent
+  path = out / manifest.NAME
+  described = json.loads(path.read_text())
+  assert described['made_from'].pop('test') == 0
+  path.write_text(json.dumps(described))
+  for split in ('train', 'held_out'):
+    for found, _ in opened(out, split, test=0.0):
+      assert len(found.tokens)
+  with pytest.raises(errors.DataError, match=r'\(test 0.0\).*another --test'):
+    opened(out, 'test', test=0.0)
+  with pytest.raises(errors.ConfigError, match='test 0.0; data.test is 0.2'):
+    opened(out)
+  # The same command leaves it alone; another one is refused.
+  before = path.read_bytes()
+  run(folder, f'--out={out}', '--test=0.0')
+  assert path.read_bytes() == before
+  command = ['prepare', f'--source=text:{folder}/*.txt', f'--out={out}']
+  command += [f'--source=jsonl:{folder}/*.jsonl', '--held_out=0.2']
+  assert cli.main([*command, '--test=0.1']) == 78
+  assert '--test=0.0, not 0.1' in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -143,7 +184,7 @@ def copy(folder, tmp_path):
 
 def files(out):
   found = sorted(path for path in out.rglob('*') if path.is_file())
-  assert len(found) == 9
+  assert len(found) == 13
   return [path for path in found if path.name != manifest.NAME]
 
 

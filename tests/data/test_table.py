@@ -1,5 +1,6 @@
 """Rows worked by hand, and nothing lost between documents and table."""
 
+import collections
 import hashlib
 
 import hypothesis
@@ -124,11 +125,14 @@ def test_short_table_is_refused_with_its_numbers():
 
 def test_split_is_fixed_for_ever():
   """A changed rule would move held-out text into training."""
-  ids = ''.join(
-    'h' if table.split_of(f'a/{i}.txt#0', 0.25) == 'held_out' else '.'
-    for i in range(40)
-  )
-  assert ids == '...h.h..h......h......h..h.h.h.h.......h'
+  letters = {'train': '.', 'held_out': 'h', 'test': 't'}
+
+  def of(*shares):
+    ids = (f'a/{i}.txt#0' for i in range(40))
+    return ''.join(letters[table.split_of(id, *shares)] for id in ids)
+
+  assert of(0.25) == '...h.h..h......h......h..h.h.h.h.......h'
+  assert of(0.25, 0.2) == 'ttth.h..h..t.tthtt...tht.h.h.h.ht.t.t..h'
 
 
 @hypothesis.given(st.text(), st.floats(0, 1), st.floats(0, 1))
@@ -138,11 +142,24 @@ def test_larger_share_only_adds_to_the_held_out(document_id, one, other):
     assert table.split_of(document_id, high) == 'held_out'
 
 
+@hypothesis.given(st.text(), st.lists(st.floats(0, 1), min_size=4, max_size=4))
+def test_a_split_grows_at_the_cost_of_training_alone(document_id, shares):
+  held_out, test = sorted(shares[:2]), sorted(shares[2:])
+  hypothesis.assume(held_out[1] + test[1] < 1)
+  before = table.split_of(document_id, held_out[0], test[0])
+  for more in ((held_out[1], test[0]), (held_out[0], test[1])):
+    after = table.split_of(document_id, *more)
+    if before != 'train':
+      assert after == before
+  assert table.split_of(document_id, held_out[0]) in (before, 'train')
+
+
 def test_split_has_the_asked_share():
-  held_out = sum(
-    table.split_of(str(i), 0.1) == 'held_out' for i in range(20_000)
+  found = collections.Counter(
+    table.split_of(str(i), 0.1, 0.2) for i in range(20_000)
   )
-  assert held_out == pytest.approx(2000, abs=150)
+  assert found['held_out'] == pytest.approx(2000, abs=150)
+  assert found['test'] == pytest.approx(4000, abs=200)
 
 
 @pytest.fixture
@@ -162,7 +179,9 @@ def test_splits_are_disjoint_and_complete(source):
   documents = list(sources.documents(source))
   assert len(documents) == 59  # one file is empty
   built = {
-    split: table.build_table(source, Encoder(BYTE), split=split, held_out=0.3)
+    split: table.build_table(
+      source, Encoder(BYTE), split=split, held_out=0.3, test=0.2
+    )
     for split in table.SPLITS
   }
   for split, result in built.items():
@@ -170,11 +189,11 @@ def test_splits_are_disjoint_and_complete(source):
     assert documents_of(result) == [
       document.text
       for document in documents
-      if table.split_of(document.id, 0.3) == split
+      if table.split_of(document.id, 0.3, 0.2) == split
     ]
   num_tokens = sum(len(result.tokens) for result in built.values())
   assert num_tokens == sum(len(BYTE.encode(d.text)) + 2 for d in documents)
-  assert built['train'].fingerprint != built['held_out'].fingerprint
+  assert len({result.fingerprint for result in built.values()}) == 3
   assert built['train'].tokens.dtype == np.uint16
   assert built['train'].starts.dtype == np.int64
 
@@ -208,6 +227,14 @@ def test_empty_split_is_refused_with_its_numbers(tmp_path):
     table.build_table(
       f'text:{tmp_path}/a', Encoder(BYTE), split='held_out', held_out=1e-9
     )
+  with pytest.raises(errors.DataError, match="'test' .data.test 1e-09.; add"):
+    table.build_table(
+      f'text:{tmp_path}/a',
+      Encoder(BYTE),
+      split='test',
+      held_out=0.1,
+      test=1e-9,
+    )
   (tmp_path / 'a').write_text('')
   with pytest.raises(errors.DataError, match='none of its 0 documents'):
     table.build_table(
@@ -216,8 +243,8 @@ def test_empty_split_is_refused_with_its_numbers(tmp_path):
 
 
 def test_unknown_split_is_refused(source):
-  with pytest.raises(errors.ConfigError, match="'test'; allowed.*held_out"):
-    table.build_table(source, Encoder(BYTE), split='test', held_out=0.1)
+  with pytest.raises(errors.ConfigError, match="'validation'; allowed.*test"):
+    table.build_table(source, Encoder(BYTE), split='validation', held_out=0.1)
 
 
 class WideTokenizer(tokenizers.ByteTokenizer):
@@ -253,7 +280,7 @@ def test_five_megabyte_line(tmp_path):
   (tmp_path / 'a').write_text(data)
   built = [
     table.build_table(
-      f'text:{tmp_path}/a', Encoder(BYTE), split=split, held_out=0.2
+      f'text:{tmp_path}/a', Encoder(BYTE), split=split, held_out=0.2, test=0.3
     )
     for split in table.SPLITS
   ]

@@ -53,6 +53,7 @@ def jaxpr(config):
     {'mesh__data': 1},
     {'lora__alpha': 3.0, 'lora__targets': ('gate',)},
     {'model__sliding_window': 32},  # as long as the row
+    {'model__dropout': 0.0, 'train__seed': 3},
     {'model__attention': 'blocked'},  # what a CPU runs by itself
   ],
 )
@@ -66,6 +67,7 @@ def test_the_jaxpr_comparison_notices_a_feature_that_is_on():
     jaxpr(helpers.make_config(**SPARSE, sparsity__execution='masked')) != dense
   )
   assert jaxpr(helpers.make_config(optimizer__clip_norm=0.0)) != dense
+  assert jaxpr(helpers.make_config(model__dropout=0.1)) != dense
 
 
 def test_rate_zero_trains_as_dense_bitwise():
