@@ -26,6 +26,7 @@ COMMANDS = (
   'plan',
   'report',
   'bench',
+  'experiment',
 )
 _DESCRIPTION = """\
 satjax makes training large language models cheaper: sparsity-accelerated
@@ -100,7 +101,7 @@ def _use_huge_pages() -> None:
   starts, or never. Whoever has set GLIBC_TUNABLES is left alone.
   """
   name = 'GLIBC_TUNABLES'
-  heavy = sys.argv[1:2] in (['train'], ['bench'])
+  heavy = sys.argv[1:2] in (['train'], ['bench'], ['experiment'])
   if heavy and sys.platform == 'linux' and name not in os.environ:
     os.environ[name] = 'glibc.malloc.hugetlb=1'
     os.execv(sys.executable, sys.orig_argv)

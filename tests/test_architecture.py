@@ -27,8 +27,7 @@ ROWS = [
   {'model'},
   {'interop', 'generate', 'sampling', 'speculative'},
   {'train'},
-  {'plan', 'bench', 'experiment'}
-  | {'report', 'report_plots', 'report_runs', 'report_growth'},
+  {'plan', 'bench', 'experiment', 'report'},
   {'cli', 'commands', '__main__'},
 ]
 MAX_FILE_LINES = 300

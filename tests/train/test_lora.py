@@ -10,12 +10,13 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from satjax import errors, flops, generate, lora, report, tree
+from satjax import errors, flops, generate, lora, tree
 from satjax.bench import paired
 from satjax.config import LoraConfig
 from satjax.interop import huggingface, models
 from satjax.model import decoder
 from satjax.plan import stretches
+from satjax.report import page
 from satjax.train import (
   checkpoint,
   evaluation,
@@ -519,7 +520,7 @@ def test_a_run_is_evaluated_sampled_and_reported(trained):
     run.model.config, run.params, run.tokenizer, 'def', max_tokens=4
   )
   assert isinstance(text, str)
-  assert 'run' in report.tables([trained / 'run'])
+  assert 'run' in page.tables(page.read([trained / 'run']))
   records = [r for r in metrics.read(trained / 'run') if 'flops' in r]
   assert records[-1]['flops'] == pytest.approx(stretches.plan(run.config).flops)
 

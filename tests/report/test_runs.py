@@ -1,6 +1,5 @@
 """Reports of runs whose files are written by hand, as the loop writes them."""
 
-import base64
 import json
 import re
 import subprocess
@@ -10,7 +9,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from satjax import errors, report, report_runs
+from satjax import errors
+from satjax.report import page as page_lib
+from satjax.report import runs as runs_lib
 
 MODEL = {
   'num_layers': 2,
@@ -106,8 +107,16 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope='module')
 def page(runs):
   out = runs[0].parent / 'deep' / 'report.html'
-  report.report(runs, out)
+  report(runs, out)
   return out.read_text()
+
+
+def tables(paths):
+  return page_lib.tables(page_lib.read(paths))
+
+
+def report(paths, out):
+  page_lib.report(page_lib.read(paths), out)
 
 
 def rows(text):
@@ -117,7 +126,7 @@ def rows(text):
 
 
 def test_the_tables_say_what_the_runs_did(runs):
-  table = rows(report.tables(runs))
+  table = rows(tables(runs))
   assert table['results'] == ['dense', '_sat<1>&$x$', 'begun']
   assert table['steps'] == ['20', '20', '0 of 20']
   assert table['tokens'] == ['1,280', '1,280', '-']
@@ -141,7 +150,7 @@ def test_the_number_of_parameters_is_that_of_the_model(runs):
   # Both embeddings, final norm, and two layers of q and o, k and v, MLP, norms.
   layer = 2 * 8 * 4 * 6 + 2 * 8 * 2 * 6 + 3 * 8 * 16 + 2 * 8
   number = 2 * 32 * 8 + 8 + 2 * layer
-  assert rows(report.tables(runs))['parameters'] == [f'{number:,}'] * 3
+  assert rows(tables(runs))['parameters'] == [f'{number:,}'] * 3
 
 
 def curve(num_steps, cost, layers, *, start=0, flops=0.0, gain=1.0):
@@ -176,7 +185,7 @@ def test_growth_is_compared_at_equal_loss(marks, tmp_path):
   scratch = write(tmp_path / 'scratch', curve(100, 1.0, 4))
   other = write(tmp_path / 'other', curve(100, 1.0, 4, gain=2.0))
   grown = write(tmp_path / 'grown', grown_run(**marks))
-  table = rows(report.tables([scratch, grown, other]))
+  table = rows(tables([scratch, grown, other]))
   assert table['speed-up at equal loss'] == [
     *(f'at {share}% of its FLOPs' for share in (50, 75, 100))
   ]
@@ -200,7 +209,7 @@ def test_every_hop_has_a_row(tmp_path):
   ]
   lines.sort(key=lambda line: line['step'])  # stable
   path = write(tmp_path / 'run', lines)
-  table = rows(report.tables([path]))
+  table = rows(tables([path]))
   assert table['growth'] == [
     *('step', 'loss before', 'loss after', 'steps to recover')
   ]
@@ -220,7 +229,7 @@ def test_held_out_losses_are_compared_where_both_have_them(tmp_path):
     write(tmp_path / 'b', held_out(curve(100, 1.0, 4), 'y')),
     write(tmp_path / 'c', held_out(grown_run(**MARKS), 'x')),
   ]
-  table = rows(report.tables(runs))
+  table = rows(tables(runs))
   gains = table['c against a, held-out, x']
   assert [float(g.rstrip('%')) for g in gains] == pytest.approx([25] * 3, abs=2)
   assert 'c against b, training' in table
@@ -232,28 +241,36 @@ def test_a_run_that_ends_as_it_grows_is_not_compared(tmp_path):
     write(tmp_path / 'scratch', curve(100, 1.0, 4)),
     write(tmp_path / 'grown', grown_run(1, **MARKS)),
   ]
-  table = rows(report.tables(runs))
+  table = rows(tables(runs))
   assert table['grown, hop 1'] == ['20', '3.5000', '4.2500', '-']
   assert 'speed-up at equal loss' not in table
 
 
 def test_without_growth_there_are_no_such_tables(runs):
-  table = rows(report.tables(runs))
+  table = rows(tables(runs))
   assert 'growth' not in table and 'speed-up at equal loss' not in table
 
 
 def test_the_page_needs_nothing_but_itself(page):
   assert '<script' not in page
   links = re.findall(r'(?:src|srcset|href)="([^"]*)"', page)
-  assert links and all(x.startswith('data:image/svg+xml;') for x in links)
+  assert links and all(x.startswith(('#', 'data:image/png;')) for x in links)
   rest = re.sub(r'"data:[^"]*"', '', page)
-  assert '//' not in rest and 'url(' not in rest and '@import' not in rest
+  assert '//' not in rest and '@import' not in rest
+  assert all(x.startswith('#') for x in re.findall(r'url\(([^)]*)', rest))
   assert '_sat&lt;1&gt;&amp;$x$' in page and '<1>' not in page
 
 
-def test_every_plot_is_there_in_light_and_in_dark(page):
-  titles = re.findall(r'alt="([^"]*)"', page)
-  assert titles == [
+def pictures(page):
+  """Panels by what they are called."""
+  found = re.findall(
+    r'<svg role="img" aria-label="([^"]*)".*?</svg>', page, re.S
+  )
+  return list(dict.fromkeys(found))
+
+
+def test_every_plot_is_there_and_takes_the_colours_of_the_page(page):
+  assert pictures(page) == [
     'Training loss',
     'Held-out loss',
     'Speed and omission',
@@ -262,27 +279,33 @@ def test_every_plot_is_there_in_light_and_in_dark(page):
     'Visits: _sat&lt;1&gt;&amp;$x$',
   ]
   assert 'a cell is the mean of 12 neighbours' in page  # of 3000, at most 256
-  encoded = re.findall(r'base64,([^"]*)"', page)
-  pictures = [base64.b64decode(text).decode() for text in encoded]
-  assert len(pictures) == 2 * len(titles)
-  for dark, light in zip(pictures[::2], pictures[1::2]):
-    assert ElementTree.fromstring(light).tag.endswith('svg')
-    assert '#24292f' in light and '#24292f' not in dark
-    assert len(dark) == len(light)
+  assert 'currentColor' in page and 'prefers-color-scheme: dark' in page
+  assert page.count('#24292f') == 1  # in the style alone
+  for svg in re.findall(r'<svg.*?</svg>', page, re.S):
+    whole = svg.replace('xlink:', '')  # a prefix that HTML knows
+    assert ElementTree.fromstring(whole).tag == 'svg'
+
+
+def test_no_two_ids_are_equal(page):
+  ids = re.findall(r' id="([^"]*)"', page)
+  assert len(ids) > 100 and len(set(ids)) == len(ids)
+  used = re.findall(r'(?:href="|url\()#([^")]*)', page)
+  assert used and set(used) <= set(ids)
 
 
 def test_what_nobody_recorded_is_left_out(runs, tmp_path):
   out = tmp_path / 'report.html'
-  report.report(runs[2:], out)
+  report(runs[2:], out)
   text = out.read_text()
-  assert '<picture>' not in text and 'MFU' not in text
+  assert pictures(text) == []
+  assert 'MFU' not in text
 
 
 def test_dense_runs_have_no_selections_and_equal_bytes_again(runs, tmp_path):
   for name in 'ab':
-    report.report(runs[:1], tmp_path / name)
+    report(runs[:1], tmp_path / name)
   text = (tmp_path / 'a').read_text()
-  titles = re.findall(r'alt="([^"]*)"', text)
+  titles = pictures(text)
   assert 'Selections' not in titles and 'Training loss' in titles
   assert text == (tmp_path / 'b').read_text()
 
@@ -294,7 +317,7 @@ def test_a_clock_that_starts_anew_goes_on(tmp_path):
     for n, (step, init) in enumerate(times, 1)
   ]
   lines.append({'step': 6, 'eval/x/loss': 1.0})
-  (run,) = report_runs.read([write(tmp_path / 'run', lines)])
+  (run,) = runs_lib.read([write(tmp_path / 'run', lines)])
   np.testing.assert_allclose(run.columns['time/step'], [1, 2, 2.5, 3, 3])
   np.testing.assert_allclose(run.columns['time/init'], [1, 1, 3, 3, 3])
   np.testing.assert_allclose(run.columns['seconds'], run.columns['time/step'])
@@ -304,7 +327,7 @@ def test_a_held_out_loss_between_records_has_its_cost(tmp_path):
   lines = [{'step': 10, 'tokens': 100}, {'step': 20, 'tokens': 300}]
   lines[1:1] = [{'step': 15, 'eval/x/loss': 1.0}]
   lines[:0] = [{'step': 0, 'eval/x/loss': 2.0}]
-  (run,) = report_runs.read([write(tmp_path / 'run', lines)])
+  (run,) = runs_lib.read([write(tmp_path / 'run', lines)])
   np.testing.assert_array_equal(run.columns['tokens'], [0, 100, 200, 300])
 
 
@@ -312,35 +335,35 @@ def test_names_are_as_long_as_it_takes(tmp_path):
   for name in ('a/run', 'b/run'):
     write(tmp_path / name, records(2, rates=(0.0,)))
   paths = [tmp_path / 'a/run', tmp_path / 'b/run']
-  assert rows(report.tables(paths))['results'] == ['a/run', 'b/run']
-  assert rows(report.tables(paths[:1]))['results'] == ['run']
+  assert rows(tables(paths))['results'] == ['a/run', 'b/run']
+  assert rows(tables(paths[:1]))['results'] == ['run']
   with pytest.raises(errors.ConfigError, match='each once'):
-    report.tables([paths[0], paths[0]])
+    tables([paths[0], paths[0]])
   with pytest.raises(errors.ConfigError, match='one or more'):
-    report.tables([])
+    tables([])
 
 
 def test_smoothing_and_thinning_keep_what_matters():
   line = np.arange(1000.0)
-  np.testing.assert_allclose(report_runs.smooth(line)[:960], line[:960])
-  assert report_runs.smooth(np.array([3.0])) == [3.0]
+  np.testing.assert_allclose(runs_lib.smooth(line)[:960], line[:960])
+  assert runs_lib.smooth(np.array([3.0])) == [3.0]
   line[500] = 1e9
-  x, y = report_runs.thin(np.arange(1000), line, 50)
+  x, y = runs_lib.thin(np.arange(1000), line, 50)
   assert len(y) <= 102 and y[x == 500] == 1e9 and list(x[[0, -1]]) == [0, 999]
 
 
 def test_bins_keep_the_mean_and_show_the_spread():
   values = np.array([[1, 9, 5, 5, 0], [2, 2, 2, 2, 2]])
-  binned, size = report_runs.sort_into_bins(values, 3)
+  binned, size = runs_lib.sort_into_bins(values, 3)
   assert size == 2
   np.testing.assert_array_equal(binned, [[7, 3, 0], [2, 2, 2]])
 
 
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path, runs):
   with pytest.raises(errors.ConfigError, match='none is not a workdir'):
-    report.tables([tmp_path / 'none'])
+    tables([tmp_path / 'none'])
   with pytest.raises(errors.ConfigError, match='name .*dense'):
-    report.tables([runs[0].parent])  # says which folders below are runs
+    tables([runs[0].parent])  # says which folders below are runs
 
 
 @pytest.mark.parametrize(
@@ -359,13 +382,13 @@ def test_a_folder_that_is_no_workdir_is_refused(tmp_path, runs):
 def test_broken_metrics_are_refused(text, message, tmp_path):
   (tmp_path / 'metrics.jsonl').write_text(text)
   with pytest.raises(errors.DataError, match=message) as caught:
-    report.tables([tmp_path])
+    tables([tmp_path])
   assert str(tmp_path) in str(caught.value)
 
 
 def test_a_last_line_that_was_cut_short_is_left_out(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n{"step": 2, "to')
-  assert rows(report.tables([tmp_path]))['steps'] == ['1']
+  assert rows(tables([tmp_path]))['steps'] == ['1']
 
 
 @pytest.mark.parametrize(
@@ -384,7 +407,7 @@ def test_other_broken_files_are_refused(name, content, tmp_path):
   path = write(tmp_path / 'run', records(2, rates=(0.0,)))
   (path / name).write_bytes(content)
   with pytest.raises(errors.DataError, match=name):
-    report.tables([path])
+    tables([path])
 
 
 @pytest.mark.parametrize(
@@ -400,28 +423,30 @@ def test_other_broken_files_are_refused(name, content, tmp_path):
 def test_other_visits_are_refused(visits, tmp_path):
   path = write(tmp_path / 'run', records(2, rates=(0.0,)), visits=visits)
   with pytest.raises(errors.DataError, match='visits.npz'):
-    report.tables([path])
+    tables([path])
 
 
 def test_an_output_that_can_not_be_written_is_an_error(runs, tmp_path):
   (tmp_path / 'file').write_text('')
   for out in (tmp_path / 'file' / 'report.html', tmp_path):
     with pytest.raises(errors.StorageError, match='can not write'):
-      report.report(runs[2:], out)
+      report(runs[2:], out)
 
 
 def test_only_plots_need_matplotlib(runs, tmp_path):
   """In a process where it can not be imported, as if it were not there."""
   script = f"""
 import sys
-from satjax import errors, report
+from satjax import errors
+from satjax.report import page
 runs = {[str(path) for path in runs]!r}
 assert 'jax' not in sys.modules and 'matplotlib' not in sys.modules
-assert 'tokens/s' in report.tables(runs)
+content = page.read(runs)
+assert 'tokens/s' in page.tables(content)
 assert 'matplotlib' not in sys.modules
 sys.modules['matplotlib'] = None
 try:
-  report.report(runs, {str(tmp_path / 'x.html')!r})
+  page.report(content, {str(tmp_path / 'x.html')!r})
 except errors.ConfigError as error:
   assert 'satjax[viz]' in str(error)
 else:

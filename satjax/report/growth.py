@@ -4,16 +4,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from satjax import report_runs
 from satjax.growth import curves
-from satjax.report_runs import Run
+from satjax.report import runs as runs_lib
+from satjax.report import table
+from satjax.report.runs import Run
 
+HOP_COLUMNS = ('hop', 'step', 'loss before', 'loss after', 'steps to recover')
 _LOSSES = ('growth/loss_before', 'growth/loss_after')
 _SIZES = ('model/num_layers', 'model/num_params')
 
 
-def tables(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
-  """By title and label, the cells; the first row has the names of the columns.
+def tables(runs: Sequence[Run]) -> list[table.Table]:
+  """What growth did to some runs; no tables where none grew.
 
   'growth' has a row for every hop. 'speed-up at equal loss' has one for every
   run that grew against every run that did not: `curves.speedup_at_equal_loss`
@@ -22,24 +24,28 @@ def tables(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
   reached. FLOPs are those executed, base model included.
 
   Args:
-    runs: in the order in which to show them; both tables are left out where
-      none grew.
+    runs: in the order in which to show them.
   """
   hops = {run.name: _hops(run) for run in runs}
-  result = {}
-  rows = dict(row for run in runs for row in _hop_rows(run, hops[run.name]))
-  if rows:
-    columns = ['step', 'loss before', 'loss after', 'steps to recover']
-    result['growth'] = {'run': columns} | rows
   gains = {}
   for run in runs:
     for other in runs:
       if hops[run.name] and not hops[other.name]:
         gains |= _gains(run, other, run.columns['step'][hops[run.name][-1]])
-  if gains:
-    columns = [f'at {share:.0%} of its FLOPs' for share in curves.SHARES]
-    result['speed-up at equal loss'] = {'run': columns} | gains
-  return result
+  shares = [f'at {share:.0%} of its FLOPs' for share in curves.SHARES]
+  result = [
+    table.Table(
+      'growth',
+      HOP_COLUMNS,
+      [row for run in runs for row in _hop_rows(run, hops[run.name])],
+    ),
+    table.Table(
+      'speed-up at equal loss',
+      ['runs', *shares],
+      [[label, *cells] for label, cells in gains.items()],
+    ),
+  ]
+  return [each for each in result if each.rows]
 
 
 def _hops(run: Run) -> list[int]:
@@ -56,17 +62,15 @@ def _hops(run: Run) -> list[int]:
   return sorted(changed)
 
 
-def _hop_rows(run: Run, hops: Sequence[int]) -> Iterator[tuple[str, list[str]]]:
+def _hop_rows(run: Run, hops: Sequence[int]) -> Iterator[list[str]]:
   ends = [*hops[1:], len(run.columns['step'])]
   for number, (hop, end) in enumerate(zip(hops, ends), 1):
-    yield (
+    yield [
       f'{run.name}, hop {number}',
-      [
-        f'{run.columns["step"][hop]:,.0f}',
-        *(_first(run, name, slice(hop, hop + 1), '.4f') for name in _LOSSES),
-        _first(run, 'growth/steps_to_recover', slice(hop, end), ',.0f'),
-      ],
-    )
+      f'{run.columns["step"][hop]:,.0f}',
+      *(_first(run, name, slice(hop, hop + 1), '.4f') for name in _LOSSES),
+      _first(run, 'growth/steps_to_recover', slice(hop, end), ',.0f'),
+    ]
 
 
 def _first(run: Run, column: str, where: slice, form: str) -> str:
@@ -79,7 +83,7 @@ def _first(run: Run, column: str, where: slice, form: str) -> str:
 def _gains(run: Run, other: Run, step: float) -> dict[str, list[str]]:
   """Speed-ups by loss of a run that last grew at `step`."""
   losses = {'training': 'train/loss'}
-  for source in report_runs.sources(run.columns):
+  for source in runs_lib.sources(run.columns):
     losses[f'held-out, {source}'] = f'eval/{source}/loss'
   rows = {}
   for label, name in losses.items():

@@ -1,0 +1,40 @@
+"""Stack or interpolate: in which order do copies come?
+
+Claim     copies of the whole stack beat copies of each layer in its place.
+Source    Stacking Your Transformers (Du et al., 2024), appendix H.2.
+Runs      stack and interpolate by 2 and by 4, with the same FLOPs.
+Cost      see the result.
+Command   satjax experiment experiments/growth_interpolation.py --scale=cpu \\
+            --workdir=runs/experiments --jobs=2
+Result    experiments/results/growth_interpolation.md
+"""
+
+from experiments import scenarios
+from satjax.experiment import spec
+
+TITLE = 'Stack against interpolation'
+PAPER = None
+FACTORS = (2, 4)
+CLAIMS = (
+  spec.Claim(
+    'stacking ends below interpolation',
+    'Du et al., 2024, H.2',
+    'interpolation starts equal, then falls behind',
+    tuple(
+      spec.Expect(f'stack, {g}', 'below', f'interpolate, {g}') for g in FACTORS
+    ),
+  ),
+)
+scenario = scenarios.growth
+
+
+def sweep(add, scenario):
+  for operator in ('stack', 'interpolate'):
+    for factor in FACTORS:
+      layers = scenario.config.model.num_layers // factor
+      scenarios.add_grown(
+        add,
+        f'{operator}, {factor}',
+        scenarios.grow(scenario, (0.1, operator, factor), num_layers=layers),
+        label={'operator': operator, 'factor': factor},
+      )

@@ -1,0 +1,95 @@
+"""Growth operators: the four, in depth and in width.
+
+Claim     growth in depth by stacking is best; growth in width gains nothing.
+Source    Stacking Your Transformers (Du et al., 2024), figure 3.
+Runs      direct (stack in depth), zero, random and learn, in depth from a
+          quarter of the layers and in width from half the width, each with the
+          FLOPs of training from scratch.
+Cost      see the result.
+Command   satjax experiment experiments/growth_operators.py --scale=cpu \\
+            --workdir=runs/experiments --jobs=2
+Result    experiments/results/growth_operators.md
+"""
+
+from experiments import scenarios
+from satjax.experiment import spec
+
+TITLE = 'Growth operators, in depth and in width'
+PAPER = {
+  'columns': ['loss', 'speed-up at equal loss'],
+  'rows': {
+    'scratch': [2.204, '0'],
+    'depth, stack': [2.151, '+49.1%'],
+    'depth, zero': [2.161, '+46.6%'],
+    'depth, random': [2.258, '-25.7%'],
+    'depth, learn': [2.156, '+48.6%'],
+    'width, direct': [2.209, '-0.7%'],
+    'width, zero': [2.249, '-17.9%'],
+    'width, random': [2.227, '-13.8%'],
+    'width, learn': [2.233, '-15.4%'],
+  },
+}
+WIDTHS = ('direct', 'zero', 'random', 'learn')
+CLAIMS = (
+  spec.Claim(
+    'stacking beats training from scratch with the same FLOPs',
+    'Du et al., 2024, figure 3',
+    '+49.1 % speed-up',
+    (spec.Expect('depth, stack', 'below', 'flops'),),
+  ),
+  spec.Claim(
+    'stacking is the best operator in depth',
+    'Du et al., 2024, figure 3',
+    'stack 2.151, learn 2.156, zero 2.161, random 2.258',
+    tuple(
+      spec.Expect('depth, stack', 'not above', f'depth, {name}')
+      for name in ('zero', 'random', 'learn')
+    ),
+  ),
+  spec.Claim(
+    'masked random layers in depth lose to scratch',
+    'Du et al., 2024, figure 3',
+    '-25.7 %',
+    (spec.Expect('scratch', 'below', 'depth, random'),),
+  ),
+  spec.Claim(
+    'growth in width does not beat scratch',
+    'Du et al., 2024, figure 3',
+    '-0.7 % to -17.9 %',
+    tuple(
+      spec.Expect('scratch', 'not above', f'width, {name}') for name in WIDTHS
+    ),
+  ),
+)
+scenario = scenarios.growth
+
+
+def sweep(add, scenario):
+  model, steps = scenario.config.model, scenario.config.train.num_steps
+  ramp = {'ramp_tokens': scenario.tokens_per_step * (steps // 10)}
+  learn = {'steps': max(2, steps // 20)}
+  wide = {
+    name: model[name]
+    for name in ('embed_dim', 'num_heads', 'num_kv_heads', 'mlp_dim')
+  }
+  narrow = {name: size // 2 for name, size in wide.items()}
+  depths = {
+    'stack': 4,
+    'zero': 4,
+    'random': {'factor': 4, **ramp},
+    'learn': {'factor': 4, **learn},
+  }
+  widths = {
+    'direct': {**wide, 'split': 'uneven'},
+    'zero': wide,
+    'random': {**wide, **ramp},
+    'learn': {**wide, **learn},
+  }
+  for kind, targets, sizes in (
+    ('depth', depths, {'num_layers': model.num_layers // 4}),
+    ('width', widths, narrow),
+  ):
+    for operator, target in targets.items():
+      hop = (0.1, operator, target)
+      overrides = scenarios.grow(scenario, hop, **sizes)
+      scenarios.add_grown(add, f'{kind}, {operator}', overrides, group=kind)

@@ -1,0 +1,63 @@
+"""Model-size scaling: does the gain shrink with size?
+
+Claim     the gain of stacking does not shrink with size; both follow a power
+          law.
+Source    Stacking Your Transformers (Du et al., 2024), figure 5 and the fit L =
+          a C^b.
+Runs      models of three widths, trained with FLOPs that grow as the square of
+          their parameters, from scratch and stacked.
+Cost      see the result.
+Command   satjax experiment experiments/growth_sizes.py --scale=cpu \\
+            --workdir=runs/experiments --jobs=2
+Result    experiments/results/growth_sizes.md
+"""
+
+from experiments import scenarios
+from satjax.experiment import compare, spec
+
+TITLE = 'Model-size scaling'
+PAPER = None
+WIDTHS = (0.5, 0.75, 1.0)  # of the scenario's model
+CLAIMS = (
+  spec.Claim(
+    'stacking beats scratch at every size',
+    'Du et al., 2024, figure 5',
+    '+49.1 % at 1.1B, +54.5 % at 3B, +54.6 % at 7B',
+    tuple(
+      spec.Expect(f'stack, width {w:g}', 'below', f'scratch, width {w:g}')
+      for w in WIDTHS
+    ),
+  ),
+)
+scenario = scenarios.growth
+
+
+def sweep(add, scenario):
+  model = scenario.config.model
+  for width in WIDTHS:
+    sizes = {
+      f'model.{name}': round(width * model[name])
+      for name in ('embed_dim', 'num_heads', 'num_kv_heads', 'mlp_dim')
+    }
+    how = {'length': width**4, 'label': {'width': width}}  # parameters squared
+    name = f'width {width:g}'
+    scenarios.add_grown(add, f'scratch, {name}', sizes, group='scratch', **how)
+    grown = scenarios.stack(scenario, share=0.1 * width**2)
+    scenarios.add_grown(add, f'stack, {name}', sizes | grown, **how)
+
+
+def notes(arms):
+  """Fits L = a C^b to both kinds, and extrapolates as the paper does."""
+  for kind in ('scratch', 'stack'):
+    found = [arms[f'{kind}, width {width:g}'] for width in WIDTHS]
+    points = [
+      (arm['flops'], arm['loss']['mean']) for arm in found if arm['loss']
+    ]
+    fit = compare.power_law(points)
+    if fit:
+      a, b = fit
+      ahead = 100 * max(flops for flops, _ in points)
+      yield (
+        f'{kind}: L = {a:.4g} C^{b:.4f}; extrapolated to {ahead:.1e} FLOPs'
+        f' {a * ahead**b:.3f} nats'
+      )

@@ -1,0 +1,48 @@
+"""Optimizer state and learning rate at growth.
+
+Claim     moments reset and the schedule restarted, as the paper does, against
+          moments that grow along and a schedule that continues.
+Source    ours; Stacking Your Transformers (Du et al., 2024) resets both and
+          tests neither.
+Runs      both choices of each.
+Cost      see the result.
+Command   satjax experiment experiments/growth_state.py --scale=cpu \\
+            --workdir=runs/experiments --jobs=2
+Result    experiments/results/growth_state.md
+"""
+
+from experiments import scenarios
+from satjax.experiment import spec
+
+TITLE = 'Optimizer state and learning rate at growth'
+PAPER = None
+CLAIMS = (
+  spec.Claim(
+    'grown moments end no higher than reset ones',
+    'ours',
+    '',
+    tuple(
+      spec.Expect(f'grow, {rate}', 'not above', f'reset, {rate}')
+      for rate in ('restart', 'continue')
+    ),
+  ),
+  spec.Claim(
+    'restarting the learning rate does no harm',
+    'ours',
+    '',
+    (spec.Expect('reset, restart', 'not above', 'reset, continue'),),
+  ),
+)
+scenario = scenarios.growth
+
+
+def sweep(add, scenario):
+  for state in ('reset', 'grow'):
+    for rate in ('restart', 'continue'):
+      changes = {'growth.opt_state': state, 'growth.learning_rate': rate}
+      scenarios.add_grown(
+        add,
+        f'{state}, {rate}',
+        scenarios.stack(scenario) | changes,
+        label={'moments': state, 'learning rate': rate},
+      )

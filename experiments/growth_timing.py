@@ -1,0 +1,47 @@
+"""Growth timing: how long should the base train?
+
+Claim     the loss has a valley: growing random layers gains nothing, a base
+          that trains too long wastes FLOPs, and between is flat.
+Source    Stacking Your Transformers (Du et al., 2024), figures 8 and 23 to 28.
+Runs      stacking four times after 0 to 40 % of the tokens from scratch, with
+          the same FLOPs in all.
+Cost      see the result.
+Command   satjax experiment experiments/growth_timing.py --scale=cpu \\
+            --workdir=runs/experiments --jobs=2
+Result    experiments/results/growth_timing.md
+"""
+
+from experiments import scenarios
+from satjax.experiment import spec
+
+TITLE = 'Growth timing'
+PAPER = None
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.4)
+CLAIMS = (
+  spec.Claim(
+    'stacking layers that have not trained gains nothing over scratch',
+    'Du et al., 2024, figure 8',
+    'd = 0 is about scratch',
+    (
+      spec.Expect('at 0%', 'not above', 'scratch'),
+      spec.Expect('scratch', 'not above', 'at 0%'),
+    ),
+  ),
+  spec.Claim(
+    'some training of the base is better than none',
+    'Du et al., 2024, figure 8',
+    'a valley, flat near its bottom',
+    (spec.Expect('at 10%', 'below', 'at 0%'),),
+  ),
+)
+scenario = scenarios.growth
+
+
+def sweep(add, scenario):
+  for share in SHARES:
+    scenarios.add_grown(
+      add,
+      f'at {share:.0%}',
+      scenarios.stack(scenario, share=share),
+      label={'share of the tokens': share},
+    )

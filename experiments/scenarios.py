@@ -1,0 +1,263 @@
+"""What experiments share: models, texts, lengths, and a sceptic's baselines.
+
+Every scenario is real text that is on every user's disk: the standard library
+of Python, its documentation, its source and its docstrings. A model reads
+documentation first (the base), and goes on with source code (`cpt`) or with
+signatures answered by docstrings (`sft`, and `small_data` with few of them and
+many epochs). `growth` starts from random weights.
+
+A tenth of the documents is held out to choose learning rates and stopping
+points, another tenth for the numbers that are reported.
+"""
+
+import dataclasses
+
+import ml_collections
+
+from configs import base, tinyllama_1b_cpt, tinyllama_1b_sft
+from satjax.experiment import spec
+
+DOCS, CODE, ANSWERS = 'stdlib:docs', 'stdlib:code', 'stdlib:docstrings'
+# SAT unless an arm says otherwise: `sparsity` of configs/base.py at this rate.
+RATE = 0.5
+
+
+def rates(heads: float, channels: float | None = None) -> dict[str, float]:
+  """Omission rates of both, or of each."""
+  channels = heads if channels is None else channels
+  return {'sparsity.head_rate': heads, 'sparsity.channel_rate': channels}
+
+
+SAT = rates(RATE)
+
+
+def _config(scale: str) -> ml_collections.ConfigDict:
+  """The model of a scale, from random weights, on documentation."""
+  config = base.get_config()
+  model, data, train = config.model, config.data, config.train
+  model.scan = False
+  model.num_layers, model.head_dim = 4, 16
+  model.embed_dim, model.mlp_dim = 128, 512
+  data.seq_len, train.batch_size = 128, 8
+  data.train = data.eval = (DOCS,)
+  data.held_out = data.test = 0.1
+  train.log_every, train.eval_batches = 5, 32
+  train.eval_every = train.checkpoint_every = 0
+  if scale == 'smoke':
+    model.num_layers, model.embed_dim, model.mlp_dim = 2, 32, 64
+    model.head_dim = 4
+    config.sparsity.channel_multiple = 8
+    data.seq_len, train.batch_size = 32, 4
+    train.eval_batches, train.log_every = 2, 1
+  elif scale == 'gpu':
+    model.num_layers, model.num_heads, model.num_kv_heads = 12, 16, 16
+    model.embed_dim, model.head_dim, model.mlp_dim = 1024, 64, 4096
+    model.dtype, model.scan = 'bfloat16', True
+    config.sparsity.channel_multiple = 128
+    data.seq_len, train.batch_size = 1024, 16
+    train.loss_chunk = 4096
+  return config
+
+
+def _steps(scale: str, smoke: int, cpu: int, gpu: int) -> int:
+  return {'smoke': smoke, 'cpu': cpu, 'gpu': gpu}[scale]
+
+
+def _scenario(name, family, config, start, rates, lengths, scale):
+  if scale == 'smoke':
+    rates, lengths = rates[:1], (lengths[0], 1.0)
+  return spec.Scenario(
+    name=name,
+    family=family,
+    config=config,
+    base=start,
+    seeds=(0,) if scale == 'smoke' else (0, 1, 2),
+    learning_rates=rates,
+    lengths=lengths,
+  )
+
+
+def _start(scale: str, steps: int | None = None) -> ml_collections.ConfigDict:
+  """Pre-training on documentation."""
+  config = _config(scale)
+  config.train.num_steps = steps or _steps(scale, 16, 2000, 1500)
+  config.optimizer.peak_lr, config.optimizer.end_lr = 2e-3, 2e-4
+  config.optimizer.warmup_steps = config.train.num_steps // 20
+  return config
+
+
+def _continue(config, source, steps) -> None:
+  config.data.train = config.data.eval = (source,)
+  config.train.num_steps = steps
+  config.optimizer.peak_lr, config.optimizer.end_lr = 1e-3, 1e-4
+  config.optimizer.warmup_steps = max(1, steps // 20)
+  if steps < 40:
+    config.sparsity.refresh_every = 2
+
+
+_LENGTHS = (0.3, 0.45, 0.6, 0.8, 1.0)
+
+
+def cpt(scale: str) -> spec.Scenario:
+  """Continual pre-training: from documentation to source code."""
+  if scale == 'paper':
+    return _paper('cpt', tinyllama_1b_cpt.get_config())
+  config = _config(scale)
+  _continue(config, CODE, _steps(scale, 16, 400, 600))
+  rates = (1e-3, 2e-3, 4e-3)
+  return _scenario('cpt', 'sat', config, _start(scale), rates, _LENGTHS, scale)
+
+
+def sft(scale: str) -> spec.Scenario:
+  """Supervised fine-tuning: signatures answered by docstrings."""
+  if scale == 'paper':
+    return _paper('sft', tinyllama_1b_sft.get_config())
+  config = _config(scale)
+  _continue(config, ANSWERS, _steps(scale, 16, 400, 500))
+  config.data.packing = 'best_fit'
+  rates = (1e-3, 2e-3, 4e-3)
+  return _scenario('sft', 'sat', config, _start(scale), rates, _LENGTHS, scale)
+
+
+def small_data(scale: str) -> spec.Scenario:
+  """Fine-tuning on a twentieth of the pairs, about eight times each."""
+  found = sft(scale)
+  config = found.config
+  if scale == 'paper':
+    return dataclasses.replace(found, name='small-paper')
+  config.train.num_steps = _steps(scale, 16, 600, 700)
+  config.optimizer.warmup_steps = max(1, config.train.num_steps // 20)
+  config.train.eval_every = max(1, config.train.num_steps // 10)
+  config.train.eval_batches = 16
+  if scale != 'smoke':
+    config.data.held_out, config.data.test = 0.475, 0.475
+  lengths = (0.15, 0.3, 0.45, 0.7, 1.0)
+  return _scenario(
+    'small', 'sat', config, found.base, found.learning_rates, lengths, scale
+  )
+
+
+def growth(scale: str) -> spec.Scenario:
+  """Pre-training from random weights, of the model that growth ends with."""
+  config = _config(scale)
+  model, train = config.model, config.train
+  model.num_layers = 4 if scale == 'smoke' else 8
+  if scale == 'cpu':
+    model.embed_dim, model.mlp_dim = 96, 384
+    model.num_heads = model.num_kv_heads = 8
+    model.head_dim = 12
+  elif scale == 'gpu':
+    model.num_layers = 24
+  elif scale == 'paper':
+    return _paper_growth(config)
+  train.num_steps = _steps(scale, 20, 600, 400)
+  config.optimizer.peak_lr, config.optimizer.end_lr = 2e-3, 2e-4
+  config.optimizer.warmup_steps = max(1, train.num_steps // 20)
+  config.growth.opt_state, config.growth.learning_rate = 'reset', 'restart'
+  rates = (2e-3, 4e-3, 8e-3)
+  return _scenario(
+    'growth', 'growth', config, None, rates, (0.6, 0.8, 1.0, 1.4), scale
+  )
+
+
+def _paper(name, config) -> spec.Scenario:
+  """TinyLlama-1.1B from its own weights: set `init_from` in the file here.
+
+  The paper's corpora and settings are not public; these are ours. Rates and
+  sizes of the 7B and the 13B: configs/llama2_*.py.
+  """
+  for key in ('head_rate', 'channel_rate'):
+    config.sparsity[key] = 0.0
+  config.data.held_out = config.data.test = 0.1
+  peak = config.optimizer.peak_lr
+  rates = (peak / 2, peak, 2 * peak)
+  return _scenario(
+    f'{name}-paper', 'sat', config, None, rates, _LENGTHS, 'paper'
+  )
+
+
+def _paper_growth(config) -> spec.Scenario:
+  """24 layers of width 2048, 100B tokens: the 1.1B model of Du et al. (2024).
+
+  Sizes, batch, warm-up and learning rates are the paper's; the text is not.
+  """
+  model, train = config.model, config.train
+  model.num_layers, model.embed_dim, model.mlp_dim = 24, 2048, 5504
+  model.num_heads = model.num_kv_heads = 16
+  model.head_dim, model.vocab_size = 128, 32_000
+  model.dtype, model.scan = 'bfloat16', True
+  data, optimizer = config.data, config.optimizer
+  data.seq_len, train.batch_size = 2048, 1024
+  train.num_steps = 47_684  # 100B tokens
+  train.loss_chunk, train.log_every = 4096, 20
+  train.checkpoint_every = 1000
+  optimizer.peak_lr, optimizer.end_lr = 4e-4, 4e-5
+  optimizer.warmup_steps = 3000
+  config.growth.opt_state, config.growth.learning_rate = 'reset', 'restart'
+  return _scenario(
+    'growth-paper',
+    'growth',
+    config,
+    None,
+    (2e-4, 4e-4, 8e-4),
+    (0.6, 0.8, 1.0, 1.4),
+    'paper',
+  )
+
+
+def add_baselines(add, scenario: spec.Scenario) -> None:
+  """What a sceptic asks for besides dense: random choice, a cut base, LoRA."""
+  add(
+    'uniform',
+    SAT | {'sparsity.importance': 'uniform'},
+    group='baselines',
+  )
+  model = scenario.config.model
+  if scenario.base and model.num_kv_heads == model.num_heads:
+    add('static pruned twin', {}, group='baselines', prune=RATE)
+  targets = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
+  add(
+    'LoRA',
+    {'lora.rank': 16, 'lora.alpha': 32.0, 'lora.targets': targets},
+    group='baselines',
+    rate_factor=3.0,
+  )
+
+
+_HOP = 0.1  # of the tokens from scratch: when growth happens, as in the paper
+
+
+def grow(
+  scenario: spec.Scenario,
+  *hops: tuple[float, str, object],
+  **base_sizes: int,
+) -> dict[str, object]:
+  """Overrides of a run that grows.
+
+  Args:
+    scenario: `growth`.
+    *hops: (when, as a share of the tokens from scratch; operator; target).
+    **base_sizes: of the model before the first hop, keys of `config.model`.
+  """
+  tokens = scenario.tokens_per_step
+  steps = scenario.config.train.num_steps
+  return {f'model.{key}': size for key, size in base_sizes.items()} | {
+    'growth.hops': tuple(
+      (round(share * steps) * tokens, operator, target)
+      for share, operator, target in hops
+    )
+  }
+
+
+def stack(
+  scenario: spec.Scenario, factor: int = 4, share: float = _HOP, **options
+):
+  """G_stack: whole copies of a base that is `factor` times as shallow."""
+  target = {'factor': factor, **options} if options else factor
+  layers = scenario.config.model.num_layers // factor
+  return grow(scenario, (share, 'stack', target), num_layers=layers)
+
+
+def add_grown(add, name: str, overrides: dict[str, object], **how) -> None:
+  """An arm with the FLOPs of the run from scratch, its base included."""
+  add(name, overrides, equal='flops', **how)

@@ -1,0 +1,62 @@
+"""satjax experiment."""
+
+from typing import Any
+
+from satjax.commands import shared
+
+SUMMARY = (
+  'all runs of an experiment file, and the table that they make; stopped, it'
+  ' goes on where it was'
+)
+OPTIONS = shared.required(
+  {
+    'file': {
+      'metavar': 'FILE',
+      'help': 'such as experiments/sat_rate.py; its docstring says what it'
+      ' claims and what it costs',
+    },
+    **shared.WORKDIR,
+    '--scale': {
+      'choices': ('smoke', 'cpu', 'gpu', 'paper'),
+      'default': 'smoke',
+      'help': 'smoke: one minute, to see that it works (default); cpu: two'
+      ' cores, up to 40 minutes; gpu: one accelerator, up to 25 minutes; paper:'
+      " the papers' own sizes",
+    },
+    '--jobs': shared.number(
+      'N',
+      int,
+      'runs at a time, each with its share of the cores (default: 1)',
+      default=1,
+    ),
+    '--plan': {
+      'action': 'store_true',
+      'help': 'print the runs and their FLOPs, and run nothing',
+    },
+    '--out': {
+      'metavar': 'DIR',
+      'help': 'folder of NAME.json, NAME.md and the plots (default: results/'
+      ' in the workdir)',
+    },
+  },
+  '--workdir',
+)
+
+
+def run(options: Any) -> None:
+  if options.plan:
+    from satjax.experiment import cost
+
+    print(cost.render(options.file, options.scale))
+    return
+  from satjax.experiment import run as run_lib
+  from satjax.report import markdown
+
+  result = run_lib.run(
+    options.file,
+    options.workdir,
+    scale=options.scale,
+    jobs=options.jobs,
+    out=options.out,
+  )
+  print(markdown.markdown(result))

@@ -1,0 +1,45 @@
+"""What an experiment would run, and how many FLOPs that takes."""
+
+import pathlib
+
+from satjax.experiment import run as run_lib
+from satjax.experiment import spec
+from satjax.plan import stretches
+
+
+def render(path: str, scale: str) -> str:
+  """The arms of an experiment as a Markdown table; nothing runs.
+
+  Raises:
+    ConfigError: as `run.run`.
+  """
+  experiment = spec.load(path, scale)
+  scenario = experiment.scenario
+  search = run_lib.plan(experiment, pathlib.Path())
+  lines = [
+    f'{experiment.title}, scale {scale}: {len(search)} arms, learning rates'
+    f' {", ".join(f"{x:g}" for x in scenario.learning_rates)}, seeds'
+    f' {", ".join(map(str, scenario.seeds))}.',
+    '',
+    '| arm | steps | tokens | FLOPs of a run | FLOPs limit | runs |',
+    '|' + ' --- |' * 6,
+  ]
+  total, more = 0.0, len(scenario.seeds) - 1
+  for name, of_arm in search.items():
+    run = next(iter(of_arm.values()))
+    count = len(of_arm) + more
+    total += count * run.flops
+    steps = run.config.train.num_steps
+    limit = stretches.plan(run.config).speedup
+    lines.append(
+      f'| {name} | {steps:,} | {steps * run.config.tokens_per_step:,} |'
+      f' {run.flops:.3e} | {limit:.2f}x | {count} |'
+    )
+  bases = {
+    r.base.model: r.base
+    for of in search.values()
+    for r in of.values()
+    if r.base
+  }
+  lines += ['', f'{total:.3e} FLOPs in all, {len(bases)} bases not counted.']
+  return '\n'.join(lines)

@@ -1,0 +1,291 @@
+"""The result of an experiment, from the folders of its runs."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from satjax import config as config_lib
+from satjax import flops
+from satjax.experiment import compare, spec, timing
+from satjax.experiment.runs import Run
+from satjax.train import phases
+
+_POINTS = 60  # of a curve
+_BINS = 64  # of a heat map of channels
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """The runs of an arm.
+
+  Attributes:
+    search: by learning rate, the run of the first seed.
+    runs: of the best learning rate, by seed.
+  """
+
+  search: Mapping[float, Run]
+  runs: Mapping[int, Run]
+
+
+def best_rate(arm: spec.Arm, search: Mapping[float, Run]) -> float | None:
+  """The learning rate of the lowest validation loss; None: all failed."""
+  losses = {rate: _validation(arm, run) for rate, run in search.items()}
+  known = {rate: loss for rate, loss in losses.items() if loss is not None}
+  return min(known, key=known.get) if known else None
+
+
+def _validation(arm, run) -> float | None:
+  if run.failure:
+    return None
+  found = _evaluations(run)
+  losses = [e['validation'] for e in found]
+  return min(losses) if arm.early_stop else losses[-1]
+
+
+def _evaluations(run) -> list[dict[str, float]]:
+  """Step, validation and test loss of each evaluation after the first step."""
+  source = run.config.data.eval[0]
+  names = f'eval/{source}/loss', f'test/{source}/loss'
+  return [
+    {'step': r['step'], 'validation': r[names[0]], 'test': r[names[1]]}
+    for r in run.records
+    if names[1] in r and r['step'] > 0
+  ]
+
+
+def result(
+  experiment: spec.Experiment,
+  found: Mapping[str, Found],
+  timed: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+  """What experiments/results/NAME.json holds; JSON types only."""
+  scenario = experiment.scenario
+  arms = {
+    name: _arm(experiment.arms[name], of_arm, timed, scenario.family)
+    for name, of_arm in found.items()
+  }
+  _compare(experiment, arms)
+  runs = {r.path: r for of in found.values() for r in _all(of)}
+  first = next(iter(runs.values()))
+  value = {
+    'name': experiment.name,
+    'title': experiment.title,
+    'doc': experiment.doc,
+    'family': scenario.family,
+    'scale': experiment.scale,
+    'scenario': scenario.name,
+    'environment': json.loads((first.path / 'environment.json').read_text()),
+    'seeds': list(scenario.seeds),
+    'learning_rates': list(scenario.learning_rates),
+    'process_seconds': sum(map(_process_seconds, runs.values())),
+    'source': scenario.source,
+    'reference': scenario.reference,
+    'frontier': list(experiment.frontier),
+    'arms': arms,
+    'timing': timed,
+    'paper': experiment.paper,
+    'notes': list(experiment.notes(arms)),
+    'claims': [compare.judge(claim, arms) for claim in experiment.claims],
+  }
+  return json.loads(json.dumps(value))
+
+
+def _all(found: Found) -> list[Run]:
+  return [*found.search.values(), *found.runs.values()]
+
+
+def _process_seconds(run) -> float:
+  """Of the process, compiling and evaluation included."""
+  timed = [r for r in run.records if 'time/step' in r]
+  if not timed:
+    return 0.0
+  return sum(x for n, x in timed[-1].items() if n.startswith('time/'))
+
+
+def _arm(arm, found, timed, family) -> dict[str, Any]:
+  reasons = [run.failure for run in _all(found) if run.failure]
+  rate = best_rate(arm, found.search)
+  some = next(iter((found.runs or found.search).values()))
+  config = some.config
+  value = {
+    'group': arm.group,
+    'overrides': {**arm.overrides, **_more(arm)},
+    'label': dict(arm.label),
+    'learning_rate': rate,
+    'search': {f'{x:g}': _validation(arm, r) for x, r in found.search.items()},
+    'at_edge': len(found.search) > 1
+    and rate in (min(found.search), max(found.search)),
+    'steps': config.train.num_steps,
+    'tokens': config.train.num_steps * config.tokens_per_step,
+    'flops': some.flops,
+    'seconds': None,
+    'omission_rate': _omission_rate(config),
+    'parameters': flops.num_params(_last_model(config)),
+    'early_stop': arm.early_stop,
+    'against': {},
+    'speedup': {'time': None, 'flops': None},
+    'failed': None,
+  }
+  good = {s: r for s, r in found.runs.items() if not r.failure}
+  if rate is None or len(good) < len(found.runs) or not good:
+    value['failed'] = reasons[0] if reasons else 'it has not run'
+    return value | {'runs': [], 'loss': None} | _no_curves()
+  by_step = None
+  if family == 'sat':
+    by_step = timing.seconds(config, timed)
+  if by_step is not None:
+    value['seconds'] = float(by_step[-1])
+  value['runs'] = [_run(seed, run) for seed, run in good.items()]
+  losses = list(compare.losses_of(value).values())
+  value['loss'] = {
+    'mean': float(np.mean(losses)),
+    'low': min(losses),
+    'high': max(losses),
+  }
+  return value | _curves(list(good.values()), by_step)
+
+
+def _more(arm: spec.Arm) -> dict[str, Any]:
+  """What makes an arm besides overrides, under a name of its own."""
+  plain = spec.Arm('', {})
+  return {
+    name: getattr(arm, name)
+    for name in ('prune', 'rate_factor', 'early_stop')
+    if getattr(arm, name) != getattr(plain, name)
+  }
+
+
+def _last_model(config: config_lib.Config) -> config_lib.ModelConfig:
+  return phases.phase_at(config, config.train.num_steps - 1).stage.model
+
+
+def _omission_rate(config) -> float:
+  """The mean over the steps, as realised."""
+  steps = range(config.train.num_steps)
+  rates = [phases.omission_rate(phases.phase_at(config, s)) for s in steps]
+  return float(np.mean(rates))
+
+
+def _run(seed: int, run: Run) -> dict[str, Any]:
+  found = _evaluations(run)
+  best = min(found, key=lambda e: e['validation'])
+  return {
+    'seed': seed,
+    'folder': run.path.name,
+    **found[-1],
+    'seconds': _process_seconds(run),
+    'best': best,
+  }
+
+
+def _no_curves() -> dict[str, Any]:
+  return {'curves': None, 'ladder': None, 'visits': None, 'growth': []}
+
+
+def _curves(runs: Sequence[Run], by_step) -> dict[str, Any]:
+  """Means over seeds along the run, and what is known of its first one."""
+  records = [[r for r in run.records if 'train/loss' in r] for run in runs]
+  first = records[0]
+  steps = np.array([r['step'] for r in first])
+  loss = np.mean([[r['train/loss'] for r in of] for of in records], axis=0)
+  taken = np.unique(np.linspace(0, len(steps) - 1, _POINTS).round().astype(int))
+  found = [_evaluations(run) for run in runs]
+
+  def column(name):
+    return [first[i][name] for i in taken]
+
+  return {
+    'curves': {
+      'step': steps[taken].tolist(),
+      'tokens': column('tokens'),
+      'flops': column('flops'),
+      'seconds': None
+      if by_step is None
+      else by_step[steps[taken] - 1].tolist(),
+      'train': _smooth(loss)[taken].tolist(),
+      'validation_step': [e['step'] for e in found[0]],
+      'validation': np.mean(
+        [[e['validation'] for e in of] for of in found], axis=0
+      ).tolist(),
+    },
+    'ladder': {
+      'step': steps[taken].tolist(),
+      'omission_rate': column('sparsity/omission_rate'),
+    },
+    'visits': _visits(runs[0]),
+    'growth': _growth(runs[0].records),
+  }
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+  """Running mean over a tenth of the values."""
+  width = max(1, len(values) // 10)
+  total = np.cumsum(np.concatenate([[0.0], values]))
+  ends = np.arange(1, len(values) + 1)
+  starts = np.maximum(0, ends - width)
+  return (total[ends] - total[starts]) / (ends - starts)
+
+
+def _visits(run: Run) -> dict[str, Any] | None:
+  """Share of selections that neurons were in; channels sorted and binned."""
+  path = run.path / 'visits.npz'
+  if not path.exists():
+    return None
+  with np.load(path) as file:
+    counts = dict(file)
+  total = max(1, int(counts.pop('selections')))
+  shares = {name: count / total for name, count in counts.items()}
+  if 'mlp' in shares:
+    ordered = -np.sort(-shares['mlp'], axis=1)
+    bins = np.array_split(ordered, min(_BINS, ordered.shape[1]), axis=1)
+    shares['mlp'] = np.stack([b.mean(axis=1) for b in bins], axis=1)
+  return {
+    'selections': total,
+    **{name: np.round(share, 4).tolist() for name, share in shares.items()},
+  }
+
+
+def _growth(records) -> list[dict[str, float]]:
+  """The hops of a run."""
+  hops = [dict(r) for r in records if 'growth/loss_before' in r]
+  for number, hop in enumerate(hops):
+    end = hops[number + 1]['step'] if number + 1 < len(hops) else math.inf
+    for record in records:
+      if hop['step'] <= record['step'] < end:
+        hop |= {n: x for n, x in record.items() if n.endswith('to_recover')}
+  wanted = ('loss_before', 'loss_after', 'steps_to_recover')
+  return [
+    {'step': hop['step'], **{n: hop.get(f'growth/{n}') for n in wanted}}
+    for hop in hops
+  ]
+
+
+def _compare(experiment: spec.Experiment, arms: dict[str, Any]) -> None:
+  """Fills in what each arm is against the reference."""
+  lengths = [arms[name] for name in experiment.frontier if name in arms]
+  if not lengths or any(arm['failed'] for arm in lengths):
+    return
+  names = {'steps': 'steps', 'flops': 'flops'}
+  if all(arm['seconds'] for arm in lengths):
+    names['time'] = 'seconds'
+  for equal, name in names.items():
+    losses = [compare.losses_of(arm) for arm in lengths]
+    xs = np.array([arm[name] for arm in lengths], np.float64)
+    frontier = {
+      seed: (xs, np.array([of[seed] for of in losses])) for seed in losses[0]
+    }
+    for arm_name, arm in arms.items():
+      if arm['failed'] or arm_name in experiment.frontier or not arm[name]:
+        continue
+      other = compare.at(frontier, arm[name])
+      if other is not None:
+        found = compare.difference(compare.losses_of(arm), other)
+        arm['against'][equal] = found
+      if equal != 'steps':
+        arm['speedup'][equal] = compare.speedup(
+          frontier, arm[name], arm['loss']['mean']
+        )

@@ -1,0 +1,163 @@
+"""An experiment from its file to its results: bases, timing, runs, tables."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from satjax import errors
+from satjax.experiment import results, runs, spec, tasks, timing, work
+from satjax.experiment.runs import Run
+from satjax.report import markdown
+from satjax.train import workdir as workdir_lib
+
+
+def run(
+  path: str,
+  workdir: str | os.PathLike,
+  *,
+  scale: str,
+  jobs: int = 1,
+  out: str | os.PathLike | None = None,
+) -> dict[str, Any]:
+  """Runs what of an experiment has not run yet, and writes its results.
+
+  Args:
+    path: of the experiment file.
+    workdir: of bases, runs and timings, which experiments share.
+    scale: one of `spec.SCALES`.
+    jobs: runs at a time.
+    out: folder of NAME.json, NAME.md and plots; None: `workdir`/results.
+
+  Returns:
+    The result, as in the JSON file.
+
+  Raises:
+    ConfigError: the file, or an arm of it, can not be.
+    Preempted: asked to stop; the same command goes on.
+  """
+  experiment = spec.load(path, scale)
+  folder = pathlib.Path(workdir).resolve() / scale
+  search = plan(experiment, folder)
+  with work.Pool(jobs) as pool:
+    _make_bases(pool, search)
+    timed = _measure(pool, experiment, folder, search)
+    _train(pool, 'learning rates', _flat(search))
+    found = _seeds(experiment, folder, search)
+    _train(pool, 'seeds', [r for f in found.values() for r in f.runs.values()])
+  value = results.result(experiment, found, timed)
+  write(value, pathlib.Path(out) if out else folder.parent / 'results' / scale)
+  return value
+
+
+def write(value: dict[str, Any], folder: pathlib.Path) -> None:
+  """NAME.json, NAME.md and the plots of a result."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    workdir_lib.write_json(folder / f'{value["name"]}.json', value)
+    text = markdown.markdown(value)
+    (folder / f'{value["name"]}.md').write_text(text)
+  except OSError as error:
+    raise errors.StorageError(
+      f'can not write to {folder}: {error.strerror}; choose another --out'
+    ) from error
+
+
+def plan(
+  experiment: spec.Experiment, folder: pathlib.Path
+) -> dict[str, dict[float, Run]]:
+  """The runs of the search, by arm and learning rate; checks all of them."""
+  scenario = experiment.scenario
+  return {
+    name: {
+      rate * arm.rate_factor: runs.make_run(
+        folder, scenario, arm, rate, scenario.seeds[0]
+      )
+      for rate in scenario.learning_rates
+    }
+    for name, arm in experiment.arms.items()
+  }
+
+
+def _flat(search) -> list[Run]:
+  return [run for of_arm in search.values() for run in of_arm.values()]
+
+
+def _make_bases(pool: work.Pool, search) -> None:
+  bases = {r.base.model: r.base for r in _flat(search) if r.base}
+  for label, make, is_pruned in (
+    ('base', tasks.make_base, False),
+    ('pruned base', tasks.make_pruned, True),
+  ):
+    wanted = {}
+    for base in bases.values():
+      if bool(base.prune) == is_pruned or not is_pruned:
+        whole = dataclasses.replace(base, prune=0.0)
+        chosen = base if is_pruned else whole
+        if not chosen.model.exists():
+          wanted[chosen.model] = chosen
+    pool.run(label, [_task(b, make) for b in wanted.values()])
+
+
+def _task(what: Any, function: Callable[..., None]) -> work.Task:
+  cost = runs.total_flops(what.config)
+  name = what.path.name
+  return work.Task(name, cost, what.path / 'log.txt', function, (what,))
+
+
+def _train(pool: work.Pool, label: str, wanted: Sequence[Run]) -> None:
+  open_runs = {run.path: run for run in wanted if not run.is_done}
+  # The longest first: no worker waits long for the last one.
+  ordered = sorted(open_runs.values(), key=lambda run: -run.flops)
+  pool.run(label, [_task(run, tasks.train_run) for run in ordered])
+
+
+def _measure(
+  pool: work.Pool, experiment: spec.Experiment, folder: pathlib.Path, search
+) -> dict[str, Any] | None:
+  """Step times of everything that runs; alone on the machine, and once."""
+  scenario = experiment.scenario
+  if scenario.family != 'sat':
+    return None
+  path = folder / 'timing' / f'{scenario.name}.json'
+  old = json.loads(path.read_text()) if path.exists() else None
+  wanted = {}
+  for run in _flat(search):
+    for cell in timing.cells(run.config) or ():
+      if not old or cell.key not in old['cells']:
+        wanted[cell.key] = cell
+  if wanted:
+    first = next(iter(search[scenario.reference].values())).config
+    task = work.Task(
+      f'{len(wanted)} steps and refreshes',
+      1.0,
+      folder / 'timing' / 'log.txt',
+      timing.measure,
+      (first, list(wanted.values()), timing.ROUNDS[experiment.scale]),
+    )
+    (new,) = pool.run('timing', [task])
+    old = timing.merge(old, new)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workdir_lib.write_json(path, old)
+  return old
+
+
+def _seeds(
+  experiment: spec.Experiment, folder: pathlib.Path, search
+) -> dict[str, results.Found]:
+  """The runs of every seed with the best learning rate of each arm."""
+  scenario = experiment.scenario
+  found = {}
+  for name, arm in experiment.arms.items():
+    best = results.best_rate(arm, search[name])
+    of_arm = {}
+    if best is not None:
+      rate = best / arm.rate_factor
+      of_arm = {
+        seed: runs.make_run(folder, scenario, arm, rate, seed)
+        for seed in scenario.seeds
+      }
+    found[name] = results.Found(search[name], of_arm)
+  return found

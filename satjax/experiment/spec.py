@@ -1,0 +1,217 @@
+"""What an experiment file says: a scenario, the arms of a sweep, claims.
+
+    TITLE = 'Omission rate'
+    CLAIMS = (spec.Claim(...), ...)
+    PAPER = None  # or {'columns': [...], 'rows': {arm: [...]}}
+
+    def scenario(scale): ...  # -> Scenario
+    def sweep(add, scenario): add('rate 0.5', {'sparsity.head_rate': 0.5, ...})
+    def notes(arms): yield 'a sentence'  # if there is more to say of the arms
+
+Nothing here needs JAX.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
+import dataclasses
+import importlib.util
+import pathlib
+import sys
+import traceback
+from typing import Any, Literal, NamedTuple
+
+import ml_collections
+
+from satjax import errors
+
+SCALES = ('smoke', 'cpu', 'gpu', 'paper')
+# What a claim may compare an arm with besides another arm.
+EQUAL = ('steps', 'time', 'flops')
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+  """What all arms of an experiment share.
+
+  Attributes:
+    name: short, of folders.
+    family: 'sat', whose reference is 'dense'; or 'growth', with 'scratch'.
+    config: of the reference at its full length; what is reported is the third
+      split of its first source of `data.eval`.
+    base: trains the model that every arm starts from; None: random weights.
+    seeds: of order, selections and random weights.
+    learning_rates: peaks that every arm is tried with, on the first seed.
+    lengths: shares of the reference's steps that it is also trained for, each
+      time with a full schedule of its own; 1 is among them.
+  """
+
+  name: str
+  family: Literal['sat', 'growth']
+  config: ml_collections.ConfigDict
+  base: ml_collections.ConfigDict | None
+  seeds: tuple[int, ...]
+  learning_rates: tuple[float, ...]
+  lengths: tuple[float, ...]
+
+  @property
+  def reference(self) -> str:
+    return {'sat': 'dense', 'growth': 'scratch'}[self.family]
+
+  @property
+  def source(self) -> str:
+    return self.config.data.eval[0]
+
+  @property
+  def tokens_per_step(self) -> int:
+    return self.config.train.batch_size * self.config.data.seq_len
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """One way to train.
+
+  Attributes:
+    name: in tables.
+    overrides: of the scenario's configuration, by dotted key.
+    group: heading that it stands under.
+    label: coordinates for plots, at most two.
+    equal: what it has as much of as the reference.
+    length: share of that.
+    prune: share of heads and channels that are cut off the base for good.
+    early_stop: count the step of the lowest validation loss, not the last.
+    rate_factor: on all learning rates of the search (adapters want larger).
+  """
+
+  name: str
+  overrides: Mapping[str, Any]
+  group: str = ''
+  label: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  equal: Literal['steps', 'flops'] = 'steps'
+  length: float = 1.0
+  prune: float = 0.0
+  early_stop: bool = False
+  rate_factor: float = 1.0
+
+
+class Expect(NamedTuple):
+  """That an arm ends 'below' another, or 'not above' it.
+
+  `other` is an arm, or one of `EQUAL`: the reference at as much of that. What
+  is smaller than the spread of the seeds is no difference.
+  """
+
+  arm: str
+  relation: Literal['below', 'not above']
+  other: str
+
+
+class Claim(NamedTuple):
+  """A claim of a paper, or of ours, and what it takes to hold.
+
+  Attributes:
+    text: the claim.
+    source: who says so, and where.
+    paper: the figure published; '' if there is none.
+    expects: holds if all of them are true, holds partly if some are.
+  """
+
+  text: str
+  source: str
+  paper: str
+  expects: tuple[Expect, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """An experiment file at a scale."""
+
+  name: str
+  title: str
+  doc: str
+  scale: str
+  scenario: Scenario
+  arms: Mapping[str, Arm]
+  claims: tuple[Claim, ...]
+  paper: Mapping[str, Any] | None
+  notes: Callable[[Mapping[str, Any]], Iterable[str]]
+
+  @property
+  def frontier(self) -> tuple[str, ...]:
+    """The arms of the reference, the shortest first."""
+    lengths = sorted(self.scenario.lengths)
+    return tuple(length_name(self.scenario, x) for x in lengths)
+
+
+def length_name(scenario: Scenario, length: float) -> str:
+  """The reference trained for a share of its steps."""
+  name = scenario.reference
+  return name if length == 1 else f'{name}, {length:.0%} of the steps'
+
+
+def load(path: str, scale: str) -> Experiment:
+  """Reads an experiment file, which is executed.
+
+  Raises:
+    ConfigError: there is no such file, it fails, or lacks something.
+  """
+  file = pathlib.Path(path)
+  if not file.is_file() or file.suffix != '.py':
+    raise errors.ConfigError(
+      f'{path}: there is no such experiment; name a file such as'
+      ' experiments/sat_rate.py'
+    )
+  if scale not in SCALES:
+    raise errors.ConfigError(f'--scale={scale}; allowed: {" | ".join(SCALES)}')
+  module = _execute(file)
+  arms: dict[str, Arm] = {}
+
+  def add(name: str, overrides: Mapping[str, Any], **how: Any) -> None:
+    if name in arms:
+      raise ValueError(f'two arms are called {name!r}')
+    arms[name] = Arm(name, dict(overrides), **how)
+
+  with _explained(file):
+    scenario = module.scenario(scale)
+    for length in sorted(scenario.lengths, reverse=True):
+      name = length_name(scenario, length)
+      add(name, {}, group=scenario.reference, length=length)
+    module.sweep(add, scenario)
+    return Experiment(
+      name=file.stem,
+      title=module.TITLE,
+      doc=module.__doc__ or '',
+      scale=scale,
+      scenario=scenario,
+      arms=arms,
+      claims=tuple(module.CLAIMS),
+      paper=module.PAPER,
+      notes=getattr(module, 'notes', lambda arms: ()),
+    )
+
+
+def _execute(file: pathlib.Path) -> Any:
+  # `from configs import ...` and `from experiments import ...` in a clone.
+  root = str(file.resolve().parent.parent)
+  if root not in sys.path:
+    sys.path.append(root)
+  spec = importlib.util.spec_from_file_location(file.stem, file)
+  module = importlib.util.module_from_spec(spec)
+  with _explained(file):
+    spec.loader.exec_module(module)
+  return module
+
+
+@contextlib.contextmanager
+def _explained(file: pathlib.Path) -> Iterator[None]:
+  """Turns what goes wrong in a user's file into a message."""
+  try:
+    yield
+  except errors.SatjaxError:
+    raise
+  except Exception as error:
+    line = traceback.extract_tb(error.__traceback__)[-1].lineno
+    raise errors.ConfigError(
+      f'{file} failed at line {line} with {type(error).__name__}: {error}; an'
+      ' experiment has TITLE, CLAIMS, PAPER, scenario(scale) and'
+      ' sweep(add, scenario)'
+    ) from error
