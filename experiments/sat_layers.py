@@ -26,13 +26,13 @@ scenario = scenarios.cpt
 
 
 def sweep(add, scenario):
-  half = scenario.config.model.num_layers // 2
+  layers = scenario.config.model.num_layers
   for name, dense in {
     'none': (0, 0),
     'first': (1, 0),
     'last': (0, 1),
     'first and last': (1, 1),
-    'first half': (half, 0),
+    'first half': (layers // 2, 0),
   }.items():
-    if sum(dense) < scenario.config.model.num_layers:
+    if sum(dense) < layers and (name != 'first half' or layers > 2):
       add(name, scenarios.SAT | {'sparsity.dense_layers': dense})

@@ -47,7 +47,7 @@ def _config(scale: str) -> ml_collections.ConfigDict:
     model.num_layers, model.embed_dim, model.mlp_dim = 2, 32, 64
     model.head_dim = 4
     config.sparsity.channel_multiple = 8
-    data.seq_len, train.batch_size = 32, 4
+    data.seq_len, train.batch_size = 32, 8
     train.eval_batches, train.log_every = 2, 1
   elif scale == 'gpu':
     model.num_layers, model.num_heads, model.num_kv_heads = 12, 16, 16

@@ -34,12 +34,13 @@ def at(frontier: Frontier, x: float) -> Losses | None:
 def speedup(frontier: Frontier, x: float, loss: float) -> float | None:
   """How much longer the reference trains for a loss that took an arm `x`.
 
-  Of the mean over seeds, made to fall by its running minimum; None: the loss
-  lies above or below all that the reference reached.
+  Of the mean over seeds, without lengths that are no better than a shorter one;
+  None: the loss lies above or below all that the reference reached.
   """
   xs = next(iter(frontier.values()))[0]
   mean = np.mean([losses for _, losses in frontier.values()], axis=0)
-  falling = np.minimum.accumulate(mean)
+  lower = np.diff(np.minimum.accumulate(mean), prepend=np.inf) < 0
+  xs, falling = xs[lower], mean[lower]
   if not falling[-1] <= loss <= falling[0]:
     return None
   reached = np.interp(-loss, -falling, np.log(xs))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -10,7 +11,7 @@ from typing import Any
 from satjax import errors
 from satjax.experiment import results, runs, spec, tasks, timing, work
 from satjax.experiment.runs import Run
-from satjax.report import markdown
+from satjax.report import markdown, plots
 from satjax.train import workdir as workdir_lib
 
 
@@ -57,7 +58,11 @@ def write(value: dict[str, Any], folder: pathlib.Path) -> None:
   try:
     folder.mkdir(parents=True, exist_ok=True)
     workdir_lib.write_json(folder / f'{value["name"]}.json', value)
-    text = markdown.markdown(value)
+    pictures = []
+    if importlib.util.find_spec('matplotlib'):
+      pictures = [path.name for path in plots.write_plots(value, folder)]
+    shown = [name for name in pictures if name.endswith('.png')]
+    text = markdown.markdown(value, shown)
     (folder / f'{value["name"]}.md').write_text(text)
   except OSError as error:
     raise errors.StorageError(

@@ -21,6 +21,7 @@ from satjax import config as config_lib
 from satjax.bench import arms as bench_arms
 from satjax.bench import groups as bench_groups
 from satjax.bench import table as bench_table
+from satjax.experiment import work
 from satjax.train import phases, programs
 from satjax.train import setup as setup_lib
 
@@ -83,12 +84,8 @@ def _cell(config, phase, is_refresh) -> Cell:
   values['optimizer'] |= {'peak_lr': 1e-3, 'end_lr': 1e-4, 'warmup_steps': 1}
   values['train'] |= {'num_steps': 1000, 'seed': 0, 'eval_every': 0}
   # A refresh is that of the first rung: what there is to choose from is equal.
-  rung = phase.rung if not is_refresh else _first_sparse(config)
-  ladders = phases.ladders(config)
-  rates = {
-    'head_rate': ladders['heads'].rate_of(rung),
-    'channel_rate': ladders['mlp'].rate_of(rung),
-  }
+  rung = phase.rung if not is_refresh else _widest_cut(config)
+  rates = _rates(config, phases.phase_of(config, rung, phase.stage))
   if config.sparsity.execution == 'masked' and phase.is_sparse:
     rates = dict.fromkeys(rates, 0.5)  # one program for every rate
   sparsity = values['sparsity']
@@ -114,14 +111,23 @@ _PLAIN = {
 }
 
 
-def _first_sparse(config) -> int:
-  ladder = phases.ladders(config)['heads']
-  other = phases.ladders(config)['mlp']
-  rates = [
-    max(ladder.rate_of(rung), other.rate_of(rung))
-    for rung in range(len(ladder.levels))
-  ]
-  return int(np.argmax(rates))
+def _widest_cut(config) -> int:
+  """The rung that leaves out the most."""
+  both = phases.ladders(config).values()
+  rungs = range(len(next(iter(both)).levels))
+  return max(rungs, key=lambda rung: max(lad.rate_of(rung) for lad in both))
+
+
+def _rates(config, phase) -> dict[str, float]:
+  """Constant rates that keep what a phase keeps."""
+  model = phase.stage.model
+  scales = phases.layer_scales(config, phase.num_layers)
+  scale = max(scales)
+  layer = phase.layers[scales.index(scale)]
+  return {
+    'head_rate': (1 - layer.heads / model.num_heads) / scale,
+    'channel_rate': (1 - layer.channels / model.mlp_dim) / scale,
+  }
 
 
 def seconds(
@@ -157,7 +163,7 @@ def measure(
   Returns:
     'dense_seconds' of a step; 'noise', how far two equal arms stray; 'cells',
     by key the spread of the ratio of a step, or a refresh, to the dense step;
-    'rounds'.
+    'rounds', and how many 'cores' ran them.
   """
   first = _cell(dense, phases.phase_at(dense, 0), False)
   arms = {'dense': _arm(first.config), 'dense again': _arm(first.config)}
@@ -181,6 +187,7 @@ def measure(
     'dense_seconds': float(np.median(step)),
     'noise': bench_table.noise_floor(again),
     'rounds': rounds,
+    'cores': len(work.cores()),
     'cells': {first.key: bench_table.spread(np.ones(1)), **ratios},
   }
   jax.clear_caches()

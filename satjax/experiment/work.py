@@ -44,16 +44,16 @@ class Pool:
     Raises:
       ConfigError: there are not so many cores.
     """
-    cores = _cores()
-    if not 1 <= jobs <= len(cores):
+    found = cores()
+    if not 1 <= jobs <= len(found):
       raise errors.ConfigError(
-        f'--jobs={jobs}: this machine lends {len(cores)} cores; give every job'
+        f'--jobs={jobs}: this machine lends {len(found)} cores; give every job'
         ' one or more'
       )
     context = multiprocessing.get_context('spawn')
     shares = context.SimpleQueue()
     for number in range(jobs):
-      shares.put(cores[number::jobs] if jobs > 1 else [])
+      shares.put(found[number::jobs] if jobs > 1 else [])
     self._pool = futures.ProcessPoolExecutor(
       jobs, mp_context=context, initializer=_begin, initargs=(shares,)
     )
@@ -121,7 +121,8 @@ class Pool:
       yield done
 
 
-def _cores() -> list[int]:
+def cores() -> list[int]:
+  """Numbers of the cores that this process may use."""
   if hasattr(os, 'sched_getaffinity'):
     return sorted(os.sched_getaffinity(0))
   return list(range(os.cpu_count() or 1))
@@ -129,9 +130,9 @@ def _cores() -> list[int]:
 
 def _begin(shares: Any) -> None:
   """In a new worker, before JAX asks how many cores there are."""
-  cores = shares.get()
-  if cores and hasattr(os, 'sched_setaffinity'):
-    os.sched_setaffinity(0, cores)
+  mine = shares.get()
+  if mine and hasattr(os, 'sched_setaffinity'):
+    os.sched_setaffinity(0, mine)
 
 
 def _call(log: str, function: Callable[..., Any], *arguments: Any) -> Any:
