@@ -12,7 +12,7 @@ from satjax import config as config_lib
 from satjax import flops
 from satjax.experiment import compare, spec, timing
 from satjax.experiment.runs import Run
-from satjax.train import phases
+from satjax.train import phases, workdir
 
 _POINTS = 60  # of a curve
 _BINS = 64  # of a heat map of channels
@@ -70,7 +70,8 @@ def result(
   }
   _compare(experiment, arms)
   runs = {r.path: r for of in found.values() for r in _all(of)}
-  first = next(iter(runs.values()))
+  first = next(iter(runs.values())).path
+  environment = json.loads((first / 'environment.json').read_text())
   value = {
     'name': experiment.name,
     'title': experiment.title,
@@ -78,7 +79,7 @@ def result(
     'family': scenario.family,
     'scale': experiment.scale,
     'scenario': scenario.name,
-    'environment': json.loads((first.path / 'environment.json').read_text()),
+    'environment': environment | {'command': workdir.command()},
     'seeds': list(scenario.seeds),
     'learning_rates': list(scenario.learning_rates),
     'process_seconds': sum(map(_process_seconds, runs.values())),

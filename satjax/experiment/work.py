@@ -16,6 +16,8 @@ from rich import progress as rich_progress
 
 from satjax import errors
 
+_stopping: Any = None  # in a worker: whether the pool is to end
+
 
 class Task(NamedTuple):
   """A call in a worker.
@@ -51,19 +53,33 @@ class Pool:
         ' one or more'
       )
     context = multiprocessing.get_context('spawn')
+    self._stopping = context.Event()
     shares = context.SimpleQueue()
     for number in range(jobs):
       shares.put(found[number::jobs] if jobs > 1 else [])
     self._pool = futures.ProcessPoolExecutor(
-      jobs, mp_context=context, initializer=_begin, initargs=(shares,)
+      jobs,
+      mp_context=context,
+      initializer=_begin,
+      initargs=(shares, self._stopping),
     )
     self._console = rich_console.Console(stderr=True, highlight=False)
 
   def __enter__(self) -> Self:
     return self
 
-  def __exit__(self, *_: Any) -> None:
+  def __exit__(self, kind: Any, *_: Any) -> None:
+    if kind and kind is not KeyboardInterrupt:  # which workers get as well
+      self._stop()
+    self._stopping.set()
     self._pool.shutdown(cancel_futures=True)
+
+  def _stop(self) -> None:
+    """Asks the workers to save, once: a second time would end them at once."""
+    if not self._stopping.is_set():
+      self._stopping.set()
+      for child in multiprocessing.active_children():
+        child.terminate()
 
   def run(self, label: str, tasks: Sequence[Task]) -> list[Any]:
     """Results of all tasks, in their order.
@@ -76,7 +92,7 @@ class Pool:
       for t in tasks
     }
     order = list(pending)
-    with _forwarded_signals(), self._shown(label, tasks) as done:
+    with self._forwarded_signal(), self._shown(label, tasks) as done:
       try:
         for future in futures.as_completed(pending):
           future.result()
@@ -89,6 +105,15 @@ class Pool:
         for future in order:
           future.cancel()
     return [future.result() for future in order]
+
+  @contextlib.contextmanager
+  def _forwarded_signal(self) -> Iterator[None]:
+    """SIGTERM to this process alone reaches the workers, which save."""
+    old = signal.signal(signal.SIGTERM, lambda *_: self._stop())
+    try:
+      yield
+    finally:
+      signal.signal(signal.SIGTERM, old)
 
   @contextlib.contextmanager
   def _shown(self, label, tasks) -> Iterator[Callable[[Task], None]]:
@@ -128,8 +153,10 @@ def cores() -> list[int]:
   return list(range(os.cpu_count() or 1))
 
 
-def _begin(shares: Any) -> None:
+def _begin(shares: Any, stopping: Any) -> None:
   """In a new worker, before JAX asks how many cores there are."""
+  global _stopping  # noqa: PLW0603
+  _stopping = stopping
   mine = shares.get()
   if mine and hasattr(os, 'sched_setaffinity'):
     os.sched_setaffinity(0, mine)
@@ -137,6 +164,8 @@ def _begin(shares: Any) -> None:
 
 def _call(log: str, function: Callable[..., Any], *arguments: Any) -> Any:
   """In a worker: its output goes to a file."""
+  if _stopping.is_set():
+    raise errors.Preempted('stopped; run the same command again to go on')
   pathlib.Path(log).parent.mkdir(parents=True, exist_ok=True)
   with open(log, 'a') as file:
     sys.stdout.flush()
@@ -144,19 +173,3 @@ def _call(log: str, function: Callable[..., Any], *arguments: Any) -> Any:
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
   return function(*arguments)
-
-
-@contextlib.contextmanager
-def _forwarded_signals() -> Iterator[None]:
-  """SIGTERM to this process alone reaches the workers, which save."""
-
-  def forward(number, frame):
-    del number, frame
-    for child in multiprocessing.active_children():
-      child.terminate()
-
-  old = signal.signal(signal.SIGTERM, forward)
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGTERM, old)

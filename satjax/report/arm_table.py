@@ -9,6 +9,7 @@ from satjax.report.results import Result
 from satjax.report.table import Table, drop_empty
 
 _SPEEDUPS = {'time': 'speed-up in time', 'flops': 'speed-up in FLOPs'}
+_COSTS = {'time': 'seconds', 'flops': 'flops'}
 _Column = Callable[[str, Mapping[str, Any]], str]
 
 
@@ -90,7 +91,8 @@ def _speedup(arm: Mapping[str, Any], cost: str) -> str:
   ratio = arm['speedup'].get(cost)
   if ratio is not None:
     return f'{ratio - 1:+.1%}'
-  return 'not reached' if arm['against'].get(cost) else ''
+  known = arm['against'] and arm[_COSTS[cost]] is not None
+  return 'not reached' if known else ''
 
 
 def _paper(result: Result) -> dict[str, _Column]:

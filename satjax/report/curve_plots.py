@@ -44,7 +44,7 @@ def _curves(
       lines = {
         name: _against_cost(curve, what, axis) for name, curve in curves.items()
       }
-      lines = {name: xy for name, xy in lines.items() if len(xy[0])}
+      lines = {name: xy for name, xy in lines.items() if len(xy[0]) > 1}
       if lines:
         draw = functools.partial(_draw_lines, axis, lines, looks)
         panels.append(figures.Panel(draw))

@@ -9,6 +9,8 @@ import functools
 import os
 import pathlib
 
+import numpy as np
+
 from satjax.report import curve_plots, figures, label_plots, render, words
 from satjax.report import results as results_lib
 from satjax.report.results import Result
@@ -124,16 +126,7 @@ def _central(result: Result) -> Iterator[figures.Picture]:
 def _draw_central(axis, line, points, looks, axes) -> None:
   top = figures.top([loss for _, loss in [*line, *points.values()]])
   if line:
-    x, loss = [cost for cost, _ in line], [loss for _, loss in line]
-    _band(axes, x, loss)
-    axes.plot(
-      x,
-      [each['mean'] for each in loss],
-      'o-',
-      color=figures.INK,
-      markersize=4,
-      linewidth=1.4,
-    )
+    _draw_reference(line, axes)
   axes.set_ymargin(0.08)
   for name, (cost, loss) in points.items():
     if loss['mean'] > top:
@@ -148,14 +141,23 @@ def _draw_central(axis, line, points, looks, axes) -> None:
   figures.label_axes(axes, axis, y='test loss (nats/token)')
 
 
-def _band(axes, x, losses) -> None:
-  axes.fill_between(
+def _draw_reference(line, axes) -> None:
+  """A curve as losses are read off: linear in the logarithm of the cost."""
+  costs = np.array([cost for cost, _ in line])
+  x = np.unique([*np.geomspace(costs[0], costs[-1], 100), *costs])
+  mean, low, high = (
+    np.interp(np.log(x), np.log(costs), [loss[key] for _, loss in line])
+    for key in ('mean', 'low', 'high')
+  )
+  axes.fill_between(x, low, high, color=figures.INK, alpha=0.15, linewidth=0)
+  axes.plot(
     x,
-    [loss['low'] for loss in losses],
-    [loss['high'] for loss in losses],
+    mean,
+    'o-',
     color=figures.INK,
-    alpha=0.15,
-    linewidth=0,
+    markevery=np.flatnonzero(np.isin(x, costs)).tolist(),
+    markersize=4,
+    linewidth=1.4,
   )
 
 

@@ -102,7 +102,8 @@ _RESULT = {
   'reference': str,
   'frontier': [str],
   'arms': {str: dict},
-  'timing?': _Maybe({'noise?': _Maybe(float)}),
+  'timing?': _Maybe({'noise?': _Maybe(float), 'cores?': _Maybe(int)}),
+  'notes?': [str],
   'paper?': _Maybe({'columns': [str], 'rows': {str: [object]}}),
   'claims': [
     {
@@ -251,10 +252,10 @@ def reference_points(
 
   Args:
     result: checked.
-    axis: `flops` or `seconds`; lengths that have none are left out.
+    axis: `flops` or `seconds`; lengths without are left out.
   """
   arms = [result['arms'][name] for name in result['frontier']]
-  known = [a for a in arms if a['loss'] and a[axis] is not None]
+  known = [a for a in arms if a['loss'] and (a[axis] or 0) > 0]
   return sorted(((a[axis], a['loss']) for a in known), key=lambda x: x[0])
 
 

@@ -148,7 +148,7 @@ def _time_shares(runs: Mapping[str, Columns]) -> Iterator[figures.Picture]:
     yield figures.Picture(
       'Where the time went',
       'Up to the last record.',
-      [figures.Panel(draw, 9.2, 0.5 + 0.36 * len(timed))],
+      [figures.Panel(draw, 6.0, 0.5 + 0.36 * len(timed))],
       [key._replace(dash='', marker='s') for key in keys.values()],
     )
 
@@ -162,7 +162,7 @@ def _draw_shares(timed, seconds, keys, axes) -> None:
     share = values / total
     colour = keys[name].colour
     bars = axes.barh(range(len(timed)), share, 0.7, left, color=colour)
-    texts = [f'{s:.0%}' if s >= 0.04 else '' for s in share]
+    texts = [f'{s:.0%}' if s >= 0.06 else '' for s in share]
     axes.bar_label(bars, texts, label_type='center', color='black')
     left += share
   labels = [f'{figures.short(r, 30)}  {t:,.0f} s' for r, t in zip(timed, total)]

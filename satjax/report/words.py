@@ -64,6 +64,7 @@ def notes(result: Result) -> Iterator[str]:
       ' cost; outside of them nothing is compared.'
     )
   yield from _notes_on_time(result)
+  yield from result.get('notes', ())
   environment = result['environment']
   packages = ', '.join(f'{n} {v}' for n, v in environment['packages'].items())
   where = [
@@ -84,6 +85,8 @@ def _notes_on_time(result: Result) -> Iterator[str]:
       'Seconds are of training: step times, measured in turns with the'
       ' reference, summed over the steps and refreshes of a run.'
     )
+    if timing and timing.get('cores'):
+      text += f' Measured on {timing["cores"]} of the CPU cores.'
     if timing and timing.get('noise') is not None:
       text += f' Two equal arms differ by {timing["noise"]:.1%}.'
     yield text

@@ -28,9 +28,12 @@ def tables(text):
 @pytest.mark.parametrize('make', [samples.sat, samples.growth])
 def test_tables_are_whole(make):
   value = make()
-  claims, arms, *_ = tables(markdown.markdown(value))
-  for rows in (claims, arms):
-    assert len({len(row) for row in rows}) == 1
+  text = markdown.markdown(value)
+  for block in re.findall(r'(?:^\|.*\n)+', text, re.M):
+    lines = block.splitlines()
+    bars = {len(re.findall(r'(?<!\\)\|', line)) for line in lines}
+    assert len(lines) > 2 and len(bars) == 1
+  claims, arms, *_ = tables(text)
   labels = [row[0] for row in arms]
   assert set(value['arms']) <= set(labels)
   assert claims[0] == ['claim', 'source', 'paper', 'ours', 'verdict']
@@ -121,3 +124,11 @@ def test_text_is_taken_as_it_stands():
   words = 'a|b *c* _d_ `e` [f](g) <b> & \\| \n h'
   (found,) = tables(table.markdown(table.Table('', ['x', 'y'], [[words, '']])))
   assert found[1] == [' '.join(words.split()), '']
+
+
+def test_what_an_experiment_adds_and_how_it_was_timed_is_noted():
+  timing = {'noise': 0.012, 'cores': 1}
+  value = samples.sat(notes=['stack: L = 7 C^-0.05'], timing=timing)
+  notes = markdown.markdown(value).partition('## Notes')[2]
+  assert 'stack: L = 7 C^-0.05' in notes
+  assert 'Measured on 1 of the CPU cores.' in notes

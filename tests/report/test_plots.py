@@ -33,8 +33,13 @@ def points(axes):
 
 def test_the_reference_is_a_line_and_arms_are_points():
   axes = draw(picture(samples.sat(), 'Loss and cost').panels[0])
-  (line,) = (x.get_xydata() for x in axes.lines if len(x.get_xydata()) == 2)
-  np.testing.assert_allclose(line, [(6e11, 2.12), (12e11, 2.02)])
+  (line,) = (x for x in axes.lines if x.get_markevery())
+  xy = line.get_xydata()
+  ends = [(6e11, 2.12), (12e11, 2.02)]
+  np.testing.assert_allclose(xy[line.get_markevery()], ends)
+  # As the engine reads it off: half-way in the logarithm of the cost.
+  middle = np.interp(6e11 * 2**0.5, *xy.T)
+  np.testing.assert_allclose(middle, 2.07, atol=1e-4)
   found = points(axes)
   assert (400 * 3e9 * 0.7, 2.04) in [(round(x), y) for x, y in found]
   assert len(found) == 3  # no point for the arm that failed
@@ -138,6 +143,16 @@ def test_validation_losses_have_the_cost_of_their_step():
   assert xs.keys() == {'tokens', 'executed FLOPs', 'training time (s)'}
   np.testing.assert_allclose(xs['tokens'], [102400, 204800, 409600])
   np.testing.assert_allclose(xs['training time (s)'], [10, 20, 40])
+
+
+def test_a_single_point_is_no_curve():
+  value = samples.sat()
+  for arm in value['arms'].values():
+    if arm['curves']:
+      for key in ('validation_step', 'validation'):
+        arm['curves'][key] = arm['curves'][key][-1:]
+  titles = [p.title for p in plots.pictures(results.check(value))]
+  assert 'Training loss' in titles and 'Validation loss' not in titles
 
 
 def test_equal_ladders_are_one_line():
