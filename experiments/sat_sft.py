@@ -26,9 +26,15 @@ CLAIMS = (
   ),
   spec.Claim(
     'SAT ends below dense training for the same measured time',
-    'SAT, abstract: 38 % less time',
-    '-38 % time',
+    'ours: what would make SAT worth its while',
+    '',
     tuple(spec.Expect(name, 'below', 'time') for name in METHODS),
+  ),
+  spec.Claim(
+    'a whole run with the ladder is as much faster as the paper says',
+    'SAT, abstract; at which rate is not public, ours is 1/2',
+    '38 % less time',
+    (spec.Expect('SAT', 'faster', 'dense', 1 / (1 - 0.38)),),
   ),
   spec.Claim(
     'SAT ends below its baselines: a random choice, a pruned model, LoRA',

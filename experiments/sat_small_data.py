@@ -17,36 +17,29 @@ from satjax.experiment import spec
 
 TITLE = 'Small fine-tuning sets'
 PAPER = None
-METHODS = {
-  'skip, 0.25': (0.25, 'skip'),
-  'skip, 0.5': (0.5, 'skip'),
-  'exact, 0.5': (0.5, 'exact'),
-  'exact, 0.75': (0.75, 'exact'),
-}
 CLAIMS = (
   spec.Claim(
     'SAT ends below dense for as many steps, which over-fits',
     'ours',
     '',
-    tuple(spec.Expect(name, 'below', 'steps') for name in METHODS),
+    tuple(spec.Expect(name, 'below', 'steps') for name in scenarios.METHODS),
   ),
-  spec.Claim(
-    'SAT ends below dense with a shorter schedule of the same time',
-    'ours',
-    '',
-    tuple(spec.Expect(name, 'below', 'time') for name in METHODS),
-  ),
+  scenarios.WORTHWHILE,
   spec.Claim(
     'SAT ends below dense that is stopped early',
     'ours',
     '',
-    tuple(spec.Expect(name, 'below', 'dense, stopped') for name in METHODS),
+    tuple(
+      spec.Expect(name, 'below', 'dense, stopped') for name in scenarios.METHODS
+    ),
   ),
   spec.Claim(
     'SAT ends below dense with dropout',
     'ours',
     '',
-    tuple(spec.Expect(name, 'below', 'dropout 0.2') for name in METHODS),
+    tuple(
+      spec.Expect(name, 'below', 'dropout 0.2') for name in scenarios.METHODS
+    ),
   ),
 )
 scenario = scenarios.small_data
@@ -56,7 +49,5 @@ def sweep(add, scenario):
   add('dense, stopped', {}, group='baselines', early_stop=True)
   for rate in (0.1, 0.2):
     add(f'dropout {rate:g}', {'model.dropout': rate}, group='baselines')
-  for name, (rate, forward) in METHODS.items():
-    changes = {'sparsity.omitted_forward': forward}
-    add(name, scenarios.rates(rate) | changes, group='SAT')
+  scenarios.add_methods(add, group='SAT')
   scenarios.add_baselines(add, scenario)

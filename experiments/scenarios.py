@@ -80,7 +80,7 @@ def _scenario(name, family, config, start, rates, lengths, scale):
 def _start(scale: str, steps: int | None = None) -> ml_collections.ConfigDict:
   """Pre-training on documentation."""
   config = _config(scale)
-  config.train.num_steps = steps or _steps(scale, 16, 2000, 1500)
+  config.train.num_steps = _steps(scale, 16, steps or 2000, 1500)
   config.optimizer.peak_lr, config.optimizer.end_lr = 2e-3, 2e-4
   config.optimizer.warmup_steps = config.train.num_steps // 20
   return config
@@ -98,11 +98,27 @@ def _continue(config, source, steps) -> None:
 _LENGTHS = (0.3, 0.45, 0.6, 0.8, 1.0)
 
 
-def cpt(scale: str) -> spec.Scenario:
-  """Continual pre-training: from documentation to source code."""
+def cpt(
+  scale: str,
+  name: str = 'cpt',
+  base_steps: int | None = None,
+  **changes: object,
+) -> spec.Scenario:
+  """Continual pre-training: from documentation to source code.
+
+  Args:
+    scale: of the experiment.
+    name: of the scenario, where something is changed.
+    base_steps: of pre-training, at scale cpu.
+    **changes: of the model, its base included; `batch_size`, of the run alone.
+  """
   if scale == 'paper':
-    return _paper('cpt', tinyllama_1b_cpt.get_config())
-  config = _config(scale)
+    return _paper(name, tinyllama_1b_cpt.get_config())
+  config, start = _config(scale), _start(scale, base_steps)
+  if scale == 'cpu':
+    config.train.batch_size = changes.pop('batch_size', 8)
+    for model in (config.model, start.model):
+      model.update(changes)
   _continue(config, CODE, _steps(scale, 16, 400, 600))
   rates = (1e-3, 2e-3, 4e-3)
   return _scenario('cpt', 'sat', config, _start(scale), rates, _LENGTHS, scale)
@@ -203,6 +219,27 @@ def _paper_growth(config) -> spec.Scenario:
     (0.6, 0.8, 1.0, 1.4),
     'paper',
   )
+
+
+METHODS = {
+  'skip, 0.25': (0.25, 'skip'),
+  'skip, 0.5': (0.5, 'skip'),
+  'exact, 0.5': (0.5, 'exact'),
+  'exact, 0.75': (0.75, 'exact'),
+}
+WORTHWHILE = spec.Claim(
+  'SAT ends below dense training for the same measured time',
+  'ours: what would make SAT worth its while',
+  '',
+  tuple(spec.Expect(name, 'below', 'time') for name in METHODS),
+)
+
+
+def add_methods(add, group: str = '') -> None:
+  """The ways of SAT that first probes found most promising."""
+  for name, (rate, forward) in METHODS.items():
+    changes = {'sparsity.omitted_forward': forward}
+    add(name, rates(rate) | changes, group=group)
 
 
 def add_baselines(add, scenario: spec.Scenario) -> None:

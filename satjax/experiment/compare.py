@@ -110,6 +110,8 @@ def _expectation(expect, arms) -> tuple[bool | None, str]:
   arm, name = arms.get(expect.arm), expect.arm
   if arm is None or arm['failed']:
     return None, f'{name}: not run' if arm is None else f'{name}: failed'
+  if expect.relation == 'faster':
+    return _is_faster(expect, arm, arms.get(expect.other))
   if expect.other in spec.EQUAL:
     found = arm['against'].get(expect.other)
     other = f'the reference at equal {_WORDS[expect.other]}'
@@ -128,6 +130,15 @@ def _expectation(expect, arms) -> tuple[bool | None, str]:
   if found['verdict'] == 'one seed':
     return None, text
   return found['verdict'] in wanted[expect.relation], text
+
+
+def _is_faster(expect, arm, other) -> tuple[bool | None, str]:
+  """Seconds of whole runs, of as many steps."""
+  if not (arm['seconds'] and other and other['seconds']):
+    return None, f'{expect.arm}: not timed'
+  ratio = other['seconds'] / arm['seconds']
+  text = f'{expect.arm} is {ratio:.2f} times as fast as {expect.other}'
+  return ratio >= expect.by, text
 
 
 _WORDS = {'steps': 'steps', 'time': 'time', 'flops': 'FLOPs'}

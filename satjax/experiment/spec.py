@@ -94,15 +94,20 @@ class Arm:
 
 
 class Expect(NamedTuple):
-  """That an arm ends 'below' another, or 'not above' it.
+  """That an arm ends 'below' another, 'not above' it, or is 'faster' than it.
 
-  `other` is an arm, or one of `EQUAL`: the reference at as much of that. What
-  is smaller than the spread of the seeds is no difference.
+  Attributes:
+    arm: whose loss, or seconds, are compared.
+    relation: of the losses, where what is smaller than the spread of the seeds
+      is no difference; or of the seconds.
+    other: an arm, or one of `EQUAL`: the reference at as much of that.
+    by: how many times faster, at least.
   """
 
   arm: str
-  relation: Literal['below', 'not above']
+  relation: Literal['below', 'not above', 'faster']
   other: str
+  by: float = 1.0
 
 
 class Claim(NamedTuple):

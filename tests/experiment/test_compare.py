@@ -66,8 +66,9 @@ def test_differences_are_paired_by_seed():
   assert found['other'] == pytest.approx(2.1)
 
 
-def arm(*losses, against=None, early_stop=False, failed=None):
+def arm(*losses, against=None, early_stop=False, failed=None, seconds=None):
   return {
+    'seconds': seconds,
     'runs': [
       {'seed': n, 'test': x, 'best': {'test': x - 1}}
       for n, x in enumerate(losses)
@@ -85,6 +86,8 @@ ARMS = {
   'near': arm(1.005, 1.0),
   'stopped': arm(3.0, 3.01, early_stop=True),
   'bad': arm(failed='diverged'),
+  'quick': arm(1.0, seconds=2.0),
+  'slow': arm(1.0, seconds=3.0),
 }
 
 
@@ -100,6 +103,9 @@ ARMS = {
     ([('bad', 'below', 'low')], 'not tested'),
     ([('low', 'below', 'absent')], 'not tested'),
     ([('low', 'below', 'time')], 'not tested'),
+    ([('quick', 'faster', 'slow', 1.5)], 'holds'),
+    ([('quick', 'faster', 'slow', 1.51)], 'does not hold'),
+    ([('quick', 'faster', 'low', 1.0)], 'not tested'),
     # Judged by its best step, one below its last: 2.0, as 'high' is.
     ([('stopped', 'not above', 'high')], 'holds'),
   ],

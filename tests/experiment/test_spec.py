@@ -54,6 +54,8 @@ def test_every_arm_is_a_valid_run(file, scale, tmp_path):
 
 @names
 def test_three_seeds_and_three_learning_rates_at_cpu(file):
+  if file.stem == 'sat_efficiency':
+    pytest.skip('seconds, not losses')
   scenario = spec.load(str(file), 'cpu').scenario
   assert len(scenario.seeds) >= 3
   assert len(scenario.learning_rates) >= 3

@@ -1,0 +1,25 @@
+"""A larger batch: does SAT profit from less noise?
+
+Claim     SAT pays where the batch is large, and steps are few for its FLOPs.
+Source    ours; the search for a setting in which SAT pays.
+Runs      plain and exact forward passes at four times the rows a step.
+Cost      see the result.
+Command   satjax experiment experiments/sat_setting_batch.py --scale=cpu \\
+            --workdir=runs/experiments --jobs=2
+Result    experiments/results/sat_setting_batch.md
+"""
+
+from experiments import scenarios
+
+TITLE = 'A larger batch'
+PAPER = None
+CLAIMS = (scenarios.WORTHWHILE,)
+
+
+def scenario(scale):
+  return scenarios.cpt(scale, 'batch', batch_size=32)
+
+
+def sweep(add, scenario):
+  del scenario
+  scenarios.add_methods(add)

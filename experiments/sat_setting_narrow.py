@@ -1,0 +1,25 @@
+"""A narrower model: is there less to leave out?
+
+Claim     SAT pays more, or less, where a model is narrow.
+Source    ours; the search for a setting in which SAT pays.
+Runs      plain and exact forward passes at half the width, heads and channels.
+Cost      see the result.
+Command   satjax experiment experiments/sat_setting_narrow.py --scale=cpu \\
+            --workdir=runs/experiments --jobs=2
+Result    experiments/results/sat_setting_narrow.md
+"""
+
+from experiments import scenarios
+
+TITLE = 'A narrower model'
+PAPER = None
+CLAIMS = (scenarios.WORTHWHILE,)
+
+
+def scenario(scale):
+  return scenarios.cpt(scale, 'narrow', embed_dim=64, mlp_dim=256, head_dim=8)
+
+
+def sweep(add, scenario):
+  del scenario
+  scenarios.add_methods(add)

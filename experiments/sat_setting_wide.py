@@ -1,0 +1,25 @@
+"""A wider model: does more redundancy help SAT?
+
+Claim     SAT pays where a model is wide for its text.
+Source    ours; the search for a setting in which SAT pays.
+Runs      plain and exact forward passes at twice the width.
+Cost      see the result.
+Command   satjax experiment experiments/sat_setting_wide.py --scale=cpu \\
+            --workdir=runs/experiments --jobs=2
+Result    experiments/results/sat_setting_wide.md
+"""
+
+from experiments import scenarios
+
+TITLE = 'A wider model'
+PAPER = None
+CLAIMS = (scenarios.WORTHWHILE,)
+
+
+def scenario(scale):
+  return scenarios.cpt(scale, 'wide', embed_dim=256, mlp_dim=1024, head_dim=32)
+
+
+def sweep(add, scenario):
+  del scenario
+  scenarios.add_methods(add)
