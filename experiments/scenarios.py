@@ -81,18 +81,27 @@ def _start(scale: str, steps: int | None = None) -> ml_collections.ConfigDict:
   """Pre-training on documentation."""
   config = _config(scale)
   config.train.num_steps = _steps(scale, 16, steps or 2000, 1500)
-  config.optimizer.peak_lr, config.optimizer.end_lr = 2e-3, 2e-4
-  config.optimizer.warmup_steps = config.train.num_steps // 20
+  _anneal(config, 6e-4 if scale == 'gpu' else 2e-3)
   return config
+
+
+def _anneal(config, peak: float) -> None:
+  """Warms up for a twentieth of the steps, and down to a tenth of the peak."""
+  optimizer = config.optimizer
+  optimizer.peak_lr, optimizer.end_lr = peak, peak / 10
+  optimizer.warmup_steps = max(1, config.train.num_steps // 20)
 
 
 def _continue(config, source, steps) -> None:
   config.data.train = config.data.eval = (source,)
   config.train.num_steps = steps
-  config.optimizer.peak_lr, config.optimizer.end_lr = 1e-3, 1e-4
-  config.optimizer.warmup_steps = max(1, steps // 20)
+  _anneal(config, 1e-3)  # where the search is, an arm takes its own
   if steps < 40:
     config.sparsity.refresh_every = 2
+
+
+def _fine_tuning_rates(scale: str) -> tuple[float, ...]:
+  return (1e-4, 2e-4, 4e-4) if scale == 'gpu' else (1e-3, 2e-3, 4e-3)
 
 
 _LENGTHS = (0.3, 0.45, 0.6, 0.8, 1.0)
@@ -120,7 +129,7 @@ def cpt(
     for model in (config.model, start.model):
       model.update(changes)
   _continue(config, CODE, _steps(scale, 16, 400, 600))
-  rates = (1e-3, 2e-3, 4e-3)
+  rates = _fine_tuning_rates(scale)
   return _scenario('cpt', 'sat', config, _start(scale), rates, _LENGTHS, scale)
 
 
@@ -131,7 +140,7 @@ def sft(scale: str) -> spec.Scenario:
   config = _config(scale)
   _continue(config, ANSWERS, _steps(scale, 16, 400, 500))
   config.data.packing = 'best_fit'
-  rates = (1e-3, 2e-3, 4e-3)
+  rates = _fine_tuning_rates(scale)
   return _scenario('sft', 'sat', config, _start(scale), rates, _LENGTHS, scale)
 
 
@@ -142,7 +151,7 @@ def small_data(scale: str) -> spec.Scenario:
   if scale == 'paper':
     return dataclasses.replace(found, name='small-paper')
   config.train.num_steps = _steps(scale, 16, 600, 700)
-  config.optimizer.warmup_steps = max(1, config.train.num_steps // 20)
+  _anneal(config, 1e-3)
   config.train.eval_every = max(1, config.train.num_steps // 10)
   config.train.eval_batches = 16
   if scale != 'smoke':
@@ -159,18 +168,17 @@ def growth(scale: str) -> spec.Scenario:
   model, train = config.model, config.train
   model.num_layers = 4 if scale == 'smoke' else 8
   if scale == 'cpu':
-    model.embed_dim, model.mlp_dim = 96, 384
-    model.num_heads = model.num_kv_heads = 8
-    model.head_dim = 12
+    model.embed_dim, model.mlp_dim, model.head_dim = 64, 256, 8
   elif scale == 'gpu':
-    model.num_layers = 24
+    model.num_layers, model.embed_dim, model.mlp_dim = 16, 768, 3072
+    model.num_heads = model.num_kv_heads = 12
   elif scale == 'paper':
     return _paper_growth(config)
-  train.num_steps = _steps(scale, 20, 600, 400)
-  config.optimizer.peak_lr, config.optimizer.end_lr = 2e-3, 2e-4
-  config.optimizer.warmup_steps = max(1, train.num_steps // 20)
+  train.num_steps = _steps(scale, 20, 800, 400)
+  _anneal(config, 2e-3)
   config.growth.opt_state, config.growth.learning_rate = 'reset', 'restart'
-  rates = (2e-3, 4e-3, 8e-3)
+  middle = 6e-4 if scale == 'gpu' else 5e-3
+  rates = (middle / 2, middle, 2 * middle)
   return _scenario(
     'growth', 'growth', config, None, rates, (0.6, 0.8, 1.0, 1.4), scale
   )

@@ -2,9 +2,12 @@
 
 import pathlib
 
+from satjax import flops
 from satjax.experiment import run as run_lib
 from satjax.experiment import spec
 from satjax.plan import stretches
+
+_DEVICE, _UTILISATION = 'NVIDIA H200', 0.4  # of dense steps, a usual share
 
 
 def render(path: str, scale: str) -> str:
@@ -36,10 +39,15 @@ def render(path: str, scale: str) -> str:
       f' {run.flops:.3e} | {limit:.2f}x | {count} |'
     )
   bases = {
-    r.base.model: r.base
-    for of in search.values()
-    for r in of.values()
-    if r.base
+    run.base.model: run.base
+    for of_arm in search.values()
+    for run in of_arm.values()
+    if run.base
   }
-  lines += ['', f'{total:.3e} FLOPs in all, {len(bases)} bases not counted.']
+  hours = total / (_UTILISATION * flops.PEAK[_DEVICE]) / 3600
+  lines += [
+    '',
+    f'{total:.3e} FLOPs in all, {len(bases)} bases not counted: {hours:,.3g}'
+    f' hours of one {_DEVICE} at {_UTILISATION:.0%} of its peak.',
+  ]
   return '\n'.join(lines)
