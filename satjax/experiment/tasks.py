@@ -1,6 +1,7 @@
 """What workers do: train a base or a run, prune a base."""
 
 import dataclasses
+import gc
 import os
 import pathlib
 import shutil
@@ -29,6 +30,7 @@ def train_run(run: Run) -> None:
   # Metrics are what is wanted; hundreds of checkpoints would fill the disk.
   shutil.rmtree(run.path / 'checkpoints', ignore_errors=True)
   jax.clear_caches()
+  gc.collect()  # TensorBoard's queue has semaphores of the system
 
 
 def make_base(base: Base) -> None:

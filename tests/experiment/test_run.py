@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_stopped_it_goes_on_and_ends_alike(finished, mine, tmp_path):
   process.send_signal(signal.SIGTERM)
   _, message = process.communicate(timeout=120)
   assert process.returncode == 75, message
-  assert 'again' in message.splitlines()[-1]
+  assert re.search(r'^satjax: .*run the same command again', message, re.M)
   result = run_lib.run(mine, tmp_path, scale='smoke')
   assert final_losses(result) == final_losses(finished[1])
 
