@@ -42,6 +42,7 @@ def scenario(scale):
     seeds=found.seeds[:1],
     learning_rates=found.learning_rates[:1],
     lengths=(1.0,),
+    baselines=(),
   )
 
 

@@ -46,8 +46,8 @@ scenario = scenarios.small_data
 
 
 def sweep(add, scenario):
+  del scenario
   add('dense, stopped', {}, group='baselines', early_stop=True)
   for rate in (0.1, 0.2):
     add(f'dropout {rate:g}', {'model.dropout': rate}, group='baselines')
   scenarios.add_methods(add, group='SAT')
-  scenarios.add_baselines(add, scenario)

@@ -63,6 +63,20 @@ def _steps(scale: str, smoke: int, cpu: int, gpu: int) -> int:
   return {'smoke': smoke, 'cpu': cpu, 'gpu': gpu}[scale]
 
 
+def _baselines(config, start) -> tuple[spec.Arm, ...]:
+  """What a sceptic asks for besides dense: random choice, a cut base, LoRA."""
+  uniform = SAT | {'sparsity.importance': 'uniform'}
+  targets = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
+  lora = {'lora.rank': 16, 'lora.alpha': 32.0, 'lora.targets': targets}
+  arms = [
+    spec.Arm('uniform', uniform, 'baselines'),
+    spec.Arm('LoRA', lora, 'baselines', rate_factor=3.0),
+  ]
+  if start and config.model.num_kv_heads == config.model.num_heads:
+    arms.append(spec.Arm('static pruned twin', {}, 'baselines', prune=RATE))
+  return tuple(arms)
+
+
 def _scenario(name, family, config, start, rates, lengths, scale):
   if scale == 'smoke':
     rates, lengths = rates[:1], (lengths[0], 1.0)
@@ -74,6 +88,7 @@ def _scenario(name, family, config, start, rates, lengths, scale):
     seeds=(0,) if scale == 'smoke' else (0, 1, 2),
     learning_rates=rates,
     lengths=lengths,
+    baselines=_baselines(config, start) if family == 'sat' else (),
   )
 
 
@@ -248,25 +263,6 @@ def add_methods(add, group: str = '') -> None:
   for name, (rate, forward) in METHODS.items():
     changes = {'sparsity.omitted_forward': forward}
     add(name, rates(rate) | changes, group=group)
-
-
-def add_baselines(add, scenario: spec.Scenario) -> None:
-  """What a sceptic asks for besides dense: random choice, a cut base, LoRA."""
-  add(
-    'uniform',
-    SAT | {'sparsity.importance': 'uniform'},
-    group='baselines',
-  )
-  model = scenario.config.model
-  if scenario.base and model.num_kv_heads == model.num_heads:
-    add('static pruned twin', {}, group='baselines', prune=RATE)
-  targets = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
-  add(
-    'LoRA',
-    {'lora.rank': 16, 'lora.alpha': 32.0, 'lora.targets': targets},
-    group='baselines',
-    rate_factor=3.0,
-  )
 
 
 _HOP = 0.1  # of the tokens from scratch: when growth happens, as in the paper

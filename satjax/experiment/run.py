@@ -91,19 +91,15 @@ def _flat(search) -> list[Run]:
 
 
 def _make_bases(pool: work.Pool, search) -> None:
-  bases = {r.base.model: r.base for r in _flat(search) if r.base}
-  for label, make, is_pruned in (
-    ('base', tasks.make_base, False),
-    ('pruned base', tasks.make_pruned, True),
+  bases = [run.base for run in _flat(search) if run.base]
+  whole = [dataclasses.replace(base, prune=0.0) for base in bases]
+  pruned = [base for base in bases if base.prune]
+  for label, make, wanted in (
+    ('base', tasks.make_base, whole),
+    ('pruned base', tasks.make_pruned, pruned),
   ):
-    wanted = {}
-    for base in bases.values():
-      if bool(base.prune) == is_pruned or not is_pruned:
-        whole = dataclasses.replace(base, prune=0.0)
-        chosen = base if is_pruned else whole
-        if not chosen.model.exists():
-          wanted[chosen.model] = chosen
-    pool.run(label, [_task(b, make) for b in wanted.values()])
+    missing = [b for b in dict.fromkeys(wanted) if not b.model.exists()]
+    pool.run(label, [_task(base, make) for base in missing])
 
 
 def _task(what: Any, function: Callable[..., None]) -> work.Task:

@@ -30,43 +30,6 @@ EQUAL = ('steps', 'time', 'flops')
 
 
 @dataclasses.dataclass(frozen=True)
-class Scenario:
-  """What all arms of an experiment share.
-
-  Attributes:
-    name: short, of folders.
-    family: 'sat', whose reference is 'dense'; or 'growth', with 'scratch'.
-    config: of the reference at its full length; what is reported is the third
-      split of its first source of `data.eval`.
-    base: trains the model that every arm starts from; None: random weights.
-    seeds: of order, selections and random weights.
-    learning_rates: peaks that every arm is tried with, on the first seed.
-    lengths: shares of the reference's steps that it is also trained for, each
-      time with a full schedule of its own; 1 is among them.
-  """
-
-  name: str
-  family: Literal['sat', 'growth']
-  config: ml_collections.ConfigDict
-  base: ml_collections.ConfigDict | None
-  seeds: tuple[int, ...]
-  learning_rates: tuple[float, ...]
-  lengths: tuple[float, ...]
-
-  @property
-  def reference(self) -> str:
-    return {'sat': 'dense', 'growth': 'scratch'}[self.family]
-
-  @property
-  def source(self) -> str:
-    return self.config.data.eval[0]
-
-  @property
-  def tokens_per_step(self) -> int:
-    return self.config.train.batch_size * self.config.data.seq_len
-
-
-@dataclasses.dataclass(frozen=True)
 class Arm:
   """One way to train.
 
@@ -91,6 +54,45 @@ class Arm:
   prune: float = 0.0
   early_stop: bool = False
   rate_factor: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+  """What all arms of an experiment share.
+
+  Attributes:
+    name: short, of folders.
+    family: 'sat', whose reference is 'dense'; or 'growth', with 'scratch'.
+    config: of the reference at its full length; what is reported is the third
+      split of its first source of `data.eval`.
+    base: trains the model that every arm starts from; None: random weights.
+    seeds: of order, selections and random weights.
+    learning_rates: peaks that every arm is tried with, on the first seed.
+    lengths: shares of the reference's steps that it is also trained for, each
+      time with a full schedule of its own; 1 is among them.
+    baselines: arms that stand in every table.
+  """
+
+  name: str
+  family: Literal['sat', 'growth']
+  config: ml_collections.ConfigDict
+  base: ml_collections.ConfigDict | None
+  seeds: tuple[int, ...]
+  learning_rates: tuple[float, ...]
+  lengths: tuple[float, ...]
+  baselines: tuple[Arm, ...] = ()
+
+  @property
+  def reference(self) -> str:
+    return {'sat': 'dense', 'growth': 'scratch'}[self.family]
+
+  @property
+  def source(self) -> str:
+    return self.config.data.eval[0]
+
+  @property
+  def tokens_per_step(self) -> int:
+    return self.config.train.batch_size * self.config.data.seq_len
 
 
 class Expect(NamedTuple):
@@ -181,6 +183,7 @@ def load(path: str, scale: str) -> Experiment:
       name = length_name(scenario, length)
       add(name, {}, group=scenario.reference, length=length)
     module.sweep(add, scenario)
+    arms |= {arm.name: arm for arm in scenario.baselines}
     return Experiment(
       name=file.stem,
       title=module.TITLE,

@@ -43,13 +43,23 @@ def test_a_docstring_says_what_it_claims_and_how_to_run_it(file):
 @pytest.mark.parametrize('scale', ['smoke', 'cpu', 'gpu'])
 def test_every_arm_is_a_valid_run(file, scale, tmp_path):
   experiment = spec.load(str(file), scale)
+  scenario = experiment.scenario
   search = run_lib.plan(experiment, tmp_path)
   assert search.keys() == experiment.arms.keys()
-  swept = [name for name in search if name not in experiment.frontier]
+  others = {*experiment.frontier, *(a.name for a in scenario.baselines)}
+  swept = [name for name in search if name not in others]
   paths = {run.path for name in swept for run in search[name].values()}
   # Each trains something of its own.
-  rates = len(experiment.scenario.learning_rates)
+  rates = len(scenario.learning_rates)
   assert len(paths) == rates * len(swept)
+
+
+@names
+def test_every_table_has_the_arms_of_a_sceptic(file):
+  experiment = spec.load(str(file), 'cpu')
+  assert len(experiment.frontier) >= 4 or file.stem == 'sat_efficiency'
+  if experiment.scenario.family == 'sat' and file.stem != 'sat_efficiency':
+    assert {'uniform', 'static pruned twin', 'LoRA'} <= experiment.arms.keys()
 
 
 @names
