@@ -52,6 +52,6 @@ scenario = scenarios.cpt
 
 
 def sweep(add, scenario):
-  del scenario
   for name, forward in zip(METHODS, ('skip', 'mean', 'exact')):
     add(name, scenarios.SAT | {'sparsity.omitted_forward': forward})
+  scenarios.add_paper_sizes(add, scenario)

@@ -51,6 +51,6 @@ scenario = scenarios.sft
 
 
 def sweep(add, scenario):
-  del scenario
   for name, forward in zip(METHODS, ('skip', 'mean', 'exact')):
     add(name, scenarios.SAT | {'sparsity.omitted_forward': forward})
+  scenarios.add_paper_sizes(add, scenario)

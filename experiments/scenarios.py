@@ -14,7 +14,13 @@ import dataclasses
 
 import ml_collections
 
-from configs import base, tinyllama_1b_cpt, tinyllama_1b_sft
+from configs import (
+  base,
+  llama2_7b_cpt,
+  llama2_13b_cpt,
+  tinyllama_1b_cpt,
+  tinyllama_1b_sft,
+)
 from satjax.experiment import spec
 
 DOCS, CODE, ANSWERS = 'stdlib:docs', 'stdlib:code', 'stdlib:docstrings'
@@ -200,10 +206,9 @@ def growth(scale: str) -> spec.Scenario:
 
 
 def _paper(name, config) -> spec.Scenario:
-  """TinyLlama-1.1B from its own weights: set `init_from` in the file here.
+  """TinyLlama-1.1B: `--config.model.init_from=MODEL_DIR` names its weights.
 
-  The paper's corpora and settings are not public; these are ours. Rates and
-  sizes of the 7B and the 13B: configs/llama2_*.py.
+  The paper's corpora and settings are not public; these are ours.
   """
   for key in ('head_rate', 'channel_rate'):
     config.sparsity[key] = 0.0
@@ -213,6 +218,28 @@ def _paper(name, config) -> spec.Scenario:
   return _scenario(
     f'{name}-paper', 'sat', config, None, rates, _LENGTHS, 'paper'
   )
+
+
+def add_paper_sizes(add, scenario: spec.Scenario) -> None:
+  """At scale paper: Llama-2-7B and 13B, dense and with SAT."""
+  if not scenario.name.endswith('-paper'):
+    return
+  for size, module in (('7B', llama2_7b_cpt), ('13B', llama2_13b_cpt)):
+    model = module.get_config().model
+    sizes = {f'model.{key}': model[key] for key in _SIZES}
+    add(f'dense, {size}', sizes, group=size)
+    add(f'SAT, {size}', sizes | SAT, group=size)
+
+
+_SIZES = (
+  'num_layers',
+  'embed_dim',
+  'num_heads',
+  'num_kv_heads',
+  'head_dim',
+  'mlp_dim',
+  'remat',
+)
 
 
 def _paper_growth(config) -> spec.Scenario:

@@ -39,6 +39,7 @@ training (SAT) and model growth, in JAX.
   satjax export --workdir=runs/tiny --out=models/tiny
   satjax grow --model=models/tiny --out=models/deep --operator=stack --factor=2
   satjax report runs/tiny --out=report.html
+  satjax experiment experiments/sat_rate.py --workdir=runs/experiments
 
 `satjax COMMAND --help` says more. Every key of a configuration can be given on
 the command line, such as --config.train.num_steps=100; configs/base.py lists
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if not hasattr(options, 'run'):
     parser.print_help()
     return 0
-  if overrides and not hasattr(options, 'config'):
+  if overrides and not options.takes_overrides:
     parser.error(f'{overrides[0]}: this command takes no configuration')
   options.overrides = overrides
   try:
@@ -125,7 +126,11 @@ def _parser() -> argparse.ArgumentParser:
       description=f'satjax {name}: {module.SUMMARY}.',
       **shared,
     )
-    command.set_defaults(run=module.run)
+    command.set_defaults(
+      run=module.run,
+      takes_overrides='--config' in module.OPTIONS
+      or hasattr(module, 'TAKES_OVERRIDES'),
+    )
     for flag, option in module.OPTIONS.items():
       command.add_argument(flag, **option)
   return parser

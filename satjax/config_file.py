@@ -38,7 +38,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> config_lib.Config:
   else:
     values = _run_python(file, [argument] if has_argument else [])
   for argument in overrides:
-    values = _override(values, argument)
+    values = override(values, argument)
   return config_lib.Config.from_dict(values)
 
 
@@ -73,9 +73,14 @@ def _run_python(
     ) from error
 
 
-def _override(
+def override(
   values: ml_collections.ConfigDict, argument: str
 ) -> ml_collections.ConfigDict:
+  """The values with one `--config.group.key=value` applied.
+
+  Raises:
+    ConfigError: there is no such key, or the value is of another type.
+  """
   _check_key(values, argument)
   arguments = ['satjax', argument]
   flag_values = flags.FlagValues()

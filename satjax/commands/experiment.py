@@ -6,8 +6,9 @@ from satjax.commands import shared
 
 SUMMARY = (
   'all runs of an experiment file, and the table that they make; stopped, it'
-  ' goes on where it was'
+  ' goes on where it was; --config.KEY=VALUE changes every run'
 )
+TAKES_OVERRIDES = True
 OPTIONS = shared.required(
   {
     'file': {
@@ -47,7 +48,7 @@ def run(options: Any) -> None:
   if options.plan:
     from satjax.experiment import cost
 
-    print(cost.render(options.file, options.scale))
+    print(cost.render(options.file, options.scale, options.overrides))
     return
   from satjax.experiment import run as run_lib
   from satjax.report import markdown
@@ -58,5 +59,6 @@ def run(options: Any) -> None:
     scale=options.scale,
     jobs=options.jobs,
     out=options.out,
+    overrides=options.overrides,
   )
   print(markdown.markdown(result))

@@ -1,5 +1,6 @@
 """What an experiment would run, and how many FLOPs that takes."""
 
+from collections.abc import Sequence
 import pathlib
 
 from satjax import flops
@@ -10,13 +11,13 @@ from satjax.plan import stretches
 _DEVICE, _UTILISATION = 'NVIDIA H200', 0.4  # of dense steps, a usual share
 
 
-def render(path: str, scale: str) -> str:
+def render(path: str, scale: str, overrides: Sequence[str] = ()) -> str:
   """The arms of an experiment as a Markdown table; nothing runs.
 
   Raises:
     ConfigError: as `run.run`.
   """
-  experiment = spec.load(path, scale)
+  experiment = spec.load(path, scale, overrides)
   scenario = experiment.scenario
   search = run_lib.plan(experiment, pathlib.Path())
   lines = [
@@ -45,9 +46,11 @@ def render(path: str, scale: str) -> str:
     if run.base
   }
   hours = total / (_UTILISATION * flops.PEAK[_DEVICE]) / 3600
-  lines += [
-    '',
-    f'{total:.3e} FLOPs in all, {len(bases)} bases not counted: {hours:,.3g}'
-    f' hours of one {_DEVICE} at {_UTILISATION:.0%} of its peak.',
-  ]
+  text = f'{total:.3e} FLOPs in all, {len(bases)} bases not counted'
+  if hours > 0.01:
+    text += (
+      f': {hours:,.3g} hours of one {_DEVICE} at {_UTILISATION:.0%} of its'
+    )
+    text += ' peak'
+  lines += ['', f'{text}.']
   return '\n'.join(lines)

@@ -22,6 +22,7 @@ def run(
   scale: str,
   jobs: int = 1,
   out: str | os.PathLike | None = None,
+  overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Runs what of an experiment has not run yet, and writes its results.
 
@@ -31,6 +32,7 @@ def run(
     scale: one of `spec.SCALES`.
     jobs: runs at a time.
     out: folder of NAME.json, NAME.md and plots; None: `workdir`/results.
+    overrides: `--config.group.key=value`, of every run but the base's.
 
   Returns:
     The result, as in the JSON file.
@@ -39,7 +41,7 @@ def run(
     ConfigError: the file, or an arm of it, can not be.
     Preempted: asked to stop; the same command goes on.
   """
-  experiment = spec.load(path, scale)
+  experiment = spec.load(path, scale, overrides)
   folder = pathlib.Path(workdir).resolve() / scale
   search = plan(experiment, folder)
   with work.Pool(jobs) as pool:
@@ -122,7 +124,8 @@ def _measure(
   scenario = experiment.scenario
   if scenario.family != 'sat':
     return None
-  path = folder / 'timing' / f'{scenario.name}.json'
+  dense = next(iter(search[scenario.reference].values())).config
+  path = folder / 'timing' / f'{timing.dense_cell(dense).key}.json'
   old = json.loads(path.read_text()) if path.exists() else None
   wanted = {}
   for run in _flat(search):
@@ -130,13 +133,12 @@ def _measure(
       if not old or cell.key not in old['cells']:
         wanted[cell.key] = cell
   if wanted:
-    first = next(iter(search[scenario.reference].values())).config
     task = work.Task(
       f'{len(wanted)} steps and refreshes',
       1.0,
       folder / 'timing' / 'log.txt',
       timing.measure,
-      (first, list(wanted.values()), timing.ROUNDS[experiment.scale]),
+      (dense, list(wanted.values()), timing.ROUNDS[experiment.scale]),
     )
     (new,) = pool.run('timing', [task])
     old = timing.merge(old, new)

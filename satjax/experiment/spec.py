@@ -11,7 +11,7 @@
 Nothing here needs JAX.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import importlib.util
@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 import ml_collections
 
-from satjax import errors
+from satjax import config_file, errors
 
 SCALES = ('smoke', 'cpu', 'gpu', 'paper')
 # What a claim may compare an arm with besides another arm.
@@ -155,8 +155,13 @@ def length_name(scenario: Scenario, length: float) -> str:
   return name if length == 1 else f'{name}, {length:.0%} of the steps'
 
 
-def load(path: str, scale: str) -> Experiment:
+def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
   """Reads an experiment file, which is executed.
+
+  Args:
+    path: of the file.
+    scale: one of `SCALES`.
+    overrides: `--config.group.key=value`, of the scenario's configuration.
 
   Raises:
     ConfigError: there is no such file, it fails, or lacks something.
@@ -179,6 +184,10 @@ def load(path: str, scale: str) -> Experiment:
 
   with _explained(file):
     scenario = module.scenario(scale)
+    config = scenario.config
+    for argument in overrides:
+      config = config_file.override(config, argument)
+    scenario = dataclasses.replace(scenario, config=config)
     for length in sorted(scenario.lengths, reverse=True):
       name = length_name(scenario, length)
       add(name, {}, group=scenario.reference, length=length)

@@ -58,6 +58,11 @@ class Cell:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def dense_cell(config: config_lib.Config) -> Cell:
+  """Of a reference: what all of its cells are relative to."""
+  return _cell(config, phases.phase_at(config, 0), False)
+
+
 def cells(config: config_lib.Config) -> list[Cell] | None:
   """The cell of every step of a run, and of the refresh before it, in order.
 
@@ -165,7 +170,7 @@ def measure(
     by key the spread of the ratio of a step, or a refresh, to the dense step;
     'rounds', and how many 'cores' ran them.
   """
-  first = _cell(dense, phases.phase_at(dense, 0), False)
+  first = dense_cell(dense)
   arms = {'dense': _arm(first.config), 'dense again': _arm(first.config)}
   tasks = {n: functools.partial(arm.steps, _STEPS) for n, arm in arms.items()}
   for cell in wanted:
