@@ -5,7 +5,8 @@ Source    SAT (Ma et al., 2024), research question 1; its table is not public.
 Runs      five metrics, each with the largest scores (top_k) and sampled by
           score; "uniform, top_k" is a random subset too, for ties are broken at
           random. Rate 1/2, LORS.
-Cost      see the result.
+Cost      cpu: about 29 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 23 minutes of an H200, paper: 540 hours of one.
 Command   satjax experiment experiments/sat_importance.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_importance.md

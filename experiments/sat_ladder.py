@@ -4,7 +4,8 @@ Claim     the last part of the run, near dense, decides how the dense model
           ends.
 Source    SAT (Ma et al., 2024); its split and rungs are not public.
 Runs      the share at the full rate (split) from 1/2 to 0.9, and 1 to 8 rungs.
-Cost      see the result.
+Cost      cpu: about 25 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 20 minutes of an H200, paper: 446 hours of one.
 Command   satjax experiment experiments/sat_ladder.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_ladder.md

@@ -3,7 +3,8 @@
 Claim     the first and the last layers are sensitive.
 Source    SparseLoRA (Khaki et al., 2025) keeps them dense; SAT says nothing.
 Runs      no layer dense, the first, the last, both, and the first half.
-Cost      see the result.
+Cost      cpu: about 23 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 18 minutes of an H200, paper: 394 hours of one.
 Command   satjax experiment experiments/sat_layers.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_layers.md

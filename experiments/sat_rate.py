@@ -5,7 +5,8 @@ Claim     a model that trains with neurons left out, and returns along the
 Source    SAT (Ma et al., 2024), figure on omission rates; its values are not
           public, the rates here are ours.
 Runs      rates from 1/8 to 3/4 of heads and channels, maxip, sampled, LORS.
-Cost      see the result.
+Cost      cpu: about 24 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 19 minutes of an H200, paper: 428 hours of one.
 Command   satjax experiment experiments/sat_rate.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_rate.md

@@ -5,7 +5,8 @@ Claim     a selection may stay for some steps, which saves the probe and the
 Source    ours; SAT (Ma et al., 2024) selects at every iteration.
 Runs      a fresh selection every 1, 4, 10 (the default), 16 and 64 steps, and
           every step by the scores of the refresh before.
-Cost      see the result.
+Cost      cpu: about 23 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 18 minutes of an H200, paper: 414 hours of one.
 Command   satjax experiment experiments/sat_refresh.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_refresh.md

@@ -6,7 +6,8 @@ Source    SAT (Ma et al., 2024), LORS figure; its values are not public.
 Runs      LORS, a constant rate, a drop to dense after 2/3, the ladder in a
           mirror (dense first), and a little less every step (masked, so no
           faster than dense). Rate 1/2 at the start.
-Cost      see the result.
+Cost      cpu: about 22 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 18 minutes of an H200, paper: 398 hours of one.
 Command   satjax experiment experiments/sat_schedule.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_schedule.md

@@ -3,7 +3,8 @@
 Claim     SAT pays where the batch is large, and steps are few for its FLOPs.
 Source    ours; the search for a setting in which SAT pays.
 Runs      plain and exact forward passes at four times the rows a step.
-Cost      see the result.
+Cost      cpu: about 31 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 16 minutes of an H200, paper: 366 hours of one.
 Command   satjax experiment experiments/sat_setting_batch.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_setting_batch.md
@@ -17,7 +18,7 @@ CLAIMS = (scenarios.WORTHWHILE,)
 
 
 def scenario(scale):
-  return scenarios.cpt(scale, 'batch', batch_size=32)
+  return scenarios.cpt(scale, 'batch', steps=150, batch_size=32)
 
 
 def sweep(add, scenario):

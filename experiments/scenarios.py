@@ -132,6 +132,7 @@ def cpt(
   scale: str,
   name: str = 'cpt',
   base_steps: int | None = None,
+  steps: int = 400,
   **changes: object,
 ) -> spec.Scenario:
   """Continual pre-training: from documentation to source code.
@@ -140,6 +141,7 @@ def cpt(
     scale: of the experiment.
     name: of the scenario, where something is changed.
     base_steps: of pre-training, at scale cpu.
+    steps: of the run, at scale cpu.
     **changes: of the model, its base included; `batch_size`, of the run alone.
   """
   if scale == 'paper':
@@ -149,7 +151,7 @@ def cpt(
     config.train.batch_size = changes.pop('batch_size', 8)
     for model in (config.model, start.model):
       model.update(changes)
-  _continue(config, CODE, _steps(scale, 16, 400, 600))
+  _continue(config, CODE, _steps(scale, 16, steps, 480))
   rates = _fine_tuning_rates(scale)
   return _scenario('cpt', 'sat', config, _start(scale), rates, _LENGTHS, scale)
 
@@ -171,7 +173,7 @@ def small_data(scale: str) -> spec.Scenario:
   config = found.config
   if scale == 'paper':
     return dataclasses.replace(found, name='small-paper')
-  config.train.num_steps = _steps(scale, 16, 600, 700)
+  config.train.num_steps = _steps(scale, 16, 600, 500)
   _anneal(config, 1e-3)
   config.train.eval_every = max(1, config.train.num_steps // 10)
   config.train.eval_batches = 16
