@@ -14,7 +14,7 @@ from satjax.experiment import compare, spec, timing
 from satjax.experiment.runs import Run
 from satjax.train import phases, workdir
 
-_POINTS = 60  # of a curve
+_POINTS = 40  # of a curve
 _BINS = 64  # of a heat map of channels
 
 
@@ -92,7 +92,12 @@ def result(
     'notes': list(experiment.notes(arms)),
     'claims': [compare.judge(claim, arms) for claim in experiment.claims],
   }
-  return json.loads(json.dumps(value))
+  return json.loads(json.dumps(value), parse_float=_short)
+
+
+def _short(text: str) -> float:
+  """Seven digits are more than any figure here has."""
+  return float(f'{float(text):.7g}')
 
 
 def _all(found: Found) -> list[Run]:
