@@ -3,8 +3,8 @@
 Claim     SAT pays where the batch is large, and steps are few for its FLOPs.
 Source    ours; the search for a setting in which SAT pays.
 Runs      plain and exact forward passes at four times the rows a step.
-Cost      cpu: about 31 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 16 minutes of an H200, paper: 366 hours of one.
+Cost      cpu: about 34 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 18 minutes of an H200, paper: 406 hours of one.
 Command   satjax experiment experiments/sat_setting_batch.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_setting_batch.md
