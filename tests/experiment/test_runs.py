@@ -48,7 +48,7 @@ def test_a_length_scales_schedule_and_evaluations(tmp_path):
     lambda c: c.train.eval_every,
     lambda c: c.optimizer.warmup_steps,
   ):
-    assert read(half) == read(whole) // 2
+    assert abs(read(half) - read(whole) / 2) <= 0.5
 
 
 def test_the_rate_of_the_search_scales_the_whole_schedule(tmp_path):
