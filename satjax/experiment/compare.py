@@ -86,9 +86,11 @@ def losses_of(arm: Mapping[str, Any]) -> Losses:
   }
 
 
-def judge(claim: spec.Claim, arms: Mapping[str, Any]) -> dict[str, str]:
-  """A claim with what was found; `arms`: of a result."""
-  found = [_expectation(expect, arms) for expect in claim.expects]
+def judge(
+  claim: spec.Claim, arms: Mapping[str, Any], reference: str
+) -> dict[str, str]:
+  """A claim with what was found; `arms` and `reference`: of a result."""
+  found = [_expectation(expect, arms, reference) for expect in claim.expects]
   true = [is_true for is_true, _ in found]
   if not found or None in true:
     verdict = 'not tested'
@@ -105,7 +107,7 @@ def judge(claim: spec.Claim, arms: Mapping[str, Any]) -> dict[str, str]:
   }
 
 
-def _expectation(expect, arms) -> tuple[bool | None, str]:
+def _expectation(expect, arms, reference) -> tuple[bool | None, str]:
   """Whether it came true (None: not tested), and the figures."""
   arm, name = arms.get(expect.arm), expect.arm
   if arm is None or arm['failed']:
@@ -114,7 +116,7 @@ def _expectation(expect, arms) -> tuple[bool | None, str]:
     return _is_faster(expect, arm, arms.get(expect.other))
   if expect.other in spec.EQUAL:
     found = arm['against'].get(expect.other)
-    other = f'the reference at equal {_WORDS[expect.other]}'
+    other = f'{reference} at equal {_WORDS[expect.other]}'
   else:
     other, against = expect.other, arms.get(expect.other)
     usable = against is not None and not against['failed']

@@ -90,7 +90,10 @@ def result(
     'timing': timed,
     'paper': experiment.paper,
     'notes': list(experiment.notes(arms)),
-    'claims': [compare.judge(claim, arms) for claim in experiment.claims],
+    'claims': [
+      compare.judge(claim, arms, scenario.reference)
+      for claim in experiment.claims
+    ],
   }
   return json.loads(json.dumps(value), parse_float=_short)
 

@@ -113,7 +113,7 @@ ARMS = {
 def test_a_claim_is_judged_by_its_expectations(expects, verdict):
   expects = tuple(spec.Expect(*expect) for expect in expects)
   claim = spec.Claim('text', 'source', '', expects)
-  found = compare.judge(claim, ARMS)
+  found = compare.judge(claim, ARMS, 'dense')
   assert found['verdict'] == verdict
   assert all(expect.arm in found['ours'] for expect in expects)
 
@@ -122,9 +122,9 @@ def test_a_claim_against_the_reference_reads_what_was_compared():
   better = compare.difference({0: 1.0, 1: 1.0}, {0: 2.0, 1: 2.0})
   arms = {'a': arm(1.0, 1.0, against={'time': better})}
   claim = spec.Claim('', '', '', (spec.Expect('a', 'below', 'time'),))
-  found = compare.judge(claim, arms)
+  found = compare.judge(claim, arms, 'dense')
   assert found['verdict'] == 'holds'
-  assert 'at equal time 2.0000 (-1.0000, better)' in found['ours']
+  assert 'dense at equal time 2.0000 (-1.0000, better)' in found['ours']
 
 
 def test_a_power_law_is_found_again():
