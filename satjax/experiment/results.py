@@ -1,21 +1,17 @@
 """The result of an experiment, from the folders of its runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import json
-import math
 from typing import Any
 
 import numpy as np
 
 from satjax import config as config_lib
 from satjax import flops
-from satjax.experiment import compare, spec, timing
+from satjax.experiment import compare, curves, spec, timing
 from satjax.experiment.runs import Run
 from satjax.train import phases, workdir
-
-_POINTS = 40  # of a curve
-_BINS = 64  # of a heat map of channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +37,8 @@ def best_rate(arm: spec.Arm, search: Mapping[float, Run]) -> float | None:
 def _validation(arm, run) -> float | None:
   if run.failure:
     return None
-  found = _evaluations(run)
-  losses = [e['validation'] for e in found]
+  losses = [e['validation'] for e in run.evaluations]
   return min(losses) if arm.early_stop else losses[-1]
-
-
-def _evaluations(run) -> list[dict[str, float]]:
-  """Step, validation and test loss of each evaluation after the first step."""
-  source = run.config.data.eval[0]
-  names = f'eval/{source}/loss', f'test/{source}/loss'
-  return [
-    {'step': r['step'], 'validation': r[names[0]], 'test': r[names[1]]}
-    for r in run.records
-    if names[1] in r and r['step'] > 0
-  ]
 
 
 def result(
@@ -142,7 +126,7 @@ def _arm(arm, found, timed, family) -> dict[str, Any]:
   good = {s: r for s, r in found.runs.items() if not r.failure}
   if rate is None or len(good) < len(found.runs) or not good:
     value['failed'] = reasons[0] if reasons else 'it has not run'
-    return value | {'runs': [], 'loss': None} | _no_curves()
+    return value | {'runs': [], 'loss': None} | curves.none()
   by_step = None
   if family == 'sat':
     by_step = timing.seconds(config, timed)
@@ -155,7 +139,7 @@ def _arm(arm, found, timed, family) -> dict[str, Any]:
     'low': min(losses),
     'high': max(losses),
   }
-  return value | _curves(list(good.values()), by_step)
+  return value | curves.of(list(good.values()), by_step)
 
 
 def _more(arm: spec.Arm) -> dict[str, Any]:
@@ -180,7 +164,7 @@ def _omission_rate(config) -> float:
 
 
 def _run(seed: int, run: Run) -> dict[str, Any]:
-  found = _evaluations(run)
+  found = run.evaluations
   best = min(found, key=lambda e: e['validation'])
   return {
     'seed': seed,
@@ -189,88 +173,6 @@ def _run(seed: int, run: Run) -> dict[str, Any]:
     'seconds': _process_seconds(run),
     'best': best,
   }
-
-
-def _no_curves() -> dict[str, Any]:
-  return {'curves': None, 'ladder': None, 'visits': None, 'growth': []}
-
-
-def _curves(runs: Sequence[Run], by_step) -> dict[str, Any]:
-  """Means over seeds along the run, and what is known of its first one."""
-  records = [[r for r in run.records if 'train/loss' in r] for run in runs]
-  first = records[0]
-  steps = np.array([r['step'] for r in first])
-  loss = np.mean([[r['train/loss'] for r in of] for of in records], axis=0)
-  taken = np.unique(np.linspace(0, len(steps) - 1, _POINTS).round().astype(int))
-  found = [_evaluations(run) for run in runs]
-
-  def column(name):
-    return [first[i][name] for i in taken]
-
-  return {
-    'curves': {
-      'step': steps[taken].tolist(),
-      'tokens': column('tokens'),
-      'flops': column('flops'),
-      'seconds': None
-      if by_step is None
-      else by_step[steps[taken] - 1].tolist(),
-      'train': _smooth(loss)[taken].tolist(),
-      'validation_step': [e['step'] for e in found[0]],
-      'validation': np.mean(
-        [[e['validation'] for e in of] for of in found], axis=0
-      ).tolist(),
-    },
-    'ladder': {
-      'step': steps[taken].tolist(),
-      'omission_rate': column('sparsity/omission_rate'),
-    },
-    'visits': _visits(runs[0]),
-    'growth': _growth(runs[0].records),
-  }
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-  """Running mean over a tenth of the values."""
-  width = max(1, len(values) // 10)
-  total = np.cumsum(np.concatenate([[0.0], values]))
-  ends = np.arange(1, len(values) + 1)
-  starts = np.maximum(0, ends - width)
-  return (total[ends] - total[starts]) / (ends - starts)
-
-
-def _visits(run: Run) -> dict[str, Any] | None:
-  """Share of selections that neurons were in; channels sorted and binned."""
-  path = run.path / 'visits.npz'
-  if not path.exists():
-    return None
-  with np.load(path) as file:
-    counts = dict(file)
-  total = max(1, int(counts.pop('selections')))
-  shares = {name: count / total for name, count in counts.items()}
-  if 'mlp' in shares:
-    ordered = -np.sort(-shares['mlp'], axis=1)
-    bins = np.array_split(ordered, min(_BINS, ordered.shape[1]), axis=1)
-    shares['mlp'] = np.stack([b.mean(axis=1) for b in bins], axis=1)
-  return {
-    'selections': total,
-    **{name: np.round(share, 4).tolist() for name, share in shares.items()},
-  }
-
-
-def _growth(records) -> list[dict[str, float]]:
-  """The hops of a run."""
-  hops = [dict(r) for r in records if 'growth/loss_before' in r]
-  for number, hop in enumerate(hops):
-    end = hops[number + 1]['step'] if number + 1 < len(hops) else math.inf
-    for record in records:
-      if hop['step'] <= record['step'] < end:
-        hop |= {n: x for n, x in record.items() if n.endswith('to_recover')}
-  wanted = ('loss_before', 'loss_after', 'steps_to_recover')
-  return [
-    {'step': hop['step'], **{n: hop.get(f'growth/{n}') for n in wanted}}
-    for hop in hops
-  ]
 
 
 def _compare(experiment: spec.Experiment, arms: dict[str, Any]) -> None:

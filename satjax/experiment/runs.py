@@ -77,13 +77,21 @@ class Run:
     return metrics.read(self.path)
 
   @property
-  def is_done(self) -> bool:
-    if self.failure:
-      return True
-    last = self.config.train.num_steps
-    return any(
-      r['step'] == last and any(n.startswith('test/') for n in r)
+  def evaluations(self) -> list[dict[str, float]]:
+    """Step, validation and test loss of each one after the first step."""
+    source = self.config.data.eval[0]
+    names = f'eval/{source}/loss', f'test/{source}/loss'
+    return [
+      {'step': r['step'], 'validation': r[names[0]], 'test': r[names[1]]}
       for r in self.records
+      if names[1] in r and r['step'] > 0
+    ]
+
+  @property
+  def is_done(self) -> bool:
+    last = self.config.train.num_steps
+    return bool(self.failure) or any(
+      found['step'] == last for found in self.evaluations
     )
 
   @property

@@ -100,7 +100,8 @@ def test_a_run_is_done_by_its_last_test_loss_or_its_failure(tmp_path):
   lines.write_text(f'{{"step": {last}, "train/loss": 2.0}}\n')
   assert not run.is_done
   with lines.open('a') as file:
-    file.write(f'{{"step": {last}, "test/stdlib:code/loss": 2.0}}\n')
+    losses = '"eval/stdlib:code/loss": 2.1, "test/stdlib:code/loss": 2.0'
+    file.write(f'{{"step": {last}, {losses}}}\n')
   assert run.is_done and run.failure is None
   lines.unlink()
   (run.path / 'failed.json').write_text('{"reason": "not finite"}')
