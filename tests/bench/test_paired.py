@@ -58,6 +58,7 @@ def written(tmp_path_factory):
   return result, path
 
 
+@pytest.mark.slow
 def test_every_arm_is_timed(written):
   result, _ = written
   assert set(result['arms']) == JAX_ARMS
@@ -70,6 +71,7 @@ def test_every_arm_is_timed(written):
     assert arm['compile_seconds']['cold'] > arm['compile_seconds']['warm'] > 0
 
 
+@pytest.mark.slow
 def test_arms_that_do_not_fit_together_are_timed_in_groups(written):
   result, path = written
   group = {name: arm['group'] for name, arm in result['arms'].items()}
@@ -92,12 +94,14 @@ def test_dense_has_to_fit_twice():
     run(make_config(), rates=(), torch=(), memory=1e5)
 
 
+@pytest.mark.slow
 def test_dense_is_the_unit(written):
   dense = written[0]['arms']['dense']
   assert dense['ratio'] == {'median': 1, 'min': 1, 'max': 1, 'iqr': 0}
   assert dense['limit'] == dense['efficiency'] == 1
 
 
+@pytest.mark.slow
 def test_sat_bears_its_refreshes(written):
   sat = written[0]['arms']['skip 0.5']
   refresh = np.median(sat['refresh_seconds'])
@@ -108,6 +112,7 @@ def test_sat_bears_its_refreshes(written):
   np.testing.assert_allclose(sat['refresh_share'], refresh / 4 / expected)
 
 
+@pytest.mark.slow
 def test_twin_computes_what_sat_does(written):
   arms = written[0]['arms']
   assert arms['skip 0.5']['flops'] == arms['skip 0.5, twin']['flops']
@@ -116,22 +121,26 @@ def test_twin_computes_what_sat_does(written):
   assert arms['exact 0.5']['twin']['median'] > 0
 
 
+@pytest.mark.slow
 def test_a_sub_network_takes_less_memory_though_the_rest_is_counted(written):
   memory = {n: arm['memory'] for n, arm in written[0]['arms'].items()}
   assert memory['skip 0.5, twin'] < memory['skip 0.5'] < memory['dense']
 
 
+@pytest.mark.slow
 def test_whole_selection_is_the_dense_model(written):
   losses = written[0]['losses']
   assert losses['whole skip'] == losses['dense'] == losses['dense again']
   assert losses['skip 0.5'] != losses['dense']
 
 
+@pytest.mark.slow
 def test_the_exact_forward_pass_is_dense(written):
   losses = written[0]['losses']
   np.testing.assert_allclose(losses['exact 0.5'], losses['dense'], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_files_hold_the_result_and_its_table(written):
   result, path = written
   assert json.loads(path.read_text()) == result
@@ -195,6 +204,7 @@ def test_claims_nothing_below_the_noise(value, words):
   assert bench_table.claim(value, floor=0.05) == words
 
 
+@pytest.mark.slow
 def test_table_claims_nothing_below_the_noise(written):
   result = written[0]
   rows = bench_table.render({**result, 'noise': 1e9}).splitlines()
@@ -223,6 +233,7 @@ def test_an_accelerator_may_round_the_factors_of_a_matmul():
     bench_table.check_losses(5.0, {'a': 5.006}, 'float32', 'gpu')
 
 
+@pytest.mark.slow
 def test_figures_of_an_accelerator_have_their_columns(written):
   result = json.loads(json.dumps(written[0]))
   assert 'MFU' not in bench_table.render(result)
@@ -238,6 +249,7 @@ def test_figures_of_an_accelerator_have_their_columns(written):
   assert 'dense-equivalent' not in table.lower()
 
 
+@pytest.mark.slow
 def test_the_best_torch_arm_is_the_baseline(written):
   result = json.loads(json.dumps(written[0]))
   for name, ratio in (('torch eager', 1.5), ('torch compile, cudnn', 1.2)):

@@ -17,6 +17,7 @@ def written(tmp_path_factory):
   return result, path
 
 
+@pytest.mark.slow
 def test_everything_adds_up(written):
   sections = written[0]['sections']
   assert set(sections) == {'dense, step', 'skip 0.5, step', 'skip 0.5, refresh'}
@@ -31,6 +32,7 @@ def test_everything_adds_up(written):
     assert shares == sorted(shares, reverse=True)
 
 
+@pytest.mark.slow
 def test_a_step_has_matmuls_and_an_optimizer(written):
   for label in ('dense, step', 'skip 0.5, step'):
     groups = written[0]['sections'][label]['groups']
@@ -43,12 +45,14 @@ def test_a_step_has_matmuls_and_an_optimizer(written):
     assert groups['collective']['count'] == 0
 
 
+@pytest.mark.slow
 def test_a_refresh_gathers_rows(written):
   groups = written[0]['sections']['skip 0.5, refresh']['groups']
   assert groups['gather/scatter']['count'] > 0
   assert groups['optimizer']['count'] == 0
 
 
+@pytest.mark.slow
 def test_the_tables_are_beside_the_traces(written):
   result, path = written
   text = (path / 'profile.md').read_text()

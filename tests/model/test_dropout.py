@@ -138,9 +138,9 @@ def expected(kind):
 @pytest.mark.parametrize(
   ('kind', 'changes'),
   [
-    ('one stack', {}),
     ('one stack', {'remat': 'minimal', 'scan': False}),
-    ('two stacks', {'remat': 'full'}),
+    pytest.param('one stack', {}, marks=pytest.mark.slow),
+    pytest.param('two stacks', {'remat': 'full'}, marks=pytest.mark.slow),
     pytest.param('one stack', {'scan': False}, marks=pytest.mark.slow),
     pytest.param('two stacks', {}, marks=pytest.mark.slow),
     pytest.param(
