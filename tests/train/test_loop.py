@@ -108,12 +108,13 @@ def uninterrupted(tmp_path_factory, cache):
 
 # Checkpoints are every 5 steps, windows start every 4, rungs at 30 and 45,
 # growth is at 30: a run killed at K goes on from the checkpoint before.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'kills',
   [
     pytest.param((12, 32, 47), id='inside a window, after growth, on a rung'),
-    pytest.param((3, 29, 31, 56), id='others', marks=pytest.mark.slow),
-    pytest.param(tuple(range(2, 60, 6)), id='ten', marks=pytest.mark.slow),
+    pytest.param((3, 29, 31, 56), id='others'),
+    pytest.param(tuple(range(2, 60, 6)), id='ten'),
   ],
 )
 def test_a_killed_run_ends_as_if_it_had_not_been(
