@@ -185,9 +185,9 @@ def small_data(scale: str) -> spec.Scenario:
   if scale != 'smoke':
     config.data.held_out, config.data.test = 0.475, 0.475
   lengths = (0.15, 0.3, 0.55, 1.0)
-  # Many epochs want less; short schedules want more.
+  # Many epochs want less than one.
   lowest = found.learning_rates[0]
-  rates = tuple(lowest * factor for factor in (0.25, 0.5, 1, 2))
+  rates = tuple(lowest * factor for factor in (1 / 16, 1 / 8, 1 / 4, 1 / 2))
   return _scenario('small', 'sat', config, found.base, rates, lengths, scale)
 
 
