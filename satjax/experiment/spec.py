@@ -207,10 +207,10 @@ def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def _execute(file: pathlib.Path) -> Any:
-  # `from configs import ...` and `from experiments import ...` in a clone.
-  root = str(file.resolve().parent.parent)
-  if root not in sys.path:
-    sys.path.append(root)
+  # `from experiments import scenarios` works beside it, and in a clone.
+  for root in map(str, (file.resolve().parent.parent, pathlib.Path.cwd())):
+    if root not in sys.path:
+      sys.path.append(root)
   spec = importlib.util.spec_from_file_location(file.stem, file)
   module = importlib.util.module_from_spec(spec)
   with _explained(file):

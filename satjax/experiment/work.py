@@ -73,6 +73,7 @@ class Pool:
       self._stop()
     self._stopping.set()
     self._pool.shutdown(cancel_futures=True)
+    del self._pool, self._stopping  # and with them their semaphores
 
   def _stop(self) -> None:
     """Asks the workers to save, once: a second time would end them at once."""
