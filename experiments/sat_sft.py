@@ -13,45 +13,9 @@ Result    experiments/results/sat_sft.md
 """
 
 from experiments import scenarios
-from satjax.experiment import spec
 
 TITLE = 'Supervised fine-tuning'
 PAPER = None
-METHODS = ('SAT', 'SAT, mean', 'SAT, exact')
-CLAIMS = (
-  spec.Claim(
-    'SAT is comparable to dense training for as many steps',
-    'SAT, abstract',
-    'comparable or better',
-    (spec.Expect('SAT', 'not above', 'steps'),),
-  ),
-  spec.Claim(
-    'SAT ends below dense training for the same measured time',
-    'ours: what would make SAT worth its while',
-    '',
-    tuple(spec.Expect(name, 'below', 'time') for name in METHODS),
-  ),
-  spec.Claim(
-    'a whole run with the ladder is as much faster as the paper says',
-    'SAT, abstract; at which rate is not public, ours is 1/2',
-    '38 % less time',
-    (spec.Expect('SAT', 'faster', 'dense', 1 / (1 - 0.38)),),
-  ),
-  spec.Claim(
-    'SAT ends below its baselines: a random choice, a pruned model, LoRA',
-    'ours',
-    '',
-    (
-      spec.Expect('SAT', 'below', 'uniform'),
-      spec.Expect('SAT', 'below', 'static pruned twin'),
-      spec.Expect('SAT', 'below', 'LoRA'),
-    ),
-  ),
-)
+CLAIMS = scenarios.headline('38 % less time', 1 / (1 - 0.38))
 scenario = scenarios.sft
-
-
-def sweep(add, scenario):
-  for name, forward in zip(METHODS, ('skip', 'mean', 'exact')):
-    add(name, scenarios.SAT | {'sparsity.omitted_forward': forward})
-  scenarios.add_paper_sizes(add, scenario)
+sweep = scenarios.add_headline
