@@ -158,9 +158,11 @@ def _last_model(config: config_lib.Config) -> config_lib.ModelConfig:
 
 def _omission_rate(config) -> float:
   """The mean over the steps, as realised."""
-  steps = range(config.train.num_steps)
-  rates = [phases.omission_rate(phases.phase_at(config, s)) for s in steps]
-  return float(np.mean(rates))
+  omitted = sum(
+    (stop - start) * phases.omission_rate(phase)
+    for start, stop, phase in phases.stretches(config)
+  )
+  return omitted / config.train.num_steps
 
 
 def _run(seed: int, run: Run) -> dict[str, Any]:

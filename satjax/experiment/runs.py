@@ -8,13 +8,12 @@ from collections.abc import Callable
 import copy
 import dataclasses
 import hashlib
-import itertools
 import json
 import pathlib
 from typing import Any
 
 from satjax import config as config_lib
-from satjax import counts, errors, stages
+from satjax import counts, errors
 from satjax.experiment import spec
 from satjax.train import metrics, phases
 
@@ -102,14 +101,9 @@ class Run:
 
 def total_flops(config: config_lib.Config) -> float:
   """Of all steps of a run, as executed."""
-  total = config.train.num_steps
-  changes = {0, *(stage.start for stage in stages.stages(config))}
-  for ladder in phases.ladders(config).values():
-    changes |= {*ladder.boundaries}
-  edges = [*sorted(step for step in changes if step < total), total]
   return sum(
-    (stop - start) * phases.step_flops(config, start)
-    for start, stop in itertools.pairwise(edges)
+    (stop - start) * phases.phase_flops(config, phase)
+    for start, stop, phase in phases.stretches(config)
   )
 
 

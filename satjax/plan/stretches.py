@@ -81,11 +81,7 @@ def _growth(config) -> Iterator[str]:
 
 
 def _stretches(config) -> Iterator[Stretch]:
-  start, total = 0, config.train.num_steps
-  while start < total:
-    phase, stop = phases.phase_at(config, start), start + 1
-    while stop < total and phases.phase_at(config, stop) == phase:
-      stop += 1
+  for start, stop, phase in phases.stretches(config):
     executed = phases.phase_flops(config, phase)
     dense = config.tokens_per_step * flops.train_flops_per_token(
       phase.stage.model, phase.stage.seq_len
@@ -102,7 +98,6 @@ def _stretches(config) -> Iterator[Stretch]:
       flops=executed,
       speedup=dense / executed,
     )
-    start = stop
 
 
 def render(result: Plan) -> str:

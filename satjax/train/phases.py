@@ -161,6 +161,24 @@ def next_phase(config: config_lib.Config, step: int) -> Phase | None:
   return None
 
 
+def stretches(config: config_lib.Config) -> list[tuple[int, int, Phase]]:
+  """(first step, one past the last, phase) of all steps of a run, in order.
+
+  No two in a row have the same phase.
+  """
+  total = config.train.num_steps
+  starts = {0, *(stage.start for stage in stages_lib.stages(config))}
+  for ladder in ladders(config).values():
+    starts |= {*ladder.boundaries}
+  found = []
+  for start in sorted(step for step in starts if step < total):
+    phase = phase_at(config, start)
+    if not found or found[-1][1] != phase:
+      found.append((start, phase))
+  stops = [*(start for start, _ in found[1:]), total]
+  return [(start, stop, x) for (start, x), stop in zip(found, stops)]
+
+
 def omission_rate(phase: Phase) -> float:
   """The share of the weights of heads and channels that a phase leaves out."""
   model = phase.stage.model
