@@ -18,7 +18,7 @@ CLAIMS = (scenarios.WORTHWHILE,)
 
 
 def scenario(scale):
-  return scenarios.cpt(scale, 'short-base', base_steps=250)
+  return scenarios.cpt(scale, 'short-base', base_steps=1 / 8)
 
 
 def sweep(add, scenario):

@@ -18,7 +18,7 @@ CLAIMS = (scenarios.WORTHWHILE,)
 
 
 def scenario(scale):
-  return scenarios.cpt(scale, 'batch', steps=150, batch_size=32)
+  return scenarios.cpt(scale, 'batch', batch=4, steps=0.3)
 
 
 def sweep(add, scenario):

@@ -18,7 +18,7 @@ CLAIMS = (scenarios.WORTHWHILE,)
 
 
 def scenario(scale):
-  return scenarios.cpt(scale, 'narrow', embed_dim=64, mlp_dim=256, head_dim=8)
+  return scenarios.cpt(scale, 'narrow', width=0.5)
 
 
 def sweep(add, scenario):

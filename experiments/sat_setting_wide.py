@@ -18,9 +18,7 @@ CLAIMS = (scenarios.WORTHWHILE,)
 
 
 def scenario(scale):
-  return scenarios.cpt(
-    scale, 'wide', steps=160, embed_dim=256, mlp_dim=1024, head_dim=32
-  )
+  return scenarios.cpt(scale, 'wide', width=2, steps=0.3)
 
 
 def sweep(add, scenario):

@@ -98,10 +98,10 @@ def _scenario(name, family, config, start, rates, lengths, scale):
   )
 
 
-def _start(scale: str, steps: int | None = None) -> ml_collections.ConfigDict:
-  """Pre-training on documentation."""
+def _start(scale: str, steps: float = 1) -> ml_collections.ConfigDict:
+  """Pre-training on documentation, for so many times the usual steps."""
   config = _config(scale)
-  config.train.num_steps = _steps(scale, 16, steps or 2000, 1500)
+  config.train.num_steps = round(steps * _steps(scale, 16, 2000, 1500))
   _anneal(config, 6e-4 if scale == 'gpu' else 2e-3)
   return config
 
@@ -131,29 +131,35 @@ _LENGTHS = (0.3, 0.45, 0.6, 0.8, 1.0)
 def cpt(
   scale: str,
   name: str = 'cpt',
-  base_steps: int | None = None,
-  steps: int = 400,
-  **changes: object,
+  *,
+  width: float = 1,
+  batch: int = 1,
+  steps: float = 1,
+  base_steps: float = 1,
 ) -> spec.Scenario:
   """Continual pre-training: from documentation to source code.
 
   Args:
-    scale: of the experiment.
+    scale: of the experiment; at paper the base is given, with its width.
     name: of the scenario, where something is changed.
-    base_steps: of pre-training, at scale cpu.
-    steps: of the run, at scale cpu.
-    **changes: of the model, its base included; `batch_size`, of the run alone.
+    width: how many times as wide the model is, its base included.
+    batch: how many times as many rows a step of the run has.
+    steps: how many times as many steps the run has; never at smoke.
+    base_steps: how many times as many steps its base has.
   """
   if scale == 'paper':
-    return _paper(name, tinyllama_1b_cpt.get_config())
+    config = tinyllama_1b_cpt.get_config()
+    config.train.batch_size *= batch
+    return _paper(name, config)
   config, start = _config(scale), _start(scale, base_steps)
-  if scale == 'cpu':
-    config.train.batch_size = changes.pop('batch_size', 8)
-    for model in (config.model, start.model):
-      model.update(changes)
-  _continue(config, CODE, _steps(scale, 16, steps, 480))
+  for model in (config.model, start.model):
+    for key in ('embed_dim', 'mlp_dim', 'head_dim'):
+      model[key] = round(width * model[key])
+  config.train.batch_size *= batch
+  many = _steps(scale, 16, round(400 * steps), round(480 * steps))
+  _continue(config, CODE, many)
   rates = _fine_tuning_rates(scale)
-  return _scenario('cpt', 'sat', config, _start(scale), rates, _LENGTHS, scale)
+  return _scenario(name, 'sat', config, start, rates, _LENGTHS, scale)
 
 
 def sft(scale: str) -> spec.Scenario:

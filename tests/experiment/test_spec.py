@@ -55,6 +55,27 @@ def test_every_arm_is_a_valid_run(file, scale, tmp_path):
 
 
 @names
+@pytest.mark.parametrize('scale', ['smoke', 'cpu', 'gpu'])
+def test_a_base_is_of_the_size_of_its_runs(file, scale):
+  scenario = spec.load(str(file), scale).scenario
+  if scenario.family == 'sat':
+    assert scenario.base.model == scenario.config.model
+
+
+@pytest.mark.parametrize('scale', ['smoke', 'cpu', 'gpu'])
+@pytest.mark.parametrize(
+  'file', [f for f in FILES if 'setting' in f.stem], ids=lambda file: file.stem
+)
+def test_a_setting_differs_from_the_usual_one(file, scale, tmp_path):
+  usual = spec.load(str(FOLDER / 'sat_search.py'), scale)
+  paths = [
+    {run.path for run in run_lib.plan(each, tmp_path)['dense'].values()}
+    for each in (usual, spec.load(str(file), scale))
+  ]
+  assert paths[0].isdisjoint(paths[1])
+
+
+@names
 def test_every_table_has_the_arms_of_a_sceptic(file):
   experiment = spec.load(str(file), 'cpu')
   assert len(experiment.frontier) >= 4 or file.stem == 'sat_efficiency'
