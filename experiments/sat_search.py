@@ -18,28 +18,8 @@ from satjax.experiment import spec
 
 TITLE = 'The search for a setting that pays'
 PAPER = None
-STEADY = {
-  'sparsity.importance': 'magnitude',
-  'sparsity.selection': 'top_k',
-  'sparsity.refresh_every': 64,
-}
-# By name: rate, forward pass, share of the run at that rate.
-ARMS = {
-  'skip, 0.125, drop': (0.125, 'skip', 2 / 3),
-  'skip, 0.25, drop': (0.25, 'skip', 2 / 3),
-  'skip, 0.5, drop': (0.5, 'skip', 2 / 3),
-  'skip, 0.5, drop at 1/3': (0.5, 'skip', 1 / 3),
-  'exact, 0.5': (0.5, 'exact', 1.0),
-  'exact, 0.75': (0.75, 'exact', 1.0),
-  'exact, 0.75, drop': (0.75, 'exact', 2 / 3),
-}
 CLAIMS = (
-  spec.Claim(
-    'SAT at its best ends below dense training for the same measured time',
-    'ours: what would make SAT worth its while',
-    '',
-    tuple(spec.Expect(name, 'below', 'time') for name in ARMS),
-  ),
+  scenarios.worthwhile(scenarios.RECIPES),
   spec.Claim(
     'SAT at its best ends below LoRA and below the pruned twin',
     'ours',
@@ -56,10 +36,5 @@ scenario = scenarios.cpt
 
 def sweep(add, scenario):
   del scenario
-  for name, (rate, forward, split) in ARMS.items():
-    changes = {
-      'sparsity.omitted_forward': forward,
-      'sparsity.split': split,
-      'sparsity.rungs': 1,
-    }
-    add(name, scenarios.rates(rate) | STEADY | changes)
+  for name, recipe in scenarios.RECIPES.items():
+    add(name, recipe)

@@ -18,29 +18,33 @@ from satjax.experiment import spec
 
 TITLE = 'Small fine-tuning sets'
 PAPER = None
+# By name: rate, forward pass, selection.
+METHODS = {
+  'skip, 0.25': (0.25, 'skip', 'sample'),
+  'skip, 0.5': (0.5, 'skip', 'sample'),
+  'skip, 0.5, top_k': (0.5, 'skip', 'top_k'),
+  'exact, 0.5, top_k': (0.5, 'exact', 'top_k'),
+  'exact, 0.75': (0.75, 'exact', 'sample'),
+}
 CLAIMS = (
   spec.Claim(
     'SAT ends below dense for as many steps, which over-fits',
     'ours',
     '',
-    tuple(spec.Expect(name, 'below', 'steps') for name in scenarios.METHODS),
+    tuple(spec.Expect(name, 'below', 'steps') for name in METHODS),
   ),
-  scenarios.WORTHWHILE,
+  scenarios.worthwhile(METHODS),
   spec.Claim(
     'SAT ends below dense that is stopped early',
     'ours',
     '',
-    tuple(
-      spec.Expect(name, 'below', 'dense, stopped') for name in scenarios.METHODS
-    ),
+    tuple(spec.Expect(name, 'below', 'dense, stopped') for name in METHODS),
   ),
   spec.Claim(
     'SAT ends below dense with dropout',
     'ours',
     '',
-    tuple(
-      spec.Expect(name, 'below', 'dropout 0.2') for name in scenarios.METHODS
-    ),
+    tuple(spec.Expect(name, 'below', 'dropout 0.2') for name in METHODS),
   ),
 )
 scenario = scenarios.small_data
@@ -50,4 +54,7 @@ def sweep(add, scenario):
   del scenario
   add('dense, stopped', {}, group='baselines', early_stop=True)
   add('dropout 0.2', {'model.dropout': 0.2}, group='baselines')
-  scenarios.add_methods(add, group='SAT')
+  for name, (rate, forward, selection) in METHODS.items():
+    how = {'omitted_forward': forward, 'selection': selection}
+    changes = {f'sparsity.{key}': value for key, value in how.items()}
+    add(name, scenarios.rates(rate) | changes, group='SAT')

@@ -46,7 +46,9 @@ def render(path: str, scale: str, overrides: Sequence[str] = ()) -> str:
     if run.base
   }
   hours = total / (_UTILISATION * flops.PEAK[_DEVICE]) / 3600
-  text = f'{total:.3e} FLOPs in all, {len(bases)} bases not counted'
+  text = f'{total:.3e} FLOPs in all'
+  if bases:
+    text += f', {len(bases)} bases not counted'
   if hours > 0.01:
     text += (
       f': {hours:,.3g} hours of one {_DEVICE} at {_UTILISATION:.0%} of its'

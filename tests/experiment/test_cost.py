@@ -54,3 +54,10 @@ def test_the_papers_sizes_have_a_cost(file):
   assert 'hours of one NVIDIA H200' in text
   if file.startswith('sat'):
     assert '| SAT, 7B |' in text and '| SAT, 13B |' in text
+
+
+def test_at_scale_paper_the_base_is_given(capsys):
+  file = str(FOLDER / 'sat_setting_wide.py')
+  code = cli.main(['experiment', file, '--scale=paper', '--workdir=x'])
+  assert code == 78
+  assert 'width' in capsys.readouterr().err
