@@ -127,6 +127,11 @@ def _fine_tuning_rates(scale: str) -> tuple[float, ...]:
   return (1e-4, 2e-4, 4e-4) if scale == 'gpu' else (1e-3, 2e-3, 4e-3)
 
 
+def _lower(rates: tuple[float, ...]) -> tuple[float, ...]:
+  """From a quarter to twice the lowest of a search: what fewer data want."""
+  return tuple(rates[0] * factor for factor in (1 / 4, 1 / 2, 1, 2))
+
+
 _LENGTHS = (0.3, 0.45, 0.6, 0.8, 1.0)
 
 
@@ -186,7 +191,7 @@ def sft(scale: str) -> spec.Scenario:
   if scale == 'cpu':  # most pairs fit into a row
     for each in (config, start):
       each.data.seq_len, each.train.batch_size = 512, 2
-  rates = _fine_tuning_rates(scale)
+  rates = _lower(_fine_tuning_rates(scale))
   return _scenario('sft', 'sat', config, start, rates, _LENGTHS, scale)
 
 
@@ -205,9 +210,7 @@ def small_data(scale: str) -> spec.Scenario:
   if scale != 'smoke':
     config.data.held_out, config.data.test = 0.475, 0.475
   lengths = (0.15, 0.3, 0.55, 1.0)
-  # Many epochs want less than one.
-  lowest = found.learning_rates[0]
-  rates = tuple(lowest * factor for factor in (1 / 16, 1 / 8, 1 / 4, 1 / 2))
+  rates = _lower(found.learning_rates)
   return _scenario('small', 'sat', config, found.base, rates, lengths, scale)
 
 
