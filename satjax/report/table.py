@@ -85,7 +85,8 @@ def markdown(table: Table) -> str:
   for label, *cells in table.rows:
     label = escape(label) if cells else f'**{escape(label)}**'
     cells += [''] * (len(table.columns) - 1 - len(cells))
-    lines.append(f'| {" | ".join([label, *map(escape, cells)])} |')
+    texts = ['<br>'.join(map(escape, cell.splitlines())) for cell in cells]
+    lines.append(f'| {" | ".join([label, *texts])} |')
   return '\n'.join([*lines, ''])
 
 

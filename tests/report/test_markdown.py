@@ -20,7 +20,10 @@ def tables(text):
     elif token.type == 'tr_open':
       found[-1].append([])
     elif token.type in ('td_open', 'th_open'):
-      words = ''.join(child.content for child in inner.children)
+      words = ''.join(
+        '\n' if child.type == 'html_inline' else child.content
+        for child in inner.children
+      )
       found[-1][-1].append(words)
   return found
 
@@ -44,8 +47,8 @@ def test_cells_say_what_the_arms_did():
   by_label = {row[0]: dict(zip(arms[0], row)) for row in arms}
   arm = by_label['rate <b>0.5</b> | x']
   assert arm['loss'] == '2.0400, best step'
-  assert arm['at equal steps'] == 'worse: +0.0200 (+0.0160 to +0.0250)'
-  assert arm['learning rate'] == '0.002 at the edge of the search'
+  assert arm['at equal steps'] == 'worse: +0.0200\n(+0.0160 to +0.0250)'
+  assert arm['learning rate'] == '0.002\nat the edge of the search'
   assert by_label['rate 0.9']['loss'] == 'failed: the loss is NaN at step 17'
 
 
@@ -132,3 +135,8 @@ def test_what_an_experiment_adds_and_how_it_was_timed_is_noted():
   notes = markdown.markdown(value).partition('## Notes')[2]
   assert 'stack: L = 7 C^-0.05' in notes
   assert 'Measured on 1 of the CPU cores.' in notes
+
+
+def test_lines_of_a_cell_are_lines_of_the_page():
+  text = table.markdown(table.Table('', ['x', 'y'], [['a', 'b;\n<c>']]))
+  assert text.splitlines()[-1] == '| a | b;<br>&lt;c&gt; |'
