@@ -39,7 +39,7 @@ CLAIMS = (
     (spec.Expect('depth, stack', 'below', 'flops'),),
   ),
   spec.Claim(
-    'stacking is the best operator in depth',
+    'no other operator in depth ends below stacking',
     'Du et al., 2024, figure 3',
     'stack 2.151, learn 2.156, zero 2.161, random 2.258',
     tuple(
