@@ -4,8 +4,8 @@ Claim     one hop beats doubling twice.
 Source    Stacking Your Transformers (Du et al., 2024), section 5.1 and H.1;
           MIDAS (Saunshi et al., 2024) grows its middle.
 Runs      one hop by 4; doubling at 10 % and at 20 % of the tokens; MIDAS.
-Cost      cpu: about 19 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 9 minutes of an H200, paper: 19,773 hours of one.
+Cost      cpu: about 21 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 11 minutes of an H200, paper: 22,680 hours of one.
 Command   satjax experiment experiments/growth_gradual.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/growth_gradual.md
@@ -28,7 +28,7 @@ scenario = scenarios.growth
 
 
 def sweep(add, scenario):
-  base = {'num_layers': scenario.config.model.num_layers // 4}
+  base = {'num_layers': scenario.config.model.num_layers // scenarios.FACTOR}
   step = base['num_layers']
   for name, hops in {
     'one hop': ((0.1, 'stack', 4),),

@@ -4,8 +4,8 @@ Claim     up to 20 % of noise on stacked layers does no harm, more does.
 Source    Stacking Your Transformers (Du et al., 2024), sections 5.2 and I.2.
 Runs      stacking by 4 with 0 to 50 % of the initial distribution mixed in;
           width with and without.
-Cost      cpu: about 24 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 12 minutes of an H200, paper: 25,587 hours of one.
+Cost      cpu: about 27 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 13 minutes of an H200, paper: 28,501 hours of one.
 Command   satjax experiment experiments/growth_noise.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/growth_noise.md

@@ -37,6 +37,8 @@ def rates(heads: float, channels: float | None = None) -> dict[str, float]:
 
 
 SAT = rates(RATE)
+FACTOR = 4  # of growth in depth, unless an arm says otherwise
+SHALLOW = 'shallow, never grown'
 
 
 def _config(scale: str) -> ml_collections.ConfigDict:
@@ -85,6 +87,12 @@ def _baselines(config, start) -> tuple[spec.Arm, ...]:
   return tuple(arms)
 
 
+def _shallow(config) -> tuple[spec.Arm, ...]:
+  """The model that growth begins with, for all of the FLOPs."""
+  layers = {'model.num_layers': config.model.num_layers // FACTOR}
+  return (spec.Arm(SHALLOW, layers, 'baselines', equal='flops'),)
+
+
 def _scenario(name, family, config, start, rates, lengths, scale):
   if scale == 'smoke':
     rates, lengths = rates[:1], (lengths[0], 1.0)
@@ -96,7 +104,9 @@ def _scenario(name, family, config, start, rates, lengths, scale):
     seeds=(0,) if scale == 'smoke' else (0, 1, 2),
     learning_rates=rates,
     lengths=lengths,
-    baselines=_baselines(config, start) if family == 'sat' else (),
+    baselines=(
+      _baselines(config, start) if family == 'sat' else _shallow(config)
+    ),
   )
 
 
@@ -415,7 +425,7 @@ def grow(
 
 
 def stack(
-  scenario: spec.Scenario, factor: int = 4, share: float = _HOP, **options
+  scenario: spec.Scenario, factor: int = FACTOR, share: float = _HOP, **options
 ):
   """G_stack: whole copies of a base that is `factor` times as shallow."""
   target = {'factor': factor, **options} if options else factor

@@ -81,6 +81,8 @@ def test_every_table_has_the_arms_of_a_sceptic(file):
   assert len(experiment.frontier) >= 4 or file.stem == 'sat_efficiency'
   if experiment.scenario.family == 'sat' and file.stem != 'sat_efficiency':
     assert {'uniform', 'static pruned twin', 'LoRA'} <= experiment.arms.keys()
+  if experiment.scenario.family == 'growth':
+    assert 'shallow, never grown' in experiment.arms
 
 
 @names
