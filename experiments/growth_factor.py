@@ -11,7 +11,7 @@ Command   satjax experiment experiments/growth_factor.py --scale=cpu \\
 Result    experiments/results/growth_factor.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 from satjax.experiment import spec
 
 TITLE = 'Growth factor'
@@ -40,9 +40,9 @@ scenario = scenarios.growth
 def sweep(add, scenario):
   for factor in FACTORS:
     if scenario.config.model.num_layers % factor == 0:
-      scenarios.add_grown(
+      arms.add_grown(
         add,
         f'factor {factor}',
-        scenarios.stack(scenario, factor),
+        arms.stack(scenario, factor),
         label={'factor': factor},
       )

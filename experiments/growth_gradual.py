@@ -11,7 +11,7 @@ Command   satjax experiment experiments/growth_gradual.py --scale=cpu \\
 Result    experiments/results/growth_gradual.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 from satjax.experiment import spec
 
 TITLE = 'Gradual growth against one hop'
@@ -35,4 +35,4 @@ def sweep(add, scenario):
     'doubling twice': ((0.1, 'stack', 2), (0.2, 'stack', 2)),
     'midas': tuple((share, 'midas', step) for share in (0.1, 0.2, 0.3)),
   }.items():
-    scenarios.add_grown(add, name, scenarios.grow(scenario, *hops, **base))
+    arms.add_grown(add, name, arms.grow(scenario, *hops, **base))

@@ -10,7 +10,7 @@ Command   satjax experiment experiments/growth_interpolation.py --scale=cpu \\
 Result    experiments/results/growth_interpolation.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 from satjax.experiment import spec
 
 TITLE = 'Stack against interpolation'
@@ -33,9 +33,9 @@ def sweep(add, scenario):
   for operator in ('stack', 'interpolate'):
     for factor in FACTORS:
       layers = scenario.config.model.num_layers // factor
-      scenarios.add_grown(
+      arms.add_grown(
         add,
         f'{operator}, {factor}',
-        scenarios.grow(scenario, (0.1, operator, factor), num_layers=layers),
+        arms.grow(scenario, (0.1, operator, factor), num_layers=layers),
         label={'operator': operator, 'factor': factor},
       )

@@ -11,7 +11,7 @@ Command   satjax experiment experiments/growth_noise.py --scale=cpu \\
 Result    experiments/results/growth_noise.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 from satjax.experiment import spec
 
 TITLE = 'Noise on the grown weights'
@@ -37,9 +37,9 @@ scenario = scenarios.growth
 def sweep(add, scenario):
   for share in SHARES:
     options = {'noise': share} if share else {}
-    scenarios.add_grown(
+    arms.add_grown(
       add,
       f'stack, {share:g}',
-      scenarios.stack(scenario, **options),
+      arms.stack(scenario, **options),
       label={'noise': share},
     )

@@ -12,7 +12,7 @@ Command   satjax experiment experiments/growth_operators.py --scale=cpu \\
 Result    experiments/results/growth_operators.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 from satjax.experiment import spec
 
 TITLE = 'Growth operators, in depth and in width'
@@ -98,5 +98,5 @@ def sweep(add, scenario):
   ):
     for operator, target in targets.items():
       hop = (0.1, operator, target)
-      overrides = scenarios.grow(scenario, hop, **sizes)
-      scenarios.add_grown(add, f'{kind}, {operator}', overrides, group=kind)
+      overrides = arms.grow(scenario, hop, **sizes)
+      arms.add_grown(add, f'{kind}, {operator}', overrides, group=kind)

@@ -11,7 +11,7 @@ Command   satjax experiment experiments/growth_partial.py --scale=cpu \\
 Result    experiments/results/growth_partial.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 from satjax.experiment import spec
 
 TITLE = 'Partial stacking'
@@ -43,8 +43,8 @@ _PARTS = {
 
 def sweep(add, scenario):
   layers = scenario.config.model.num_layers
-  scenarios.add_grown(add, 'all', scenarios.stack(scenario, 2))
+  arms.add_grown(add, 'all', arms.stack(scenario, 2))
   for name, target in _PARTS.get(layers, _PARTS[8]).items():
     hop = (0.1, 'partial', target)
     sizes = {'num_layers': 2 if layers == 4 else 4}
-    scenarios.add_grown(add, name, scenarios.grow(scenario, hop, **sizes))
+    arms.add_grown(add, name, arms.grow(scenario, hop, **sizes))

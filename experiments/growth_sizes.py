@@ -13,7 +13,7 @@ Command   satjax experiment experiments/growth_sizes.py --scale=cpu \\
 Result    experiments/results/growth_sizes.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 from satjax.experiment import compare, spec
 
 TITLE = 'Model-size scaling'
@@ -42,15 +42,15 @@ def sweep(add, scenario):
     }
     how = {'length': width**4, 'label': {'width': width}}  # parameters squared
     name = f'width {width:g}'
-    scenarios.add_grown(add, f'scratch, {name}', sizes, group='scratch', **how)
-    grown = scenarios.stack(scenario, share=0.1 * width**2)
-    scenarios.add_grown(add, f'stack, {name}', sizes | grown, **how)
+    arms.add_grown(add, f'scratch, {name}', sizes, group='scratch', **how)
+    grown = arms.stack(scenario, share=0.1 * width**2)
+    arms.add_grown(add, f'stack, {name}', sizes | grown, **how)
 
 
-def notes(arms):
+def notes(results):
   """Fits L = a C^b to both kinds, and extrapolates as the paper does."""
   for kind in ('scratch', 'stack'):
-    found = [arms[f'{kind}, width {width:g}'] for width in WIDTHS]
+    found = [results[f'{kind}, width {width:g}'] for width in WIDTHS]
     points = [
       (arm['flops'], arm['loss']['mean']) for arm in found if arm['loss']
     ]

@@ -12,7 +12,7 @@ Command   satjax experiment experiments/growth_state.py --scale=cpu \\
 Result    experiments/results/growth_state.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 from satjax.experiment import spec
 
 TITLE = 'Optimizer state and learning rate at growth'
@@ -41,9 +41,9 @@ def sweep(add, scenario):
   for state in ('reset', 'grow'):
     for rate in ('restart', 'continue'):
       changes = {'growth.opt_state': state, 'growth.learning_rate': rate}
-      scenarios.add_grown(
+      arms.add_grown(
         add,
         f'{state}, {rate}',
-        scenarios.stack(scenario) | changes,
+        arms.stack(scenario) | changes,
         label={'moments': state, 'learning rate': rate},
       )

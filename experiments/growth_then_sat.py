@@ -12,7 +12,7 @@ Command   satjax experiment experiments/growth_then_sat.py --scale=cpu \\
 Result    experiments/results/growth_then_sat.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 from satjax.experiment import spec
 
 TITLE = 'Growth, then SAT'
@@ -30,8 +30,8 @@ scenario = scenarios.growth
 
 
 def sweep(add, scenario):
-  grown = scenarios.stack(scenario)
-  scenarios.add_grown(add, 'stack', grown)
+  grown = arms.stack(scenario)
+  arms.add_grown(add, 'stack', grown)
   for rate in RATES:
     changes = scenarios.rates(rate) | {'sparsity.warm_start': 0.2}
-    scenarios.add_grown(add, f'stack, SAT {rate:g}', grown | changes)
+    arms.add_grown(add, f'stack, SAT {rate:g}', grown | changes)

@@ -12,7 +12,7 @@ Command   satjax experiment experiments/growth_timing.py --scale=cpu \\
 Result    experiments/results/growth_timing.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 from satjax.experiment import spec
 
 TITLE = 'Growth timing'
@@ -46,9 +46,9 @@ scenario = scenarios.growth
 
 def sweep(add, scenario):
   for share in SHARES:
-    scenarios.add_grown(
+    arms.add_grown(
       add,
       f'at {share:.0%}',
-      scenarios.stack(scenario, share=share),
+      arms.stack(scenario, share=share),
       label={'share of the tokens': share},
     )

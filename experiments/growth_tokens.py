@@ -12,7 +12,7 @@ Command   satjax experiment experiments/growth_tokens.py --scale=cpu \\
 Result    experiments/results/growth_tokens.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 from satjax.experiment import spec
 
 TITLE = 'Token scaling'
@@ -31,10 +31,10 @@ scenario = scenarios.growth
 
 def sweep(add, scenario):
   for length in LENGTHS:
-    scenarios.add_grown(
+    arms.add_grown(
       add,
       f'stack, {length:.0%}',
-      scenarios.stack(scenario, share=0.1 * length),
+      arms.stack(scenario, share=0.1 * length),
       length=length,
       label={'FLOPs': length},
     )

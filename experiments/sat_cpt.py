@@ -13,10 +13,10 @@ Command   satjax experiment experiments/sat_cpt.py --scale=cpu \\
 Result    experiments/results/sat_cpt.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 
 TITLE = 'Continual pre-training'
 PAPER = None
-CLAIMS = scenarios.headline('45 % more throughput', 1.45)
+CLAIMS = arms.headline('45 % more throughput', 1.45)
 scenario = scenarios.cpt
-sweep = scenarios.add_headline
+sweep = arms.add_headline

@@ -13,13 +13,13 @@ Command   satjax experiment experiments/sat_search.py --scale=cpu \\
 Result    experiments/results/sat_search.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 from satjax.experiment import spec
 
 TITLE = 'The search for a setting that pays'
 PAPER = None
 CLAIMS = (
-  scenarios.worthwhile(scenarios.RECIPES),
+  arms.worthwhile(arms.RECIPES),
   spec.Claim(
     'SAT at its best ends below LoRA and below the pruned twin',
     'ours',
@@ -36,5 +36,5 @@ scenario = scenarios.cpt
 
 def sweep(add, scenario):
   del scenario
-  for name, recipe in scenarios.RECIPES.items():
+  for name, recipe in arms.RECIPES.items():
     add(name, recipe)

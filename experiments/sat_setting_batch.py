@@ -11,11 +11,11 @@ Command   satjax experiment experiments/sat_setting_batch.py --scale=cpu \\
 Result    experiments/results/sat_setting_batch.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 
 TITLE = 'A larger batch'
 PAPER = None
-CLAIMS = (scenarios.worthwhile(scenarios.NEAREST),)
+CLAIMS = (arms.worthwhile(arms.NEAREST),)
 
 
 def scenario(scale):
@@ -24,4 +24,4 @@ def scenario(scale):
 
 def sweep(add, scenario):
   del scenario
-  scenarios.add_nearest(add)
+  arms.add_nearest(add)

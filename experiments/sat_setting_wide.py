@@ -10,11 +10,11 @@ Command   satjax experiment experiments/sat_setting_wide.py --scale=cpu \\
 Result    experiments/results/sat_setting_wide.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 
 TITLE = 'A wider model'
 PAPER = None
-CLAIMS = (scenarios.worthwhile(scenarios.NEAREST),)
+CLAIMS = (arms.worthwhile(arms.NEAREST),)
 
 
 def scenario(scale):
@@ -23,4 +23,4 @@ def scenario(scale):
 
 def sweep(add, scenario):
   del scenario
-  scenarios.add_nearest(add)
+  arms.add_nearest(add)

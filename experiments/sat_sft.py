@@ -12,10 +12,10 @@ Command   satjax experiment experiments/sat_sft.py --scale=cpu \\
 Result    experiments/results/sat_sft.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 
 TITLE = 'Supervised fine-tuning'
 PAPER = None
-CLAIMS = scenarios.headline('38 % less time', 1 / (1 - 0.38))
+CLAIMS = arms.headline('38 % less time', 1 / (1 - 0.38))
 scenario = scenarios.sft
-sweep = scenarios.add_headline
+sweep = arms.add_headline

@@ -13,7 +13,7 @@ Command   satjax experiment experiments/sat_small_data.py --scale=cpu \\
 Result    experiments/results/sat_small_data.md
 """
 
-from experiments import scenarios
+from experiments import arms, scenarios
 from satjax.experiment import spec
 
 TITLE = 'Small fine-tuning sets'
@@ -33,7 +33,7 @@ CLAIMS = (
     '',
     tuple(spec.Expect(name, 'below', 'steps') for name in METHODS),
   ),
-  scenarios.worthwhile(METHODS),
+  arms.worthwhile(METHODS),
   spec.Claim(
     'SAT ends below dense that is stopped early',
     'ours',

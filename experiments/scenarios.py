@@ -1,4 +1,4 @@
-"""What experiments share: models, texts, lengths, and a sceptic's baselines.
+"""Scenarios: models, texts, lengths, and a sceptic's baselines.
 
 Every scenario is real text that is on every user's disk: the standard library
 of Python, its documentation, its source and its docstrings. A model reads
@@ -10,18 +10,11 @@ A tenth of the documents is held out to choose learning rates and stopping
 points, another tenth for the numbers that are reported.
 """
 
-from collections.abc import Iterable
 import dataclasses
 
 import ml_collections
 
-from configs import (
-  base,
-  llama2_7b_cpt,
-  llama2_13b_cpt,
-  tinyllama_1b_cpt,
-  tinyllama_1b_sft,
-)
+from configs import base, tinyllama_1b_cpt, tinyllama_1b_sft
 from satjax import errors
 from satjax.experiment import spec
 
@@ -125,6 +118,19 @@ def _anneal(config, peak: float) -> None:
   optimizer.warmup_steps = max(1, config.train.num_steps // 20)
 
 
+def _widen(model, width: float) -> None:
+  for key in ('embed_dim', 'mlp_dim', 'head_dim'):
+    model[key] = round(width * model[key])
+
+
+def _refuse_changes(*factors: float) -> None:
+  if {*factors} != {1}:
+    raise errors.ConfigError(
+      "scale paper has the papers' models and their training, and neither the"
+      ' width nor the steps of them can be chosen; use --scale=gpu'
+    )
+
+
 def _continue(config, source, steps) -> None:
   config.data.train = config.data.eval = (source,)
   config.train.num_steps = steps
@@ -168,19 +174,14 @@ def cpt(
     ConfigError: another base at scale paper, where it is TinyLlama.
   """
   if scale == 'paper':
-    if (width, base_steps) != (1, 1):
-      raise errors.ConfigError(
-        'scale paper goes on from TinyLlama as it is, and neither its width nor'
-        ' its training can be chosen; use --scale=gpu'
-      )
+    _refuse_changes(width, base_steps)
     config = tinyllama_1b_cpt.get_config()
     config.train.batch_size *= batch
     config.train.num_steps = round(steps * config.train.num_steps)
     return _paper(name, config)
   config, start = _config(scale), _start(scale, base_steps)
   for model in (config.model, start.model):
-    for key in ('embed_dim', 'mlp_dim', 'head_dim'):
-      model[key] = round(width * model[key])
+    _widen(model, width)
   config.sparsity.channel_multiple = round(
     width * config.sparsity.channel_multiple
   )
@@ -224,8 +225,22 @@ def small_data(scale: str) -> spec.Scenario:
   return _scenario('small', 'sat', config, found.base, rates, lengths, scale)
 
 
-def growth(scale: str) -> spec.Scenario:
-  """Pre-training from random weights, of the model that growth ends with."""
+def growth(
+  scale: str, name: str = 'growth', *, width: float = 1, steps: float = 1
+) -> spec.Scenario:
+  """Pre-training from random weights, of the model that growth ends with.
+
+  Args:
+    scale: of the experiment.
+    name: of the scenario, where something is changed.
+    width: how many times as wide the model is.
+    steps: how many times as many steps the run has; never at smoke.
+
+  Raises:
+    ConfigError: another width or length at scale paper.
+  """
+  if scale == 'paper':
+    _refuse_changes(width, steps)
   config = _config(scale)
   model, train = config.model, config.train
   model.num_layers = 4 if scale == 'smoke' else 8
@@ -236,13 +251,14 @@ def growth(scale: str) -> spec.Scenario:
     model.num_heads = model.num_kv_heads = 12
   elif scale == 'paper':
     return _paper_growth(config)
-  train.num_steps = _steps(scale, 20, 800, 400)
+  _widen(model, width)
+  train.num_steps = _steps(scale, 20, round(800 * steps), round(400 * steps))
   _anneal(config, 2e-3)
   config.growth.opt_state, config.growth.learning_rate = 'reset', 'restart'
   middle = 6e-4 if scale == 'gpu' else 5e-3
   rates = (middle / 2, middle, 2 * middle)
   return _scenario(
-    'growth', 'growth', config, None, rates, (0.6, 0.8, 1.0, 1.4), scale
+    name, 'growth', config, None, rates, (0.6, 0.8, 1.0, 1.4), scale
   )
 
 
@@ -259,72 +275,6 @@ def _paper(name, config) -> spec.Scenario:
   return _scenario(
     f'{name}-paper', 'sat', config, None, rates, _LENGTHS, 'paper'
   )
-
-
-_FORWARDS = {'SAT': 'skip', 'SAT, mean': 'mean', 'SAT, exact': 'exact'}
-
-
-def headline(paper: str, times: float) -> tuple[spec.Claim, ...]:
-  """The claims of SAT's abstract, and those of a sceptic.
-
-  Args:
-    paper: the figure published.
-    times: how many times as fast as dense training it amounts to.
-  """
-  return (
-    spec.Claim(
-      'SAT is comparable to dense training for as many steps',
-      'SAT, abstract',
-      'comparable or better',
-      (spec.Expect('SAT', 'not above', 'steps'),),
-    ),
-    worthwhile(_FORWARDS),
-    spec.Claim(
-      'a whole run with the ladder is as much faster as the paper says',
-      'SAT, abstract; at which rate is not public, ours is 1/2',
-      paper,
-      (spec.Expect('SAT', 'faster', 'dense', times),),
-    ),
-    spec.Claim(
-      'SAT ends below its baselines: a random choice, a pruned model, LoRA',
-      'ours',
-      '',
-      (
-        spec.Expect('SAT', 'below', 'uniform'),
-        spec.Expect('SAT', 'below', 'static pruned twin'),
-        spec.Expect('SAT', 'below', 'LoRA'),
-      ),
-    ),
-  )
-
-
-def add_headline(add, scenario: spec.Scenario) -> None:
-  """SAT with each forward pass; at scale paper larger models, too."""
-  for name, forward in _FORWARDS.items():
-    add(name, SAT | {'sparsity.omitted_forward': forward})
-  add_paper_sizes(add, scenario)
-
-
-def add_paper_sizes(add, scenario: spec.Scenario) -> None:
-  """At scale paper: Llama-2-7B and 13B, dense and with SAT."""
-  if not scenario.name.endswith('-paper'):
-    return
-  for size, module in (('7B', llama2_7b_cpt), ('13B', llama2_13b_cpt)):
-    model = module.get_config().model
-    sizes = {f'model.{key}': model[key] for key in _SIZES}
-    add(f'dense, {size}', sizes, group=size)
-    add(f'SAT, {size}', sizes | SAT, group=size)
-
-
-_SIZES = (
-  'num_layers',
-  'embed_dim',
-  'num_heads',
-  'num_kv_heads',
-  'head_dim',
-  'mlp_dim',
-  'remat',
-)
 
 
 def _paper_growth(config) -> spec.Scenario:
@@ -354,85 +304,3 @@ def _paper_growth(config) -> spec.Scenario:
     (0.6, 0.8, 1.0, 1.4),
     'paper',
   )
-
-
-# What single choices did best with in continual pre-training, put together.
-_STEADY = {
-  'sparsity.importance': 'magnitude',
-  'sparsity.selection': 'top_k',
-  'sparsity.refresh_every': 64,
-  'sparsity.rungs': 1,
-}
-# By name: rate, forward pass, share of the run at that rate.
-_RECIPES = {
-  'skip, 0.125, drop': (0.125, 'skip', 2 / 3),
-  'skip, 0.25, drop': (0.25, 'skip', 2 / 3),
-  'skip, 0.5, drop': (0.5, 'skip', 2 / 3),
-  'skip, 0.5, drop at 1/3': (0.5, 'skip', 1 / 3),
-  'exact, 0.5': (0.5, 'exact', 1.0),
-  'exact, 0.75': (0.75, 'exact', 1.0),
-  'exact, 0.75, drop': (0.75, 'exact', 2 / 3),
-}
-RECIPES = {
-  name: rates(rate)
-  | _STEADY
-  | {'sparsity.omitted_forward': forward, 'sparsity.split': split}
-  for name, (rate, forward, split) in _RECIPES.items()
-}
-# Those that came nearest to dense training for the same time.
-NEAREST = ('skip, 0.125, drop', 'skip, 0.5, drop at 1/3', 'exact, 0.5')
-
-
-def worthwhile(names: Iterable[str]) -> spec.Claim:
-  """That one of these arms beats dense training for the same time."""
-  return spec.Claim(
-    'SAT ends below dense training for the same measured time',
-    'ours: what would make SAT worth its while',
-    '',
-    tuple(spec.Expect(name, 'below', 'time') for name in names),
-  )
-
-
-def add_nearest(add) -> None:
-  """Arms of the recipes `NEAREST`."""
-  for name in NEAREST:
-    add(name, RECIPES[name])
-
-
-_HOP = 0.1  # of the tokens from scratch: when growth happens, as in the paper
-
-
-def grow(
-  scenario: spec.Scenario,
-  *hops: tuple[float, str, object],
-  **base_sizes: int,
-) -> dict[str, object]:
-  """Overrides of a run that grows.
-
-  Args:
-    scenario: `growth`.
-    *hops: (when, as a share of the tokens from scratch; operator; target).
-    **base_sizes: of the model before the first hop, keys of `config.model`.
-  """
-  tokens = scenario.tokens_per_step
-  steps = scenario.config.train.num_steps
-  return {f'model.{key}': size for key, size in base_sizes.items()} | {
-    'growth.hops': tuple(
-      (round(share * steps) * tokens, operator, target)
-      for share, operator, target in hops
-    )
-  }
-
-
-def stack(
-  scenario: spec.Scenario, factor: int = FACTOR, share: float = _HOP, **options
-):
-  """G_stack: whole copies of a base that is `factor` times as shallow."""
-  target = {'factor': factor, **options} if options else factor
-  layers = scenario.config.model.num_layers // factor
-  return grow(scenario, (share, 'stack', target), num_layers=layers)
-
-
-def add_grown(add, name: str, overrides: dict[str, object], **how) -> None:
-  """An arm with the FLOPs of the run from scratch, its base included."""
-  add(name, overrides, equal='flops', **how)

@@ -1,0 +1,155 @@
+"""Arms and claims that several experiments share: SAT's recipes, and growth."""
+
+from collections.abc import Iterable
+
+from configs import llama2_7b_cpt, llama2_13b_cpt
+from experiments import scenarios
+from experiments.scenarios import FACTOR, SAT
+from satjax.experiment import spec
+
+_FORWARDS = {'SAT': 'skip', 'SAT, mean': 'mean', 'SAT, exact': 'exact'}
+
+
+def headline(paper: str, times: float) -> tuple[spec.Claim, ...]:
+  """The claims of SAT's abstract, and those of a sceptic.
+
+  Args:
+    paper: the figure published.
+    times: how many times as fast as dense training it amounts to.
+  """
+  return (
+    spec.Claim(
+      'SAT is comparable to dense training for as many steps',
+      'SAT, abstract',
+      'comparable or better',
+      (spec.Expect('SAT', 'not above', 'steps'),),
+    ),
+    worthwhile(_FORWARDS),
+    spec.Claim(
+      'a whole run with the ladder is as much faster as the paper says',
+      'SAT, abstract; at which rate is not public, ours is 1/2',
+      paper,
+      (spec.Expect('SAT', 'faster', 'dense', times),),
+    ),
+    spec.Claim(
+      'SAT ends below its baselines: a random choice, a pruned model, LoRA',
+      'ours',
+      '',
+      (
+        spec.Expect('SAT', 'below', 'uniform'),
+        spec.Expect('SAT', 'below', 'static pruned twin'),
+        spec.Expect('SAT', 'below', 'LoRA'),
+      ),
+    ),
+  )
+
+
+def add_headline(add, scenario: spec.Scenario) -> None:
+  """SAT with each forward pass; at scale paper larger models, too."""
+  for name, forward in _FORWARDS.items():
+    add(name, SAT | {'sparsity.omitted_forward': forward})
+  add_paper_sizes(add, scenario)
+
+
+def add_paper_sizes(add, scenario: spec.Scenario) -> None:
+  """At scale paper: Llama-2-7B and 13B, dense and with SAT."""
+  if not scenario.name.endswith('-paper'):
+    return
+  for size, module in (('7B', llama2_7b_cpt), ('13B', llama2_13b_cpt)):
+    model = module.get_config().model
+    sizes = {f'model.{key}': model[key] for key in _SIZES}
+    add(f'dense, {size}', sizes, group=size)
+    add(f'SAT, {size}', sizes | SAT, group=size)
+
+
+_SIZES = (
+  'num_layers',
+  'embed_dim',
+  'num_heads',
+  'num_kv_heads',
+  'head_dim',
+  'mlp_dim',
+  'remat',
+)
+
+
+# What single choices did best with in continual pre-training, put together.
+_STEADY = {
+  'sparsity.importance': 'magnitude',
+  'sparsity.selection': 'top_k',
+  'sparsity.refresh_every': 64,
+  'sparsity.rungs': 1,
+}
+# By name: rate, forward pass, share of the run at that rate.
+_RECIPES = {
+  'skip, 0.125, drop': (0.125, 'skip', 2 / 3),
+  'skip, 0.25, drop': (0.25, 'skip', 2 / 3),
+  'skip, 0.5, drop': (0.5, 'skip', 2 / 3),
+  'skip, 0.5, drop at 1/3': (0.5, 'skip', 1 / 3),
+  'exact, 0.5': (0.5, 'exact', 1.0),
+  'exact, 0.75': (0.75, 'exact', 1.0),
+  'exact, 0.75, drop': (0.75, 'exact', 2 / 3),
+}
+RECIPES = {
+  name: scenarios.rates(rate)
+  | _STEADY
+  | {'sparsity.omitted_forward': forward, 'sparsity.split': split}
+  for name, (rate, forward, split) in _RECIPES.items()
+}
+# Those that came nearest to dense training for the same time.
+NEAREST = ('skip, 0.125, drop', 'skip, 0.5, drop at 1/3', 'exact, 0.5')
+
+
+def worthwhile(names: Iterable[str]) -> spec.Claim:
+  """That one of these arms beats dense training for the same time."""
+  return spec.Claim(
+    'SAT ends below dense training for the same measured time',
+    'ours: what would make SAT worth its while',
+    '',
+    tuple(spec.Expect(name, 'below', 'time') for name in names),
+  )
+
+
+def add_nearest(add) -> None:
+  """Arms of the recipes `NEAREST`."""
+  for name in NEAREST:
+    add(name, RECIPES[name])
+
+
+_HOP = 0.1  # of the tokens from scratch: when growth happens, as in the paper
+
+
+def grow(
+  scenario: spec.Scenario,
+  *hops: tuple[float, str, object],
+  **base_sizes: int,
+) -> dict[str, object]:
+  """Overrides of a run that grows.
+
+  Args:
+    scenario: `growth`.
+    *hops: (when, as a share of the tokens from scratch; operator; target).
+    **base_sizes: of the model before the first hop, keys of `config.model`.
+  """
+  tokens = scenario.tokens_per_step
+  steps = scenario.config.train.num_steps
+  return {f'model.{key}': size for key, size in base_sizes.items()} | {
+    'growth.hops': tuple(
+      (round(share * steps) * tokens, operator, target)
+      for share, operator, target in hops
+    )
+  }
+
+
+def stack(
+  scenario: spec.Scenario, factor: int = FACTOR, share: float = _HOP, **options
+):
+  """G_stack: whole copies of a base that is `factor` times as shallow."""
+  target = {'factor': factor, **options} if options else factor
+  layers = scenario.config.model.num_layers // factor
+  return grow(scenario, (share, 'stack', target), num_layers=layers)
+
+
+def add_grown(add, name: str, overrides: dict[str, object], **how) -> None:
+  """An arm with the FLOPs of the run from scratch, its base included."""
+  add(name, overrides, equal='flops', **how)
