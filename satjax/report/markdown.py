@@ -114,6 +114,13 @@ def _not_tested(results: Sequence[Result]) -> str:
       for name, arm in result['arms'].items()
       if arm['failed'] is not None
     ]
-    if all(arm['seconds'] is None for arm in result['arms'].values()):
-      lines.append(f'{title}: seconds; cost is counted in FLOPs.')
+  untimed = [
+    words.title(result)
+    for result in results
+    if all(arm['seconds'] is None for arm in result['arms'].values())
+  ]
+  if untimed:
+    lines.append(
+      f'Seconds, where cost is counted in FLOPs: {"; ".join(untimed)}.'
+    )
   return ''.join(f'- {escape(line)}\n' for line in lines)

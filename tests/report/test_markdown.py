@@ -108,7 +108,7 @@ def test_the_page_of_results_groups_verdicts():
   assert "The papers' own sizes" in rest
   assert '- What sat does: a claim that not tested\n' in rest
   assert '- What sat does: rate 0.9 failed: the loss is NaN' in rest
-  assert '- What growth does: seconds' in rest
+  assert 'counted in FLOPs: What growth does.\n' in rest
 
 
 def test_at_the_size_of_the_papers_nobody_says_otherwise():
