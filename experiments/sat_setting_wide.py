@@ -2,9 +2,9 @@
 
 Claim     SAT pays where a model is wide for its text.
 Source    ours; the search for a setting in which SAT pays.
-Runs      at twice the width, the recipes of sat_search that came nearest.
-Cost      cpu: about 22 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 18 minutes of an H200; not at paper.
+Runs      at 1.5 times the width, the recipes of sat_search that came nearest.
+Cost      cpu: about 21 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 17 minutes of an H200; not at paper.
 Command   satjax experiment experiments/sat_setting_wide.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_setting_wide.md
@@ -18,7 +18,7 @@ CLAIMS = (arms.worthwhile(arms.NEAREST),)
 
 
 def scenario(scale):
-  return scenarios.cpt(scale, 'wide', width=2, steps=0.3)
+  return scenarios.cpt(scale, 'wide', width=1.5, steps=0.5)
 
 
 def sweep(add, scenario):
