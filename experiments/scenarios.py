@@ -221,7 +221,7 @@ def small_data(scale: str) -> spec.Scenario:
   if scale != 'smoke':
     config.data.held_out, config.data.test = 0.475, 0.475
   lengths = (0.15, 0.3, 0.55, 1.0)
-  rates = _lower(found.learning_rates)
+  rates = tuple(rate / 2 for rate in _lower(found.learning_rates))
   return _scenario('small', 'sat', config, found.base, rates, lengths, scale)
 
 
