@@ -48,10 +48,10 @@ def add_headline(add, scenario: spec.Scenario) -> None:
   """SAT with each forward pass; at scale paper larger models, too."""
   for name, forward in _FORWARDS.items():
     add(name, SAT | {'sparsity.omitted_forward': forward})
-  add_paper_sizes(add, scenario)
+  _add_paper_sizes(add, scenario)
 
 
-def add_paper_sizes(add, scenario: spec.Scenario) -> None:
+def _add_paper_sizes(add, scenario: spec.Scenario) -> None:
   """At scale paper: Llama-2-7B and 13B, dense and with SAT."""
   if not scenario.name.endswith('-paper'):
     return
@@ -110,8 +110,9 @@ def worthwhile(names: Iterable[str]) -> spec.Claim:
   )
 
 
-def add_nearest(add) -> None:
+def add_nearest(add, scenario: spec.Scenario) -> None:
   """Arms of the recipes `NEAREST`."""
+  del scenario
   for name in NEAREST:
     add(name, RECIPES[name])
 
