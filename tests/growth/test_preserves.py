@@ -16,11 +16,7 @@ from tests import models
 
 # The tests compile more than they compute.
 compiled = functools.partial(
-  jax.jit,
-  compiler_options={
-    'xla_backend_optimization_level': 0,
-    'xla_cpu_use_fusion_emitters': False,
-  },
+  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
 )
 INTEGER = {'embed_dim': 32, 'num_heads': 6, 'mlp_dim': 40}
 RAGGED = {'embed_dim': 40, 'num_heads': 6, 'mlp_dim': 40}  # 2.5 times
