@@ -142,13 +142,31 @@ def grow(
   }
 
 
-def stack(
-  scenario: spec.Scenario, factor: int = FACTOR, share: float = _HOP, **options
+def deepen(
+  scenario: spec.Scenario,
+  operator: str = 'stack',
+  *,
+  factor: int = FACTOR,
+  share: float = _HOP,
+  **options,
 ):
-  """G_stack: whole copies of a base that is `factor` times as shallow."""
+  """Growth in depth, from a base that is `factor` times as shallow: G_stack."""
   target = {'factor': factor, **options} if options else factor
   layers = scenario.config.model.num_layers // factor
-  return grow(scenario, (share, 'stack', target), num_layers=layers)
+  return grow(scenario, (share, operator, target), num_layers=layers)
+
+
+def widths(scenario: spec.Scenario, factor: float = 1) -> dict[str, int]:
+  """Everything that growth in width changes, `factor` times as large."""
+  names = ('embed_dim', 'num_heads', 'num_kv_heads', 'mlp_dim')
+  model = scenario.config.model
+  return {name: round(factor * model[name]) for name in names}
+
+
+def widen(scenario: spec.Scenario, operator: str = 'direct', **options):
+  """Growth in width, from half of it."""
+  hop = (_HOP, operator, widths(scenario) | options)
+  return grow(scenario, hop, **widths(scenario, 1 / 2))
 
 
 def add_grown(add, name: str, overrides: dict[str, object], **how) -> None:

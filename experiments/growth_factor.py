@@ -43,6 +43,6 @@ def sweep(add, scenario):
       arms.add_grown(
         add,
         f'factor {factor}',
-        arms.stack(scenario, factor),
+        arms.deepen(scenario, factor=factor),
         label={'factor': factor},
       )

@@ -32,10 +32,9 @@ scenario = scenarios.growth
 def sweep(add, scenario):
   for operator in ('stack', 'interpolate'):
     for factor in FACTORS:
-      layers = scenario.config.model.num_layers // factor
       arms.add_grown(
         add,
         f'{operator}, {factor}',
-        arms.grow(scenario, (0.1, operator, factor), num_layers=layers),
+        arms.deepen(scenario, operator, factor=factor),
         label={'operator': operator, 'factor': factor},
       )

@@ -46,5 +46,5 @@ def scenario(scale):
 
 def sweep(add, scenario):
   for name, (factor, share) in ARMS.items():
-    overrides = arms.stack(scenario, factor=factor, share=share)
+    overrides = arms.deepen(scenario, factor=factor, share=share)
     arms.add_grown(add, name, overrides)

@@ -72,31 +72,19 @@ scenario = scenarios.growth
 
 
 def sweep(add, scenario):
-  model, steps = scenario.config.model, scenario.config.train.num_steps
+  steps = scenario.config.train.num_steps
   ramp = {'ramp_tokens': scenario.tokens_per_step * (steps // 10)}
   learn = {'steps': max(2, steps // 20)}
-  wide = {
-    name: model[name]
-    for name in ('embed_dim', 'num_heads', 'num_kv_heads', 'mlp_dim')
-  }
-  narrow = {name: size // 2 for name, size in wide.items()}
-  depths = {
-    'stack': 4,
-    'zero': 4,
-    'random': {'factor': 4, **ramp},
-    'learn': {'factor': 4, **learn},
-  }
+  depths = {'stack': {}, 'zero': {}, 'random': ramp, 'learn': learn}
   widths = {
-    'direct': {**wide, 'split': 'uneven'},
-    'zero': wide,
-    'random': {**wide, **ramp},
-    'learn': {**wide, **learn},
+    'direct': {'split': 'uneven'},
+    'zero': {},
+    'random': ramp,
+    'learn': learn,
   }
-  for kind, targets, sizes in (
-    ('depth', depths, {'num_layers': model.num_layers // scenarios.FACTOR}),
-    ('width', widths, narrow),
-  ):
-    for operator, target in targets.items():
-      hop = (0.1, operator, target)
-      overrides = arms.grow(scenario, hop, **sizes)
-      arms.add_grown(add, f'{kind}, {operator}', overrides, group=kind)
+  for operator, options in depths.items():
+    changes = arms.deepen(scenario, operator, **options)
+    arms.add_grown(add, f'depth, {operator}', changes, group='depth')
+  for operator, options in widths.items():
+    changes = arms.widen(scenario, operator, **options)
+    arms.add_grown(add, f'width, {operator}', changes, group='width')

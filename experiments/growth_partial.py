@@ -43,7 +43,7 @@ _PARTS = {
 
 def sweep(add, scenario):
   layers = scenario.config.model.num_layers
-  arms.add_grown(add, 'all', arms.stack(scenario, 2))
+  arms.add_grown(add, 'all', arms.deepen(scenario, factor=2))
   for name, target in _PARTS.get(layers, _PARTS[8]).items():
     hop = (0.1, 'partial', target)
     sizes = {'num_layers': 2 if layers == 4 else 4}

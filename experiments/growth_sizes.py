@@ -34,16 +34,14 @@ scenario = scenarios.growth
 
 
 def sweep(add, scenario):
-  model = scenario.config.model
   for width in WIDTHS:
     sizes = {
-      f'model.{name}': round(width * model[name])
-      for name in ('embed_dim', 'num_heads', 'num_kv_heads', 'mlp_dim')
+      f'model.{key}': size for key, size in arms.widths(scenario, width).items()
     }
     how = {'length': width**4, 'label': {'width': width}}  # parameters squared
     name = f'width {width:g}'
     arms.add_grown(add, f'scratch, {name}', sizes, group='scratch', **how)
-    grown = arms.stack(scenario, share=0.1 * width**2)
+    grown = arms.deepen(scenario, share=0.1 * width**2)
     arms.add_grown(add, f'stack, {name}', sizes | grown, **how)
 
 

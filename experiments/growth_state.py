@@ -44,6 +44,6 @@ def sweep(add, scenario):
       arms.add_grown(
         add,
         f'{state}, {rate}',
-        arms.stack(scenario) | changes,
+        arms.deepen(scenario) | changes,
         label={'moments': state, 'learning rate': rate},
       )

@@ -30,7 +30,7 @@ scenario = scenarios.growth
 
 
 def sweep(add, scenario):
-  grown = arms.stack(scenario)
+  grown = arms.deepen(scenario)
   arms.add_grown(add, 'stack', grown)
   for rate in RATES:
     changes = scenarios.rates(rate) | {'sparsity.warm_start': 0.2}

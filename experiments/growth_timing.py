@@ -46,6 +46,6 @@ def sweep(add, scenario):
     arms.add_grown(
       add,
       f'at {share:.0%}',
-      arms.stack(scenario, share=share),
+      arms.deepen(scenario, share=share),
       label={'share of the tokens': share},
     )

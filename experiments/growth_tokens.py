@@ -34,7 +34,7 @@ def sweep(add, scenario):
     arms.add_grown(
       add,
       f'stack, {length:.0%}',
-      arms.stack(scenario, share=0.1 * length),
+      arms.deepen(scenario, share=0.1 * length),
       length=length,
       label={'FLOPs': length},
     )

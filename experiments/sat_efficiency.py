@@ -5,8 +5,8 @@ Claim     45 % more throughput in continual pre-training, 38 % less time in
 Source    SAT (Ma et al., 2024), abstract; rates and lengths are not public.
 Runs      row lengths and rows a step, dense and SAT at a constant rate and with
           the ladder. A few steps each: seconds are what counts, not losses.
-Cost      cpu: about 1 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 1 minutes of an H200, paper: 0 hours of one.
+Cost      cpu: about 5 minutes on two cores, most of them to time steps;
+          by FLOPs, gpu: a minute of an H200, paper: less than an hour of one.
 Command   satjax experiment experiments/sat_efficiency.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_efficiency.md

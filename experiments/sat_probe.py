@@ -1,6 +1,6 @@
 """Probe size: how many tokens does importance need?
 
-Claim     a sixteenth of the tokens is enough to rank neurons.
+Claim     an eighth of the batch is enough to rank neurons.
 Source    ours.
 Runs      the share of the batch that importance looks at, from all to 1/64.
 Cost      cpu: about 21 minutes on two cores, less where runs are shared;
