@@ -4,8 +4,8 @@ Claim     factors of 2 to 4 are best, and a base of one layer is worse than
           scratch.
 Source    Stacking Your Transformers (Du et al., 2024), figures 10 and 29 to 32.
 Runs      stacking 2, 4 and 8 times, to the same depth, with the same FLOPs.
-Cost      cpu: about 21 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 11 minutes of an H200, paper: 22,680 hours of one.
+Cost      cpu: about 22 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 9 minutes of an H200, paper: 20,356 hours of one.
 Command   satjax experiment experiments/growth_factor.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/growth_factor.md

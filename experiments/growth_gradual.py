@@ -4,8 +4,8 @@ Claim     one hop beats doubling twice.
 Source    Stacking Your Transformers (Du et al., 2024), section 5.1 and H.1;
           MIDAS (Saunshi et al., 2024) grows its middle.
 Runs      one hop by 4; doubling at 10 % and at 20 % of the tokens; MIDAS.
-Cost      cpu: about 21 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 11 minutes of an H200, paper: 22,680 hours of one.
+Cost      cpu: about 22 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 9 minutes of an H200, paper: 20,356 hours of one.
 Command   satjax experiment experiments/growth_gradual.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/growth_gradual.md

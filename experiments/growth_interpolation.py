@@ -3,8 +3,8 @@
 Claim     copies of the whole stack beat copies of each layer in its place.
 Source    Stacking Your Transformers (Du et al., 2024), appendix H.2.
 Runs      stack and interpolate by 2 and by 4, with the same FLOPs.
-Cost      cpu: about 24 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 12 minutes of an H200, paper: 25,587 hours of one.
+Cost      cpu: about 25 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 11 minutes of an H200, paper: 23,263 hours of one.
 Command   satjax experiment experiments/growth_interpolation.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/growth_interpolation.md

@@ -6,7 +6,7 @@ Source    ours; the other growth files give a deep model too few tokens, and the
           shallow one wins there.
 Runs      half the width and three times the steps: about 17 tokens a parameter
           at cpu. Stacking by two and by four, early and later.
-Cost      cpu: about 19 minutes on two cores, less where runs are shared;
+Cost      cpu: about 36 minutes on two cores, less where runs are shared;
           by FLOPs, gpu: 8 minutes of an H200; not at paper.
 Command   satjax experiment experiments/growth_long.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2

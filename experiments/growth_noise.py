@@ -5,8 +5,8 @@ Claim     up to 20 % of noise on stacked layers does no harm, more does; in
 Source    Stacking Your Transformers (Du et al., 2024), sections 5.2 and I.2.
 Runs      stacking by 4 with 0 to 50 % of the initial distribution mixed in;
           twice the width, where copies are equal, without noise and with 20 %.
-Cost      cpu: about 32 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 16 minutes of an H200, paper: 34,315 hours of one.
+Cost      cpu: about 34 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 15 minutes of an H200, paper: 31,984 hours of one.
 Command   satjax experiment experiments/growth_noise.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/growth_noise.md

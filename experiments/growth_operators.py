@@ -5,8 +5,8 @@ Source    Stacking Your Transformers (Du et al., 2024), figure 3.
 Runs      direct (stack in depth), zero, random and learn, in depth from a
           quarter of the layers and in width from half the width, each with the
           FLOPs of training from scratch.
-Cost      cpu: about 35 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 17 minutes of an H200, paper: 37,222 hours of one.
+Cost      cpu: about 38 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 16 minutes of an H200, paper: 34,898 hours of one.
 Command   satjax experiment experiments/growth_operators.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/growth_operators.md

@@ -4,8 +4,8 @@ Claim     all, then the middle and the back; repeating the front is worst.
 Source    Stacking Your Transformers (Du et al., 2024), table 5.
 Runs      a base of half the layers grows to the whole depth by repeating all of
           it, its back, its middle or its front.
-Cost      cpu: about 24 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 12 minutes of an H200, paper: 25,587 hours of one.
+Cost      cpu: about 25 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 11 minutes of an H200, paper: 23,263 hours of one.
 Command   satjax experiment experiments/growth_partial.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/growth_partial.md

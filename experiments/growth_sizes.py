@@ -7,7 +7,7 @@ Source    Stacking Your Transformers (Du et al., 2024), figure 5 and the fit L =
 Runs      models of three widths, trained with FLOPs that grow as the square of
           their parameters, from scratch and stacked.
 Cost      cpu: about 21 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 10 minutes of an H200, paper: 21,978 hours of one.
+          by FLOPs, gpu: 9 minutes of an H200, paper: 19,654 hours of one.
 Command   satjax experiment experiments/growth_sizes.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/growth_sizes.md

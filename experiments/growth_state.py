@@ -5,8 +5,8 @@ Claim     moments reset and the schedule restarted, as the paper does, against
 Source    ours; Stacking Your Transformers (Du et al., 2024) resets both and
           tests neither.
 Runs      both choices of each.
-Cost      cpu: about 24 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 12 minutes of an H200, paper: 25,587 hours of one.
+Cost      cpu: about 25 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 11 minutes of an H200, paper: 23,263 hours of one.
 Command   satjax experiment experiments/growth_state.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/growth_state.md

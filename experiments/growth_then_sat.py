@@ -5,8 +5,8 @@ Claim     ours: a model that has grown may train with neurons left out for a
 Source    ours; no paper has both.
 Runs      stacking by 4, and stacking followed by SAT at two rates, all with the
           FLOPs of training from scratch.
-Cost      cpu: about 21 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 11 minutes of an H200, paper: 22,680 hours of one.
+Cost      cpu: about 22 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 9 minutes of an H200, paper: 20,356 hours of one.
 Command   satjax experiment experiments/growth_then_sat.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/growth_then_sat.md

@@ -5,8 +5,8 @@ Claim     the loss has a valley: growing random layers gains nothing, a base
 Source    Stacking Your Transformers (Du et al., 2024), figures 8 and 23 to 28.
 Runs      stacking four times after 0 to 80 % of the tokens from scratch, with
           the same FLOPs in all.
-Cost      cpu: about 32 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 16 minutes of an H200, paper: 34,315 hours of one.
+Cost      cpu: about 34 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 15 minutes of an H200, paper: 31,984 hours of one.
 Command   satjax experiment experiments/growth_timing.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/growth_timing.md

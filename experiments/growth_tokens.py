@@ -5,8 +5,8 @@ Source    Stacking Your Transformers (Du et al., 2024), section 4.2 (410M, up to
           750B tokens: +53.1, +33.7, +31.0 %).
 Runs      stacking by 4 with 60, 100 and 140 % of the FLOPs, each with a full
           schedule, against scratch with as many.
-Cost      cpu: about 21 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 11 minutes of an H200, paper: 22,680 hours of one.
+Cost      cpu: about 22 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 9 minutes of an H200, paper: 20,356 hours of one.
 Command   satjax experiment experiments/growth_tokens.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/growth_tokens.md

@@ -5,8 +5,8 @@ Source    SAT (Ma et al., 2024), abstract: -38 % time in SFT.
 Runs      SAT with plain omission, with mean and with an exact forward pass; a
           random choice, a base pruned once and for all, LoRA; dense at equal
           steps, time and FLOPs by its frontier.
-Cost      cpu: about 26 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 18 minutes of an H200, paper: 5 hours of one.
+Cost      cpu: about 30 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 21 minutes of an H200, paper: 5 hours of one.
 Command   satjax experiment experiments/sat_sft.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_sft.md

@@ -144,12 +144,8 @@ def _fine_tuning_rates(scale: str) -> tuple[float, ...]:
   return (1e-4, 2e-4, 4e-4) if scale == 'gpu' else (1e-3, 2e-3, 4e-3)
 
 
-def _lower(rates: tuple[float, ...]) -> tuple[float, ...]:
-  """From a quarter to twice the lowest of a search: what fewer data want."""
-  return tuple(rates[0] * factor for factor in (1 / 4, 1 / 2, 1, 2))
-
-
 _LENGTHS = (0.3, 0.45, 0.6, 0.8, 1.0)
+_GROWTH_LENGTHS = (0.6, 1.0, 1.4)
 
 
 def cpt(
@@ -203,7 +199,8 @@ def sft(scale: str) -> spec.Scenario:
   if scale == 'cpu':  # most pairs fit into a row
     for each in (config, start):
       each.data.seq_len, each.train.batch_size = 512, 2
-  rates = _lower(_fine_tuning_rates(scale))
+  lowest = _fine_tuning_rates(scale)[0]
+  rates = tuple(lowest * factor for factor in (1 / 8, 1 / 4, 1 / 2, 1, 2))
   return _scenario('sft', 'sat', config, start, rates, _LENGTHS, scale)
 
 
@@ -222,7 +219,7 @@ def small_data(scale: str) -> spec.Scenario:
   if scale != 'smoke':
     config.data.held_out, config.data.test = 0.475, 0.475
   lengths = (0.15, 0.3, 0.55, 1.0)
-  rates = tuple(rate / 16 for rate in found.learning_rates)  # or it over-fits
+  rates = tuple(rate / 8 for rate in found.learning_rates[:4])
   return _scenario('small', 'sat', config, found.base, rates, lengths, scale)
 
 
@@ -258,9 +255,7 @@ def growth(
   config.growth.opt_state, config.growth.learning_rate = 'reset', 'restart'
   middle = 6e-4 if scale == 'gpu' else 5e-3
   rates = (middle / 2, middle, 2 * middle)
-  return _scenario(
-    name, 'growth', config, None, rates, (0.6, 0.8, 1.0, 1.4), scale
-  )
+  return _scenario(name, 'growth', config, None, rates, _GROWTH_LENGTHS, scale)
 
 
 def _paper(name, config) -> spec.Scenario:
@@ -302,6 +297,6 @@ def _paper_growth(config) -> spec.Scenario:
     config,
     None,
     (2e-4, 4e-4, 8e-4),
-    (0.6, 0.8, 1.0, 1.4),
+    _GROWTH_LENGTHS,
     'paper',
   )
