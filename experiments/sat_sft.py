@@ -5,7 +5,7 @@ Source    SAT (Ma et al., 2024), abstract: -38 % time in SFT.
 Runs      SAT with plain omission, with mean and with an exact forward pass; a
           random choice, a base pruned once and for all, LoRA; dense at equal
           steps, time and FLOPs by its frontier.
-Cost      cpu: about 30 minutes on two cores, less where runs are shared;
+Cost      cpu: about 34 minutes on two cores, less where runs are shared;
           by FLOPs, gpu: 21 minutes of an H200, paper: 5 hours of one.
 Command   satjax experiment experiments/sat_sft.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
