@@ -1,6 +1,6 @@
 """Arms and claims that several experiments share: SAT's recipes, and growth."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from configs import llama2_7b_cpt, llama2_13b_cpt
 from experiments import scenarios
@@ -108,6 +108,29 @@ def worthwhile(names: Iterable[str]) -> spec.Claim:
     '',
     tuple(spec.Expect(name, 'below', 'time') for name in names),
   )
+
+
+_STOPPED = 'dense, stopped'
+
+
+def small_data(names: Iterable[str]) -> tuple[spec.Claim, ...]:
+  """What would make SAT worth its while where dense training over-fits."""
+  return (
+    worthwhile(names),
+    spec.Claim(
+      'SAT ends below dense that is stopped early',
+      'ours',
+      '',
+      tuple(spec.Expect(name, 'below', _STOPPED) for name in names),
+    ),
+  )
+
+
+def add_methods(add, methods: Mapping[str, Mapping[str, object]]) -> None:
+  """Dense training that is stopped early, and arms of SAT by name."""
+  add(_STOPPED, {}, group='baselines', early_stop=True)
+  for name, changes in methods.items():
+    add(name, changes, group='SAT')
 
 
 def add_nearest(add, scenario: spec.Scenario) -> None:

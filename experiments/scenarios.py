@@ -30,6 +30,7 @@ def rates(heads: float, channels: float | None = None) -> dict[str, float]:
 
 
 SAT = rates(RATE)
+EXACT = {'sparsity.omitted_forward': 'exact'}  # dense forward, sparse backward
 FACTOR = 4  # of growth in depth, unless an arm says otherwise
 SHALLOW = 'shallow, never grown'
 
@@ -218,7 +219,7 @@ def small_data(scale: str) -> spec.Scenario:
   config.train.eval_batches = 20
   if scale != 'smoke':
     config.data.held_out, config.data.test = 0.475, 0.475
-  lengths = (0.15, 0.3, 0.55, 1.0)
+  lengths = (0.3, 0.55, 0.65, 1.0)
   rates = tuple(rate / 8 for rate in found.learning_rates[:4])
   return _scenario('small', 'sat', config, found.base, rates, lengths, scale)
 
