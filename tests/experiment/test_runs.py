@@ -60,7 +60,7 @@ def test_the_rate_of_the_search_scales_the_whole_schedule(tmp_path):
 def test_equal_flops_is_within_a_step_of_the_budget(tmp_path):
   scenario = scenarios.growth('cpu')
   budget = make_run(tmp_path, spec.Arm('', {}), scenario).flops
-  grown = spec.Arm('', arms.stack(scenario), equal='flops')
+  grown = spec.Arm('', arms.deepen(scenario), equal='flops')
   run = make_run(tmp_path, grown, scenario)
   train = run.config.train
   longer = dataclasses.replace(train, num_steps=train.num_steps + 1)
@@ -75,7 +75,7 @@ def test_total_flops_is_the_sum_over_steps(tmp_path, changes):
   from satjax.train import phases
 
   scenario = scenarios.growth('smoke')
-  hops = arms.stack(scenario)
+  hops = arms.deepen(scenario)
   config = make_run(tmp_path, spec.Arm('', hops | changes), scenario).config
   steps = range(config.train.num_steps)
   assert runs.total_flops(config) == pytest.approx(

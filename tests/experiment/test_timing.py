@@ -63,7 +63,7 @@ def test_what_changes_the_program_changes_the_cell(changes):
 
 def test_runs_that_grow_have_no_seconds():
   scenario = scenarios.growth('smoke')
-  arm = spec.Arm('', arms.stack(scenario))
+  arm = spec.Arm('', arms.deepen(scenario))
   run = runs.make_run(pathlib.Path(), scenario, arm, 1e-3, 0)
   assert timing.cells(run.config) is None
 
