@@ -187,6 +187,8 @@ def cpt(
   many = _steps(scale, 16, round(400 * steps), round(480 * steps))
   _continue(config, CODE, many)
   rates = _fine_tuning_rates(scale)
+  if width > 1:  # which wants lower ones
+    rates = rates[0] / 2, *rates
   return _scenario(name, 'sat', config, start, rates, _LENGTHS, scale)
 
 
