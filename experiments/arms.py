@@ -171,8 +171,8 @@ def deepen(
   *,
   factor: int = FACTOR,
   share: float = _HOP,
-  **options,
-):
+  **options: object,
+) -> dict[str, object]:
   """Growth in depth, from a base that is `factor` times as shallow: G_stack."""
   target = {'factor': factor, **options} if options else factor
   layers = scenario.config.model.num_layers // factor
@@ -186,7 +186,9 @@ def widths(scenario: spec.Scenario, factor: float = 1) -> dict[str, int]:
   return {name: round(factor * model[name]) for name in names}
 
 
-def widen(scenario: spec.Scenario, operator: str = 'direct', **options):
+def widen(
+  scenario: spec.Scenario, operator: str = 'direct', **options: object
+) -> dict[str, object]:
   """Growth in width, from half of it."""
   hop = (_HOP, operator, widths(scenario) | options)
   return grow(scenario, hop, **widths(scenario, 1 / 2))

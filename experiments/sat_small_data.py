@@ -8,7 +8,7 @@ Runs      few pairs, about seven epochs. SAT with a plain and with an exact
           validation loss, dropout, a random choice (which is structured
           dropout), LoRA.
 Cost      cpu: about 38 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 2 minutes of an H200, paper: 1 hours of one.
+          by FLOPs, gpu: 2 minutes of an H200, paper: an hour of one.
 Command   satjax experiment experiments/sat_small_data.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_small_data.md
