@@ -11,7 +11,8 @@ OPTIONS = {
     'metavar': 'PATH',
     'nargs': '+',
     'help': 'folder of a run, result file of an experiment, or a folder of'
-    ' result files, such as experiments/results',
+    ' result files, such as experiments/results; for --page also experiment'
+    ' files (.py): what they claim is not tested until there is a result',
   },
   '--out': {
     'metavar': 'PATH',
@@ -31,18 +32,34 @@ OPTIONS = {
 def run(options: Any) -> None:
   from satjax.report import page
 
-  content = page.read(options.paths)
+  files = [path for path in options.paths if path.endswith('.py')]
+  if files and not options.page:
+    raise errors.ConfigError(
+      f'{files[0]}: what an experiment claims is for --page; name its result'
+      ' file, or the folder of a run'
+    )
+  content = page.read([path for path in options.paths if path not in files])
   if (options.plots or options.page) and not content.results:
     raise errors.ConfigError(
       '--plots and --page are of results; name a result file of an experiment,'
       ' or a folder of them'
     )
   print(page.tables(content), end='')
-  for path in _write(content, options):
+  for path in _write(content, _untested(files, content.results), options):
     print(f'wrote {path}')
 
 
-def _write(content: Any, options: Any) -> list[Any]:
+def _untested(files: list[str], results: list[Any]) -> list[Any]:
+  """Of the experiments that have no result, what they claim."""
+  from satjax.experiment import results as results_lib
+  from satjax.experiment import spec
+
+  done = {result['name'] for result in results}
+  experiments = [spec.load(path, 'cpu') for path in files]
+  return [results_lib.untested(e) for e in experiments if e.name not in done]
+
+
+def _write(content: Any, untested: list[Any], options: Any) -> list[Any]:
   from satjax.report import markdown, page, plots, render
 
   paths = []
@@ -57,7 +74,7 @@ def _write(content: Any, options: Any) -> list[Any]:
       named = plots.named(result, plots.pictures(result))
       paths += render.save(named, options.plots)
   if options.page:
-    text = markdown.results_page(content.results)
+    text = markdown.results_page(content.results, untested)
     render.write(pathlib.Path(options.page), text.encode())
     paths.append(options.page)
   return paths

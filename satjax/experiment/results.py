@@ -82,6 +82,18 @@ def result(
   return json.loads(json.dumps(value), parse_float=_short)
 
 
+def untested(experiment: spec.Experiment) -> dict[str, Any]:
+  """What there is of a result before anything has run: the claims."""
+  reference = experiment.scenario.reference
+  claims = [compare.judge(c, {}, reference) for c in experiment.claims]
+  return {
+    'name': experiment.name,
+    'title': experiment.title,
+    'family': experiment.scenario.family,
+    'claims': [claim | {'ours': ''} for claim in claims],
+  }
+
+
 def _short(text: str) -> float:
   """Seven digits are more than any figure here has."""
   return float(f'{float(text):.7g}')

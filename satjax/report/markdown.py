@@ -1,6 +1,7 @@
 """Results as Markdown: a page an experiment, and one for the claims of all."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from satjax.report import arm_table, result_tables, table, words
 from satjax.report import results as results_lib
@@ -54,13 +55,16 @@ def _alt(link: str) -> str:
   return link.rpartition('/')[2].rpartition('.')[0].replace('_', ' ')
 
 
-def results_page(results: Sequence[Result]) -> str:
+def results_page(
+  results: Sequence[Result], untested: Sequence[Mapping[str, Any]] = ()
+) -> str:
   """docs/results.md: claim, the paper's figure, ours, verdict.
 
-  Links lead to ../experiments/results/NAME.md and NAME.json.
+  Links lead to ../experiments/NAME.py, and to NAME.md and NAME.json in results.
 
   Args:
     results: as in their JSON files.
+    untested: name, title, family and claims of experiments without a result.
 
   Raises:
     DataError: a key of a result is missing or no such value.
@@ -69,24 +73,29 @@ def results_page(results: Sequence[Result]) -> str:
   parts = [
     '# Results\n',
     'Generated from experiments/results; do not edit. Written by\n\n```\n'
-    'satjax report experiments/results --page=docs/results.md\n```\n',
+    'satjax report experiments/results experiments/{sat,growth}_*.py'
+    ' --page=docs/results.md\n```\n',
     _INTRODUCTION,
-    f'{result_tables.count_verdicts(results)}\n',
+    f'{result_tables.count_verdicts([*results, *untested])}\n',
   ]
-  for family, group in result_tables.by_family(results).items():
+  families = result_tables.by_family([*results, *untested])
+  for family, group in families.items():
     parts.append(f'## {family}\n')
     for result in group:
       parts += _claims(result)
   return '\n'.join([*parts, '## What was not tested\n', _not_tested(results)])
 
 
-def _claims(result: Result) -> Iterator[str]:
-  """An experiment of the page of all."""
+def _claims(result: Mapping[str, Any]) -> Iterator[str]:
+  """An experiment of the page of all, or one that has not run."""
   name, title = result['name'], escape(words.title(result))
   folder = '../experiments/results'
   yield f'### {title}\n'
   if result['claims']:
     yield table.markdown(result_tables.claims(result, _CLAIM))
+  if 'arms' not in result:
+    yield f'Has not run: [file](../experiments/{name}.py).\n'
+    return
   seeds, arms = len(result['seeds']), len(result['arms'])
   yield (
     f'{arms} arms, {seeds} seed{"s" * (seeds != 1)}, scale'

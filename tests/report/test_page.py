@@ -158,6 +158,24 @@ def test_the_command_writes_page_plots_and_claims(tmp_path, capsys):
   assert all(f'wrote {out / name}' in said for name in names)
 
 
+def test_the_page_of_claims_has_experiments_that_have_not_run(tmp_path):
+  file, out = tmp_path / 'x.json', tmp_path / 'out.md'
+  claims = [samples.claim('holds')]
+  value = samples.result({}, claims=claims) | {'name': 'sat_where'}
+  file.write_text(samples.json.dumps(value))
+  ran, other = 'experiments/sat_where.py', 'experiments/growth_gradual.py'
+  assert cli.main(['report', str(file), ran, other, f'--page={out}']) == 0
+  text = out.read_text()
+  assert '1 holds, 1 not tested.' in text
+  assert '### Gradual growth' in text and f'(../{other})' in text
+  assert 'one hop ends below doubling twice' in text and f'../{ran}' not in text
+
+
+def test_an_experiment_file_is_for_the_page_of_claims(capsys):
+  assert cli.main(['report', 'experiments/sat_where.py']) == 78
+  assert 'sat_where.py' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('option', ['--plots', '--page'])
 def test_plots_and_claims_are_of_results(option, tmp_path, capsys):
   (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n')
