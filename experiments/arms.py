@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from configs import llama2_7b_cpt, llama2_13b_cpt
-from experiments import scenarios
-from experiments.scenarios import FACTOR, SAT
+from experiments.scenarios import FACTOR, SAT, rates
 from satjax.experiment import spec
 
 _FORWARDS = {'SAT': 'skip', 'SAT, mean': 'mean', 'SAT, exact': 'exact'}
@@ -80,21 +79,21 @@ _STEADY = {
   'sparsity.refresh_every': 64,
   'sparsity.rungs': 1,
 }
-# By name: rate, forward pass, share of the run at that rate.
+# By name: rates, forward pass, share of the run at these rates.
 _RECIPES = {
-  'skip, 0.125, drop': (0.125, 'skip', 2 / 3),
-  'skip, 0.25, drop': (0.25, 'skip', 2 / 3),
-  'skip, 0.5, drop': (0.5, 'skip', 2 / 3),
-  'skip, 0.5, drop at 1/3': (0.5, 'skip', 1 / 3),
-  'exact, 0.5': (0.5, 'exact', 1.0),
-  'exact, 0.75': (0.75, 'exact', 1.0),
-  'exact, 0.75, drop': (0.75, 'exact', 2 / 3),
+  'skip, 0.125, drop': (rates(0.125), 'skip', 2 / 3),
+  'skip, 0.25, drop': (rates(0.25), 'skip', 2 / 3),
+  'skip, 0.5, drop': (rates(0.5), 'skip', 2 / 3),
+  'skip, 0.5, drop at 1/3': (rates(0.5), 'skip', 1 / 3),
+  'skip, channels 0.5, drop at 1/3': (rates(0.0, 0.5), 'skip', 1 / 3),
+  'exact, 0.5': (rates(0.5), 'exact', 1.0),
+  'exact, 0.75': (rates(0.75), 'exact', 1.0),
+  'exact, 0.75, drop': (rates(0.75), 'exact', 2 / 3),
+  'exact, channels 0.5': (rates(0.0, 0.5), 'exact', 1.0),
 }
 RECIPES = {
-  name: scenarios.rates(rate)
-  | _STEADY
-  | {'sparsity.omitted_forward': forward, 'sparsity.split': split}
-  for name, (rate, forward, split) in _RECIPES.items()
+  name: where | _STEADY | {'sparsity.omitted_forward': how, 'sparsity.split': x}
+  for name, (where, how, x) in _RECIPES.items()
 }
 # Those that came nearest to dense training for the same time.
 NEAREST = ('skip, 0.125, drop', 'skip, 0.5, drop at 1/3', 'exact, 0.5')

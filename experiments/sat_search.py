@@ -2,12 +2,13 @@
 
 Claim     with the largest weights (magnitude, top_k) that take part for long,
           SAT ends below dense training for the same measured time.
-Source    ours; what sat_importance, sat_refresh, sat_schedule and sat_forward
+Source    ours; what sat_importance, sat_refresh, sat_schedule and sat_where
           found best, combined. The validation split chose among them.
-Runs      plain and exact forward passes at several rates; with an exact one,
-          whose output is dense throughout, also without any ladder.
-Cost      cpu: about 27 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 21 minutes of an H200, paper: 484 hours of one.
+Runs      plain and exact forward passes at several rates, of heads and channels
+          or of channels alone; with an exact one, whose output is dense
+          throughout, also without any ladder.
+Cost      cpu: about 29 minutes on two cores, less where runs are shared;
+          by FLOPs, gpu: 25 minutes of an H200, paper: 567 hours of one.
 Command   satjax experiment experiments/sat_search.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_search.md
