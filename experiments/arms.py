@@ -109,6 +109,24 @@ def worthwhile(names: Iterable[str]) -> spec.Claim:
   )
 
 
+def setting() -> tuple[spec.Claim, ...]:
+  """That a setting pays: against dense training, and against what is simpler."""
+  simpler = ('LoRA', 'static pruned twin')
+  return (
+    worthwhile(NEAREST),
+    spec.Claim(
+      'SAT ends below LoRA and below a model that is pruned for good',
+      'ours: which are simpler',
+      '',
+      tuple(
+        spec.Expect(name, 'below', other)
+        for other in simpler
+        for name in NEAREST
+      ),
+    ),
+  )
+
+
 _STOPPED = 'dense, stopped'
 
 

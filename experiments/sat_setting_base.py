@@ -15,7 +15,7 @@ from experiments import arms, scenarios
 
 TITLE = 'A base that has hardly trained'
 PAPER = None
-CLAIMS = (arms.worthwhile(arms.NEAREST),)
+CLAIMS = arms.setting()
 
 
 def scenario(scale):

@@ -15,7 +15,7 @@ from experiments import arms, scenarios
 
 TITLE = 'A narrower model'
 PAPER = None
-CLAIMS = (arms.worthwhile(arms.NEAREST),)
+CLAIMS = arms.setting()
 
 
 def scenario(scale):

@@ -14,7 +14,7 @@ from experiments import arms, scenarios
 
 TITLE = 'A model twice as wide'
 PAPER = None
-CLAIMS = (arms.worthwhile(arms.NEAREST),)
+CLAIMS = arms.setting()
 
 
 def scenario(scale):
