@@ -110,7 +110,7 @@ def worthwhile(names: Iterable[str]) -> spec.Claim:
 
 
 def setting() -> tuple[spec.Claim, ...]:
-  """That a setting pays: against dense training, and against what is simpler."""
+  """That a setting pays: against dense training, and what is simpler."""
   simpler = ('LoRA', 'static pruned twin')
   return (
     worthwhile(NEAREST),
