@@ -18,7 +18,7 @@ CLAIMS = arms.setting()
 
 
 def scenario(scale):
-  return scenarios.cpt(scale, 'wide', width=1.5, steps=0.5)
+  return scenarios.cpt(scale, 'wide', width=1.5, steps=0.5, extra_rate=1 / 2)
 
 
 sweep = arms.add_nearest

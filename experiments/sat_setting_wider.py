@@ -19,7 +19,7 @@ CLAIMS = arms.setting()
 
 def scenario(scale):
   steps = 1 / 3 if scale == 'gpu' else 1 / 2  # as many as take 25 minutes
-  return scenarios.cpt(scale, 'wider', width=2, steps=steps)
+  return scenarios.cpt(scale, 'wider', width=2, steps=steps, extra_rate=1 / 2)
 
 
 sweep = arms.add_nearest

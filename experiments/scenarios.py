@@ -157,6 +157,7 @@ def cpt(
   batch: int = 1,
   steps: float = 1,
   base_steps: float = 1,
+  extra_rate: float | None = None,
 ) -> spec.Scenario:
   """Continual pre-training: from documentation to source code.
 
@@ -167,6 +168,8 @@ def cpt(
     batch: how many times as many rows a step of the run has.
     steps: how many times as many steps the run has; never at smoke.
     base_steps: how many times as many steps its base has.
+    extra_rate: one more learning rate, as a multiple of the lowest; for where
+      the usual ones have the best at an edge.
 
   Raises:
     ConfigError: another base at scale paper, where it is TinyLlama.
@@ -187,8 +190,8 @@ def cpt(
   many = _steps(scale, 16, round(400 * steps), round(480 * steps))
   _continue(config, CODE, many)
   rates = _fine_tuning_rates(scale)
-  if width > 1:  # which wants lower ones
-    rates = rates[0] / 2, *rates
+  if extra_rate:
+    rates = tuple(sorted((*rates, extra_rate * rates[0])))
   return _scenario(name, 'sat', config, start, rates, _LENGTHS, scale)
 
 
