@@ -4,7 +4,7 @@ Claim     SAT pays in a short run.
 Source    ours; the wider models of sat_setting_wide run for as few steps.
 Runs      for half of the steps, the recipes of sat_search that came nearest.
 Cost      cpu: about 12 minutes on two cores, less where runs are shared;
-          by FLOPs, gpu: 8 minutes of an H200, paper: 173 hours of one.
+          by FLOPs, gpu: 10 minutes of an H200, paper: 173 hours of one.
 Command   satjax experiment experiments/sat_setting_short.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_setting_short.md
@@ -18,7 +18,7 @@ CLAIMS = arms.setting()
 
 
 def scenario(scale):
-  return scenarios.cpt(scale, 'short', steps=0.5)
+  return scenarios.cpt(scale, 'short', steps=0.5, extra_rate=1 / 2)
 
 
 sweep = arms.add_nearest
