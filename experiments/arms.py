@@ -115,7 +115,7 @@ def setting() -> tuple[spec.Claim, ...]:
   return (
     worthwhile(NEAREST),
     spec.Claim(
-      'SAT ends below LoRA and below a model that is pruned for good',
+      'for as many steps SAT ends below LoRA and below a pruned model',
       'ours: which are simpler',
       '',
       tuple(
