@@ -1,6 +1,6 @@
 """A base that has hardly trained.
 
-Claim     SAT pays where the base is not over-trained, or where it is.
+Claim     SAT pays where the base has hardly trained.
 Source    ours; the search for a setting in which SAT pays.
 Runs      from a base of an eighth of the steps, the recipes of sat_search that
           came nearest.
