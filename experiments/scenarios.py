@@ -202,9 +202,10 @@ def sft(scale: str) -> spec.Scenario:
   config, start = _config(scale), _start(scale)
   _continue(config, ANSWERS, _steps(scale, 16, 400, 500))
   config.data.packing = 'best_fit'
-  if scale != 'gpu':  # most pairs fit into a row
+  rows = {'smoke': (256, 2), 'cpu': (512, 2)}  # most pairs fit
+  if scale in rows:
     for each in (config, start):
-      each.data.seq_len, each.train.batch_size = 512, 2
+      each.data.seq_len, each.train.batch_size = rows[scale]
   lowest = _fine_tuning_rates(scale)[0]
   rates = tuple(lowest * factor for factor in (1 / 8, 1 / 4, 1 / 2, 1, 2))
   return _scenario('sft', 'sat', config, start, rates, _LENGTHS, scale)

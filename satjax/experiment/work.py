@@ -99,8 +99,9 @@ class Pool:
           future.result()
           done(pending[future])
       except futures.process.BrokenProcessPool as error:
+        what = 'stopped' if self._stopping.is_set() else 'a worker ended'
         raise errors.Preempted(
-          'a worker ended; run the same command again to go on'
+          f'{what}; run the same command again to go on'
         ) from error
       finally:
         for future in order:
@@ -173,4 +174,13 @@ def _call(log: str, function: Callable[..., Any], *arguments: Any) -> Any:
     sys.stderr.flush()
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
-  return function(*arguments)
+  try:
+    return function(*arguments)
+  except errors.Preempted:
+    _stopping.set()
+    raise
+  finally:
+    # Another worker may have been killed with the lock of the queue, and who
+    # goes back there then waits for ever.
+    if _stopping.is_set():
+      os._exit(errors.Preempted.exit_code)
