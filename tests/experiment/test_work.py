@@ -8,7 +8,6 @@ import sys
 import time
 
 from satjax import errors
-from satjax.experiment import work
 
 SCRIPT = """
 import pathlib, sys
