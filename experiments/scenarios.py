@@ -169,7 +169,7 @@ def cpt(
     steps: how many times as many steps the run has; never at smoke.
     base_steps: how many times as many steps its base has.
     extra_rate: one more learning rate, as a multiple of the lowest; for where
-      the usual ones have the best at an edge.
+      the usual ones have the best at an edge. Not at scale paper.
 
   Raises:
     ConfigError: another base at scale paper, where it is TinyLlama.

@@ -83,7 +83,7 @@ def result(
 
 
 def untested(experiment: spec.Experiment) -> dict[str, Any]:
-  """What there is of a result before anything has run: the claims."""
+  """What there is of a result before anything has run; JSON types only."""
   reference = experiment.scenario.reference
   claims = [compare.judge(c, {}, reference) for c in experiment.claims]
   return {
