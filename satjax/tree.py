@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import functools
 import re
 from typing import Any
+import zlib
 
 import jax
 
@@ -36,6 +37,30 @@ AXES: dict[str, tuple[str, ...]] = {
   'blocks/mlp/down': ('layers', 'mlp', 'embed'),
   'final_norm': ('embed',),
   'unembed': ('vocab', 'embed'),
+}
+# The axes that a parameter reads; it produces its other named ones.
+READS: dict[str, tuple[str, ...]] = {
+  'embed': (),
+  'blocks/attention_norm': (),
+  'blocks/attention/query': ('embed',),
+  'blocks/attention/key': ('embed',),
+  'blocks/attention/value': ('embed',),
+  'blocks/attention/output': ('heads',),
+  'blocks/attention/query_bias': (),
+  'blocks/attention/key_bias': (),
+  'blocks/attention/value_bias': (),
+  'blocks/attention/query_norm': (),
+  'blocks/attention/key_norm': (),
+  'blocks/mlp_norm': (),
+  'blocks/mlp/gate': ('embed',),
+  'blocks/mlp/up': ('embed',),
+  'blocks/mlp/down': ('mlp',),
+  'final_norm': (),
+  'unembed': ('embed',),
+}
+# The matrix through which each kind of neuron writes to the residual stream.
+WRITES = {
+  axes[0]: path for path, axes in READS.items() if axes and axes != ('embed',)
 }
 # The two factors of an adapter of a matrix (`lora`): not part of a model.
 ADAPTERS: dict[str, tuple[str, ...]] = {
@@ -133,6 +158,11 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
       inner = inner.setdefault(folder, {})
     inner[name] = leaf
   return nested
+
+
+def key_of(key: jax.Array, name: str) -> jax.Array:
+  """Randomness of its own for each name: of a leaf, or of a unit."""
+  return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def indexed_axis(

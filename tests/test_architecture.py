@@ -22,8 +22,7 @@ ROWS = [
   | {'config_data', 'collectives'}
   | {'tree', 'flops', 'layer_maps', 'operators', 'operator_specs'}
   | {'stages', 'stage_rules'},
-  {'sharding', 'data', 'sparsity', 'growth', 'lora', 'config_file'}
-  | {'distributed'},
+  {'sharding', 'data', 'sparsity', 'growth', 'config_file'} | {'distributed'},
   {'model'},
   {'interop', 'generate', 'sampling', 'speculative'},
   {'train'},

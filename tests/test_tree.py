@@ -205,3 +205,19 @@ def test_units_are_known_from_shapes_alone():
   params = make_params()
   abstract = jax.eval_shape(lambda: params)
   assert tree.neuron_units(abstract) == tree.neuron_units(params)
+
+
+@pytest.mark.parametrize(
+  ('one', 'two'), [('layer_12', 'layer_21'), ('heads', 'sheda'), ('ab', 'ba')]
+)
+def test_names_of_the_same_letters_have_keys_of_their_own(one, two):
+  key = jax.random.key(0)
+  one, two = tree.key_of(key, one), tree.key_of(key, two)
+  assert (jax.random.key_data(one) != jax.random.key_data(two)).any()
+
+
+def test_every_kind_of_neuron_writes_through_one_matrix():
+  assert tree.WRITES == {
+    'heads': 'blocks/attention/output',
+    'mlp': 'blocks/mlp/down',
+  }

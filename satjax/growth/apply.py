@@ -247,10 +247,10 @@ def is_copy(operator: Operator, name: str, layer: int | None) -> bool:
       operator.zero_out
       and layer is not None
       and operator.zero_out[layer]
-      and name in fresh.WRITES
+      and name in tree.WRITES.values()
     )
   untouched = not operator.noise and not operator.fresh
-  writes = name in fresh.WRITES and (
+  writes = name in tree.WRITES.values() and (
     operator.branch_scale != 1 or bool(operator.zero_out)
   )
   return untouched and not writes

@@ -45,7 +45,7 @@ def transform(
   if any(operator.fresh):
     new = fresh.weights(key, name, x.shape, layers, num_layers)
     x = jnp.where(flags(operator.fresh), new.astype(x.dtype), x)
-  if name in fresh.WRITES:
+  if name in tree.WRITES.values():
     if operator.branch_scale != 1:
       scale = jnp.where(flags(is_new), operator.branch_scale, 1)
       x = x * scale.astype(x.dtype)
@@ -75,7 +75,7 @@ def ramp(
   Du et al. (2024), A.5: `x + branch(x) c` is the branch with its last matrix
   times c.
   """
-  if name not in fresh.WRITES:
+  if name not in tree.WRITES.values():
     return x
   where = np.array(operator.fresh).reshape(-1, *[1] * (x.ndim - 1))
   return jnp.where(where, share.astype(x.dtype) * x, x)

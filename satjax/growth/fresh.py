@@ -1,14 +1,11 @@
 """Random weights for new units, layers and noise; a key for each matrix."""
 
 import math
-import zlib
 
 import jax
 import jax.numpy as jnp
 
 from satjax import tree
-
-WRITES = ('blocks/attention/output', 'blocks/mlp/down')
 
 
 def is_gain(name: str) -> bool:
@@ -18,11 +15,6 @@ def is_gain(name: str) -> bool:
 
 def is_bias(name: str) -> bool:
   return name.endswith('_bias')
-
-
-def key_of(key: jax.Array, name: str) -> jax.Array:
-  """A key of its own for each parameter."""
-  return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def normal(
@@ -39,7 +31,7 @@ def normal(
     shape: of the result, layers on axis 0 if the parameter has any.
     layers: their numbers in the target model.
   """
-  key = key_of(key, name)
+  key = tree.key_of(key, name)
   if layers is None:
     return jax.random.normal(key, shape, jnp.float32)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(layers))
@@ -53,7 +45,7 @@ def scale(name: str, width: int, num_layers: int) -> float:
   and depth L of the target, and N(0, 2 / (5 D)) for all others (Du et al.,
   2024, appendix I.2).
   """
-  if name in WRITES:
+  if name in tree.WRITES.values():
     return 1 / (math.sqrt(width) * num_layers)
   return math.sqrt(2 / (5 * width))
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from satjax import tree
-from satjax.growth import fresh
 from satjax.operators import Learn
 from satjax.tree import PyTree
 
@@ -51,7 +50,7 @@ def init(operator: Learn, key: jax.Array) -> dict[str, dict[str, jax.Array]]:
   for name, (rows, columns) in shapes.items():
     if rows != columns:
       extra = jax.random.normal(
-        fresh.key_of(key, name), (rows - columns, columns)
+        tree.key_of(key, name), (rows - columns, columns)
       )
       scaled = extra / math.sqrt(rows)
       width[name] = jnp.concatenate([jnp.eye(columns), scaled])

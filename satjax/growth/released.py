@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from satjax import tree
-from satjax.growth import fresh
 from satjax.operators import Width
 
 FUSED = (
@@ -42,7 +41,7 @@ def direct(operator: Width, name: str, parts: Sequence[jax.Array]) -> jax.Array:
     x = _take(operator, flat, 1, divide=True)
     x = x.reshape(x.shape[0], 2 * old['heads'], -1, x.shape[-1])
   elif 'mlp' in tree.AXES[name]:
-    x = _take(operator, x, 1, divide=name in fresh.WRITES)
+    x = _take(operator, x, 1, divide=name in tree.WRITES.values())
   reads = name in FUSED or name == 'unembed' or name.endswith(('gate', 'up'))
   return _take(operator, x, x.ndim - 1, divide=reads)
 

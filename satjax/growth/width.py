@@ -16,26 +16,6 @@ from satjax import tree
 from satjax.growth import fresh
 from satjax.operators import Width
 
-# The axes that a parameter reads; it produces its other named ones.
-READS: dict[str, tuple[str, ...]] = {
-  'embed': (),
-  'blocks/attention_norm': (),
-  'blocks/attention/query': ('embed',),
-  'blocks/attention/key': ('embed',),
-  'blocks/attention/value': ('embed',),
-  'blocks/attention/output': ('heads',),
-  'blocks/attention/query_bias': (),
-  'blocks/attention/key_bias': (),
-  'blocks/attention/value_bias': (),
-  'blocks/attention/query_norm': (),
-  'blocks/attention/key_norm': (),
-  'blocks/mlp_norm': (),
-  'blocks/mlp/gate': ('embed',),
-  'blocks/mlp/up': ('embed',),
-  'blocks/mlp/down': ('mlp',),
-  'final_norm': (),
-  'unembed': ('embed',),
-}
 # If the residual stream stays as wide, new units of these read it at random:
 # products of two zeros (scores, SwiGLU) would never get a gradient.
 _ALIVE = ('blocks/attention/key', 'blocks/mlp/gate')
@@ -123,7 +103,7 @@ def transform_moment(
       continue  # counts broadcast along the axes that number no neuron
     x = jnp.take(x, np.maximum(rows, 0), axis=place)
     share = np.where(rows < 0, 0.0, 1.0)
-    if axis not in READS[name]:
+    if axis not in tree.READS[name]:
       share = share * _even_shares(rows) ** power
     x = x * _along(share, place, x.ndim).astype(x.dtype)
   if fresh.is_gain(name):
@@ -167,7 +147,7 @@ def _copied(operator, name, x, above):
     copied = jnp.take(x, np.maximum(rows, 0), axis=place)
     if above is not None:
       upper = jnp.take(above, np.maximum(rows, 0), axis=place)
-      if axis not in READS[name] and not fresh.is_gain(name):
+      if axis not in tree.READS[name] and not fresh.is_gain(name):
         # Copies beyond the first are those of the layer above.
         is_first = np.arange(len(rows)) < dict(operator.old)[axis]
         copied = jnp.where(_along(is_first, place, x.ndim), copied, upper)
@@ -201,7 +181,7 @@ def _gain_factor(operator, name) -> float:
 def _share_out(operator, name, x, layers, key):
   """Divides what a matrix reads over the copies; shares sum to 1."""
   for place, axis in _grown_axes(operator, name):
-    if axis not in READS[name]:
+    if axis not in tree.READS[name]:
       continue
     rows = sources(operator, axis)
     even = _along(_even_shares(rows), place, x.ndim)
@@ -242,7 +222,7 @@ def _is_new(operator, name, *, reads, ndim):
   """Whether an entry belongs to a new unit of an axis that is (not) read."""
   found = np.zeros([1] * ndim, bool)
   for place, axis in _grown_axes(operator, name):
-    if (axis in READS[name]) == reads:
+    if (axis in tree.READS[name]) == reads:
       found = found | _along(sources(operator, axis) < 0, place, ndim)
   return found
 

@@ -14,9 +14,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from satjax import errors, lora, tree
+from satjax import errors, tree
 from satjax.config import LoraConfig, ModelConfig
 from satjax.interop import llama, weights, writer
+from satjax.model import lora
 from satjax.tree import PyTree
 
 CONFIG = 'adapter_config.json'

@@ -11,7 +11,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from satjax import lora
+from satjax.model import lora
 
 Matrix = jax.Array | lora.LowRank
 

@@ -166,7 +166,7 @@ def _choose(choice: _Choice, params, count, scores=None):
     taking_part[unit] = selection_lib.keep(
       score.reshape(-1, score.shape[-1]),
       counts[own.rung(count)],
-      selection_lib.key_of(key, unit),
+      tree.key_of(key, unit),
       method=choice.selection,
       temperature=choice.temperature,
       groups=runs,

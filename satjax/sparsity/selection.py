@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from satjax import counts
+from satjax import counts, tree
 
 Kept = dict[str, jax.Array]
 
@@ -110,7 +110,7 @@ def select(
   kept = {}
   for unit, score in scores.items():
     options = {'method': method, 'temperature': temperature}
-    unit_key = key_of(key, unit)
+    unit_key = tree.key_of(key, unit)
     if unit != 'heads':
       kept[unit] = keep(
         score, kept_counts[unit], unit_key, groups=shards, **options
@@ -135,11 +135,6 @@ def select(
       if kv_heads == heads:
         kept['kv_heads'] = kept[unit]
   return kept
-
-
-def key_of(key: jax.Array, unit: str) -> jax.Array:
-  """Independent randomness for each unit."""
-  return jax.random.fold_in(key, sum(unit.encode()))
 
 
 def overlap(one: jax.Array, two: jax.Array) -> jax.Array:

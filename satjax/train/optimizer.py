@@ -191,7 +191,7 @@ def _muon_axes(path: str) -> contrib.MuonDimensionNumbers | None:
     return None
   embed = (axes.index('embed'),)
   neurons = tuple(i for i, a in enumerate(axes) if a not in ('layers', 'embed'))
-  writes = path.endswith(('/output', '/down'))
+  writes = name in tree.WRITES.values()
   return contrib.MuonDimensionNumbers(
     reduction_axis=neurons if writes else embed,
     output_axis=embed if writes else neurons,

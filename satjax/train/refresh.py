@@ -190,10 +190,9 @@ def _choose(params, measured, kept_counts, before, key, *, config, kv_heads):
 def _constants(config, params, measured, kept):
   """Per-layer constants of the forward pass, from the probe and the scores."""
   sparsity, blocks = config.sparsity, params['blocks']
-  names = {'heads': ('attention', 'output'), 'mlp': ('mlp', 'down')}
   constants = {}
   for unit in measured['scores']:
-    name, writes = names[unit]
+    _, name, writes = tree.WRITES[unit].split('/')
     mask_LR = kept[unit]
     if sparsity.omitted_forward == 'mean':
       write_LRHD = blocks[name][writes]

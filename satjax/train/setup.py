@@ -15,11 +15,11 @@ import numpy as np
 import optax
 
 from satjax import config as config_lib
-from satjax import errors, lora, sharding, stages, tree
+from satjax import errors, sharding, stages, tree
 from satjax.data import tokenizers
 from satjax.growth import learned
 from satjax.interop import models
-from satjax.model import attention, decoder
+from satjax.model import attention, decoder, lora
 from satjax.sparsity import lors
 from satjax.stages import Stage
 from satjax.train import optimizer as optimizer_lib

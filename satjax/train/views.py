@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from satjax import config as config_lib
-from satjax import lora, tree
+from satjax import tree
 from satjax.growth import apply, learned
+from satjax.model import lora
 from satjax.sparsity import lors
 from satjax.stages import Stage
 from satjax.train.state import TrainState
@@ -128,7 +129,7 @@ def _masked(params, state, rest, *, exact):
     blocks, masks = params['blocks'], mask['blocks']
     rest = {
       name: jax.tree.map(_omitted_part, blocks[name], masks[name])
-      for name, writes in (('attention', 'output'), ('mlp', 'down'))
+      for _, name, writes in (path.split('/') for path in tree.WRITES.values())
       if masks[name][writes].ndim
     }
   return lors.apply_mask(params, mask), rest

@@ -9,10 +9,10 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from satjax import errors, lora
+from satjax import errors
 from satjax.config import LoraConfig
 from satjax.interop import huggingface, peft
-from satjax.model import decoder
+from satjax.model import decoder, lora
 from tests import models
 
 LORA = LoraConfig(rank=3, alpha=6.0, targets=('query', 'output', 'up', 'down'))

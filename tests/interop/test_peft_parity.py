@@ -12,10 +12,9 @@ theirs = pytest.importorskip('peft')
 
 import jax  # noqa: E402
 
-from satjax import lora  # noqa: E402
 from satjax.config_groups import LORA_TARGETS, LoraConfig  # noqa: E402
 from satjax.interop import huggingface, peft  # noqa: E402
-from satjax.model import decoder  # noqa: E402
+from satjax.model import decoder, lora  # noqa: E402
 from tests import models  # noqa: E402
 
 pytestmark = pytest.mark.parity

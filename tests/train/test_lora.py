@@ -10,11 +10,11 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from satjax import errors, flops, generate, lora, tree
+from satjax import errors, flops, generate, tree
 from satjax.bench import paired
 from satjax.config import LoraConfig
 from satjax.interop import huggingface, models
-from satjax.model import decoder
+from satjax.model import decoder, lora
 from satjax.plan import stretches
 from satjax.report import page
 from satjax.train import (

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 
 from satjax import tree
 from satjax.config import LoraConfig, ModelConfig
-from satjax.growth import fresh
 from satjax.tree import PyTree
 
 
@@ -59,13 +58,13 @@ def init(
   shapes, leaves = tree.shapes(model), {}
   for path in paths(config).values():
     layers, *neurons, embed = shapes[path]
-    writes = path in fresh.WRITES
+    writes = path in tree.WRITES.values()
     bound = (math.prod(neurons) if writes else embed) ** -0.5
     for factor, shape, is_a in (
       ('rows', (layers, *neurons, config.rank), writes),
       ('columns', (layers, config.rank, embed), not writes),
     ):
-      own = fresh.key_of(key, path)
+      own = tree.key_of(key, path)
       leaves[f'{path}/{factor}'] = (
         jax.random.uniform(own, shape, minval=-bound, maxval=bound)
         if is_a
