@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import ml_collections
 
-from satjax import counts, errors, schema, stage_rules, stages
+from satjax import errors, schema, stage_rules, stages
 from satjax.config_data import DataConfig
 from satjax.config_groups import (
   GrowthConfig,
@@ -24,6 +24,7 @@ from satjax.config_groups import (
   SparsityConfig,
   TrainConfig,
 )
+from satjax.sparsity import counts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
-from satjax import errors, schema, stages
+from satjax import errors, schema
+from satjax.growth import hops
 
 
 def _is_rope_scaling(value: Any) -> bool:
@@ -193,15 +194,13 @@ class SparsityConfig(schema.Group):
 class GrowthConfig(schema.Group):
   """Growth of the model during the run."""
 
-  hops: tuple = schema.rule(
-    lambda v: True, 'hops, as `stages.parse` reads them'
-  )
+  hops: tuple = schema.rule(lambda v: True, 'hops, as `hops.parse` reads them')
   opt_state: str = schema.one_of('grow', 'reset')
   learning_rate: str = schema.one_of('continue', 'restart')
 
   def problems(self) -> list[str]:
     try:
-      starts = [stages.parse(hop).at_tokens for hop in self.hops]
+      starts = [hops.parse(hop).at_tokens for hop in self.hops]
     except errors.ConfigError as error:
       return [f'hops: {error}']
     if starts != sorted(set(starts)):

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from satjax import errors, stages
-from satjax.operators import Learn, Width
+from satjax.growth.operators import Learn, Width
 
 
 def problems(config: Any) -> list[str]:

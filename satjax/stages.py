@@ -10,33 +10,10 @@ import dataclasses
 import functools
 from typing import Any
 
-from satjax import errors, operator_specs
-from satjax.operators import Depth, Learn, Length, Operator
-
-_HOP = (
-  '(at_tokens, operator, target), (at_tokens, ((operator, target), ...)), or'
-  " either with options at the end, such as (1000000, 'stack', 2,"
-  " {'freeze_tokens': 50000})"
-)
-# What may train besides new layers while the others are frozen.
-TRAINS = {'new': (), 'new+head': ('final_norm', 'unembed')}
-
-
-@dataclasses.dataclass(frozen=True)
-class Hop:
-  """One growth, as a user writes it.
-
-  Attributes:
-    at_tokens: tokens read before it; 0 grows what the run starts from.
-    specs: of `operator_specs`.
-    freeze_tokens: for how long after it the old layers stand still.
-    trains: what does not, a key of `TRAINS`.
-  """
-
-  at_tokens: int
-  specs: tuple[Any, ...]
-  freeze_tokens: int = 0
-  trains: str = 'new+head'
+from satjax import errors
+from satjax.growth import hops
+from satjax.growth import specs as specs_lib
+from satjax.growth.operators import Depth, Learn, Length, Operator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,45 +63,6 @@ class Stage:
     return next(op for op in self.operators if isinstance(op, Depth))
 
 
-def parse(hop: Any) -> Hop:
-  """Reads one entry of `growth.hops`.
-
-  Raises:
-    ConfigError: it has another form.
-  """
-  parts = list(hop) if isinstance(hop, (tuple, list)) else []
-  bad = errors.ConfigError(f'{hop!r} is no growth; write {_HOP}')
-  if len(parts) < 2 or type(parts[0]) is not int or parts[0] < 0:
-    raise bad
-  at_tokens, operator, *rest = parts
-  if isinstance(operator, str):
-    if not rest:
-      raise bad
-    specs = ((operator, rest.pop(0)),)
-  elif isinstance(operator, (tuple, list)) and operator:
-    specs = tuple(operator)
-  else:
-    raise bad
-  if len(rest) > 1:
-    raise bad
-  options = operator_specs.as_mapping(rest[0]) if rest else {}
-  if options is None or set(options) - {'freeze_tokens', 'trains'}:
-    raise errors.ConfigError(
-      f'{rest[0]!r}: the options of a hop are freeze_tokens, a number of'
-      f' tokens, and trains, {" | ".join(map(repr, TRAINS))}'
-    )
-  tokens = options.get('freeze_tokens', 0)
-  if type(tokens) is not int or tokens < 0:
-    raise errors.ConfigError(
-      f'freeze_tokens {tokens!r}; allowed: a whole number of tokens, at least 0'
-    )
-  if options.get('trains', 'new') not in TRAINS:
-    raise errors.ConfigError(
-      f'trains {options["trains"]!r}; allowed: {" | ".join(map(repr, TRAINS))}'
-    )
-  return Hop(at_tokens, specs, **options)
-
-
 @functools.cache
 def stages(config: Any) -> tuple[Stage, ...]:
   """The stages of a run, in order; the first has the base model.
@@ -137,7 +75,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
     first = dataclasses.replace(first, mode='lora', lora=config.lora)
   found = [first]
   for number, raw in enumerate(config.growth.hops):
-    hop = parse(raw)
+    hop = hops.parse(raw)
     try:
       found += _opened(config, hop, found[-1])
     except errors.ConfigError as error:
@@ -175,7 +113,7 @@ def restarts(config: Any) -> tuple[int, ...]:
   )
 
 
-def _opened(config: Any, hop: Hop, before: Stage) -> list[Stage]:
+def _opened(config: Any, hop: hops.Hop, before: Stage) -> list[Stage]:
   """The stages that a hop opens: one with a mode of its own, and the rest."""
   per_step = config.tokens_per_step
   start = -(-hop.at_tokens // per_step)
@@ -188,7 +126,7 @@ def _opened(config: Any, hop: Hop, before: Stage) -> list[Stage]:
       f'it falls on step {start}, and the stage before {since}; leave more'
       ' tokens between them'
     )
-  found, model = operator_specs.resolve_all(
+  found, model = specs_lib.resolve_all(
     hop.specs, before.model, config.train.seed
   )
   mode, length, trains = _mode(hop, found, per_step)
@@ -248,7 +186,7 @@ def _mode(hop, found, per_step) -> tuple[str, int, tuple[str, ...]]:
       ' with one operator in depth that adds copies'
     )
   steps = -(-hop.freeze_tokens // per_step)
-  return 'frozen', steps, TRAINS[hop.trains]
+  return 'frozen', steps, hops.TRAINS[hop.trains]
 
 
 def _length_of(found) -> int:

@@ -11,7 +11,7 @@ SUMMARY = (
   'write a deeper or wider copy of a Hugging Face directory, tensor by'
   ' tensor, and say what it is made of'
 )
-# The option of `operator_specs` that each one sets.
+# The option of `specs` that each one sets.
 _SPECS = {
   '--operator': None,
   '--operators': None,
@@ -128,7 +128,7 @@ def run(options: Any) -> None:
 
 
 def _specs(options: Any) -> tuple[Any, ...]:
-  """The growth operators that a user names, for `operator_specs`.
+  """The growth operators that a user names, for `specs`.
 
   Args:
     options: with an attribute for each of `_SPECS`; None: not given.

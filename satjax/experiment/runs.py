@@ -13,8 +13,9 @@ import pathlib
 from typing import Any
 
 from satjax import config as config_lib
-from satjax import counts, errors
+from satjax import errors
 from satjax.experiment import spec
+from satjax.sparsity import counts
 from satjax.train import metrics, phases
 
 _FAILED = 'failed.json'

@@ -9,7 +9,7 @@ import numpy as np
 
 from satjax import tree
 from satjax.growth import depth, fresh, released, width
-from satjax.operators import Depth, Learn, Length, Operator, Width
+from satjax.growth.operators import Depth, Learn, Length, Operator, Width
 from satjax.tree import PyTree
 
 Read = Callable[[str, int | None], Any]

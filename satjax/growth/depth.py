@@ -11,7 +11,7 @@ import numpy as np
 
 from satjax import tree
 from satjax.growth import fresh
-from satjax.operators import Depth
+from satjax.growth.operators import Depth
 
 
 def transform(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from satjax import tree
-from satjax.operators import Learn
+from satjax.growth.operators import Learn
 from satjax.tree import PyTree
 
 # The map of the rows of each parameter: its heads or channels.

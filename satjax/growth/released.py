@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from satjax import tree
-from satjax.operators import Width
+from satjax.growth.operators import Width
 
 FUSED = (
   'blocks/attention/query',

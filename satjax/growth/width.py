@@ -14,7 +14,7 @@ import numpy as np
 
 from satjax import tree
 from satjax.growth import fresh
-from satjax.operators import Width
+from satjax.growth.operators import Width
 
 # If the residual stream stays as wide, new units of these read it at random:
 # products of two zeros (scores, SwiGLU) would never get a gradient.

@@ -15,11 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from satjax import errors, flops, operator_specs, tree
+from satjax import errors, flops, tree
 from satjax.config import ModelConfig
 from satjax.growth import apply
+from satjax.growth import specs as specs_lib
+from satjax.growth.operators import Learn, Length, Operator
 from satjax.interop import checksums, huggingface, llama, weights, writer
-from satjax.operators import Learn, Length, Operator
 
 _SHARD_BYTES = 2**30  # held in memory
 # Tokenizers, templates and settings go along.
@@ -77,7 +78,7 @@ def grow(
   Args:
     model_dir: the source; stays as it is.
     out: made if need be; a model that satjax wrote there is replaced.
-    specs: operators as `operator_specs.resolve_all` takes them.
+    specs: operators as `specs_lib.resolve_all` takes them.
     seed: of random duplicates, fresh weights and noise.
     max_shard_bytes: weights in one file; as much is held in memory.
     start: from the bytes of work ahead to a function that is called with those
@@ -96,7 +97,7 @@ def grow(
       ' to write'
     )
   before, headers = huggingface.check(source)
-  operators, after = operator_specs.resolve_all(specs, before, seed)
+  operators, after = specs_lib.resolve_all(specs, before, seed)
   _refuse_untrained(operators)
   dtype = np.dtype(weights.DTYPES[next(iter(headers.values())).dtype])
   contents, context = _small_files(source, operators, after, dtype.name)

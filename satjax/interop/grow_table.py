@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from satjax import layer_maps
-from satjax.growth import apply
+from satjax.growth import apply, layer_maps
+from satjax.growth.operators import Depth, Length, Operator
 from satjax.interop.grow import Summary
-from satjax.operators import Depth, Length, Operator
 
 _MARKS = ('', 'new', 'new, zeroed', 'new, random')  # a later one says more
 _MOST_ROWS = 40

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 import dataclasses
 
 from satjax import config as config_lib
-from satjax import flops, layer_maps, stages
-from satjax.operators import Depth
+from satjax import flops, stages
+from satjax.growth import layer_maps
+from satjax.growth.operators import Depth
 from satjax.train import phases
 
 

@@ -15,7 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from satjax import counts
+from satjax.sparsity import counts
 
 SHAPES = ('ladder', 'linear', 'reversed')
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from satjax import counts, tree
+from satjax import tree
+from satjax.sparsity import counts
 
 Kept = dict[str, jax.Array]
 

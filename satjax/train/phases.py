@@ -9,11 +9,11 @@ import functools
 import itertools
 
 from satjax import config as config_lib
-from satjax import counts, flops
+from satjax import flops
 from satjax import stages as stages_lib
 from satjax.growth import learned
+from satjax.sparsity import counts, subnetwork
 from satjax.sparsity import ladder as ladder_lib
-from satjax.sparsity import subnetwork
 from satjax.stages import Stage
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from satjax import config as config_lib
-from satjax import layer_maps, operator_specs, tree
-from satjax.growth import apply, depth
-from satjax.operators import Depth
+from satjax import tree
+from satjax.growth import apply, depth, layer_maps
+from satjax.growth import specs as specs_lib
+from satjax.growth.operators import Depth
 from satjax.train import optimizer
 from satjax.train import state as state_lib
 from tests.growth import test_preserves as common
@@ -288,7 +289,7 @@ def test_the_state_is_one_that_the_optimizer_would_make(name, spec):
   each = name == 'per_neuron'
   tx = make_tx('adamw' if each else name, per_neuron=each)
   model = common.make_model()
-  operators, target = operator_specs.resolve_all((spec,), model)
+  operators, target = specs_lib.resolve_all((spec,), model)
 
   def grow(params):
     state = state_lib.new_state(params, tx)

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from satjax import errors, layer_maps
+from satjax import errors
+from satjax.growth import layer_maps
 
 quick = settings(max_examples=40, deadline=None)
 sizes = st.integers(1, 12)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import layer_maps, operator_specs, tree
-from satjax.growth import apply, fresh, learned
+from satjax import tree
+from satjax.growth import apply, fresh, layer_maps, learned
+from satjax.growth import specs as specs_lib
 from tests.growth import test_preserves as common
 from tests.growth.test_preserves import KEY, RAGGED
 
@@ -29,7 +30,7 @@ def _cheap_numbers(monkeypatch):
 
 
 def operator_of(target, model=MHA):
-  return operator_specs.resolve(('learn', target), model)
+  return specs_lib.resolve(('learn', target), model)
 
 
 def random_like(maps):
@@ -243,7 +244,7 @@ def test_a_tensor_by_itself_is_that_of_the_whole_tree(specs):
   depths, at = [], model
   for spec in specs:
     depths.append(at.num_layers)
-    at = operator_specs.resolve(spec, at).target(at)
+    at = specs_lib.resolve(spec, at).target(at)
   operators, target, grown = common.grow(specs, model)
   grown = tree.flatten(grown)
   for name in TENSORS:

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from satjax import errors, operator_specs, operators
-from satjax.operators import Depth, Learn, Length, Width
+from satjax import errors
+from satjax.growth import operators
+from satjax.growth import specs as specs_lib
+from satjax.growth.operators import Depth, Learn, Length, Width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +63,11 @@ EVERY_OPTION = [
 
 
 def resolve(*specs, model=MODEL, **more):
-  return operator_specs.resolve_all(specs, model, **more)
+  return specs_lib.resolve_all(specs, model, **more)
 
 
 def one(name, target, model=MODEL):
-  return operator_specs.resolve((name, target), model)
+  return specs_lib.resolve((name, target), model)
 
 
 def refuse(*specs, said, model=MODEL):

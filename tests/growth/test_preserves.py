@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import operator_specs, tree
+from satjax import tree
 from satjax.growth import apply, fresh
+from satjax.growth import specs as specs_lib
 from satjax.model import decoder
 from tests import models
 
@@ -109,7 +110,7 @@ def _cheap_numbers(monkeypatch):
 
 def grow(specs, model):
   """Operators, the new model, and its parameters."""
-  operators, target = operator_specs.resolve_all(specs, model)
+  operators, target = specs_lib.resolve_all(specs, model)
   return operators, target, apply.grow_tree(make_params(model), operators, KEY)
 
 
@@ -232,7 +233,7 @@ def test_half_precision_stays():
   model, half = make_model(), jnp.bfloat16
   for options in ({'split': 'uneven', 'noise': 0.2}, {'split': 'noisy'}):
     for specs in (wide('direct', RAGGED, **options), (('random', 2),)):
-      operators, target = operator_specs.resolve_all(specs, model)
+      operators, target = specs_lib.resolve_all(specs, model)
       grow = functools.partial(apply.grow_tree, operators=operators, key=KEY)
       found = jax.eval_shape(grow, abstract_params(model, half))
       assert found == abstract_params(target, half)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from satjax import operator_specs, tree
+from satjax import tree
 from satjax.growth import apply
+from satjax.growth import specs as specs_lib
 from tests.growth import test_preserves as common
 
 MODEL = common.make_model(num_kv_heads=4)
@@ -14,7 +15,7 @@ KEY = jax.random.key(0)
 
 
 def grown():
-  operators, target = operator_specs.resolve_all([SPEC], MODEL, seed=3)
+  operators, target = specs_lib.resolve_all([SPEC], MODEL, seed=3)
   params = common.make_params(MODEL)
   leaves = tree.flatten(apply.grow_tree(params, operators, KEY))
   return tree.flatten(params), leaves, target

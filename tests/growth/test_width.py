@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import operator_specs, tree
+from satjax import tree
 from satjax.growth import apply, fresh, width
+from satjax.growth import specs as specs_lib
 from satjax.model import decoder
 from satjax.train import state as state_lib
 from tests.growth import test_depth
@@ -227,7 +228,7 @@ def test_aki_copies_come_from_the_layer_above():
 
 def test_copies_are_whole_and_regular():
   model = common.make_model()
-  tiled = operator_specs.resolve(('direct', RAGGED), model)
+  tiled = specs_lib.resolve(('direct', RAGGED), model)
   assert tiled.copies == 2
   np.testing.assert_array_equal(
     width.sources(tiled, 'embed'), [*range(16), *range(16), *[-1] * 8]
@@ -238,7 +239,7 @@ def test_copies_are_whole_and_regular():
   )
   draws = []
   for seed in (1, 2):
-    (drawn,), _ = operator_specs.resolve_all((('fpi', RAGGED),), model, seed)
+    (drawn,), _ = specs_lib.resolve_all((('fpi', RAGGED),), model, seed)
     rows = width.sources(drawn, 'mlp')
     assert list(rows[:24]) == list(range(24)) and set(rows) == set(range(24))
     draws.append(tuple(rows))
@@ -265,7 +266,7 @@ def make_state():
 
 @pytest.mark.parametrize('name', ['direct', 'zero'])
 def test_moments_and_counts_grow_with_their_parameters(name):
-  operator = operator_specs.resolve((name, BRANCHES), common.make_model())
+  operator = specs_lib.resolve((name, BRANCHES), common.make_model())
   state = make_state()
   after = apply.grow_tree(state, (operator,), KEY)
   assert after.step == 3
@@ -297,6 +298,6 @@ def test_moments_and_counts_grow_with_their_parameters(name):
 def test_factored_moments_can_not_grow_in_width():
   tx = test_depth.make_tx('adafactor')
   state = jax.eval_shape(tx.init, common.abstract_params(common.make_model()))
-  operator = operator_specs.resolve(('direct', RAGGED), common.make_model())
+  operator = specs_lib.resolve(('direct', RAGGED), common.make_model())
   with pytest.raises(ValueError, match='factored.*reset it'):
     jax.eval_shape(lambda s: apply.grow_tree(s, (operator,), KEY), state)

@@ -10,8 +10,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from satjax import errors, operator_specs, tree
+from satjax import errors, tree
 from satjax.growth import apply
+from satjax.growth import specs as specs_lib
 from satjax.interop import grow as grow_lib
 from satjax.interop import grow_table, huggingface, probe, weights
 from tests.interop import test_huggingface as samples
@@ -52,7 +53,7 @@ def write(directory, config=BASE, dtype=np.float32, **options):
 
 def expected(params, config, specs, dtype, seed=0):
   """Growth in memory: in float32, then cast."""
-  operators, after = operator_specs.resolve_all(specs, config, seed)
+  operators, after = specs_lib.resolve_all(specs, config, seed)
   wide = tree.map_with_path(lambda _, x: np.asarray(x, np.float32), params)
   grown = apply.grow_tree(wide, operators, jax.random.key(seed))
   return after, tree.map_with_path(
@@ -317,7 +318,7 @@ def test_work_is_announced_and_told_as_it_is_done(tmp_path):
 
 def rows_of(specs, config=BASE, **changes):
   config = dataclasses.replace(config, **changes)
-  operators, after = operator_specs.resolve_all(specs, config)
+  operators, after = specs_lib.resolve_all(specs, config)
   summary = grow_lib.Summary(operators, config, after, (64, 64), 'float32')
   return grow_table.render(summary)
 

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from satjax import config as config_lib
-from satjax import counts, tree
-from satjax.sparsity import importance, lors, selection, subnetwork
+from satjax import tree
+from satjax.sparsity import counts, importance, lors, selection, subnetwork
 from satjax.sparsity.ladder import Ladder
 from satjax.train import optimizer
 

@@ -1,6 +1,6 @@
 """Growth operators as data: what each takes and makes of a model; no JAX.
 
-`operator_specs` makes them from what a user writes, and `satjax/growth`
+`specs` makes them from what a user writes, and `satjax/growth`
 carries them out.
 """
 
@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from satjax import layer_maps
+from satjax.growth import layer_maps
 
 # The axes of `tree.AXES` that width growth cuts, by the size that counts them.
 AXES = {

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import math
 from typing import Any
 
-from satjax import errors, layer_maps
-from satjax.operators import (
+from satjax import errors
+from satjax.growth import layer_maps
+from satjax.growth.operators import (
   AXES,
   DEEPER,
   ON_DEPTH,

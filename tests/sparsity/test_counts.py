@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from satjax import counts
+from satjax.sparsity import counts
 
 
 @pytest.mark.parametrize(
