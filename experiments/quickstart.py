@@ -22,8 +22,8 @@ from rich import table as rich_table
 
 from configs import quickstart
 import satjax
-from satjax import config as config_lib
 from satjax import errors, generate
+from satjax.config.run import Config
 from satjax.train import evaluation, loop, metrics, phases, saved
 
 DOCS, CODE = 'stdlib:docs', 'stdlib:code'
@@ -39,10 +39,10 @@ CONTINUE = {
 SAT = {'sparsity.head_rate': 0.5, 'sparsity.channel_rate': 0.5}
 
 
-def make_config(**overrides) -> config_lib.Config:
+def make_config(**overrides) -> Config:
   values = quickstart.get_config()
   values.update_from_flattened_dict(overrides)
-  return config_lib.Config.from_dict(values)
+  return Config.from_dict(values)
 
 
 def seconds_by_rung(records: list[dict]) -> dict[int, list[float]]:

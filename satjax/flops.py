@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import dataclasses
 import math
 
-from satjax import config as config_lib
 from satjax import tree
+from satjax.config.groups import LoraConfig, ModelConfig
 
 # Dense bfloat16 FLOPs a second, from data sheets, by device kind.
 PEAK = {
@@ -34,19 +34,19 @@ class Layer:
   channels: int
 
 
-def dense_layers(model: config_lib.ModelConfig) -> tuple[Layer, ...]:
+def dense_layers(model: ModelConfig) -> tuple[Layer, ...]:
   """Every layer of a model, whole."""
   layer = Layer(model.num_heads, model.num_kv_heads, model.mlp_dim)
   return (layer,) * model.num_layers
 
 
-def num_params(model: config_lib.ModelConfig) -> int:
+def num_params(model: ModelConfig) -> int:
   """How many numbers the dense model holds."""
   return sum(map(math.prod, tree.shapes(model).values()))
 
 
 def forward_flops_per_token(
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   seq_len: int,
   layers: Sequence[Layer] | None = None,
 ) -> float:
@@ -64,14 +64,14 @@ def forward_flops_per_token(
 
 
 def train_flops_per_token(
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   seq_len: int,
   layers: Sequence[Layer] | None = None,
   *,
   dense_forward: bool = False,
   frozen: Sequence[bool] = (),
   frozen_head: bool = False,
-  lora: config_lib.LoraConfig | None = None,
+  lora: LoraConfig | None = None,
 ) -> float:
   """FLOPs of one token, forward and backward.
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from satjax import config as config_lib
 from satjax import errors, sampling, speculative
+from satjax.config.groups import ModelConfig
 from satjax.data import tokenizers
 from satjax.model import cached
 from satjax.tree import PyTree
@@ -85,7 +85,7 @@ class Continuation:
 
 
 def generate(
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   params: PyTree,
   tokenizer: tokenizers.Tokenizer,
   prompts: str | Sequence[str],
@@ -129,7 +129,7 @@ def generate(
 
 
 def run(
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   params: PyTree,
   tokenizer: tokenizers.Tokenizer,
   prompts: Sequence[str | np.ndarray],
@@ -166,7 +166,7 @@ def _ids(tokenizer, prompt):
 
 
 def compare(
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   params: PyTree,
   tokenizer: tokenizers.Tokenizer,
   prompts: Sequence[str],

@@ -13,7 +13,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from satjax import config as config_lib
+from satjax.config.groups import ModelConfig
 from satjax.model import cached
 from satjax.tree import PyTree
 
@@ -49,7 +49,7 @@ def start(
   length_B: jax.Array,
   numbers: Numbers,
   *,
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   rule: Rule,
   longest: int,
 ) -> State:
@@ -77,7 +77,7 @@ def more(
   numbers: Numbers,
   limit: int,
   *,
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   rule: Rule,
 ) -> State:
   """Goes on until every row is done or has `limit` tokens."""

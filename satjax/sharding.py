@@ -10,9 +10,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from satjax import config as config_lib
 from satjax import errors, tree
-from satjax.stages import Stage
+from satjax.config.groups import MeshConfig
+from satjax.config.run import Config
+from satjax.config.stages import Stage
 
 # A parameter is split along embed_dim over `fsdp` and along its neurons or
 # vocabulary over `tensor`; layers, head_dim and rank stay whole.
@@ -30,7 +31,7 @@ BATCH = ('data', 'fsdp')  # mesh axes that share out the rows of a batch
 
 
 def make_mesh(
-  config: config_lib.MeshConfig, devices: Sequence[jax.Device] | None = None
+  config: MeshConfig, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
   """Mesh `(data, fsdp, tensor)` over all devices, or over those given.
 
@@ -71,7 +72,7 @@ def make_mesh(
   return Mesh(grid, axes, axis_types=(AxisType.Auto,) * len(axes))
 
 
-def check_divides(config: config_lib.Config, stage: Stage, mesh: Mesh) -> None:
+def check_divides(config: Config, stage: Stage, mesh: Mesh) -> None:
   """Refuses, in the user's words, what XLA would refuse in its own."""
   rows = mesh.shape['data'] * mesh.shape['fsdp']
   batch = config.train.microbatch_size or config.train.batch_size

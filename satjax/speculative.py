@@ -18,8 +18,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from satjax import config as config_lib
 from satjax import errors, sampling, tree
+from satjax.config.groups import ModelConfig
 from satjax.model import cached
 from satjax.sampling import Numbers, Rule, State
 from satjax.tree import PyTree
@@ -37,7 +37,7 @@ class Draft:
       leave the same keys and values; see `first_layers`.
   """
 
-  model: config_lib.ModelConfig
+  model: ModelConfig
   params: PyTree
   num_tokens: int = 4
   shares_cache: bool = False
@@ -50,7 +50,7 @@ class Draft:
 
 
 def first_layers(
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   params: PyTree,
   num_layers: int,
   num_tokens: int = 4,
@@ -89,7 +89,7 @@ def start(
   params: PyTree | None,
   state: State,
   *,
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   longest: int,
 ) -> State:
   """A state of `sampling.start` whose prompts the draft has read too.
@@ -120,7 +120,7 @@ def more(
   limit: int,
   most: int,
   *,
-  models: tuple[config_lib.ModelConfig, config_lib.ModelConfig],
+  models: tuple[ModelConfig, ModelConfig],
   num_tokens: int,
   rule: Rule,
 ) -> State:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from satjax import tree
-from satjax.config import DataConfig, ModelConfig
+from satjax.config.data import DataConfig
+from satjax.config.groups import ModelConfig
 from satjax.model import decoder
 
 _DEFAULTS = {

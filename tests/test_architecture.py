@@ -20,8 +20,7 @@ FILES = sorted(
 ROWS = [
   {'__init__', 'errors', 'tree', 'distributed'},
   {'sparsity', 'growth'},
-  {'schema', 'stages', 'stage_rules', 'config', 'config_groups'}
-  | {'config_data', 'config_file', 'flops', 'collectives'},
+  {'config', 'flops', 'collectives'},
   {'sharding', 'data'},
   {'model'},
   {'interop', 'generate', 'sampling', 'speculative'},

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from satjax import config as config_lib
 from satjax import tree
+from satjax.config.groups import OptimizerConfig
 from satjax.train import optimizer
 from satjax.train.state import TrainState
 
@@ -38,7 +38,7 @@ def make_params(kv_heads=K):
 
 def make_tx(name):
   return optimizer.make_optimizer(
-    config_lib.OptimizerConfig(
+    OptimizerConfig(
       name=name,
       schedule='constant',
       peak_lr=0.1,

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from satjax import config as config_lib
 from satjax import errors
 from satjax.bench import machine as bench_machine
+from satjax.config.run import Config
 from satjax.sparsity import subnetwork
 from satjax.train import phases, programs, refresh, turnover, window
 from satjax.train import setup as setup_lib
@@ -109,7 +109,7 @@ class Arm:
     return dataclasses.replace(self, window=now)
 
 
-def fresh(config: config_lib.Config) -> config_lib.Config:
+def fresh(config: Config) -> Config:
   """The configuration with random weights, and before it grows.
 
   Raises:
@@ -128,7 +128,7 @@ def fresh(config: config_lib.Config) -> config_lib.Config:
 
 
 def random_batches(
-  config: config_lib.Config, count: int = 4
+  config: Config, count: int = 4
 ) -> list[dict[str, np.ndarray]]:
   """Batches of random tokens with the keys of training; one document a row."""
   rng = np.random.default_rng(0)
@@ -149,9 +149,7 @@ def random_batches(
   return batches
 
 
-def with_rate(
-  config: config_lib.Config, rate: float, forward: str
-) -> config_lib.Config:
+def with_rate(config: Config, rate: float, forward: str) -> Config:
   """The configuration with a rate that is constant from the first step on."""
   values = config.to_dict()
   values['sparsity'] |= {
@@ -162,12 +160,10 @@ def with_rate(
     'split': 1.0,
     'warm_start': 0.0,
   }
-  return config_lib.Config.from_dict(values)
+  return Config.from_dict(values)
 
 
-def compact(
-  dense: config_lib.Config, sparse: config_lib.Config
-) -> config_lib.Config:
+def compact(dense: Config, sparse: Config) -> Config:
   """A model that is natively as small as a sub-network of the dense one."""
   layer = phases.phase_at(sparse, 0).layers[-1]
   model = dataclasses.replace(

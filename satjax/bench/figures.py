@@ -6,17 +6,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from satjax import config as config_lib
 from satjax import flops
 from satjax.bench import machine as bench_machine
 from satjax.bench import table as bench_table
 from satjax.bench import torch_arms as bench_torch
+from satjax.config.run import Config
 
 Times = Mapping[str, Sequence[float]]
 
 
 def figures(
-  config: config_lib.Config,
+  config: Config,
   arms: Mapping[str, Any],
   seconds: Mapping[str, np.ndarray],
   refreshes: Times,

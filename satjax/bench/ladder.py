@@ -16,12 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from satjax import config as config_lib
 from satjax import errors
 from satjax.bench import arms as bench_arms
 from satjax.bench import groups as bench_groups
 from satjax.bench import machine as bench_machine
 from satjax.bench import table as bench_table
+from satjax.config.run import Config
 from satjax.interop import models
 from satjax.plan import stretches
 from satjax.train import metrics, phases, programs, turnover, window, workdir
@@ -29,7 +29,7 @@ from satjax.train import setup as setup_lib
 
 
 def ladder(
-  config: config_lib.Config,
+  config: Config,
   *,
   rounds: int = 3,
   out: str | os.PathLike | None = None,
@@ -91,7 +91,7 @@ def _apart(config):
 
 
 def run_whole(
-  config: config_lib.Config, devices: Sequence[jax.Device] | None = None
+  config: Config, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, Any]:
   """Trains from the first step to the last.
 

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from satjax import config as config_lib
 from satjax import errors
 from satjax.bench import arms as bench_arms
 from satjax.bench import figures as bench_figures
@@ -27,6 +26,7 @@ from satjax.bench import groups as bench_groups
 from satjax.bench import machine as bench_machine
 from satjax.bench import table as bench_table
 from satjax.bench import torch_arms as bench_torch
+from satjax.config.run import Config
 from satjax.interop import models
 from satjax.train import setup as setup_lib
 from satjax.train import workdir
@@ -37,7 +37,7 @@ FORWARDS = ('skip', 'exact')
 
 
 def bench(
-  config: config_lib.Config,
+  config: Config,
   *,
   rates: Sequence[float] = RATES,
   forwards: Sequence[str] = FORWARDS,

@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import optax
 
-from satjax import config as config_lib
 from satjax import errors
 from satjax.bench import arms as bench_arms
 from satjax.bench import machine as bench_machine
 from satjax.bench import profiler_ops
+from satjax.config.run import Config
 from satjax.train import phases, programs, workdir
 from satjax.train import setup as setup_lib
 
@@ -28,7 +28,7 @@ _MODULE = 'jit_train_step'
 
 
 def profile(
-  config: config_lib.Config,
+  config: Config,
   directory: str | os.PathLike,
   *,
   rate: float = 0.5,

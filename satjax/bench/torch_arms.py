@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from satjax import config as config_lib
 from satjax import errors
 from satjax.bench import torch_model as bench_torch_model
+from satjax.config.run import Config
 from satjax.interop import huggingface
 from satjax.train import phases
 from satjax.train import setup as setup_lib
@@ -222,9 +222,7 @@ def versions() -> dict[str, str]:
   return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
-def save(
-  directory: str | os.PathLike, config: config_lib.Config, params: PyTree
-) -> None:
+def save(directory: str | os.PathLike, config: Config, params: PyTree) -> None:
   """Writes the weights that every arm begins with; `params`: on the host."""
   huggingface.save(directory, config.model, params, seq_len=config.data.seq_len)
 

@@ -3,14 +3,13 @@
 import os
 from typing import Any
 
-from satjax import config as config_lib
+from satjax.config.groups import OptimizerConfig
+from satjax.config.run import Config
 
 _ATTENTION = 'satjax_causal'
 
 
-def load(
-  config: config_lib.Config, directory: str | os.PathLike, device: str
-) -> Any:
+def load(config: Config, directory: str | os.PathLike, device: str) -> Any:
   """The model, in float32 and ready to train.
 
   Settings of the whole process come along: threads, TF32 on a GPU, where JAX
@@ -56,7 +55,7 @@ def _attention(module, query, key, value, attention_mask, **options):
   )
 
 
-def make_optimizer(config: config_lib.OptimizerConfig, model: Any) -> Any:
+def make_optimizer(config: OptimizerConfig, model: Any) -> Any:
   """AdamW that decays every matrix and no norm gain, as ours does."""
   import torch
 

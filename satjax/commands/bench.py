@@ -61,7 +61,8 @@ OPTIONS = shared.required(
 
 
 def run(options: Any) -> None:
-  from satjax import config_file, errors
+  from satjax import errors
+  from satjax.config import file as config_file
 
   if options.ladder and options.profile:
     raise errors.ConfigError('choose one of --ladder and --profile=DIR')

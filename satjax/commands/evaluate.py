@@ -105,7 +105,7 @@ def _answer(options):
 
 def _read(options):
   """Prints a line for each source of text; the losses."""
-  from satjax import config as config_lib
+  from satjax.config.data import DataConfig
   from satjax.train import evaluation
 
   if shared.is_run(options):
@@ -123,7 +123,7 @@ def _read(options):
         ' which documents were kept for a test'
       )
     sources = tuple(options.data or ['stdlib:docs'])
-    data = config_lib.DataConfig(
+    data = DataConfig(
       train=sources,
       eval=sources,
       columns=options.columns,

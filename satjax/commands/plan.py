@@ -50,7 +50,7 @@ def run(options: Any) -> None:
   if options.topology:
     _plan_topology(options)
     return
-  from satjax import config_file
+  from satjax.config import file as config_file
   from satjax.plan import devices as plan_devices
   from satjax.plan import stretches
   from satjax.plan import table as plan_table
@@ -63,8 +63,8 @@ def run(options: Any) -> None:
 
 
 def _plan_topology(options):
-  from satjax import config_file
   from satjax.bench import table as bench_table
+  from satjax.config import file as config_file
   from satjax.plan import devices as plan_devices
   from satjax.plan import stretches
   from satjax.plan import table as plan_table

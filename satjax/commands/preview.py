@@ -23,7 +23,7 @@ OPTIONS = (
 
 
 def run(options: Any) -> None:
-  from satjax import config_file
+  from satjax.config import file as config_file
   from satjax.data import preview
   from satjax.interop import models
 

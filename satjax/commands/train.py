@@ -11,7 +11,8 @@ OPTIONS = shared.required(
 
 
 def run(options: Any) -> None:
-  from satjax import config_file, distributed
+  from satjax import distributed
+  from satjax.config import file as config_file
   from satjax.train import loop
 
   config = config_file.load(options.config, options.overrides)

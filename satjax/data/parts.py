@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 from absl import logging
 import numpy as np
 
-from satjax import config, errors
+from satjax import errors
+from satjax.config.data import DataConfig
 from satjax.data import prepared, tokenizers
 from satjax.data import rows as rows_lib
 from satjax.data import table as tables
@@ -70,7 +71,7 @@ class CheckedRows:
 
 
 def parts(
-  data_config: config.DataConfig,
+  data_config: DataConfig,
   source: str,
   split: str,
   tokenizer: tokenizers.Tokenizer,

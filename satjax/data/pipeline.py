@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from satjax import config, errors
+from satjax import errors
+from satjax.config.data import DataConfig
 from satjax.data import parts as parts_lib
 from satjax.data import tokenizers
 from satjax.data.parts import Source
@@ -70,7 +71,7 @@ def _counted(step: int) -> int:
 
 
 def make_batches(
-  data_config: config.DataConfig,
+  data_config: DataConfig,
   *,
   split: str,
   batch_size: int,
@@ -124,7 +125,7 @@ def make_batches(
 
 
 def eval_batches(
-  data_config: config.DataConfig,
+  data_config: DataConfig,
   source: str,
   *,
   batch_size: int,

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from satjax import config as config_lib
 from satjax import errors
+from satjax.config.run import Config
 from satjax.data import pipeline, tokenizers
 from satjax.data.rows import Row
 
@@ -22,7 +22,7 @@ _LEARNED, _READ, _EMPTY = 'bold green', 'bright_black', 'red'
 
 
 def preview(
-  config: config_lib.Config,
+  config: Config,
   *,
   step: int = 0,
   num_rows: int = 4,

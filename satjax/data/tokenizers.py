@@ -6,7 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from satjax import config_data, errors
+from satjax import errors
+from satjax.config import data as config_data
 from satjax.data import sentence_pieces, subword
 
 

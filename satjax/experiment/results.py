@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from satjax import config as config_lib
 from satjax import flops
+from satjax.config.groups import ModelConfig
+from satjax.config.run import Config
 from satjax.experiment import compare, curves, spec, timing
 from satjax.experiment.runs import Run
 from satjax.train import phases, workdir
@@ -164,7 +165,7 @@ def _more(arm: spec.Arm) -> dict[str, Any]:
   }
 
 
-def _last_model(config: config_lib.Config) -> config_lib.ModelConfig:
+def _last_model(config: Config) -> ModelConfig:
   return phases.phase_at(config, config.train.num_steps - 1).stage.model
 
 

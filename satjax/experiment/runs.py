@@ -12,8 +12,8 @@ import json
 import pathlib
 from typing import Any
 
-from satjax import config as config_lib
 from satjax import errors
+from satjax.config.run import Config
 from satjax.experiment import spec
 from satjax.sparsity import counts
 from satjax.train import metrics, phases
@@ -31,7 +31,7 @@ class Base:
     prune: share of heads and channels that are cut off.
   """
 
-  config: config_lib.Config
+  config: Config
   path: pathlib.Path
   prune: float = 0.0
 
@@ -52,12 +52,12 @@ class Run:
     base: what it starts from; None: random weights.
   """
 
-  config: config_lib.Config
+  config: Config
   path: pathlib.Path
   base: Base | None = None
 
   @property
-  def final_config(self) -> config_lib.Config:
+  def final_config(self) -> Config:
     """With the path of the base, as the run gets it."""
     if not self.base:
       return self.config
@@ -100,7 +100,7 @@ class Run:
     return total_flops(self.config)
 
 
-def total_flops(config: config_lib.Config) -> float:
+def total_flops(config: Config) -> float:
   """Of all steps of a run, as executed."""
   return sum(
     (stop - start) * phases.phase_flops(config, phase)
@@ -135,7 +135,7 @@ def make_base(
   """What the arms of a scenario start from."""
   if scenario.base is None:
     return None
-  config = config_lib.Config.from_dict(scenario.base)
+  config = Config.from_dict(scenario.base)
   return Base(config, workdir / 'bases' / _digest(config.to_dict()), prune)
 
 
@@ -144,9 +144,9 @@ def _digest(*values: Any) -> str:
   return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _configure(scenario, arm, learning_rate, seed) -> config_lib.Config:
+def _configure(scenario, arm, learning_rate, seed) -> Config:
   values = copy.deepcopy(scenario.config)
-  reference = config_lib.Config.from_dict(values)
+  reference = Config.from_dict(values)
   values.update_from_flattened_dict(dict(arm.overrides))
   optimizer = values.optimizer
   optimizer.end_lr *= learning_rate / optimizer.peak_lr
@@ -155,7 +155,7 @@ def _configure(scenario, arm, learning_rate, seed) -> config_lib.Config:
   if arm.prune:
     values.model.update(_pruned_sizes(values, arm.prune))
 
-  def with_steps(steps: int) -> config_lib.Config:
+  def with_steps(steps: int) -> Config:
     changed = copy.deepcopy(values)
     share = steps / values.train.num_steps
     changed.train.num_steps = steps
@@ -164,7 +164,7 @@ def _configure(scenario, arm, learning_rate, seed) -> config_lib.Config:
     )
     if values.train.eval_every:
       changed.train.eval_every = max(1, round(share * values.train.eval_every))
-    return config_lib.Config.from_dict(changed)
+    return Config.from_dict(changed)
 
   if arm.equal == 'steps':
     return with_steps(round(arm.length * values.train.num_steps))
@@ -180,9 +180,7 @@ def _pruned_sizes(values, rate) -> dict[str, int]:
   return {'num_heads': heads, 'num_kv_heads': heads, 'mlp_dim': channels}
 
 
-def _with_flops(
-  budget: float, with_steps: Callable[[int], config_lib.Config]
-) -> config_lib.Config:
+def _with_flops(budget: float, with_steps: Callable[[int], Config]) -> Config:
   """As many steps as a budget of FLOPs allows, by bisection."""
 
   def fits(steps: int) -> bool:

@@ -22,7 +22,8 @@ from typing import Any, Literal, NamedTuple
 
 import ml_collections
 
-from satjax import config_file, errors
+from satjax import errors
+from satjax.config import file as config_file
 
 SCALES = ('smoke', 'cpu', 'gpu', 'paper')
 # What a claim may compare an arm with besides another arm.

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
-from satjax import config as config_lib
 from satjax import errors
+from satjax.config.run import Config
 from satjax.data import pipeline
 from satjax.experiment.runs import Base, Run
 from satjax.interop import models
@@ -71,7 +71,7 @@ def make_pruned(base: Base) -> None:
   _save(pruned, base.model, tokenizer=found.tokenizer)
 
 
-def _with_rate(config, rate) -> config_lib.Config:
+def _with_rate(config, rate) -> Config:
   """Chooses once, by the largest mean response to a batch."""
   sparsity = dataclasses.replace(
     config.sparsity,

@@ -17,10 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from satjax import config as config_lib
 from satjax.bench import arms as bench_arms
 from satjax.bench import groups as bench_groups
 from satjax.bench import table as bench_table
+from satjax.config.run import Config
 from satjax.experiment import work
 from satjax.train import phases, programs
 from satjax.train import setup as setup_lib
@@ -49,7 +49,7 @@ class Cell:
     is_refresh: a change of the selection; else a train step.
   """
 
-  config: config_lib.Config
+  config: Config
   is_refresh: bool = False
 
   @functools.cached_property
@@ -58,12 +58,12 @@ class Cell:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def dense_cell(config: config_lib.Config) -> Cell:
+def dense_cell(config: Config) -> Cell:
   """Of a reference: what all of its cells are relative to."""
   return _cell(config, phases.phase_at(config, 0), False)
 
 
-def cells(config: config_lib.Config) -> list[Cell] | None:
+def cells(config: Config) -> list[Cell] | None:
   """The cell of every step of a run, and of the refresh before it, in order.
 
   Returns:
@@ -99,7 +99,7 @@ def _cell(config, phase, is_refresh) -> Cell:
     sparsity |= _CHOICE
   if not phase.is_sparse:
     sparsity |= _PLAIN
-  return Cell(config_lib.Config.from_dict(values), is_refresh)
+  return Cell(Config.from_dict(values), is_refresh)
 
 
 # Of a dense step, whatever else the run does at other times.
@@ -135,9 +135,7 @@ def _rates(config, phase) -> dict[str, float]:
   }
 
 
-def seconds(
-  config: config_lib.Config, timing: Mapping[str, Any]
-) -> np.ndarray | None:
+def seconds(config: Config, timing: Mapping[str, Any]) -> np.ndarray | None:
   """Seconds of a run after each of its steps, float64 [steps].
 
   Args:
@@ -155,9 +153,7 @@ def seconds(
   return np.array(ends) * timing['dense_seconds']
 
 
-def measure(
-  dense: config_lib.Config, wanted: list[Cell], rounds: int
-) -> dict[str, Any]:
+def measure(dense: Config, wanted: list[Cell], rounds: int) -> dict[str, Any]:
   """Times cells against the dense step; weights and tokens are random.
 
   Args:
@@ -199,7 +195,7 @@ def measure(
   return result
 
 
-def _arm(config: config_lib.Config) -> bench_arms.Arm:
+def _arm(config: Config) -> bench_arms.Arm:
   setup = setup_lib.make_setup(config)
   batches = bench_arms.random_batches(setup.config)
   phase = phases.phase_at(setup.config, 0)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from satjax.config import ModelConfig
+from satjax.config.groups import ModelConfig
 from satjax.interop import llama, weights
 
 _LAYER = 'model.layers.{}.'

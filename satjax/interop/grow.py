@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from satjax import errors, flops, tree
-from satjax.config import ModelConfig
+from satjax.config.groups import ModelConfig
 from satjax.growth import apply
 from satjax.growth import specs as specs_lib
 from satjax.growth.operators import Learn, Length, Operator

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from satjax import errors, tree
-from satjax.config import ModelConfig
+from satjax.config.groups import ModelConfig
 from satjax.data import subword
 from satjax.interop import byte_tokenizer, fused, llama, weights, writer
 

@@ -14,7 +14,7 @@ import re
 from typing import Any, NamedTuple
 
 from satjax import errors, flops
-from satjax.config import ModelConfig
+from satjax.config.groups import ModelConfig
 from satjax.data import tokenizers
 from satjax.interop import (
   byte_tokenizer,

@@ -8,7 +8,7 @@ from types import EllipsisType
 from typing import Any, NamedTuple
 
 from satjax import errors, tree
-from satjax.config import ModelConfig
+from satjax.config.groups import ModelConfig
 from satjax.errors import brief
 from satjax.interop import rope, window
 

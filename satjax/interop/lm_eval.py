@@ -17,8 +17,8 @@ from typing import Any
 
 import jax
 
-from satjax import config as config_lib
 from satjax import errors, generate, sharding
+from satjax.config.groups import MeshConfig, ModelConfig
 from satjax.data import tokenizers
 from satjax.interop import lm_eval_generate, lm_eval_scores, progress, weights
 from satjax.model import cached
@@ -30,7 +30,7 @@ _GENERATION = {'until', 'max_gen_toks', 'do_sample', 'temperature', 'top_p'}
 
 
 def adaptor(
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   params: PyTree,
   tokenizer: tokenizers.Tokenizer,
   *,
@@ -56,7 +56,7 @@ def adaptor(
     """Splits texts as the harness does, and scores as `_Adaptor` does."""
 
   if mesh is None:
-    mesh = sharding.make_mesh(config_lib.MeshConfig(data=-1, fsdp=1, tensor=1))
+    mesh = sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
   params = jax.device_put(params, sharding.tree_sharding(mesh, params))
   if batch_tokens is None:
     batch_tokens = 1024 if jax.default_backend() == 'cpu' else 8192

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from satjax import config as config_lib
 from satjax import sampling, sharding
+from satjax.config.groups import ModelConfig
 from satjax.data import tokenizers
 from satjax.generate import Options
 from satjax.interop import lm_eval_scores
@@ -22,7 +22,7 @@ _SEEN = ('tokens', 'count', 'done')
 
 
 def complete(
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   params: PyTree,
   tokenizer: tokenizers.Tokenizer,
   prompts: Sequence[list[int]],

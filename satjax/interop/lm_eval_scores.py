@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from satjax import config as config_lib
 from satjax import sharding
+from satjax.config.groups import ModelConfig
 from satjax.model import decoder
 from satjax.tree import PyTree
 
@@ -25,7 +25,7 @@ Score = tuple[float, bool]
 
 
 def score(
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   params: PyTree,
   requests: Sequence[Request],
   *,

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 from rich import table as rich_table
 
-from satjax import config as config_lib
 from satjax import errors
+from satjax.config.groups import ModelConfig
 from satjax.data import tokenizers
 from satjax.interop import lm_eval
 from satjax.tree import PyTree
@@ -29,7 +29,7 @@ _RESAMPLED = 1000  # times, for standard errors that have no formula
 
 
 def evaluate_tasks(
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   params: PyTree,
   tokenizer: tokenizers.Tokenizer,
   tasks: Sequence[str],

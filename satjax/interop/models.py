@@ -10,7 +10,8 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
-from satjax import config as config_lib
+from satjax.config.groups import ModelConfig
+from satjax.config.run import Config
 from satjax.data.tokenizers import Tokenizer
 from satjax.interop import huggingface, weights
 from satjax.tree import PyTree
@@ -25,7 +26,7 @@ class Model:
     params: the tree of `tree.AXES`, in the dtype of the files.
   """
 
-  config: config_lib.ModelConfig
+  config: ModelConfig
   params: PyTree
 
   @property
@@ -89,7 +90,7 @@ def save(model: Model, directory: str | os.PathLike, **options: Any) -> None:
   huggingface.save(directory, model.config, model.params, **options)
 
 
-def resolve(config: config_lib.Config) -> config_lib.Config:
+def resolve(config: Config) -> Config:
   """Takes the architecture from `model.init_from`, where that is set."""
   if not config.model.init_from:
     return config
@@ -107,4 +108,4 @@ def resolve(config: config_lib.Config) -> config_lib.Config:
   }
   model = dataclasses.replace(stored, **own)
   values = config.to_dict() | {'model': dataclasses.asdict(model)}
-  return config_lib.Config.from_dict(values)
+  return Config.from_dict(values)

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from satjax import errors, tree
-from satjax.config import LoraConfig, ModelConfig
+from satjax.config.groups import LoraConfig, ModelConfig
 from satjax.interop import llama, weights, writer
 from satjax.model import lora
 from satjax.tree import PyTree

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 
 from satjax import errors
-from satjax.config import ModelConfig
+from satjax.config.groups import ModelConfig
 from satjax.interop import llama
 
 _MAX_SMALL_BYTES = 64 * 2**20

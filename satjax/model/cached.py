@@ -16,15 +16,15 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from satjax import config as config_lib
 from satjax import tree
+from satjax.config.groups import ModelConfig
 from satjax.model import attention, embedding, layers, ops
 from satjax.tree import PyTree
 
 Cache = tuple[dict[str, jax.Array], ...]
 
 
-def cast(config: config_lib.ModelConfig, params: PyTree) -> PyTree:
+def cast(config: ModelConfig, params: PyTree) -> PyTree:
   """Matrices in the compute dtype, once instead of at every token.
 
   Norm gains stay as they are, for the norms are computed in float32.
@@ -38,7 +38,7 @@ def cast(config: config_lib.ModelConfig, params: PyTree) -> PyTree:
 
 
 def prefill(
-  config: config_lib.ModelConfig,
+  config: ModelConfig,
   params: PyTree,
   tokens_BT: jax.Array,
   lengths_B: jax.Array,
@@ -87,7 +87,7 @@ def prefill(
 
 
 def extend(
-  config: config_lib.ModelConfig,
+  config: ModelConfig,
   params: PyTree,
   cache: Cache,
   tokens_BT: jax.Array,
@@ -156,7 +156,7 @@ def _seen(config, positions_BT, num_slots):
 
 
 def decode_step(
-  config: config_lib.ModelConfig,
+  config: ModelConfig,
   params: PyTree,
   cache: Cache,
   token_B: jax.Array,

@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from satjax import config as config_lib
 from satjax import tree
+from satjax.config.groups import ModelConfig
 from satjax.model import embedding, layers, ops
 from satjax.tree import PyTree
 
@@ -40,7 +40,7 @@ class Decoder(nn.Module):
     observe: what to keep of each block's intermediate values; None: nothing.
   """
 
-  stacks: tuple[config_lib.ModelConfig, ...]
+  stacks: tuple[ModelConfig, ...]
   observe: Callable[[dict[str, Any]], Any] | None = None
 
   @nn.compact
@@ -102,9 +102,7 @@ def stack_name(number: int, count: int) -> str:
   return 'blocks' if count == 1 else f'blocks_{number}'
 
 
-def init_params(
-  config: config_lib.ModelConfig, key: jax.Array
-) -> dict[str, PyTree]:
+def init_params(config: ModelConfig, key: jax.Array) -> dict[str, PyTree]:
   """Random float32 parameters, layers stacked on axis 0 (`tree.AXES`)."""
   tokens_BT = jnp.zeros((1, 2), jnp.int32)
   variables = Decoder((config,)).init(key, tokens_BT, tokens_BT, None)
@@ -112,7 +110,7 @@ def init_params(
 
 
 def apply(
-  config: config_lib.ModelConfig,
+  config: ModelConfig,
   params: PyTree,
   batch: Mapping[str, jax.Array],
   rest: PyTree = None,
@@ -136,7 +134,7 @@ def apply(
 
 
 def hidden(
-  config: config_lib.ModelConfig,
+  config: ModelConfig,
   params: PyTree,
   batch: Mapping[str, jax.Array],
   rest: PyTree = None,
@@ -149,7 +147,7 @@ def hidden(
 
 
 def observe(
-  config: config_lib.ModelConfig,
+  config: ModelConfig,
   params: PyTree,
   batch: Mapping[str, jax.Array],
   reduce: Callable[[dict[str, Any]], Any],
@@ -191,9 +189,7 @@ def _run(config, params, batch, rest, observe):
   )
 
 
-def fit(
-  config: config_lib.ModelConfig, params: PyTree
-) -> config_lib.ModelConfig:
+def fit(config: ModelConfig, params: PyTree) -> ModelConfig:
   """The configuration with the counts that `params`, one stack, really has."""
   (stack,) = tree.stacks(params)
   return _fit(config, stack)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from satjax import config as config_lib
+from satjax.config.groups import ModelConfig
 from satjax.model import attention, ops
 
 Weights = Mapping[str, jax.Array]
@@ -112,7 +112,7 @@ def complete(
 class Attention(nn.Module):
   """Grouped-query attention; one head is contiguous rows of every matrix."""
 
-  config: config_lib.ModelConfig
+  config: ModelConfig
 
   @nn.compact
   def __call__(self, x_BTD, angles, segments_BT, rest):
@@ -146,7 +146,7 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
   """Gated MLP; one channel is a row of each matrix."""
 
-  config: config_lib.ModelConfig
+  config: ModelConfig
 
   @nn.compact
   def __call__(self, x_BTD, rest):
@@ -166,7 +166,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
   """Pre-norm residual block, in the form that `nn.scan` iterates."""
 
-  config: config_lib.ModelConfig
+  config: ModelConfig
   observe: Callable[[dict[str, Any]], Any] | None
 
   @nn.compact

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from satjax import tree
-from satjax.config import LoraConfig, ModelConfig
+from satjax.config.groups import LoraConfig, ModelConfig
 from satjax.tree import PyTree
 
 

@@ -10,8 +10,8 @@ import itertools
 import math
 from typing import Any
 
-from satjax import config as config_lib
 from satjax import errors
+from satjax.config.run import Config
 from satjax.plan import memory as plan_memory
 from satjax.plan import step_time as plan_time
 from satjax.plan.devices import Topology
@@ -32,14 +32,14 @@ class Advice:
     total: bytes of a device, in closed form, of the phase that needs most.
   """
 
-  config: config_lib.Config
+  config: Config
   flags: tuple[str, ...]
   seconds: float
   total: float
 
 
 def cheapest(
-  config: config_lib.Config, topology: Topology, room: float = ROOM
+  config: Config, topology: Topology, room: float = ROOM
 ) -> Advice | None:
   """The settings with the least modelled time among those that fit.
 
@@ -65,7 +65,7 @@ def cheapest(
   return best
 
 
-def price(config: config_lib.Config, topology: Topology) -> tuple[float, float]:
+def price(config: Config, topology: Topology) -> tuple[float, float]:
   """Bytes of the phase that needs most, and seconds of an average step."""
   mesh = plan_memory.abstract_mesh(config, topology.count)
   total = seconds = 0.0
@@ -77,9 +77,7 @@ def price(config: config_lib.Config, topology: Topology) -> tuple[float, float]:
   return total, seconds / config.train.num_steps
 
 
-def candidates(
-  config: config_lib.Config, topology: Topology
-) -> Iterator[config_lib.Config]:
+def candidates(config: Config, topology: Topology) -> Iterator[Config]:
   """Settings that are allowed and divide what they have to divide.
 
   Only copies of the model are on different slices.
@@ -114,16 +112,14 @@ def candidates(
       yield changed
 
 
-def changed_by(
-  config: config_lib.Config, changes: dict[str, Any]
-) -> config_lib.Config | None:
+def changed_by(config: Config, changes: dict[str, Any]) -> Config | None:
   """The configuration with keys changed; None if that is not allowed."""
   values = config.to_dict()
   for key, value in changes.items():
     group, name = key.split('.')
     values[group][name] = value
   try:
-    return config_lib.Config.from_dict(values)
+    return Config.from_dict(values)
   except errors.ConfigError:
     return None
 

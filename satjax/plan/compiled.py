@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from satjax import collectives
-from satjax import config as config_lib
+from satjax.config.run import Config
 from satjax.plan.memory import BATCH
 from satjax.train import phases, programs
 from satjax.train import setup as setup_lib
@@ -46,7 +46,7 @@ class Compiled:
 
 
 def compile_at(
-  config: config_lib.Config, step: int, devices: Sequence[jax.Device]
+  config: Config, step: int, devices: Sequence[jax.Device]
 ) -> Compiled:
   """Compiles the very step that a run compiles; nothing is allocated.
 

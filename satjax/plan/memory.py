@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
-from satjax import config as config_lib
-from satjax import errors, sharding, stages, tree
+from satjax import errors, sharding, tree
+from satjax.config import stages
+from satjax.config.run import Config
 from satjax.plan import share as plan_share
 from satjax.train import phases, programs
 from satjax.train import setup as setup_lib
@@ -87,7 +88,7 @@ class Leaf:
     return math.prod(where.shard_shape(self.shape)) * self.itemsize
 
 
-def abstract_mesh(config: config_lib.Config, count: int) -> AbstractMesh:
+def abstract_mesh(config: Config, count: int) -> AbstractMesh:
   """The mesh of a configuration on `count` devices that need not exist.
 
   Raises:
@@ -150,9 +151,7 @@ def _leaves(config, phase):
   return tuple(found)
 
 
-def held(
-  config: config_lib.Config, phase: Phase, mesh: AbstractMesh
-) -> dict[str, int]:
+def held(config: Config, phase: Phase, mesh: AbstractMesh) -> dict[str, int]:
   """Bytes of a device by role, and the 'numbers' of parameters that train."""
   return _held(*_plain(config, phase), mesh)
 
@@ -168,9 +167,7 @@ def _held(config, phase, mesh):
   return sums
 
 
-def memory(
-  config: config_lib.Config, phase: Phase, mesh: AbstractMesh
-) -> Memory:
+def memory(config: Config, phase: Phase, mesh: AbstractMesh) -> Memory:
   """Bytes of one device of a mesh, the step of a phase running."""
   sums = held(config, phase, mesh)
   resting = sums['resting'] if config.sparsity.rest == 'device' else 0
@@ -209,7 +206,7 @@ class Program:
   steps: int
 
 
-def distinct(config: config_lib.Config) -> tuple[Program, ...]:
+def distinct(config: Config) -> tuple[Program, ...]:
   """The programs of a run, in order."""
   plain = dataclasses.replace(
     config,

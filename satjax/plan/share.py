@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
-from satjax import config as config_lib
+from satjax.config.run import Config
 from satjax.train.phases import Phase
 
 
@@ -63,7 +63,7 @@ class Share:
     return numbers[remat] * self.itemsize
 
 
-def share(config: config_lib.Config, phase: Phase, mesh: AbstractMesh) -> Share:
+def share(config: Config, phase: Phase, mesh: AbstractMesh) -> Share:
   """What one device of a mesh computes."""
   model, train, kept = phase.stage.model, config.train, phase.mean_kept
   if config.sparsity.execution == 'masked':

@@ -10,8 +10,8 @@ import dataclasses
 from jax.sharding import AbstractMesh
 
 from satjax import collectives
-from satjax import config as config_lib
 from satjax.collectives import Collective
+from satjax.config.run import Config
 from satjax.plan import memory as plan_memory
 from satjax.plan import share as plan_share
 from satjax.plan.devices import BETWEEN_GROUPS, Chip
@@ -49,7 +49,7 @@ class Modelled:
 
 
 def step_time(
-  config: config_lib.Config,
+  config: Config,
   phase: Phase,
   mesh: AbstractMesh,
   chip: Chip,
@@ -85,7 +85,7 @@ def _rate(chip, exchange):
 
 
 def exchanges(
-  config: config_lib.Config, phase: Phase, mesh: AbstractMesh, lanes: int = 1
+  config: Config, phase: Phase, mesh: AbstractMesh, lanes: int = 1
 ) -> tuple[Collective, ...]:
   """What a step exchanges, in closed form.
 

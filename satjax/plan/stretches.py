@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 import dataclasses
 
-from satjax import config as config_lib
-from satjax import flops, stages
+from satjax import flops
+from satjax.config import stages
+from satjax.config.run import Config
 from satjax.growth import layer_maps
 from satjax.growth.operators import Depth
 from satjax.train import phases
@@ -54,7 +55,7 @@ class Plan:
   growth: tuple[str, ...]
 
 
-def plan(config: config_lib.Config) -> Plan:
+def plan(config: Config) -> Plan:
   """The stretches of a run, from its configuration alone."""
   stretches = tuple(_stretches(config))
   executed = sum((s.stop - s.start) * s.flops for s in stretches)

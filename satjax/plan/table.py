@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from satjax import collectives
-from satjax import config as config_lib
+from satjax.config.run import Config
 from satjax.plan import devices as plan_devices
 from satjax.plan import memory as plan_memory
 from satjax.plan import step_time as plan_time
@@ -15,7 +15,7 @@ from satjax.train import workdir
 _MOST = 24  # phases of a plain plan
 
 
-def render_memory(config: config_lib.Config) -> str:
+def render_memory(config: Config) -> str:
   """Closed-form bytes of a device of `config.mesh`, by phase, as Markdown."""
   mesh = config.mesh
   count = max(1, mesh.data) * mesh.fsdp * mesh.tensor

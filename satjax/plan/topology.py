@@ -9,7 +9,7 @@ from collections.abc import Callable
 import dataclasses
 
 from satjax import collectives, errors
-from satjax import config as config_lib
+from satjax.config.run import Config
 from satjax.interop import models
 from satjax.plan import advice as plan_advice
 from satjax.plan import compiled as plan_compile
@@ -68,7 +68,7 @@ class Result:
     confirmed: the phase of the advice that needs most, compiled.
   """
 
-  config: config_lib.Config
+  config: Config
   topology: Topology
   rows: tuple[Row, ...]
   remarks: tuple[str, ...]
@@ -77,7 +77,7 @@ class Result:
 
 
 def plan(
-  config: config_lib.Config,
+  config: Config,
   topology: Topology,
   say: Callable[[str], None] = lambda line: None,
 ) -> Result:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from satjax import schema
+from satjax.config import schema
 from satjax.report import figures
 from satjax.report.results import Result
 

@@ -10,7 +10,8 @@ import os
 import pathlib
 from typing import Any
 
-from satjax import errors, schema
+from satjax import errors
+from satjax.config import schema
 
 Result = Mapping[str, Any]
 

@@ -13,7 +13,8 @@ import zipfile
 
 import numpy as np
 
-from satjax import errors, schema
+from satjax import errors
+from satjax.config import schema
 
 # Activities that training consists of; the others prepare, look or save.
 _TRAINING = tuple(

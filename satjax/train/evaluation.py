@@ -8,11 +8,13 @@ import math
 import jax
 import numpy as np
 
-from satjax import config as config_lib
-from satjax import errors, sharding, stages
+from satjax import errors, sharding
+from satjax.config import stages
+from satjax.config.data import DataConfig
+from satjax.config.groups import MeshConfig
+from satjax.config.stages import Stage
 from satjax.data import pipeline, tokenizers
 from satjax.interop import models
-from satjax.stages import Stage
 from satjax.train import saved
 from satjax.train import step as step_lib
 from satjax.tree import PyTree
@@ -26,7 +28,7 @@ class Evaluator:
 
   def __init__(
     self,
-    data: config_lib.DataConfig,
+    data: DataConfig,
     *,
     vocab_size: int,
     mesh: jax.sharding.Mesh,
@@ -162,7 +164,7 @@ def evaluate_run(
 
 def evaluate_model(
   directory: str,
-  data: config_lib.DataConfig,
+  data: DataConfig,
   *,
   batch_size: int = 8,
   max_batches: int = 16,
@@ -174,7 +176,7 @@ def evaluate_model(
   """
   tokenizer = tokenizers.get_tokenizer(data.tokenizer)
   model = models.load(directory, tokenizer)
-  mesh = sharding.make_mesh(config_lib.MeshConfig(data=-1, fsdp=1, tensor=1))
+  mesh = sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
   rows = mesh.shape['data']
   stage = Stage(0, model.config, data.seq_len, batch_size)
   evaluator = Evaluator(

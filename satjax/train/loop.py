@@ -14,11 +14,12 @@ from typing import Any
 
 from absl import logging
 
-from satjax import config as config_lib
-from satjax import distributed, errors, flops, stages
+from satjax import distributed, errors, flops
+from satjax.config import stages
+from satjax.config.run import Config
+from satjax.config.stages import Stage
 from satjax.data import pipeline
 from satjax.interop import models
-from satjax.stages import Stage
 from satjax.train import (
   evaluation,
   metrics,
@@ -38,9 +39,7 @@ from satjax.train.run import Run
 from satjax.train.window import Window
 
 
-def train(
-  config: config_lib.Config, workdir: str | os.PathLike
-) -> list[dict[str, float]]:
+def train(config: Config, workdir: str | os.PathLike) -> list[dict[str, float]]:
   """Trains to the end, from the newest checkpoint in `workdir` if there is one.
 
   Args:

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from satjax import config as config_lib
+from satjax.config.groups import ModelConfig
 from satjax.model import decoder, ops
 from satjax.train import chunked_loss
 from satjax.tree import PyTree
 
 
 def next_token_loss(
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   params: PyTree,
   batch: Mapping[str, jax.Array],
   rest: PyTree = None,

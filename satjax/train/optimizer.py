@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from satjax import config as config_lib
 from satjax import tree
+from satjax.config.groups import OptimizerConfig
 from satjax.tree import PyTree
 
 
@@ -28,7 +28,7 @@ class PerNeuronAdamState(NamedTuple):
 
 
 def make_schedule(
-  config: config_lib.OptimizerConfig,
+  config: OptimizerConfig,
   num_steps: int,
   restarts: Sequence[int] = (),
 ) -> optax.Schedule:
@@ -64,7 +64,7 @@ def make_schedule(
 
 
 def make_optimizer(
-  config: config_lib.OptimizerConfig, *, per_neuron: bool = False
+  config: OptimizerConfig, *, per_neuron: bool = False
 ) -> optax.GradientTransformation:
   """Gradients to update directions, before the learning rate.
 

@@ -8,13 +8,13 @@ import dataclasses
 import functools
 import itertools
 
-from satjax import config as config_lib
 from satjax import flops
-from satjax import stages as stages_lib
+from satjax.config import stages as stages_lib
+from satjax.config.run import Config
+from satjax.config.stages import Stage
 from satjax.growth import learned
 from satjax.sparsity import counts, subnetwork
 from satjax.sparsity import ladder as ladder_lib
-from satjax.stages import Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Phase:
 
 
 @functools.cache
-def ladders(config: config_lib.Config) -> dict[str, ladder_lib.Ladder]:
+def ladders(config: Config) -> dict[str, ladder_lib.Ladder]:
   """The ladder of each unit."""
   sparsity = config.sparsity
   rates = {'heads': sparsity.head_rate, 'mlp': sparsity.channel_rate}
@@ -70,14 +70,14 @@ def ladders(config: config_lib.Config) -> dict[str, ladder_lib.Ladder]:
 
 
 @functools.cache
-def phase_at(config: config_lib.Config, step: int) -> Phase:
+def phase_at(config: Config, step: int) -> Phase:
   """The phase of the step that follows `step` completed ones."""
   rung = ladders(config)['heads'].rung(step) if config.sparsity.is_on else 0
   return phase_of(config, rung, stages_lib.stage_at(config, step))
 
 
 @functools.cache
-def phase_of(config: config_lib.Config, rung: int, stage: Stage) -> Phase:
+def phase_of(config: Config, rung: int, stage: Stage) -> Phase:
   """The phase of a rung, in a stage."""
   model = stage.model
   rates = {unit: lad.rate_of(rung) for unit, lad in ladders(config).items()}
@@ -106,9 +106,7 @@ def _layer(config, model, rates, scale) -> flops.Layer:
   )
 
 
-def layer_scales(
-  config: config_lib.Config, num_layers: int
-) -> tuple[float, ...]:
+def layer_scales(config: Config, num_layers: int) -> tuple[float, ...]:
   """The factor on the omission rates of each layer."""
   first, last = config.sparsity.dense_layers
   scales = config.sparsity.layer_scale or (1.0,) * num_layers
@@ -140,14 +138,14 @@ def stacks(phase: Phase) -> subnetwork.Stacks:
   return tuple(found)
 
 
-def starts_window(config: config_lib.Config, step: int) -> bool:
+def starts_window(config: Config, step: int) -> bool:
   """Whether the step after `step` completed ones needs a fresh selection."""
   if step == 0 or step % config.sparsity.refresh_every == 0:
     return True
   return phase_at(config, step - 1) != phase_at(config, step)
 
 
-def next_phase(config: config_lib.Config, step: int) -> Phase | None:
+def next_phase(config: Config, step: int) -> Phase | None:
   """The phase that follows the one at `step`, or None if it is the last."""
   now = phase_at(config, step)
   changes = [
@@ -161,7 +159,7 @@ def next_phase(config: config_lib.Config, step: int) -> Phase | None:
   return None
 
 
-def stretches(config: config_lib.Config) -> list[tuple[int, int, Phase]]:
+def stretches(config: Config) -> list[tuple[int, int, Phase]]:
   """(first step, one past the last, phase) of all steps of a run, in order.
 
   No two in a row have the same phase.
@@ -206,7 +204,7 @@ def describe(phase: Phase) -> dict[str, float]:
 
 
 @functools.cache
-def phase_flops(config: config_lib.Config, phase: Phase) -> float:
+def phase_flops(config: Config, phase: Phase) -> float:
   """FLOPs of an optimizer step of a phase, as executed.
 
   Masked execution multiplies zeros: it executes the dense step. Maps that are
@@ -234,6 +232,6 @@ def phase_flops(config: config_lib.Config, phase: Phase) -> float:
   return total
 
 
-def step_flops(config: config_lib.Config, step: int) -> float:
+def step_flops(config: Config, step: int) -> float:
   """FLOPs of the step after `step` completed ones, as executed."""
   return phase_flops(config, phase_at(config, step))

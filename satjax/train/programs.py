@@ -5,7 +5,7 @@ from concurrent import futures
 
 import jax
 
-from satjax import config as config_lib
+from satjax.config.run import Config
 from satjax.train import refresh, staging, views, window
 from satjax.train import setup as setup_lib
 from satjax.train.phases import Phase
@@ -53,7 +53,7 @@ class Programs:
     return key_of(self._setup.config, phase)
 
 
-def key_of(config: config_lib.Config, phase: Phase) -> Hashable:
+def key_of(config: Config, phase: Phase) -> Hashable:
   """Phases with the same key run the same programs."""
   if views.is_masked(config):
     return phase.stage, phase.is_sparse

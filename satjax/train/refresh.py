@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from satjax import config as config_lib
 from satjax import tree
+from satjax.config.groups import ModelConfig
+from satjax.config.run import Config
 from satjax.model import decoder
 from satjax.sparsity import importance, selection
 from satjax.train.phases import Phase
@@ -45,8 +46,8 @@ class Chosen:
 
 
 def measure(
-  config: config_lib.Config,
-  model: config_lib.ModelConfig,
+  config: Config,
+  model: ModelConfig,
   params: PyTree,
   batch: Mapping[str, jax.Array],
 ) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def measure(
 
 
 def shapes(
-  config: config_lib.Config, params: PyTree, batch: PyTree, phase: Phase
+  config: Config, params: PyTree, batch: PyTree, phase: Phase
 ) -> Chosen:
   """What a refresh will choose, as shapes; arguments may be shapes too."""
 
@@ -126,7 +127,7 @@ def _units(config, params):
 
 
 def choose(
-  config: config_lib.Config,
+  config: Config,
   params: PyTree,
   measured: Mapping[str, Any],
   phase: Phase,

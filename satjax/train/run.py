@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from satjax import config as config_lib
 from satjax import errors
+from satjax.config.run import Config
 from satjax.train import evaluation, metrics, phases, programs, window
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
@@ -39,7 +39,7 @@ class Run:
   mark: tuple[float, int] = (0.0, 0)
 
   @property
-  def config(self) -> config_lib.Config:
+  def config(self) -> Config:
     return self.setup.config
 
 

@@ -4,11 +4,11 @@ import dataclasses
 import os
 import pathlib
 
-from satjax import config as config_lib
 from satjax import errors, tree
+from satjax.config.run import Config
+from satjax.config.stages import Stage
 from satjax.data import tokenizers
 from satjax.interop import models
-from satjax.stages import Stage
 from satjax.train import checkpoint, views
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
@@ -28,7 +28,7 @@ class Saved:
     adapters: by themselves (`lora`); None: there are none.
   """
 
-  config: config_lib.Config
+  config: Config
   step: int
   stage: Stage
   params: PyTree

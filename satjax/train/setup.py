@@ -14,14 +14,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
-from satjax import config as config_lib
-from satjax import errors, sharding, stages, tree
+from satjax import errors, sharding, tree
+from satjax.config import stages
+from satjax.config.run import Config
+from satjax.config.stages import Stage
 from satjax.data import tokenizers
 from satjax.growth import learned
 from satjax.interop import models
 from satjax.model import attention, decoder, lora
 from satjax.sparsity import lors
-from satjax.stages import Stage
 from satjax.train import optimizer as optimizer_lib
 from satjax.train import phases as phases_lib
 from satjax.train import state as state_lib
@@ -35,7 +36,7 @@ from satjax.tree import PyTree
 class Setup:
   """What stays the same from the first step of a run to the last."""
 
-  config: config_lib.Config
+  config: Config
   mesh: jax.sharding.Mesh
   tx: optax.GradientTransformation
   schedule: optax.Schedule
@@ -86,7 +87,7 @@ def _put(leaf, where):
 
 
 def make_setup(
-  config: config_lib.Config, devices: Sequence[jax.Device] | None = None
+  config: Config, devices: Sequence[jax.Device] | None = None
 ) -> Setup:
   """Checks what can be checked before any work, and builds the pieces.
 
@@ -243,7 +244,7 @@ def abstract_checkpoint(setup: Setup) -> Callable[[dict[str, Any]], PyTree]:
   return abstract
 
 
-def stage_of(config: config_lib.Config, record: dict[str, Any]) -> Stage:
+def stage_of(config: Config, record: dict[str, Any]) -> Stage:
   """The stage that a checkpoint was saved in.
 
   One of the step of a hop is of the model before, unless its record says that
@@ -255,7 +256,7 @@ def stage_of(config: config_lib.Config, record: dict[str, Any]) -> Stage:
   )
 
 
-def plain_optimizer(config: config_lib.Config) -> optax.GradientTransformation:
+def plain_optimizer(config: Config) -> optax.GradientTransformation:
   """The optimizer of maps that are learned: no neurons, so no masks."""
   return optimizer_lib.make_optimizer(config.optimizer)
 

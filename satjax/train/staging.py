@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from satjax import tree
+from satjax.config.stages import Stage
 from satjax.growth import apply, depth, learned
 from satjax.model import decoder
-from satjax.stages import Stage
 from satjax.train import setup as setup_lib
 from satjax.train import views
 from satjax.train.setup import Setup

@@ -7,7 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from satjax import config as config_lib
+from satjax.config.groups import ModelConfig
 from satjax.train import loss as loss_lib
 from satjax.train import views
 from satjax.train.state import TrainState
@@ -24,7 +24,7 @@ def train_step(
   batch: Batch,
   rest: PyTree = None,
   *,
-  model: config_lib.ModelConfig,
+  model: ModelConfig,
   tx: optax.GradientTransformation,
   schedule: optax.Schedule,
   num_microbatches: int = 1,
@@ -112,9 +112,7 @@ def replay(
   return lax.fori_loop(0, count, once, state)
 
 
-def eval_step(
-  params: PyTree, batch: Batch, *, model: config_lib.ModelConfig
-) -> jax.Array:
+def eval_step(params: PyTree, batch: Batch, *, model: ModelConfig) -> jax.Array:
   """Sum of the weighted cross entropy of a batch, in nats."""
   return loss_lib.next_token_loss(model, params, batch, chunk=_EVAL_CHUNK)
 

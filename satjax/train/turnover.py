@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from satjax import stages, tree
+from satjax import tree
+from satjax.config import stages
 from satjax.train import phases, refresh, staging
 from satjax.train import setup as setup_lib
 from satjax.train.setup import Setup

@@ -11,12 +11,12 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from satjax import config as config_lib
 from satjax import tree
+from satjax.config.run import Config
+from satjax.config.stages import Stage
 from satjax.growth import apply, learned
 from satjax.model import lora
 from satjax.sparsity import lors
-from satjax.stages import Stage
 from satjax.train.state import TrainState
 from satjax.tree import PyTree
 
@@ -28,7 +28,7 @@ _MATRICES = {'embed', 'unembed'} | {
 }
 
 
-def view_of(config: config_lib.Config, stage: Stage) -> View:
+def view_of(config: Config, stage: Stage) -> View:
   """The view of a stage: (params, state, rest) to what `apply` gets.
 
   `params` are those of `state`, to be differentiated.
@@ -61,7 +61,7 @@ def compute_copy(dtype: str, params: PyTree, rest: PyTree) -> PyTree:
   return tree.map_with_path(one, (params, rest))
 
 
-def is_masked(config: config_lib.Config) -> bool:
+def is_masked(config: Config) -> bool:
   """Whether neurons are left out by zeros instead of by gathers."""
   return config.sparsity.is_on and config.sparsity.execution == 'masked'
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import jax
 
-from satjax import stages, tree
+from satjax import tree
+from satjax.config import stages
+from satjax.config.stages import Stage
 from satjax.sparsity import lors, subnetwork
-from satjax.stages import Stage
 from satjax.train import phases, refresh, staging, views
 from satjax.train import step as step_lib
 from satjax.train.phases import Phase

@@ -14,8 +14,8 @@ import sys
 import jax
 import numpy as np
 
-from satjax import config as config_lib
 from satjax import distributed, errors
+from satjax.config.run import Config
 
 # Settings that do not change what a step computes, but for its rounding; a run
 # may go on with others.
@@ -47,9 +47,7 @@ _PACKAGES = (
 
 
 @contextlib.contextmanager
-def claim(
-  workdir: str | os.PathLike, config: config_lib.Config
-) -> Iterator[pathlib.Path]:
+def claim(workdir: str | os.PathLike, config: Config) -> Iterator[pathlib.Path]:
   """Opens the workdir of a run, new or begun, for this run alone.
 
   Of several processes the first one claims it, and the others wait.
@@ -83,7 +81,7 @@ def claim(
 
 
 @contextlib.contextmanager
-def _claim(path: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
+def _claim(path: pathlib.Path, config: Config) -> Iterator[None]:
   try:
     path.mkdir(parents=True, exist_ok=True)
     lock = open(path / 'lock', 'w')  # noqa: SIM115
@@ -104,7 +102,7 @@ def _claim(path: pathlib.Path, config: config_lib.Config) -> Iterator[None]:
     yield
 
 
-def read_config(workdir: str | os.PathLike) -> config_lib.Config:
+def read_config(workdir: str | os.PathLike) -> Config:
   """The configuration that a run was started with."""
   path = pathlib.Path(workdir) / 'config.json'
   try:
@@ -116,10 +114,10 @@ def read_config(workdir: str | os.PathLike) -> config_lib.Config:
     ) from error
   except ValueError as error:
     raise errors.DataError(f'{path} is not valid JSON: {error}') from error
-  return config_lib.Config.from_dict(values)
+  return Config.from_dict(values)
 
 
-def _record(path: pathlib.Path, config: config_lib.Config) -> None:
+def _record(path: pathlib.Path, config: Config) -> None:
   if _has_begun(path):
     changes = _changes(read_config(path), config)
     if changes:
@@ -144,7 +142,7 @@ def _has_begun(path: pathlib.Path) -> bool:
   return saved or (path / 'metrics.jsonl').exists()
 
 
-def _changes(old: config_lib.Config, new: config_lib.Config) -> list[str]:
+def _changes(old: Config, new: Config) -> list[str]:
   before, after = old.to_dict(), new.to_dict()
   return [
     f'  config.{group}.{key}: {before[group][key]!r} -> {value!r}'

@@ -16,19 +16,19 @@ from configs import (
   bench_gpu_small,
   tiny,
 )
-from satjax import config as config_lib
 from satjax import errors
 from satjax.bench import arms as bench_arms
 from satjax.bench import paired
 from satjax.bench import table as bench_table
 from satjax.bench import torch_arms as bench_torch
+from satjax.config.run import Config
 from satjax.train import setup as setup_lib
 
 JAX_ARMS = {'dense', 'dense again', 'skip 0.5', 'exact 0.5'}
 JAX_ARMS |= {'skip 0.5, twin', 'exact 0.5, twin'}
 
 
-def make_config(**sparsity) -> config_lib.Config:
+def make_config(**sparsity) -> Config:
   config = tiny.get_config()
   config.model.num_layers = 1
   config.model.embed_dim = 16
@@ -39,7 +39,7 @@ def make_config(**sparsity) -> config_lib.Config:
   config.sparsity.channel_multiple = 8
   config.sparsity.rungs = 1
   config.sparsity.update(sparsity)
-  return config_lib.Config.from_dict(config)
+  return Config.from_dict(config)
 
 
 def run(config, **options):
@@ -350,7 +350,7 @@ def test_rates_that_a_model_can_not_realise_are_refused():
 
 def test_bench_configurations_realise_the_default_rates():
   for module in (bench_cpu, bench_cpu_plus, bench_gpu, bench_gpu_small):
-    config = config_lib.Config.from_dict(module.get_config())
+    config = Config.from_dict(module.get_config())
     for rate in paired.RATES:
       changed = bench_arms.with_rate(config, rate, 'skip')
       assert changed.sparsity.head_rate == rate

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from configs import sft_jsonl
-from satjax import cli, config
+from satjax import cli
+from satjax.config.run import Config
 from satjax.data import pipeline, preview, tokenizers
 
 BYTE = tokenizers.ByteTokenizer()
@@ -42,7 +43,7 @@ def pieces(text):
 def test_learned_spans_are_the_answers(source, packing):
   values = sft_jsonl.get_config(source)
   values.data.seq_len, values.data.packing = 200, packing
-  data = config.Config.from_dict(values).data
+  data = Config.from_dict(values).data
   batches = pipeline.make_batches(
     data, split='train', batch_size=1, tokenizer=BYTE, vocab_size=320
   )

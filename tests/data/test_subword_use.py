@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from configs import base
-from satjax import config, tree
+from satjax import tree
+from satjax.config.groups import ModelConfig
 from satjax.data import pipeline, sources, table, tokenizers
 from satjax.data.encode import Encoder
 from satjax.interop import huggingface
@@ -98,7 +99,7 @@ def test_bytes_per_token_of_bytes_are_as_ever():
   }
 
 
-SMALL = config.ModelConfig(
+SMALL = ModelConfig(
   **base.get_config().model.to_dict()
   | {
     'num_layers': 1,

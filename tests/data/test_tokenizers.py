@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from configs import base
-from satjax import config, errors
+from satjax import errors
+from satjax.config.run import Config
 from satjax.data import tokenizers
 
 BYTE = tokenizers.get_tokenizer('byte')
@@ -76,7 +77,7 @@ def test_unknown_tokenizers_are_told_the_known_ones(spec):
   with pytest.raises(
     errors.ConfigError, match="data.tokenizer = .*'sentencepiece:PATH'"
   ):
-    config.Config.from_dict(values)
+    Config.from_dict(values)
 
 
 @pytest.mark.parametrize(
@@ -85,4 +86,4 @@ def test_unknown_tokenizers_are_told_the_known_ones(spec):
 def test_configurations_name_tokenizers(spec):
   values = base.get_config().to_dict()
   values['data'] |= {'train': ['stdlib:docs'], 'tokenizer': spec}
-  assert config.Config.from_dict(values).data.tokenizer == spec
+  assert Config.from_dict(values).data.tokenizer == spec

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from experiments import scenarios
-from satjax import config as config_lib
 from satjax import tree
+from satjax.config.run import Config
 from satjax.experiment import runs, tasks
 from satjax.interop import models
 from satjax.model import decoder
@@ -21,7 +21,7 @@ def base(tmp_path_factory):
   values = scenario.base.to_dict()
   values['train'] |= {'num_steps': 2}
   values['optimizer'] |= {'warmup_steps': 1}
-  config = config_lib.Config.from_dict(values)
+  config = Config.from_dict(values)
   made = runs.Base(config, tmp_path_factory.mktemp('base'))
   tasks.make_base(made)
   return made

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import config as config_lib
 from satjax import tree
+from satjax.config.groups import OptimizerConfig
 from satjax.growth import apply, depth, layer_maps
 from satjax.growth import specs as specs_lib
 from satjax.growth.operators import Depth
@@ -40,7 +40,7 @@ def make_params(width=4, num_layers=LAYERS):
 
 def make_tx(name, per_neuron=False):
   return optimizer.make_optimizer(
-    config_lib.OptimizerConfig(
+    OptimizerConfig(
       name=name,
       schedule='constant',
       peak_lr=0.1,

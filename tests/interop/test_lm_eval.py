@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from satjax import cli, config, errors, generate, sharding
+from satjax import cli, errors, generate, sharding
+from satjax.config.groups import MeshConfig
 from satjax.data import tokenizers
 from satjax.interop import (
   huggingface,
@@ -37,7 +38,7 @@ def params():
 
 
 def mesh_of(devices):
-  shape = config.MeshConfig(data=-1, fsdp=1, tensor=1)
+  shape = MeshConfig(data=-1, fsdp=1, tensor=1)
   return sharding.make_mesh(shape, jax.devices()[:devices])
 
 

@@ -10,7 +10,7 @@ import safetensors
 import safetensors.numpy
 
 from satjax import errors
-from satjax.config import LoraConfig
+from satjax.config.groups import LoraConfig
 from satjax.interop import huggingface, peft
 from satjax.model import decoder, lora
 from tests import models

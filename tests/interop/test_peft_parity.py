@@ -12,7 +12,7 @@ theirs = pytest.importorskip('peft')
 
 import jax  # noqa: E402
 
-from satjax.config_groups import LORA_TARGETS, LoraConfig  # noqa: E402
+from satjax.config.groups import LORA_TARGETS, LoraConfig  # noqa: E402
 from satjax.interop import huggingface, peft  # noqa: E402
 from satjax.model import decoder, lora  # noqa: E402
 from tests import models  # noqa: E402

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import errors, stages
+from satjax import errors
+from satjax.config import stages
 from satjax.model import attention
 from tests.train import helpers
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from satjax import sharding
-from satjax.config import MeshConfig
+from satjax.config.groups import MeshConfig
 from satjax.model import blocked_attention, splash
 
 # The tests compile more than they compute.

@@ -3,8 +3,9 @@
 import pytest
 
 from configs import growth, schedules, tiny
-from satjax import config as config_lib
-from satjax import errors, stages
+from satjax import errors
+from satjax.config import stages
+from satjax.config.run import Config
 from satjax.plan import growth as plan_growth
 from satjax.plan import stretches
 from satjax.train import phases
@@ -13,7 +14,7 @@ from satjax.train import phases
 def make_config(**sparsity):
   config = tiny.get_config()
   config.sparsity.update(sparsity)
-  return config_lib.Config.from_dict(config)
+  return Config.from_dict(config)
 
 
 def test_the_stretches_of_the_tiny_run():
@@ -40,7 +41,7 @@ def test_the_whole_run_adds_up():
 
 @pytest.mark.parametrize('name', growth.GROWTH)
 def test_every_growth_has_a_plan(name):
-  config = config_lib.Config.from_dict(growth.get_config(name))
+  config = Config.from_dict(growth.get_config(name))
   result = stretches.plan(config)
   assert result.stretches[-1].stop == config.train.num_steps
   assert len(result.growth) == len(config.growth.hops)
@@ -56,7 +57,7 @@ def test_every_growth_has_a_plan(name):
 
 @pytest.mark.parametrize('name', schedules.SCHEDULES)
 def test_every_schedule_has_a_plan(name):
-  config = config_lib.Config.from_dict(schedules.get_config(name))
+  config = Config.from_dict(schedules.get_config(name))
   result = stretches.plan(config)
   assert result.stretches[0].start == 0
   assert result.stretches[-1].stop == config.train.num_steps

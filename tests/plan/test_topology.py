@@ -8,8 +8,8 @@ import pytest
 
 from configs import llama2_7b_cpt, tiny
 from satjax import cli, errors
-from satjax import config as config_lib
 from satjax.collectives import Collective
+from satjax.config.run import Config
 from satjax.plan import advice as plan_advice
 from satjax.plan import compiled as plan_compile
 from satjax.plan import devices as plan_devices
@@ -26,7 +26,7 @@ def make_config(base=tiny, **changes):
   for key, value in changes.items():
     group, name = key.split('__')
     config[group][name] = value
-  return config_lib.Config.from_dict(config)
+  return Config.from_dict(config)
 
 
 def memory(config, count=8, step=0):
@@ -209,7 +209,7 @@ def test_advice_fits_and_needs_its_flags_alone(name):
     group, name = key.split('.')
     kind = type(changed[group][name])
     changed[group][name] = kind(value)
-  assert config_lib.Config.from_dict(changed) == advice.config
+  assert Config.from_dict(changed) == advice.config
   assert plan_advice.price(advice.config, topology)[1] == advice.seconds
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from satjax import config as config_lib
 from satjax import tree
+from satjax.config.groups import OptimizerConfig
 from satjax.sparsity import counts, importance, lors, selection, subnetwork
 from satjax.sparsity.ladder import Ladder
 from satjax.train import optimizer
@@ -50,7 +50,7 @@ OPTIMIZERS = {
   ),
   'muon': lambda: optax.chain(
     optimizer.make_optimizer(
-      config_lib.OptimizerConfig(
+      OptimizerConfig(
         name='muon',
         schedule='constant',
         peak_lr=0.1,

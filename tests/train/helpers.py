@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import tiny
-from satjax import config as config_lib
-from satjax import stages, tree
+from satjax import tree
+from satjax.config import stages
+from satjax.config.run import Config
 from satjax.train import phases, turnover, views, window
 from satjax.train import setup as setup_lib
 
 
-def make_config(**overrides) -> config_lib.Config:
+def make_config(**overrides) -> Config:
   """The tiny configuration, dense and without growth, then overrides.
 
   Args:
@@ -31,16 +32,16 @@ def make_config(**overrides) -> config_lib.Config:
     group, key = name.split('__')
     assert key in values[group], name
     values[group][key] = value
-  return config_lib.Config.from_dict(values)
+  return Config.from_dict(values)
 
 
-def in_float64(config: config_lib.Config) -> config_lib.Config:
+def in_float64(config: Config) -> Config:
   """The configuration with float64 activations (for `jax.enable_x64`)."""
   model = dataclasses.replace(config.model, dtype='float64')
   return dataclasses.replace(config, model=model)
 
 
-def random_batch(config: config_lib.Config, step: int, dtype=np.float32):
+def random_batch(config: Config, step: int, dtype=np.float32):
   """Random tokens with uneven weights and two documents a row."""
   rng = np.random.default_rng(step)
   last = stages.stages(config)[-1]
@@ -59,7 +60,7 @@ def random_batch(config: config_lib.Config, step: int, dtype=np.float32):
   }
 
 
-def one_device(config: config_lib.Config) -> setup_lib.Setup:
+def one_device(config: Config) -> setup_lib.Setup:
   return setup_lib.make_setup(config, jax.devices()[:1])
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import config as config_lib
+from satjax.config.run import Config
 from satjax.interop import models as models_lib
 from satjax.model import cached
 from satjax.train import loop, refresh
@@ -149,7 +149,7 @@ def test_a_run_goes_on_bit_for_bit(tmp_path):
   values = make_config().to_dict()
   values['data'] |= {'seq_len': 16, 'eval': ()}
   values['train'] |= {'batch_size': 8, 'num_steps': 4, 'checkpoint_every': 2}
-  config = config_lib.Config.from_dict(values)
+  config = Config.from_dict(values)
   first = loop.train(config, tmp_path)
   end = tmp_path / 'checkpoints' / '4'
 

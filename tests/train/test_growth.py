@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import stages, tree
+from satjax import tree
+from satjax.config import stages
 from satjax.data import pipeline, tokenizers
 from satjax.growth import learned
 from satjax.model import decoder

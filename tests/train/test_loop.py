@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from satjax import config as config_lib
 from satjax import errors
+from satjax.config.run import Config
 from satjax.train import checkpoint, loop, metrics, turnover
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
@@ -201,7 +201,7 @@ def small(rate=0.0, **train):
   values['train'] |= {'batch_size': 8, 'num_steps': 12, 'checkpoint_every': 0}
   values['train'] |= train
   values['optimizer'] |= {'warmup_steps': 2}
-  return config_lib.Config.from_dict(values)
+  return Config.from_dict(values)
 
 
 def test_each_shape_compiles_once_and_refreshes_find_their_programs(
@@ -245,7 +245,7 @@ def test_a_loss_that_is_not_finite_stops_and_is_never_saved(tmp_path):
   config = small(checkpoint_every=1, keep_checkpoints=20)
   values = config.to_dict()
   values['optimizer'] |= {'peak_lr': 1e30, 'clip_norm': 0.0, 'warmup_steps': 0}
-  broken = config_lib.Config.from_dict(values)
+  broken = Config.from_dict(values)
   with pytest.raises(errors.NonFiniteError, match='peak_lr') as caught:
     loop.train(broken, tmp_path)
   assert caught.value.exit_code == 70
@@ -280,7 +280,7 @@ def test_all_that_a_window_holds_survives_an_interruption(tmp_path):
     'bias_correction': 'per_neuron',
     'split': 1.0,
   }
-  config = config_lib.Config.from_dict(values)
+  config = Config.from_dict(values)
   first = loop.train(config, tmp_path)
   visits = dict(np.load(tmp_path / 'visits.npz'))
   end = tmp_path / 'checkpoints' / '10'
@@ -320,7 +320,7 @@ def test_changed_data_is_refused(tmp_path):
   text.write_text('to be or not to be\n\n' * 20_000)
   values = small(num_steps=4).to_dict()
   values['data'] |= {'train': (f'text:{text}',)}
-  config = config_lib.Config.from_dict(values)
+  config = Config.from_dict(values)
   loop.train(config, tmp_path / 'run')
   shutil.rmtree(tmp_path / 'run' / 'tensorboard')
   text.write_text('that is the question\n\n' * 20_000)

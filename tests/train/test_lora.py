@@ -12,7 +12,7 @@ import pytest
 
 from satjax import errors, flops, generate, tree
 from satjax.bench import paired
-from satjax.config import LoraConfig
+from satjax.config.groups import LoraConfig
 from satjax.interop import huggingface, models
 from satjax.model import decoder, lora
 from satjax.plan import stretches

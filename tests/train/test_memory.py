@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import llama2_7b_cpt
-from satjax import config as config_lib
+from satjax.config.run import Config
 from satjax.train import phases, programs
 from satjax.train import setup as setup_lib
 
@@ -20,7 +20,7 @@ def compiled(**sparsity):
   config.train.update(batch_size=1, microbatch_size=0)
   config.mesh.update(data=1, fsdp=1, tensor=1)
   config.sparsity.update(sparsity)
-  config = config_lib.Config.from_dict(config)
+  config = Config.from_dict(config)
   setup = setup_lib.make_setup(config, jax.devices()[:1])
   row = jax.ShapeDtypeStruct((1, 128), jnp.int32)
   names = ('tokens', 'targets', 'positions', 'segments')

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from satjax import config as config_lib
 from satjax import tree
+from satjax.config.groups import OptimizerConfig
 from satjax.model import decoder
 from satjax.train import optimizer
 from tests import models
@@ -23,7 +23,7 @@ compiled = functools.partial(
 
 
 def make_config(**changes):
-  config = config_lib.OptimizerConfig(
+  config = OptimizerConfig(
     name='adamw',
     schedule='cosine',
     peak_lr=1.0,

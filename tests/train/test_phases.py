@@ -6,8 +6,9 @@ import math
 import pytest
 
 from configs import tiny
-from satjax import config as config_lib
-from satjax import flops, stages
+from satjax import flops
+from satjax.config import stages
+from satjax.config.run import Config
 from satjax.sparsity.subnetwork import Stack
 from satjax.train import phases
 from satjax.train.phases import Phase
@@ -20,7 +21,7 @@ def make_config(**changes):
     group, key = name.split('__')
     assert key in values[group]
     values[group][key] = value
-  return config_lib.Config.from_dict(values)
+  return Config.from_dict(values)
 
 
 # 60 steps of 256 tokens; 2 layers, 4 heads, 128 channels in tiles of 16; rates

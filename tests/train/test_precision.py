@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import stages, tree
+from satjax import tree
+from satjax.config import stages
 from satjax.train import phases, programs, views
 from satjax.train import setup as setup_lib
 from tests import models

@@ -213,9 +213,9 @@ def test_both_refuse_what_one_is_told_otherwise(tmp_path, cache):
 @pytest.mark.slow
 def test_a_claimed_workdir_stops_both(tmp_path, cache):
   from configs import tiny
-  from satjax import config as config_lib
+  from satjax.config.run import Config
 
-  config = config_lib.Config.from_dict(tiny.get_config())
+  config = Config.from_dict(tiny.get_config())
   with workdir_lib.claim(tmp_path, config):
     codes, logs = finish(start(tmp_path, cache))
   assert codes == [74, 74], logs

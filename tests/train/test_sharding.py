@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from satjax import collectives, errors, sharding, tree
-from satjax import config as config_lib
+from satjax.config.groups import MeshConfig
 from satjax.interop import huggingface, weights
 from satjax.sparsity import subnetwork
 from satjax.train import checkpoint, phases, programs, refresh, turnover, window
@@ -194,12 +194,12 @@ def test_selection_and_loss_do_not_depend_on_the_mesh(mesh):
 def test_tensor_and_fsdp_stay_within_a_slice(monkeypatch):
   monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
   pod = topologies.get_topology_desc('v5e:4x4', 'tpu', num_slices=2)
-  mesh = config_lib.MeshConfig(data=-1, fsdp=8, tensor=2)
+  mesh = MeshConfig(data=-1, fsdp=8, tensor=2)
   grid = sharding.make_mesh(mesh, pod.devices).devices
   assert grid.shape == (2, 8, 2)
   for number, copy in enumerate(grid):
     assert {device.slice_index for device in copy.flat} == {number}
-  mesh = config_lib.MeshConfig(data=1, fsdp=16, tensor=2)
+  mesh = MeshConfig(data=1, fsdp=16, tensor=2)
   with pytest.raises(errors.ConfigError, match='over 2 slices'):
     sharding.make_mesh(mesh, pod.devices)
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from configs import tiny
-from satjax import config as config_lib
 from satjax import errors
+from satjax.config.run import Config
 from satjax.train import workdir
 
 
@@ -21,7 +21,7 @@ def make_config(**changes):
     group, key = name.split('__')
     assert key in values[group]
     values[group][key] = value
-  return config_lib.Config.from_dict(values)
+  return Config.from_dict(values)
 
 
 def begin(folder):

@@ -1,7 +1,7 @@
 """The only schema: frozen dataclasses that say what a configuration may hold.
 
-Values live in `configs/`; types and ranges live in `config_groups` and
-`config_data`, and here the rules that need more than one group. The field
+Values live in `configs/`; types and ranges live in `groups` and
+`data`, and here the rules that need more than one group. The field
 declarations are the reference of allowed values, and every error quotes them.
 """
 
@@ -13,9 +13,10 @@ from typing import Any, Self
 
 import ml_collections
 
-from satjax import errors, schema, stage_rules, stages
-from satjax.config_data import DataConfig
-from satjax.config_groups import (
+from satjax import errors
+from satjax.config import schema, stage_rules, stages
+from satjax.config.data import DataConfig
+from satjax.config.groups import (
   GrowthConfig,
   LoraConfig,
   MeshConfig,

@@ -3,8 +3,9 @@
 import pytest
 
 from configs import base
-from satjax import config as config_lib
-from satjax import errors, stages
+from satjax import errors
+from satjax.config import stages
+from satjax.config.run import Config
 
 STEP = 2048  # tokens of a step of configs/base.py, 8 rows of 256
 
@@ -16,7 +17,7 @@ def make(*hops, **changes):
     group, key = name.split('__')
     assert key in values[group]
     values[group][key] = value
-  return config_lib.Config.from_dict(values)
+  return Config.from_dict(values)
 
 
 def of(*hops, **changes):
@@ -114,7 +115,7 @@ def test_options_may_be_written_as_pairs():
   pairs = (STEP, 'direct', (('mlp_dim', 1024), ('split', 'uneven')))
   mapping = (STEP, 'direct', {'mlp_dim': 1024, 'split': 'uneven'})
   assert of(pairs) == of(mapping)
-  again = config_lib.Config.from_dict(make(mapping).to_dict())
+  again = Config.from_dict(make(mapping).to_dict())
   assert again == make(mapping)
 
 

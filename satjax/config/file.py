@@ -11,11 +11,12 @@ from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
-from satjax import config as config_lib
-from satjax import errors, schema
+from satjax import errors
+from satjax.config import schema
+from satjax.config.run import Config, allowed
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> config_lib.Config:
+def load(path: str, overrides: Sequence[str] = ()) -> Config:
   """The checked configuration of a file.
 
   Args:
@@ -39,7 +40,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> config_lib.Config:
     values = _run_python(file, [argument] if has_argument else [])
   for argument in overrides:
     values = override(values, argument)
-  return config_lib.Config.from_dict(values)
+  return Config.from_dict(values)
 
 
 def _read_json(file: pathlib.Path) -> ml_collections.ConfigDict:
@@ -48,7 +49,7 @@ def _read_json(file: pathlib.Path) -> ml_collections.ConfigDict:
   except ValueError as error:
     raise errors.ConfigError(f'{file} is not valid JSON: {error}') from error
   # Checked first, which also turns lists into the tuples that they were.
-  checked = config_lib.Config.from_dict(values)
+  checked = Config.from_dict(values)
   return ml_collections.ConfigDict(checked.to_dict()).lock()
 
 
@@ -92,7 +93,7 @@ def override(
   except (flags.Error, TypeError, ValueError) as error:
     key, _, value = argument.removeprefix('--').partition('=')
     raise errors.ConfigError(
-      f'{key} = {value!r}; allowed: {config_lib.allowed(key)}'
+      f'{key} = {value!r}; allowed: {allowed(key)}'
     ) from error
   return holder.value
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 import math
 from typing import Any
 
-from satjax import errors, stages
+from satjax import errors
+from satjax.config import stages
 from satjax.growth.operators import Learn, Width
 
 

@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from satjax import schema
+from satjax.config import schema
 
 TOKENIZERS = (
   "'byte' (256 bytes, begin and end of text) | 'hf:PATH' (a tokenizer.json, or"

@@ -4,7 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
-from satjax import errors, schema
+from satjax import errors
+from satjax.config import schema
 from satjax.growth import hops
 
 

@@ -12,8 +12,9 @@ import ml_collections
 import pytest
 
 from configs import base
-from satjax import config as config_lib
 from satjax import errors
+from satjax.config import run
+from satjax.config.run import Config
 from satjax.sparsity import importance, ladder
 
 CONFIGS = sorted(
@@ -47,14 +48,14 @@ def with_values(changes):
 
 def refusal(values):
   with pytest.raises(errors.ConfigError) as caught:
-    config_lib.Config.from_dict(values)
+    Config.from_dict(values)
   return str(caught.value)
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_shipped_config_builds(name):
   values = importlib.import_module(f'configs.{name}').get_config()
-  config = config_lib.Config.from_dict(values)
+  config = Config.from_dict(values)
   assert config.to_dict() == values.to_dict()
 
 
@@ -416,13 +417,13 @@ def test_rules_between_groups_are_reported_together():
 
 def test_nothing_is_refused_with_every_group_named():
   text = refusal({})
-  for field in dataclasses.fields(config_lib.Config):
+  for field in dataclasses.fields(Config):
     assert f'config.{field.name} is missing' in text
 
 
 def test_errors_carry_the_exit_code_of_a_bad_config():
   with pytest.raises(ValueError) as caught:
-    config_lib.Config.from_dict({})
+    Config.from_dict({})
   assert caught.value.exit_code == 78
 
 
@@ -450,18 +451,18 @@ RIGHT_VALUES = [
 
 @pytest.mark.parametrize('path, value', RIGHT_VALUES)
 def test_values_at_the_edge_are_accepted(path, value):
-  config = config_lib.Config.from_dict(with_values({path: value}))
+  config = Config.from_dict(with_values({path: value}))
   group, key = path.split('.')
   assert getattr(getattr(config, group), key) == value
 
 
 def test_whole_numbers_become_floats():
-  config = config_lib.Config.from_dict(with_values({'optimizer.peak_lr': 1}))
+  config = Config.from_dict(with_values({'optimizer.peak_lr': 1}))
   assert isinstance(config.optimizer.peak_lr, float)
 
 
 def test_round_trip_through_json_is_equal_and_hashable():
-  config = config_lib.Config.from_dict(
+  config = Config.from_dict(
     with_values(
       {
         'data.train': ('stdlib:docs', ('text:a', 0.3)),
@@ -470,7 +471,7 @@ def test_round_trip_through_json_is_equal_and_hashable():
       }
     )
   )
-  again = config_lib.Config.from_dict(json.loads(json.dumps(config.to_dict())))
+  again = Config.from_dict(json.loads(json.dumps(config.to_dict())))
   assert again == config
   assert hash(again) == hash(config)
   assert again.growth.hops == ((2048, 'stack', 2), (8000, 'stack', 2))
@@ -479,26 +480,26 @@ def test_round_trip_through_json_is_equal_and_hashable():
 def test_config_dict_and_plain_dict_build_the_same():
   values = base.get_config()
   assert isinstance(values, ml_collections.ConfigDict)
-  plain = config_lib.Config.from_dict(values.to_dict())
-  assert config_lib.Config.from_dict(values) == plain
+  plain = Config.from_dict(values.to_dict())
+  assert Config.from_dict(values) == plain
   frozen = ml_collections.FrozenConfigDict(values)
-  assert config_lib.Config.from_dict(frozen) == plain
+  assert Config.from_dict(frozen) == plain
 
 
 def test_building_leaves_the_input_alone():
   values = with_values({})
-  config_lib.Config.from_dict(values)
+  Config.from_dict(values)
   assert values == _base()
 
 
 def test_tokens_per_step_is_rows_times_row_length():
-  config = config_lib.Config.from_dict(_base())
+  config = Config.from_dict(_base())
   assert config.tokens_per_step == 8 * 256
 
 
 @pytest.mark.parametrize('head, channel', [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5)])
 def test_sparsity_is_on_if_any_rate_is(head, channel):
-  config = config_lib.Config.from_dict(
+  config = Config.from_dict(
     with_values({'sparsity.head_rate': head, 'sparsity.channel_rate': channel})
   )
   assert config.sparsity.is_on == bool(head or channel)
@@ -510,5 +511,5 @@ def test_the_schema_and_the_methods_know_the_same_names():
     ('importance', importance.METRICS),
     ('shape', ladder.SHAPES),
   ):
-    allowed = config_lib.allowed(f'config.sparsity.{key}')
-    assert allowed == 'str, ' + ' | '.join(map(repr, names))
+    said = run.allowed(f'config.sparsity.{key}')
+    assert said == 'str, ' + ' | '.join(map(repr, names))
