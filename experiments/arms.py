@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from configs import llama2_7b_cpt, llama2_13b_cpt
 from experiments.scenarios import FACTOR, SAT, rates
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 _FORWARDS = {'SAT': 'skip', 'SAT, mean': 'mean', 'SAT, exact': 'exact'}
 

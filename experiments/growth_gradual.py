@@ -12,7 +12,7 @@ Result    experiments/results/growth_gradual.md
 """
 
 from experiments import arms, scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Gradual growth against one hop'
 PAPER = None

@@ -11,7 +11,7 @@ Result    experiments/results/growth_interpolation.md
 """
 
 from experiments import arms, scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Stack against interpolation'
 PAPER = None

@@ -14,7 +14,7 @@ Result    experiments/results/growth_long.md
 """
 
 from experiments import arms, scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'A run long enough for its depth'
 PAPER = None

@@ -13,7 +13,7 @@ Result    experiments/results/growth_noise.md
 """
 
 from experiments import arms, scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Noise on the grown weights'
 PAPER = None

@@ -13,7 +13,7 @@ Result    experiments/results/growth_operators.md
 """
 
 from experiments import arms, scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Growth operators, in depth and in width'
 PAPER = {

@@ -12,7 +12,7 @@ Result    experiments/results/growth_partial.md
 """
 
 from experiments import arms, scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Partial stacking'
 PAPER = None

@@ -14,7 +14,7 @@ Result    experiments/results/growth_sizes.md
 """
 
 from experiments import arms, scenarios
-from satjax.experiment import compare, spec
+from satjax.lab.experiment import compare, spec
 
 TITLE = 'Model-size scaling'
 PAPER = None

@@ -13,7 +13,7 @@ Result    experiments/results/growth_state.md
 """
 
 from experiments import arms, scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Optimizer state and learning rate at growth'
 PAPER = None

@@ -22,8 +22,9 @@ from rich import table as rich_table
 
 from configs import quickstart
 import satjax
-from satjax import errors, generate
+from satjax import errors
 from satjax.config.run import Config
+from satjax.generation import generate
 from satjax.train import evaluation, loop, metrics, phases, saved
 
 DOCS, CODE = 'stdlib:docs', 'stdlib:code'

@@ -15,7 +15,7 @@ Result    experiments/results/sat_efficiency.md
 import dataclasses
 
 from experiments import scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Efficiency'
 PAPER = None

@@ -13,7 +13,7 @@ Result    experiments/results/sat_forward.md
 """
 
 from experiments import scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'What omitted neurons do in the forward pass'
 PAPER = None

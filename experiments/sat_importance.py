@@ -13,7 +13,7 @@ Result    experiments/results/sat_importance.md
 """
 
 from experiments import scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Importance and selection'
 PAPER = None

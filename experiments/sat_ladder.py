@@ -12,7 +12,7 @@ Result    experiments/results/sat_ladder.md
 """
 
 from experiments import scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Shape of the ladder'
 PAPER = None

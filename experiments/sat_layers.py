@@ -11,7 +11,7 @@ Result    experiments/results/sat_layers.md
 """
 
 from experiments import scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Layers that stay dense'
 PAPER = None

@@ -11,7 +11,7 @@ Result    experiments/results/sat_probe.md
 """
 
 from experiments import scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Size of the probe'
 PAPER = None

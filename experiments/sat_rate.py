@@ -13,7 +13,7 @@ Result    experiments/results/sat_rate.md
 """
 
 from experiments import scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Omission rate'
 PAPER = None

@@ -12,7 +12,7 @@ Result    experiments/results/sat_rescale.md
 """
 
 from experiments import scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Rescaling'
 PAPER = None

@@ -14,7 +14,7 @@ Result    experiments/results/sat_schedule.md
 """
 
 from experiments import scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Schedule of the omission rate'
 PAPER = None

@@ -15,7 +15,7 @@ Result    experiments/results/sat_search.md
 """
 
 from experiments import arms, scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'The search for a setting that pays'
 PAPER = None

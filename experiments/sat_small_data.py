@@ -15,7 +15,7 @@ Result    experiments/results/sat_small_data.md
 """
 
 from experiments import arms, scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Small fine-tuning sets'
 PAPER = None

@@ -12,7 +12,7 @@ Result    experiments/results/sat_where.md
 """
 
 from experiments import scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Where neurons are left out'
 PAPER = None

@@ -16,7 +16,7 @@ import ml_collections
 
 from configs import base, tinyllama_1b_cpt, tinyllama_1b_sft
 from satjax import errors
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 DOCS, CODE, ANSWERS = 'stdlib:docs', 'stdlib:code', 'stdlib:docstrings'
 # SAT unless an arm says otherwise: `sparsity` of configs/base.py at this rate.

@@ -20,12 +20,13 @@ FILES = sorted(
 ROWS = [
   {'__init__', 'errors', 'tree', 'distributed'},
   {'sparsity', 'growth'},
-  {'config', 'flops', 'collectives'},
-  {'sharding', 'data'},
+  {'config'},
+  {'flops', 'sharding', 'data'},
   {'model'},
-  {'interop', 'generate', 'sampling', 'speculative'},
+  {'generation'},
+  {'interop'},
   {'train'},
-  {'plan', 'bench', 'experiment', 'report'},
+  {'lab'},
   {'cli', 'commands', '__main__'},
 ]
 MAX_FILE_LINES = 300

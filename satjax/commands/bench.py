@@ -93,8 +93,8 @@ def _set_defaults(named):
 
 
 def _bench(config, options):
-  from satjax.bench import paired
-  from satjax.bench import table as bench_table
+  from satjax.lab.bench import paired
+  from satjax.lab.bench import table as bench_table
 
   rates = paired.RATES if options.rates is None else options.rates
   result = paired.bench(
@@ -111,7 +111,7 @@ def _bench(config, options):
 
 
 def _ladder(config, options):
-  from satjax.bench import ladder as bench_ladder
+  from satjax.lab.bench import ladder as bench_ladder
 
   result = bench_ladder.ladder(
     config, rounds=options.rounds or 3, out=options.out
@@ -120,7 +120,7 @@ def _ladder(config, options):
 
 
 def _profile(config, options):
-  from satjax.bench import profiler
+  from satjax.lab.bench import profiler
 
   result = profiler.profile(
     config,

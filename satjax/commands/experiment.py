@@ -46,12 +46,12 @@ OPTIONS = shared.required(
 
 def run(options: Any) -> None:
   if options.plan:
-    from satjax.experiment import cost
+    from satjax.lab.experiment import cost
 
     print(cost.render(options.file, options.scale, options.overrides))
     return
-  from satjax.experiment import run as run_lib
-  from satjax.report import markdown
+  from satjax.lab.experiment import run as run_lib
+  from satjax.lab.report import markdown
 
   result = run_lib.run(
     options.file,

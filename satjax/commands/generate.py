@@ -69,7 +69,7 @@ OPTIONS = (
 
 
 def run(options: Any) -> None:
-  from satjax import generate
+  from satjax.generation import generate
 
   if options.compare and not options.draft:
     raise errors.ConfigError('--compare needs --draft=DRAFT')
@@ -118,7 +118,7 @@ def _chat(options, tokenizer):
 
 
 def _open_draft(options, model, tokenizer):
-  from satjax import speculative
+  from satjax.generation import speculative
   from satjax.interop import models
   from satjax.train import saved
 

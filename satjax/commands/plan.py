@@ -36,7 +36,7 @@ OPTIONS = (
 def run(options: Any) -> None:
   sizes = (options.params, options.tokens, options.factor)
   if options.config is None and not options.overrides:
-    from satjax.plan import growth as plan_growth
+    from satjax.lab.plan import growth as plan_growth
 
     print(plan_growth.render(plan_growth.plan(*sizes)))
     return
@@ -51,9 +51,9 @@ def run(options: Any) -> None:
     _plan_topology(options)
     return
   from satjax.config import file as config_file
-  from satjax.plan import devices as plan_devices
-  from satjax.plan import stretches
-  from satjax.plan import table as plan_table
+  from satjax.lab.plan import devices as plan_devices
+  from satjax.lab.plan import stretches
+  from satjax.lab.plan import table as plan_table
 
   plan_devices.use_host()
   config = config_file.load(options.config, options.overrides)
@@ -63,12 +63,12 @@ def run(options: Any) -> None:
 
 
 def _plan_topology(options):
-  from satjax.bench import table as bench_table
   from satjax.config import file as config_file
-  from satjax.plan import devices as plan_devices
-  from satjax.plan import stretches
-  from satjax.plan import table as plan_table
-  from satjax.plan import topology as plan_topology
+  from satjax.lab.bench import table as bench_table
+  from satjax.lab.plan import devices as plan_devices
+  from satjax.lab.plan import stretches
+  from satjax.lab.plan import table as plan_table
+  from satjax.lab.plan import topology as plan_topology
 
   plan_devices.use_host()
   config = config_file.load(options.config, options.overrides)

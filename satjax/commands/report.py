@@ -30,7 +30,7 @@ OPTIONS = {
 
 
 def run(options: Any) -> None:
-  from satjax.report import page
+  from satjax.lab.report import page
 
   files = [path for path in options.paths if path.endswith('.py')]
   if files and not options.page:
@@ -51,8 +51,8 @@ def run(options: Any) -> None:
 
 def _untested(files: list[str], results: list[Any]) -> list[Any]:
   """Of the experiments that have no result, what they claim."""
-  from satjax.experiment import results as results_lib
-  from satjax.experiment import spec
+  from satjax.lab.experiment import results as results_lib
+  from satjax.lab.experiment import spec
 
   done = {result['name'] for result in results}
   experiments = [spec.load(path, 'cpu') for path in files]
@@ -60,7 +60,7 @@ def _untested(files: list[str], results: list[Any]) -> list[Any]:
 
 
 def _write(content: Any, untested: list[Any], options: Any) -> list[Any]:
-  from satjax.report import markdown, page, plots, render
+  from satjax.lab.report import markdown, page, plots, render
 
   paths = []
   if options.out:

@@ -17,9 +17,10 @@ from typing import Any
 
 import jax
 
-from satjax import errors, generate, sharding
+from satjax import errors, sharding
 from satjax.config.groups import MeshConfig, ModelConfig
 from satjax.data import tokenizers
+from satjax.generation import generate
 from satjax.interop import lm_eval_generate, lm_eval_scores, progress, weights
 from satjax.model import cached
 from satjax.tree import PyTree

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from satjax import sampling, sharding
+from satjax import sharding
 from satjax.config.groups import ModelConfig
 from satjax.data import tokenizers
-from satjax.generate import Options
+from satjax.generation import sampling
+from satjax.generation.generate import Options
 from satjax.interop import lm_eval_scores
 from satjax.tree import PyTree
 

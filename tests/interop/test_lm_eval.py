@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from satjax import cli, errors, generate, sharding
+from satjax import cli, errors, sharding
 from satjax.config.groups import MeshConfig
 from satjax.data import tokenizers
+from satjax.generation import generate
 from satjax.interop import (
   huggingface,
   lm_eval,

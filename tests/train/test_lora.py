@@ -10,13 +10,14 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from satjax import errors, flops, generate, tree
-from satjax.bench import paired
+from satjax import errors, flops, tree
 from satjax.config.groups import LoraConfig
+from satjax.generation import generate
 from satjax.interop import huggingface, models
+from satjax.lab.bench import paired
+from satjax.lab.plan import stretches
+from satjax.lab.report import page
 from satjax.model import decoder, lora
-from satjax.plan import stretches
-from satjax.report import page
 from satjax.train import (
   checkpoint,
   evaluation,

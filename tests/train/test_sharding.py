@@ -9,9 +9,10 @@ from jax.experimental import topologies
 import numpy as np
 import pytest
 
-from satjax import collectives, errors, sharding, tree
+from satjax import errors, sharding, tree
 from satjax.config.groups import MeshConfig
 from satjax.interop import huggingface, weights
+from satjax.lab.plan import collectives
 from satjax.sparsity import subnetwork
 from satjax.train import checkpoint, phases, programs, refresh, turnover, window
 from satjax.train import setup as setup_lib

@@ -1,0 +1,272 @@
+"""Sampling text from a model: greedy, with a temperature, or from a nucleus.
+
+Prompts are read at once, each token after them from a cache of keys and values
+(`sampling`), or several at a time as a draft proposes them (`speculative`). The
+host looks at the text after every few tokens alone.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from satjax import errors
+from satjax.config.groups import ModelConfig
+from satjax.data import tokenizers
+from satjax.generation import sampling, speculative
+from satjax.model import cached
+from satjax.tree import PyTree
+
+_CHUNK = 32  # tokens between two looks at the text
+_SHORTEST = 32  # prompts are padded to this, or to this times a power of two
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a text is continued with: see `generate`."""
+
+  max_tokens: int = 128
+  temperature: float = 0.0
+  top_p: float = 1.0
+  seed: int = 0
+  stop: Sequence[str] = ()
+  end_id: int | None = None  # of the token that ends a text; None: usual one
+
+  def __post_init__(self):
+    temperature, top_p = self.temperature, self.top_p
+    if self.max_tokens < 0 or not temperature >= 0 or not 0 < top_p <= 1:
+      raise errors.ConfigError(
+        f'max_tokens {self.max_tokens} and temperature {temperature} must be at'
+        f' least 0, and top_p {top_p} above 0 and at most 1'
+      )
+    if isinstance(self.stop, str) or not all(self.stop):
+      raise errors.ConfigError(
+        f'stop {self.stop!r} must be a sequence of strings, none of them empty'
+      )
+
+  def rule(self, tokenizer: tokenizers.Tokenizer) -> sampling.Rule:
+    """What the compiled programs depend on."""
+    kind = 'sample' if self.top_p == 1 else 'nucleus'
+    kind = 'greedy' if self.temperature == 0 else kind
+    end = tokenizer.eos_id if self.end_id is None else self.end_id
+    return sampling.Rule(kind, end, tokenizer.vocab_size)
+
+  def numbers(self) -> sampling.Numbers:
+    """What they are given."""
+    return sampling.Numbers(
+      jnp.float32(self.temperature),
+      jnp.float32(self.top_p),
+      jax.random.key(self.seed),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+  """Texts, and what they took.
+
+  Attributes:
+    texts: the continuation of each prompt.
+    seconds: wall time, with compilation where there was any.
+    num_tokens: new ones, without the ends of texts.
+    passes: of the model over a row, after those that read the prompts.
+    proposed: tokens of the draft; 0 without one.
+    accepted: of these, those that the model took.
+  """
+
+  texts: list[str]
+  seconds: float = 0.0
+  num_tokens: int = 0
+  passes: int = 0
+  proposed: int = 0
+  accepted: int = 0
+
+
+def generate(
+  model: ModelConfig,
+  params: PyTree,
+  tokenizer: tokenizers.Tokenizer,
+  prompts: str | Sequence[str],
+  *,
+  max_tokens: int = 128,
+  temperature: float = 0.0,
+  top_p: float = 1.0,
+  seed: int = 0,
+  stop: Sequence[str] = (),
+  draft: speculative.Draft | None = None,
+) -> str | list[str]:
+  """Continues prompts, up to the end of text.
+
+  Args:
+    model: architecture and compute dtype.
+    params: dense parameters, or a sub-network's.
+    tokenizer: text to ids and back.
+    prompts: a text to go on from, which may be empty, or several; these run
+      as one batch, whatever their lengths.
+    max_tokens: new tokens of each prompt, at most.
+    temperature: divides the logits before sampling; 0: the most likely token.
+    top_p: sample among the most likely tokens alone, the fewest that have this
+      probability together (Holtzman et al., 2020); 1: among all.
+    seed: of the sampling. The draws of prompt i depend on it and on i, and not
+      on the other prompts.
+    stop: a continuation ends before the first of these strings.
+    draft: a smaller model that proposes tokens; see `speculative`. The most
+      likely tokens stay what they are, and samples have the distribution that
+      they have without it, but are others.
+
+  Returns:
+    The continuation of the prompt, or a list of them.
+
+  Raises:
+    ConfigError: an option is out of range, or the draft does not fit.
+  """
+  options = Options(max_tokens, temperature, top_p, seed, stop)
+  texts = [prompts] if isinstance(prompts, str) else list(prompts)
+  new = run(model, params, tokenizer, texts, options, draft).texts
+  return new[0] if isinstance(prompts, str) else new
+
+
+def run(
+  model: ModelConfig,
+  params: PyTree,
+  tokenizer: tokenizers.Tokenizer,
+  prompts: Sequence[str | np.ndarray],
+  options: Options,
+  draft: speculative.Draft | None = None,
+) -> Continuation:
+  """`generate` that also counts; a prompt may be ids, its begin included."""
+  begin = time.perf_counter()
+  if draft is not None and draft.model.vocab_size < tokenizer.vocab_size:
+    raise errors.ConfigError(
+      f'the draft has {draft.model.vocab_size} tokens and the tokenizer'
+      f' {tokenizer.vocab_size}; a draft needs the tokenizer of its target'
+    )
+  if not prompts or options.max_tokens == 0:
+    return Continuation([''] * len(prompts), time.perf_counter() - begin)
+  ids = [_ids(tokenizer, prompt) for prompt in prompts]
+  state, more = start(model, params, tokenizer, ids, options, draft)
+  rows, texts, state = _finish(tokenizer, ids, options, state, more)
+  passes = state.get('passes', state['count'] - 1).sum()
+  return Continuation(
+    texts,
+    seconds=time.perf_counter() - begin,
+    num_tokens=sum(map(len, rows)),
+    passes=int(passes),
+    proposed=int(passes) * draft.num_tokens if draft else 0,
+    accepted=int(state['accepted'].sum()) if draft else 0,
+  )
+
+
+def _ids(tokenizer, prompt):
+  if isinstance(prompt, str):
+    return np.concatenate([[tokenizer.bos_id], tokenizer.encode(prompt)])
+  return prompt
+
+
+def compare(
+  model: ModelConfig,
+  params: PyTree,
+  tokenizer: tokenizers.Tokenizer,
+  prompts: Sequence[str],
+  options: Options,
+  draft: speculative.Draft,
+  pairs: int = 5,
+) -> tuple[list[Continuation], list[Continuation]]:
+  """`run` with and without the draft, in turns, after one each to compile."""
+  drafts = (draft, None)
+  for used in drafts:
+    run(model, params, tokenizer, prompts, options, used)
+  found = {used is None: [] for used in drafts}
+  for number in range(pairs):
+    for used in drafts[:: -1 if number % 2 else 1]:
+      one = run(model, params, tokenizer, prompts, options, used)
+      found[used is None].append(one)
+  return found[False], found[True]
+
+
+def start(model, params, tokenizer, ids, options, draft):
+  """The state after the prompts, and the program that goes on from it."""
+  rule, numbers = options.rule(tokenizer), options.numbers()
+  length_B = np.array([len(row) for row in ids], np.int32)
+  longest = _bucket(length_B.max())
+  slots = longest + -(-options.max_tokens // _CHUNK) * _CHUNK
+  slots += draft.num_tokens if draft else 0
+  tokens_BS = np.zeros((len(ids), slots), np.int32)
+  for row, values in zip(tokens_BS, ids):
+    row[: len(values)] = values
+  params = cached.cast(model, params)
+  state = sampling.start(
+    params,
+    tokens_BS,
+    length_B,
+    numbers,
+    model=model,
+    rule=rule,
+    longest=longest,
+  )
+  if draft is None:
+    more = functools.partial(sampling.more, model=model, rule=rule)
+    return state, lambda state, limit: more(params, state, numbers, limit)
+  small = cached.cast(draft.model, draft.params)
+  state = speculative.start(
+    None if draft.shares_cache else small,
+    state,
+    model=draft.model,
+    longest=longest,
+  )
+  more = functools.partial(
+    speculative.more,
+    most=options.max_tokens,
+    models=(model, draft.model),
+    num_tokens=draft.num_tokens,
+    rule=rule,
+  )
+  return state, lambda state, n: more((params, small), state, numbers, n)
+
+
+def _bucket(length):
+  """Few lengths, so that few programs are compiled."""
+  return max(_SHORTEST, 1 << int(length - 1).bit_length())
+
+
+def _finish(tokenizer, ids, options, state, more):
+  """New ids and text of each row, and the rest of the last state."""
+  limit = 0
+  while True:
+    limit = min(limit + _CHUNK, options.max_tokens)
+    state = more(state, limit)
+    seen = jax.device_get(
+      {name: x for name, x in state.items() if name not in ('cache', 'draft')}
+    )
+    rows = [
+      _before_end(tokens[len(row) :][:count], options.rule(tokenizer).end)
+      for row, tokens, count in zip(
+        ids, seen['tokens'], np.minimum(seen['count'], options.max_tokens)
+      )
+    ]
+    texts = [_text(tokenizer, *pair) for pair in zip(ids, rows)]
+    cuts = [_first(text, options.stop) for text in texts]
+    done_B = seen['done'] | [cut is not None for cut in cuts]
+    if limit == options.max_tokens or done_B.all():
+      return rows, [text[:cut] for text, cut in zip(texts, cuts)], seen
+    state['done'] = jnp.asarray(done_B)
+
+
+def _before_end(row, end):
+  """The tokens up to the end of text, without it."""
+  return row[: np.append(row, end).tolist().index(end)]
+
+
+def _text(tokenizer, ids, row):
+  """What `row` adds to the text of `ids`."""
+  # Decoded together: alone, a first piece may lose the space before it.
+  head, text = tokenizer.decode(ids), tokenizer.decode([*ids, *row])
+  return text[len(head) :] if text.startswith(head) else tokenizer.decode(row)
+
+
+def _first(text, stop):
+  """Where the first stop string begins, or None."""
+  return min((text.find(s) for s in stop if s in text), default=None)

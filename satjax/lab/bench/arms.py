@@ -1,0 +1,214 @@
+"""The JAX arms of a benchmark: dense, sparse, and natively small ones."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from satjax import errors
+from satjax.config.run import Config
+from satjax.lab.bench import machine as bench_machine
+from satjax.sparsity import subnetwork
+from satjax.train import phases, programs, refresh, turnover, window
+from satjax.train import setup as setup_lib
+
+
+@dataclasses.dataclass
+class Compiled:
+  """A train step, ready to run; nothing of it is on the device yet.
+
+  Attributes:
+    setup: of the configuration that it trains.
+    phase: with the shapes of the step.
+    program: the step.
+    compile_seconds: 'cold' with no cache, and 'warm' with one on disk.
+  """
+
+  setup: setup_lib.Setup
+  phase: phases.Phase
+  program: Any
+  compile_seconds: Mapping[str, float]
+
+  @property
+  def flops(self) -> float:
+    """Of a step, as executed."""
+    return phases.phase_flops(self.setup.config, self.phase)
+
+  @property
+  def rests(self) -> int:
+    """Bytes on a device between two steps, but for rows that rest."""
+    m = self.program.memory_analysis()
+    return m.argument_size_in_bytes
+
+  @property
+  def works(self) -> int:
+    """Bytes on a device that a step needs on top, while it runs."""
+    m = self.program.memory_analysis()
+    new = m.output_size_in_bytes - m.alias_size_in_bytes
+    return m.temp_size_in_bytes + new
+
+
+@dataclasses.dataclass
+class Arm:
+  """A compiled step with its own state, on its own walk through batches."""
+
+  compiled: Compiled
+  batches: Sequence[Any]
+  window: window.Window
+  done: int = 0
+
+  @property
+  def setup(self) -> setup_lib.Setup:
+    return self.compiled.setup
+
+  @property
+  def memory(self) -> int:
+    """Bytes on the device: at the peak of a step, and of what rests there."""
+    used = {id(leaf) for leaf in jax.tree.leaves(self.window.rest)}
+    resting = (
+      leaf.addressable_shards[0].data.nbytes
+      for leaf in jax.tree.leaves(self.window.resting)
+      if leaf.sharding.memory_kind == 'device' and id(leaf) not in used
+    )
+    return self.compiled.rests + self.compiled.works + sum(resting)
+
+  def steps(self, count: int) -> float:
+    """Trains `count` steps; the loss of the last one."""
+    now = self.window
+    for _ in range(count):
+      batch = self.batches[self.done % len(self.batches)]
+      now.state, scalars = self.compiled.program(now.state, batch, now.rest)
+      self.done += 1
+    jax.block_until_ready(now.state)
+    return float(scalars['loss'])
+
+  def refresh(self, count: int = 1) -> None:
+    """Changes the selection, as the training loop does."""
+    for _ in range(count):
+      batch = self.batches[self.done % len(self.batches)]
+      if self.window.chosen:
+        state = window.close(self.setup, self.window, self.done)
+        self.window = window.dense(state, self.window)
+      self.window = turnover.turn_over(self.setup, self.window, 0, batch)
+      jax.block_until_ready((self.window.state, self.window.resting))
+
+  def probe(self, params: Any) -> None:
+    """Scores the neurons of dense parameters, as a refresh does."""
+    batch = self.batches[self.done % len(self.batches)]
+    config, model = self.setup.config, self.compiled.phase.stage.model
+    jax.block_until_ready(refresh.measure(config, model, params, batch))
+
+  def twin(self) -> Self:
+    """The same program with a state of its own, that never refreshes."""
+    now = self.window
+    state, rest = jax.tree.map(jnp.copy, (now.state, now.rest))
+    now = window.Window(state, self.compiled.phase.stage, rest=rest)
+    return dataclasses.replace(self, window=now)
+
+
+def fresh(config: Config) -> Config:
+  """The configuration with random weights, and before it grows.
+
+  Raises:
+    ConfigError: adapters train, which no other arm has.
+  """
+  if config.lora.is_on:
+    raise errors.ConfigError(
+      f'config.lora.rank {config.lora.rank}: a benchmark compares ways to train'
+      ' all weights; set it to 0'
+    )
+  return dataclasses.replace(
+    config,
+    model=dataclasses.replace(config.model, init_from=''),
+    growth=dataclasses.replace(config.growth, hops=()),
+  )
+
+
+def random_batches(
+  config: Config, count: int = 4
+) -> list[dict[str, np.ndarray]]:
+  """Batches of random tokens with the keys of training; one document a row."""
+  rng = np.random.default_rng(0)
+  shape = rows, length = config.train.batch_size, config.data.seq_len
+  batches = []
+  for _ in range(count):
+    ids = rng.integers(config.model.vocab_size, size=(rows, length + 1))
+    ids = ids.astype(np.int32)
+    batches.append(
+      {
+        'tokens': ids[:, :-1],
+        'targets': ids[:, 1:],
+        'positions': np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+        'segments': np.ones(shape, np.int32),
+        'weights': np.ones(shape, np.float32),
+      }
+    )
+  return batches
+
+
+def with_rate(config: Config, rate: float, forward: str) -> Config:
+  """The configuration with a rate that is constant from the first step on."""
+  values = config.to_dict()
+  values['sparsity'] |= {
+    'head_rate': rate,
+    'channel_rate': rate,
+    'omitted_forward': forward,
+    'shape': 'ladder',
+    'split': 1.0,
+    'warm_start': 0.0,
+  }
+  return Config.from_dict(values)
+
+
+def compact(dense: Config, sparse: Config) -> Config:
+  """A model that is natively as small as a sub-network of the dense one."""
+  layer = phases.phase_at(sparse, 0).layers[-1]
+  model = dataclasses.replace(
+    dense.model,
+    num_heads=layer.heads,
+    num_kv_heads=layer.kv_heads,
+    mlp_dim=layer.channels,
+  )
+  return dataclasses.replace(dense, model=model)
+
+
+def compile_arm(setup: setup_lib.Setup, batch: Any) -> Compiled:
+  """Compiles the first step of a run, twice: without a cache and with one."""
+  phase = phases.phase_at(setup.config, 0)
+  program, seconds = bench_machine.compile_seconds(
+    lambda: programs.compile_phase(setup, batch, phase)
+  )
+  return Compiled(setup, phase, program, seconds)
+
+
+def make_arm(compiled: Compiled, batches: Sequence[Any]) -> Arm:
+  """A new state on the device, with a window if the phase is sparse."""
+  setup = compiled.setup
+  batches = [setup.put_batch(batch) for batch in batches]
+  state = setup_lib.initial_state(setup)
+  arm = Arm(compiled, batches, window.first(setup, state))
+  if compiled.phase.is_sparse:
+    arm.refresh()
+  return arm
+
+
+def whole_selection(arm: Arm, setup: setup_lib.Setup) -> Arm:
+  """Gathers every neuron of a dense arm: its model by way of SAT.
+
+  Args:
+    arm: dense; it is used up.
+    setup: of a sparse arm.
+  """
+  sizes = dataclasses.astuple(arm.compiled.phase.layers[0])
+  counts = dict(zip(('heads', 'kv_heads', 'mlp'), sizes))
+  layers = setup.config.model.num_layers
+  every = {n: jnp.ones((layers, size), bool) for n, size in counts.items()}
+  order = subnetwork.orders(every, setup.config.sparsity.shards)
+  stacks = (subnetwork.Stack(0, layers, tuple(counts.items())),)
+  arm.window.state, _ = subnetwork.split(
+    arm.window.state, order, stacks, place=setup.place_leaf, consume=True
+  )
+  return arm

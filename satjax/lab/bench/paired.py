@@ -1,0 +1,282 @@
+"""Paired step times: dense, every SAT rung, its compact twin, and PyTorch.
+
+Arms that fit in memory together take turns, in an order that is reversed every
+second round, so that other load on the machine meets all of them. What counts
+is the time of an arm over that of the dense arm in the same round. A second
+dense arm shows how far such a ratio strays by chance: the noise floor, below
+which nothing is claimed.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import gc
+import json
+import os
+import tempfile
+from typing import Any
+
+import jax
+import numpy as np
+
+from satjax import errors
+from satjax.config.run import Config
+from satjax.interop import models
+from satjax.lab.bench import arms as bench_arms
+from satjax.lab.bench import figures as bench_figures
+from satjax.lab.bench import groups as bench_groups
+from satjax.lab.bench import machine as bench_machine
+from satjax.lab.bench import table as bench_table
+from satjax.lab.bench import torch_arms as bench_torch
+from satjax.train import setup as setup_lib
+from satjax.train import workdir
+
+_WARMUP = 3  # steps of an arm, and refreshes, before any counts
+RATES = (0.25, 0.5, 0.75)
+FORWARDS = ('skip', 'exact')
+
+
+def bench(
+  config: Config,
+  *,
+  rates: Sequence[float] = RATES,
+  forwards: Sequence[str] = FORWARDS,
+  rounds: int = 21,
+  steps: int = 2,
+  torch: Sequence[str] | None = None,
+  memory: float | None = None,
+  out: str | os.PathLike | None = None,
+  devices: Sequence[jax.Device] | None = None,
+) -> dict[str, Any]:
+  """Times the train step of a configuration, dense and sparse.
+
+  Weights and tokens are random. A model that grows is timed before it grows.
+
+  Args:
+    config: what to time.
+    rates: omission rates of heads and channels.
+    forwards: what the omitted part does in the forward pass, for each rate.
+    rounds: visits to each arm.
+    steps: optimizer steps in a visit.
+    torch: what the names of PyTorch arms to time begin with; (): none; None:
+      all, if it is installed.
+    memory: bytes of a device that arms may take together; None: what it has.
+    out: JSON file for the result; its table goes beside it, as .md.
+    devices: to run on; None: all.
+
+  Returns:
+    The result, as in the JSON file; `bench_table.render` makes the table.
+
+  Raises:
+    SatjaxError: arms that must compute the same loss do not.
+    ConfigError: PyTorch arms are asked for that can not be, adapters train, or
+      the dense arm does not fit twice.
+    StorageError: `out` can not be written.
+  """
+  config = bench_arms.fresh(models.resolve(config))
+  if out is not None:
+    bench_table.write(out, {}, '')
+  before = os.getloadavg(), bench_machine.clocks()
+  device = (devices or jax.devices())[0]
+  variants = bench_torch.wanted(torch, device.platform, config.model.dtype)
+  run = _Run(config, rates, forwards, rounds, steps, devices)
+  with tempfile.TemporaryDirectory() as weights:
+    run.time(memory, weights, variants)
+  result = run.result() | {
+    'environment': workdir.environment(),
+    'torch': bench_torch.versions() if variants else {},
+    'load_average': {'before': before[0], 'after': os.getloadavg()},
+    'clocks': {'before': before[1], 'after': run.clocks},
+  }
+  result = json.loads(json.dumps(result))
+  if out is not None:
+    bench_table.write(out, result, bench_table.render(result))
+  return result
+
+
+class _Run:
+  """The arms of a benchmark, and what is known of them so far."""
+
+  def __init__(self, config, rates, forwards, rounds, steps, devices):
+    """Compiles every step, while the memory is free."""
+    self.rounds, self.num_steps = rounds, steps
+    self.batches = bench_arms.random_batches(config)
+    self.losses, self.unavailable, self.figures = {}, {}, {}
+    self.clocks = []
+    dense = bench_arms.with_rate(config, 0.0, 'skip')
+    wanted = {'dense': dense}
+    for rate in rates:
+      for forward in forwards:
+        changed = bench_arms.with_rate(config, rate, forward)
+        wanted[f'{forward} {rate:g}'] = changed
+        if forward == 'skip':
+          small = bench_arms.compact(dense, changed)
+          wanted[f'skip {rate:g}, twin'] = small
+    # All of them are checked before any is compiled.
+    setups = {n: setup_lib.make_setup(c, devices) for n, c in wanted.items()}
+    self.compiled = {
+      name: bench_arms.compile_arm(setup, self.batches[0])
+      for name, setup in setups.items()
+    }
+    first = setups['dense']
+    self.device = first.mesh.devices.flat[0]
+    # What the configuration leaves open is settled in a setup.
+    self.config = dataclasses.replace(config, model=first.config.model)
+
+  def time(self, memory, weights, variants):
+    """All groups; `variants` of PyTorch, with a folder for their `weights`."""
+    base = self.compiled['dense']
+    limit = bench_machine.memory_limit(self.device, memory)
+    obstacle = bench_torch.obstacle(base.setup) if variants else None
+    units = [*self._units()]
+    if not obstacle:
+      units += self._torch_units(variants, weights, limit is not None)
+    groups, self.unavailable = bench_groups.pack(
+      units, base.rests, base.works, limit
+    )
+    if obstacle:
+      self.unavailable |= dict.fromkeys(variants, obstacle)
+    self._check_noise()
+    dense = self._make('dense')
+    if variants and not obstacle:
+      params = jax.device_get(dense.window.state.params)
+      bench_torch.save(weights, self.config, params)
+    self.losses['dense'] = dense.steps(1)
+    dense.steps(_WARMUP)
+    # Nothing but this arm has been on the device so far.
+    self.peak = bench_machine.peak_memory(self.device)
+    for number, group in enumerate(groups):
+      self._time_group(dense, number, group)
+    self.figures = {
+      name: self.figures[name]
+      for name in ('dense', *(n for u in units for n in u.names))
+      if name in self.figures
+    }
+
+  def result(self):
+    """What was timed, and what came out."""
+    return {
+      'config': self.config.to_dict(),
+      'rounds': self.rounds,
+      'steps': self.num_steps,
+      'losses': self.losses,
+      'unavailable': self.unavailable,
+      'arms': self.figures,
+      'noise': bench_table.noise_floor(self.figures['dense again']['ratio']),
+    }
+
+  def _make(self, name):
+    return bench_arms.make_arm(self.compiled[name], self.batches)
+
+  def _units(self):
+    """All JAX arms but the dense one; a sparse arm with its twin."""
+    base = self.compiled['dense']
+    yield bench_groups.Unit(
+      ('dense again',),
+      lambda: {'dense again': self._make('dense')},
+      base.rests,
+      base.works,
+    )
+    for name, sat in self.compiled.items():
+      if not sat.phase.is_sparse:
+        continue
+      twin = self.compiled.get(f'{name}, twin', sat)
+      yield bench_groups.Unit(
+        (name, f'{name}, twin'),
+        functools.partial(self._make_pair, name),
+        # The rows in training and those at rest are all that dense has.
+        max(base.rests, sat.rests) + twin.rests,
+        max(sat.works, twin.works),
+      )
+
+  def _make_pair(self, name):
+    sat, twin = self._make(name), f'{name}, twin'
+    small = self._make(twin) if twin in self.compiled else sat.twin()
+    return {name: sat, twin: small}
+
+  def _torch_units(self, variants, weights, alone):
+    setup = self.compiled['dense'].setup
+    total = 1 + _WARMUP + self.rounds * self.num_steps
+    for name, variant in variants.items():
+
+      def make(name=name, variant=variant):
+        arguments = setup, weights, variant, self.batches, total
+        return {name: bench_torch.TorchArm(*arguments)}
+
+      yield bench_groups.Unit((name,), make, alone=alone)
+
+  def _check_gather(self):
+    """Gathering every neuron has to give the dense model back."""
+    for name, sat in self.compiled.items():
+      whole = f'whole {name.split()[0]}'
+      if sat.phase.is_sparse and whole not in self.losses:
+        arm = bench_arms.whole_selection(self._make('dense'), sat.setup)
+        self.losses[whole] = arm.steps(1)
+
+  def _time_group(self, dense, number, group):
+    if not group[0].alone:
+      self._check_gather()
+    arms = {'dense': dense}
+    for unit in group:
+      try:
+        made = unit.make()
+        self.losses |= {name: arm.steps(1) for name, arm in made.items()}
+      except (RuntimeError, OSError) as error:
+        reason = ' '.join(str(error).split())[:200]
+        self.unavailable |= dict.fromkeys(unit.names, reason)
+      else:
+        arms |= made
+    self._check_noise()
+    self._check_losses()
+    if len(arms) > 1:
+      times = _time(arms, self.rounds, self.num_steps)
+      self.clocks = bench_machine.clocks()
+      found = bench_figures.figures(self.config, arms, *times, self.peak)
+      for name, of_arm in found.items():
+        self.figures.setdefault(name, {'group': number, **of_arm})
+    made = None
+    arms.clear()
+    gc.collect()
+    if any(unit.alone for unit in group):
+      bench_torch.free()
+
+  def _check_noise(self):
+    if 'dense again' in self.unavailable:
+      raise errors.ConfigError(
+        'the dense arm has to fit twice, to tell noise from a difference:'
+        f' {self.unavailable["dense again"]}'
+      )
+
+  def _check_losses(self):
+    names = ('dense again', 'whole', 'torch')
+    same = {n: x for n, x in self.losses.items() if n.startswith(names)}
+    dtype, platform = self.config.model.dtype, self.device.platform
+    bench_table.check_losses(self.losses['dense'], same, dtype, platform)
+
+
+def _time(arms, rounds, steps):
+  """Seconds of a step, by arm and round, of a refresh, and of its probe."""
+  sat = {
+    name: arm
+    for name, arm in arms.items()
+    if isinstance(arm, bench_arms.Arm) and arm.window.chosen
+  }
+  for name, arm in arms.items():
+    if name != 'dense':
+      arm.steps(_WARMUP)
+  for arm in sat.values():
+    arm.refresh(_WARMUP)
+  visits = {n: functools.partial(a.steps, steps) for n, a in arms.items()}
+  seconds = bench_groups.take_turns('steps', visits, rounds)
+  params = arms['dense'].window.state.params
+  return (
+    {name: np.array(of_arm) / steps for name, of_arm in seconds.items()},
+    bench_groups.take_turns(
+      'refreshes', {n: arm.refresh for n, arm in sat.items()}, rounds
+    ),
+    bench_groups.take_turns(
+      'probes',
+      {n: functools.partial(arm.probe, params) for n, arm in sat.items()},
+      rounds,
+    ),
+  )

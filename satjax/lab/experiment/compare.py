@@ -1,0 +1,163 @@
+"""Arms against the reference: at equal steps, equal time, equal FLOPs.
+
+The reference is trained for several lengths, each with a full schedule and a
+learning rate of its own: the frontier. What it would reach with exactly the
+time or the FLOPs of an arm is read off between two of these runs, seed by seed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from satjax.lab.experiment import spec
+
+# By seed, (steps, seconds or FLOPs) and loss of each length.
+Frontier = Mapping[int, tuple[np.ndarray, np.ndarray]]
+Losses = Mapping[int, float]  # by seed
+
+
+def at(frontier: Frontier, x: float) -> Losses | None:
+  """Losses of the reference with `x` of whatever it is; None: out of range.
+
+  Between two lengths the loss is linear in log x. A tenth of a percent beyond
+  an end is taken for the end.
+  """
+  result = {}
+  for seed, (xs, losses) in frontier.items():
+    if not xs[0] * 0.999 <= x <= xs[-1] * 1.001:
+      return None
+    result[seed] = float(np.interp(np.log(x), np.log(xs), losses))
+  return result
+
+
+def speedup(frontier: Frontier, x: float, loss: float) -> float | None:
+  """How much longer the reference trains for a loss that took an arm `x`.
+
+  Of the mean over seeds, without lengths that are no better than a shorter one;
+  None: the loss lies above or below all that the reference reached.
+  """
+  xs = next(iter(frontier.values()))[0]
+  mean = np.mean([losses for _, losses in frontier.values()], axis=0)
+  lower = np.diff(np.minimum.accumulate(mean), prepend=np.inf) < 0
+  xs, falling = xs[lower], mean[lower]
+  if not falling[-1] <= loss <= falling[0]:
+    return None
+  reached = np.interp(-loss, -falling, np.log(xs))
+  return float(np.exp(reached) / x)
+
+
+def difference(losses: Losses, other: Losses) -> dict[str, Any]:
+  """Paired by seed: the loss minus the other's, and what that amounts to.
+
+  A mean that is no larger than the spread of either over the seeds is no
+  difference.
+  """
+  seeds = sorted(losses.keys() & other.keys())
+  each = [losses[seed] - other[seed] for seed in seeds]
+  mean = float(np.mean(each))
+  spread = max(_range([x[s] for s in seeds]) for x in (losses, other))
+  verdict = 'better' if mean < 0 else 'worse'
+  if len(seeds) < 2:
+    verdict = 'one seed'
+  elif abs(mean) <= spread:
+    verdict = 'no difference'
+  return {
+    'other': float(np.mean([other[seed] for seed in seeds])),
+    'difference': {
+      'mean': mean,
+      'low': float(min(each)),
+      'high': float(max(each)),
+    },
+    'verdict': verdict,
+  }
+
+
+def _range(values: Sequence[float]) -> float:
+  return max(values) - min(values)
+
+
+def losses_of(arm: Mapping[str, Any]) -> Losses:
+  """Of an arm of a result: what it is judged by."""
+  stops = arm['early_stop']
+  return {
+    run['seed']: run['best']['test'] if stops else run['test']
+    for run in arm['runs']
+  }
+
+
+def judge(
+  claim: spec.Claim, arms: Mapping[str, Any], reference: str
+) -> dict[str, str]:
+  """A claim with what was found; `arms` and `reference`: of a result."""
+  found = [_expectation(expect, arms, reference) for expect in claim.expects]
+  true = [is_true for is_true, _ in found]
+  if not found or None in true:
+    verdict = 'not tested'
+  elif all(true):
+    verdict = 'holds'
+  else:
+    verdict = 'holds partly' if any(true) else 'does not hold'
+  return {
+    'claim': claim.text,
+    'source': claim.source,
+    'paper': claim.paper,
+    'ours': '; '.join(text for _, text in found),
+    'verdict': verdict,
+  }
+
+
+def _expectation(expect, arms, reference) -> tuple[bool | None, str]:
+  """Whether it came true (None: not tested), and the figures."""
+  arm, name = arms.get(expect.arm), expect.arm
+  if arm is None or arm['failed']:
+    return None, f'{name}: not run' if arm is None else f'{name}: failed'
+  if expect.relation == 'faster':
+    return _is_faster(expect, arm, arms.get(expect.other))
+  if expect.other in spec.EQUAL:
+    found = arm['against'].get(expect.other)
+    other = f'{reference} at equal {_WORDS[expect.other]}'
+  else:
+    other, against = expect.other, arms.get(expect.other)
+    usable = against is not None and not against['failed']
+    found = difference(losses_of(arm), losses_of(against)) if usable else None
+  if found is None:
+    return None, f'{name}: nothing to compare it with for {other}'
+  change = found['difference']['mean']
+  text = (
+    f'{name} {arm["loss"]["mean"]:.4f}, {other} {found["other"]:.4f}'
+    f' ({change:+.4f}, {found["verdict"]})'
+  )
+  wanted = {'below': ('better',), 'not above': ('better', 'no difference')}
+  if found['verdict'] == 'one seed':
+    return None, text
+  return found['verdict'] in wanted[expect.relation], text
+
+
+def _is_faster(expect, arm, other) -> tuple[bool | None, str]:
+  """Seconds of whole runs, of as many steps."""
+  if not (arm['seconds'] and other and other['seconds']):
+    return None, f'{expect.arm}: not timed'
+  ratio = other['seconds'] / arm['seconds']
+  text = f'{expect.arm} is {ratio:.2f} times as fast as {expect.other}'
+  return ratio >= expect.by, text
+
+
+_WORDS = {'steps': 'steps', 'time': 'time', 'flops': 'FLOPs'}
+
+
+def power_law(
+  points: Sequence[tuple[float, float]],
+) -> tuple[float, float] | None:
+  """The a and b of L = a C^b (Du et al., 2024, section 4.2); None: too few.
+
+  Least squares in the logarithms.
+
+  Args:
+    points: (FLOPs, loss) of models of several sizes, at least two.
+  """
+  if len(points) < 2:
+    return None
+  flops, losses = np.log(np.array(points)).T
+  slope, offset = np.polyfit(flops, losses, 1)
+  return float(np.exp(offset)), float(slope)

@@ -1,0 +1,92 @@
+"""What workers do: train a base or a run, prune a base."""
+
+import dataclasses
+import gc
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+
+from satjax import errors
+from satjax.config.run import Config
+from satjax.data import pipeline
+from satjax.interop import models
+from satjax.lab.experiment.runs import Base, Run
+from satjax.model import decoder
+from satjax.sparsity import subnetwork
+from satjax.train import loop, phases, refresh, saved
+from satjax.train import setup as setup_lib
+from satjax.train import workdir as workdir_lib
+
+
+def train_run(run: Run) -> None:
+  """Trains, or goes on; a run that diverges says so in its folder."""
+  try:
+    loop.train(run.final_config, run.path)
+  except errors.NonFiniteError as error:
+    workdir_lib.write_json(run.path / 'failed.json', {'reason': str(error)})
+  # Metrics are what is wanted; hundreds of checkpoints would fill the disk.
+  shutil.rmtree(run.path / 'checkpoints', ignore_errors=True)
+  jax.clear_caches()
+  gc.collect()  # TensorBoard's queue has semaphores of the system
+
+
+def make_base(base: Base) -> None:
+  """Trains the base and writes it as a model directory."""
+  if base.model.exists():
+    return
+  loop.train(base.config, base.path)
+  found = saved.restore(base.path)
+  _save(found.model, base.model, tokenizer=found.tokenizer)
+
+
+def make_pruned(base: Base) -> None:
+  """Cuts the heads and channels off a base that matter least, by maxip."""
+  if base.model.exists():
+    return
+  found = saved.restore(base.path)
+  config = _with_rate(found.config, base.prune)
+  setup = setup_lib.make_setup(config)
+  batches = pipeline.make_batches(
+    config.data,
+    split='train',
+    batch_size=config.train.batch_size,
+    tokenizer=found.tokenizer,
+    vocab_size=config.model.vocab_size,
+  )
+  phase, model = phases.phase_at(config, 0), config.model
+  measured = refresh.measure(config, model, found.params, batches[0])
+  before, _ = refresh.blank(measured)
+  key = jax.random.key(0)
+  chosen = refresh.choose(config, found.params, measured, phase, before, key)
+  kept, _ = subnetwork.split(
+    found.params,
+    subnetwork.orders(chosen.kept),
+    phases.stacks(phase),
+    place=setup.place_leaf,
+  )
+  pruned = models.Model(decoder.fit(model, kept), kept)
+  _save(pruned, base.model, tokenizer=found.tokenizer)
+
+
+def _with_rate(config, rate) -> Config:
+  """Chooses once, by the largest mean response to a batch."""
+  sparsity = dataclasses.replace(
+    config.sparsity,
+    head_rate=rate,
+    channel_rate=rate,
+    importance='maxip',
+    selection='top_k',
+    probe=1.0,
+  )
+  return dataclasses.replace(config, sparsity=sparsity)
+
+
+def _save(model: models.Model, path: pathlib.Path, **options: Any) -> None:
+  """All of a directory or nothing."""
+  temporary = path.with_name(f'{path.name}.tmp')
+  shutil.rmtree(temporary, ignore_errors=True)
+  models.save(model, temporary, **options)
+  os.replace(temporary, path)

@@ -1,0 +1,215 @@
+"""What a run costs in seconds: paired step times, summed over its steps.
+
+Arms are never timed by the clock of their own runs, which meet other load at
+other hours. The step of every shape that a run trains, and every kind of
+refresh, takes turns with the dense step of the reference; the medians of these
+ratios, times one dense step, make the seconds of a run. A ratio is a cell, and
+experiments share cells as they share runs.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import hashlib
+import json
+from typing import Any
+
+import jax
+import numpy as np
+
+from satjax.config.run import Config
+from satjax.lab.bench import arms as bench_arms
+from satjax.lab.bench import groups as bench_groups
+from satjax.lab.bench import table as bench_table
+from satjax.lab.experiment import work
+from satjax.train import phases, programs
+from satjax.train import setup as setup_lib
+
+ROUNDS = {'smoke': 2, 'cpu': 15, 'gpu': 15, 'paper': 15}
+_STEPS = 2  # of an arm at a time
+_WARMUP = 2
+# Settings that change which neurons take part, not the program that trains.
+_CHOICE = {
+  'importance': 'magnitude',
+  'balance': False,
+  'selection': 'top_k',
+  'temperature': 1.0,
+  'probe': 0.125,
+  'stale_scores': False,
+}
+_CONSTANT = {'shape': 'ladder', 'split': 1.0, 'rungs': 1, 'warm_start': 0.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """Something whose time counts.
+
+  Attributes:
+    config: of one constant shape, with what does not matter set aside.
+    is_refresh: a change of the selection; else a train step.
+  """
+
+  config: Config
+  is_refresh: bool = False
+
+  @functools.cached_property
+  def key(self) -> str:
+    text = json.dumps([self.config.to_dict(), self.is_refresh], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def dense_cell(config: Config) -> Cell:
+  """Of a reference: what all of its cells are relative to."""
+  return _cell(config, phases.phase_at(config, 0), False)
+
+
+def cells(config: Config) -> list[Cell] | None:
+  """The cell of every step of a run, and of the refresh before it, in order.
+
+  Returns:
+    A cell a step, and one more for each refresh, before its step; None for
+    runs that grow, which are compared by FLOPs.
+  """
+  if config.growth.hops:
+    return None
+  result = []
+  for step in range(config.train.num_steps):
+    phase = phases.phase_at(config, step)
+    if phase.is_sparse and phases.starts_window(config, step):
+      result.append(_cell(config, phase, True))
+    result.append(_cell(config, phase, False))
+  return result
+
+
+@functools.cache
+def _cell(config, phase, is_refresh) -> Cell:
+  values = config.to_dict()
+  values['model'] |= {'init_from': ''}
+  values['data'] |= {'seed': 0, 'held_out': 0.05, 'test': 0.0}
+  values['optimizer'] |= {'peak_lr': 1e-3, 'end_lr': 1e-4, 'warmup_steps': 1}
+  values['train'] |= {'num_steps': 1000, 'seed': 0, 'eval_every': 0}
+  # A refresh is that of the first rung: what there is to choose from is equal.
+  rung = phase.rung if not is_refresh else _widest_cut(config)
+  rates = _rates(config, phases.phase_of(config, rung, phase.stage))
+  if config.sparsity.execution == 'masked' and phase.is_sparse:
+    rates = dict.fromkeys(rates, 0.5)  # one program for every rate
+  sparsity = values['sparsity']
+  sparsity |= _CONSTANT | rates | {'refresh_every': 1000}
+  if not is_refresh:
+    sparsity |= _CHOICE
+  if not phase.is_sparse:
+    sparsity |= _PLAIN
+  return Cell(Config.from_dict(values), is_refresh)
+
+
+# Of a dense step, whatever else the run does at other times.
+_PLAIN = {
+  'head_rate': 0.0,
+  'channel_rate': 0.0,
+  'execution': 'compact',
+  'omitted_forward': 'skip',
+  'omitted': 'frozen',
+  'bias_correction': 'global',
+  'rescale': 'none',
+  'dense_layers': (0, 0),
+  'layer_scale': (),
+}
+
+
+def _widest_cut(config) -> int:
+  """The rung that leaves out the most."""
+  both = phases.ladders(config).values()
+  rungs = range(len(next(iter(both)).levels))
+  return max(rungs, key=lambda rung: max(lad.rate_of(rung) for lad in both))
+
+
+def _rates(config, phase) -> dict[str, float]:
+  """Constant rates that keep what a phase keeps."""
+  model = phase.stage.model
+  scales = phases.layer_scales(config, phase.num_layers)
+  scale = max(scales)
+  layer = phase.layers[scales.index(scale)]
+  return {
+    'head_rate': (1 - layer.heads / model.num_heads) / scale,
+    'channel_rate': (1 - layer.channels / model.mlp_dim) / scale,
+  }
+
+
+def seconds(config: Config, timing: Mapping[str, Any]) -> np.ndarray | None:
+  """Seconds of a run after each of its steps, float64 [steps].
+
+  Args:
+    config: of the run.
+    timing: of `measure`; it has all cells of the run.
+  """
+  found = cells(config)
+  if found is None or not timing:
+    return None
+  total, ends = 0.0, []
+  for cell in found:
+    total += timing['cells'][cell.key]['median']
+    if not cell.is_refresh:
+      ends.append(total)
+  return np.array(ends) * timing['dense_seconds']
+
+
+def measure(dense: Config, wanted: list[Cell], rounds: int) -> dict[str, Any]:
+  """Times cells against the dense step; weights and tokens are random.
+
+  Args:
+    dense: of the reference.
+    wanted: what to time besides.
+    rounds: visits to each.
+
+  Returns:
+    'dense_seconds' of a step; 'noise', how far two equal arms stray; 'cells',
+    by key the spread of the ratio of a step, or a refresh, to the dense step;
+    'rounds', and how many 'cores' ran them.
+  """
+  first = dense_cell(dense)
+  arms = {'dense': _arm(first.config), 'dense again': _arm(first.config)}
+  tasks = {n: functools.partial(arm.steps, _STEPS) for n, arm in arms.items()}
+  for cell in wanted:
+    arm = arms[cell.key] = _arm(cell.config)
+    task = functools.partial(arm.steps, _STEPS)
+    tasks[cell.key] = arm.refresh if cell.is_refresh else task
+  for name, task in tasks.items():
+    arms[name].steps(_WARMUP)
+    task()
+  times = bench_groups.take_turns('steps', tasks, rounds)
+  step = np.array(times.pop('dense')) / _STEPS
+  per_visit = {cell.key: 1 if cell.is_refresh else _STEPS for cell in wanted}
+  ratios = {
+    name: bench_table.spread(np.array(of) / per_visit.get(name, _STEPS) / step)
+    for name, of in times.items()
+  }
+  again = ratios.pop('dense again')
+  result = {
+    'dense_seconds': float(np.median(step)),
+    'noise': bench_table.noise_floor(again),
+    'rounds': rounds,
+    'cores': len(work.cores()),
+    'cells': {first.key: bench_table.spread(np.ones(1)), **ratios},
+  }
+  jax.clear_caches()
+  return result
+
+
+def _arm(config: Config) -> bench_arms.Arm:
+  setup = setup_lib.make_setup(config)
+  batches = bench_arms.random_batches(setup.config)
+  phase = phases.phase_at(setup.config, 0)
+  program = programs.compile_phase(setup, batches[0], phase)
+  compiled = bench_arms.Compiled(setup, phase, program, {})
+  return bench_arms.make_arm(compiled, batches)
+
+
+def merge(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+  """Cells timed at different times, all relative to the dense step."""
+  if not old:
+    return new
+  return {
+    **old,
+    'noise': max(old['noise'], new['noise']),
+    'cells': {**new['cells'], **old['cells']},
+  }

@@ -1,0 +1,103 @@
+"""The train step of a phase, compiled for devices that are not here."""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+import re
+import time
+
+import jax
+import jax.numpy as jnp
+
+from satjax.config.run import Config
+from satjax.lab.plan import collectives
+from satjax.lab.plan.memory import BATCH
+from satjax.train import phases, programs
+from satjax.train import setup as setup_lib
+from satjax.train.window import Window
+
+_UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """What the compiler says of a step; bytes are of one device.
+
+  Attributes:
+    seconds: that it took.
+    arguments: bytes of state, batch and what the forward pass gets besides.
+    temporaries: bytes that only live during the step, and its code.
+    resting: bytes that lie beside the step's own, in a window of SAT.
+    exchanged: its collectives.
+    refusal: why there is no program: it needs more memory than there is. Then
+      `temporaries` is what the compiler counted, and the rest unknown.
+  """
+
+  seconds: float
+  arguments: float = 0
+  temporaries: float = 0
+  resting: float = 0
+  exchanged: tuple[collectives.Collective, ...] = ()
+  refusal: str = ''
+
+  @property
+  def total(self) -> float:
+    return self.arguments + self.temporaries + self.resting
+
+
+def compile_at(
+  config: Config, step: int, devices: Sequence[jax.Device]
+) -> Compiled:
+  """Compiles the very step that a run compiles; nothing is allocated.
+
+  Args:
+    config: of the run.
+    step: completed steps before it.
+    devices: of `devices.compiler_devices`.
+  """
+  start = time.perf_counter()
+  setup = setup_lib.make_setup(config, devices)
+  # Of the setup's configuration: it names the kernels of these devices.
+  phase = phases.phase_at(setup.config, step)
+  opened = programs.shapes(setup, BATCH, phase)
+  try:
+    step = programs.compile_step(setup, BATCH, phase, opened)
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    needed = needed_bytes(str(error))
+    text = str(error).partition('\n')[0]
+    return Compiled(time.perf_counter() - start, 0, needed, refusal=text)
+  seconds = time.perf_counter() - start
+  found = step.memory_analysis()
+  return Compiled(
+    seconds=seconds,
+    arguments=found.argument_size_in_bytes,
+    temporaries=found.temp_size_in_bytes
+    + found.generated_code_size_in_bytes
+    + max(0, found.output_size_in_bytes - found.alias_size_in_bytes),
+    resting=_resting(opened),
+    exchanged=tuple(collectives.read(step.as_text())),
+  )
+
+
+def needed_bytes(message: str) -> float:
+  """The memory that the compiler wanted, of its message; 0: it does not say."""
+  found = re.search(
+    r'(?:Used|temporaries \(|required[^(]*\()\s*([\d.]+)([KMGT]?)', message
+  )
+  return float(found[1]) * _UNITS[found[2]] if found else 0.0
+
+
+def _resting(opened: Window) -> float:
+  """Bytes on a device that a window holds and its step does not see."""
+  seen = {id(x) for x in jax.tree.leaves((opened.state, opened.rest))}
+  total = 0
+  for leaf in jax.tree.leaves((opened.resting, opened.held)):
+    where, shape = leaf.sharding, leaf.shape
+    if id(leaf) in seen or (where and where.memory_kind == 'pinned_host'):
+      continue
+    seen.add(id(leaf))
+    shard = where.shard_shape(shape) if where else shape
+    total += math.prod(shard) * jnp.dtype(leaf.dtype).itemsize
+  return total

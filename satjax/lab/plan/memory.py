@@ -1,0 +1,228 @@
+"""Bytes on a device and between devices in closed form: no compiler needed.
+
+The state is exact: its shapes and shardings are the run's own. The rest is
+counted by hand from what a fused compiler has to keep: a compute copy of the
+matrices and their gradients, what remat saves of each layer, the larger of one
+layer at work and the logits, and the gradient of the embedding.
+`tests/plan/test_tpu.py` compares it with the TPU compiler.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType
+
+from satjax import errors, sharding, tree
+from satjax.config import stages
+from satjax.config.run import Config
+from satjax.lab.plan import share as plan_share
+from satjax.train import phases, programs
+from satjax.train import setup as setup_lib
+from satjax.train.phases import Phase
+
+# Names and dtypes of a batch; sizes come with the stage.
+BATCH = {
+  name: jax.ShapeDtypeStruct((1, 1), dtype)
+  for name, dtype in (
+    ('tokens', jnp.int32),
+    ('targets', jnp.int32),
+    ('positions', jnp.int32),
+    ('segments', jnp.int32),
+    ('weights', jnp.float32),
+  )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes of a device.
+
+  Attributes:
+    state: parameters and moments that train.
+    resting: what rests beside them on the device.
+    gradients: of the state, and the copy of it that computes.
+    activations: what the forward pass leaves for the backward pass.
+    work: of one layer in the backward pass, its gathered weights among it.
+    logits: and the whole output matrix.
+    embedding: float32 gradient of the table, and its sum over devices.
+  """
+
+  state: float
+  resting: float
+  gradients: float
+  activations: float
+  work: float
+  logits: float
+  embedding: float
+
+  @property
+  def temporaries(self) -> float:
+    """What only lives during a step."""
+    most = max(self.work, self.logits) + self.embedding
+    return self.gradients + self.activations + most
+
+  @property
+  def total(self) -> float:
+    return self.state + self.resting + self.temporaries
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """One array that a run holds: on all devices, before it is split.
+
+  `role`: 'state', 'resting' (may go to the host) or 'held' (may not).
+  """
+
+  path: str
+  shape: tuple[int, ...]
+  itemsize: int
+  role: str
+
+  def bytes_on(self, mesh: AbstractMesh) -> int:
+    """Of the part that a device of a mesh holds."""
+    where = sharding.leaf_sharding(mesh, self.path, self.shape)
+    return math.prod(where.shard_shape(self.shape)) * self.itemsize
+
+
+def abstract_mesh(config: Config, count: int) -> AbstractMesh:
+  """The mesh of a configuration on `count` devices that need not exist.
+
+  Raises:
+    ConfigError: it needs another number of devices, or does not divide the
+      batch or the model.
+  """
+  data, fsdp, tensor = dataclasses.astuple(config.mesh)
+  if data == -1:
+    data = max(1, count // (fsdp * tensor))
+  if data * fsdp * tensor != count:
+    raise errors.ConfigError(
+      f'config.mesh {(data, fsdp, tensor)} (data, fsdp, tensor) needs'
+      f' {data * fsdp * tensor} devices and there are {count}'
+    )
+  mesh = AbstractMesh(
+    (data, fsdp, tensor),
+    ('data', 'fsdp', 'tensor'),
+    axis_types=(AxisType.Auto,) * 3,
+  )
+  for stage in stages.stages(config):
+    sharding.check_divides(config, stage, mesh)
+  return mesh
+
+
+def _plain(config, phase):
+  """Without what changes no array's shape, so that they are made once."""
+  replace = dataclasses.replace
+  model = replace(phase.stage.model, remat='none')
+  phase = replace(phase, stage=replace(phase.stage, model=model))
+  config = replace(
+    config,
+    model=replace(config.model, remat='none'),
+    mesh=replace(config.mesh, data=1, fsdp=1, tensor=1),
+    train=replace(config.train, microbatch_size=0, loss_chunk=0),
+    sparsity=replace(config.sparsity, rest='device', shards=1),
+  )
+  return config, phase
+
+
+@functools.cache
+def _leaves(config, phase):
+  """What a phase holds on its devices, whatever the mesh."""
+  setup = setup_lib.make_setup(config, jax.local_devices(backend='cpu')[:1])
+  opened = programs.shapes(setup, BATCH, phase)
+  in_use = config.sparsity.omitted_forward == 'exact'
+  found, seen = [], set()
+  for role, node in (
+    ('state', opened.state),
+    ('held', opened.rest),
+    ('held', opened.held),
+    ('resting', opened.resting),
+  ):
+    for path, leaf in tree.flatten(node).items():
+      if id(leaf) in seen:  # `rest` shows the forward pass what is held
+        continue
+      seen.add(id(leaf))
+      is_read = role == 'resting' and in_use and path.startswith('params/')
+      size = jnp.dtype(leaf.dtype).itemsize
+      found.append(Leaf(path, leaf.shape, size, 'held' if is_read else role))
+  return tuple(found)
+
+
+def held(config: Config, phase: Phase, mesh: AbstractMesh) -> dict[str, int]:
+  """Bytes of a device by role, and the 'numbers' of parameters that train."""
+  return _held(*_plain(config, phase), mesh)
+
+
+@functools.cache
+def _held(config, phase, mesh):
+  sums = dict.fromkeys(('state', 'resting', 'held', 'numbers'), 0)
+  for leaf in _leaves(config, phase):
+    size = leaf.bytes_on(mesh)
+    sums[leaf.role] += size
+    if leaf.role == 'state' and leaf.path.startswith('params/'):
+      sums['numbers'] += size // leaf.itemsize
+  return sums
+
+
+def memory(config: Config, phase: Phase, mesh: AbstractMesh) -> Memory:
+  """Bytes of one device of a mesh, the step of a phase running."""
+  sums = held(config, phase, mesh)
+  resting = sums['resting'] if config.sparsity.rest == 'device' else 0
+  part = plan_share.share(config, phase, mesh)
+  size, is_split = part.itemsize, mesh.shape['fsdp'] > 1
+  copies = size if size < 4 else 0
+  copies += 4 if part.microbatches > 1 else 0
+  matrix = part.vocab * part.width
+  logits = part.predicted * part.vocab * (4 + size)
+  logits += matrix * size if is_split else 0
+  logits += matrix * 4 if config.train.loss_chunk else 0  # its whole gradient
+  gathered = part.layer_weights * size if is_split else 0
+  return Memory(
+    state=sums['state'],
+    resting=resting + sums['held'],
+    gradients=sums['numbers'] * (4 + copies),
+    activations=part.layers * part.tokens * part.saved(config.model.remat),
+    work=part.tokens * part.layer_values + gathered,
+    logits=logits,
+    embedding=matrix * 4 * (2 if mesh.size > 1 else 1),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A phase that needs a program of its own.
+
+  Attributes:
+    phase: its shapes.
+    step: completed steps before its first.
+    steps: how many there are.
+  """
+
+  phase: Phase
+  step: int
+  steps: int
+
+
+def distinct(config: Config) -> tuple[Program, ...]:
+  """The programs of a run, in order."""
+  plain = dataclasses.replace(
+    config,
+    mesh=dataclasses.replace(config.mesh, data=1, fsdp=1, tensor=1),
+    train=dataclasses.replace(config.train, microbatch_size=0, loss_chunk=0),
+    sparsity=dataclasses.replace(config.sparsity, rest='device'),
+  )
+  return _distinct(plain)
+
+
+@functools.cache
+def _distinct(config):
+  first, count = {}, collections.Counter()
+  for step in range(config.train.num_steps):
+    phase = phases.phase_at(config, step)
+    key = programs.key_of(config, phase)
+    first.setdefault(key, (phase, step))
+    count[key] += 1
+  return tuple(Program(*first[key], count[key]) for key in first)

@@ -1,0 +1,140 @@
+"""Modelled time of a step: what FLOPs, memory and network would need at least.
+
+A model, not a measurement: each of the three at a share of the data sheet, and
+the largest of them, as if the others were hidden behind it.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+from jax.sharding import AbstractMesh
+
+from satjax.config.run import Config
+from satjax.lab.plan import collectives
+from satjax.lab.plan import memory as plan_memory
+from satjax.lab.plan import share as plan_share
+from satjax.lab.plan.collectives import Collective
+from satjax.lab.plan.devices import BETWEEN_GROUPS, Chip
+from satjax.train import phases
+from satjax.train.phases import Phase
+
+# Shares of the data sheet. Matmuls of public runs reach 0.45 to 0.65 of it
+# (MaxText, LLM-Foundry); a ring along one axis of a torus uses some links.
+COMPUTE_SHARE = 0.6
+MEMORY_SHARE = 0.8
+NETWORK_SHARE = 0.5
+# Forward passes that remat adds to one forward and one backward (of two).
+_RECOMPUTED = {'none': 0.0, 'minimal': 0.0, 'full': 1.0}
+_HOST_LINK = 25e9  # bytes a second between a device and its host
+
+
+@dataclasses.dataclass(frozen=True)
+class Modelled:
+  """Seconds of a step that each would need; `host`: of windows, spread out."""
+
+  compute: float
+  memory: float
+  network: float
+  host: float = 0.0
+
+  @property
+  def total(self) -> float:
+    return max(self.compute, self.memory, self.network) + self.host
+
+  @property
+  def bound(self) -> str:
+    """What the step waits for."""
+    names = ('compute', 'memory', 'network')
+    return max(names, key=lambda name: getattr(self, name))
+
+
+def step_time(
+  config: Config,
+  phase: Phase,
+  mesh: AbstractMesh,
+  chip: Chip,
+  exchanged: Sequence[Collective] | None = None,
+) -> Modelled:
+  """Modelled time of a step of a phase.
+
+  Args:
+    config: of the run.
+    phase: one of its phases.
+    mesh: of its devices.
+    chip: what they are.
+    exchanged: what the compiler exchanges; None: in closed form.
+  """
+  if exchanged is None:
+    exchanged = exchanges(config, phase, mesh, chip.lanes)
+  model = phase.stage.model
+  recomputed = 1 + _RECOMPUTED[model.remat] / 3
+  executed = recomputed * phases.phase_flops(config, phase) / mesh.size
+  peak = chip.flops if model.dtype == 'bfloat16' else chip.flops / 2
+  network = sum(collectives.sent(x) / _rate(chip, x) for x in exchanged)
+  return Modelled(
+    compute=executed / (COMPUTE_SHARE * peak),
+    memory=_traffic(config, phase, mesh) / (MEMORY_SHARE * chip.bandwidth),
+    network=network / NETWORK_SHARE,
+    host=_host_bytes(config, phase, mesh) / _HOST_LINK,
+  )
+
+
+def _rate(chip, exchange):
+  is_within = not chip.group or exchange.group <= chip.group
+  return chip.network if is_within else BETWEEN_GROUPS
+
+
+def exchanges(
+  config: Config, phase: Phase, mesh: AbstractMesh, lanes: int = 1
+) -> tuple[Collective, ...]:
+  """What a step exchanges, in closed form.
+
+  Over fsdp every microbatch gathers the matrices twice, for its two passes, and
+  scatters their gradients once; over data it sums gradients; over tensor it
+  sums activations after attention and MLP, in both passes; `lanes`: of
+  `share.sums_whole`.
+  """
+  part = plan_share.share(config, phase, mesh)
+  data, fsdp, tensor = (mesh.shape[x] for x in ('data', 'fsdp', 'tensor'))
+  layers, times = part.layers, part.microbatches
+  ends = 2 * part.vocab * part.width
+  whole = plan_share.sums_whole(part.width, mesh, lanes)
+  found = []
+
+  def exchange(kind, numbers, count, group):
+    size = int(numbers * part.itemsize)
+    if group > 1:
+      found.append(Collective(kind, (int(numbers),), '', size, count, group))
+
+  for numbers, count in ((part.layer_weights, layers), (ends / 2, 2)):
+    exchange('all-gather', numbers, 2 * count * times, fsdp)
+    if whole:
+      exchange('all-reduce', numbers, count * times, fsdp * data)
+      continue
+    exchange('reduce-scatter', numbers, count * times, fsdp)
+    exchange('all-reduce', numbers / fsdp, count * times, data)
+  sums = 4 + 2 * (phase.stage.model.remat == 'full')
+  numbers = part.tokens * part.width
+  exchange('all-reduce', numbers, sums * layers * times, tensor)
+  return tuple(found)
+
+
+def _traffic(config, phase, mesh):
+  """Bytes between a chip and its memory in a step."""
+  part = plan_share.share(config, phase, mesh)
+  remat = phase.stage.model.remat
+  state = plan_memory.held(config, phase, mesh)['state']
+  weights = part.layer_weights * part.itemsize * (3 + _RECOMPUTED[remat])
+  # Every intermediate value is written, read, and has a gradient.
+  values = 3.2 * part.tokens * part.layer_values
+  logits = 5 * part.tokens * part.vocab * part.itemsize
+  passes = part.layers * (weights + values) + logits
+  return 2 * state + part.microbatches * passes
+
+
+def _host_bytes(config, phase, mesh):
+  """Bytes a step to the host and back, where omitted rows rest there."""
+  if config.sparsity.rest != 'host' or not phase.is_sparse:
+    return 0.0
+  rows = plan_memory.held(config, phase, mesh)['resting']
+  return 2 * rows / config.sparsity.refresh_every

@@ -1,0 +1,190 @@
+"""What `plan_topology` finds, as Markdown and as JSON."""
+
+from collections.abc import Iterator
+import dataclasses
+from typing import Any
+
+from satjax.config.run import Config
+from satjax.lab.plan import collectives
+from satjax.lab.plan import devices as plan_devices
+from satjax.lab.plan import memory as plan_memory
+from satjax.lab.plan import step_time as plan_time
+from satjax.lab.plan.topology import Result, Row, describe
+from satjax.train import workdir
+
+_MOST = 24  # phases of a plain plan
+
+
+def render_memory(config: Config) -> str:
+  """Closed-form bytes of a device of `config.mesh`, by phase, as Markdown."""
+  mesh = config.mesh
+  count = max(1, mesh.data) * mesh.fsdp * mesh.tensor
+  where = f'each of {count} devices' if count > 1 else 'one device'
+  lines = [
+    f'Closed form, on {where} (remat {config.model.remat}):',
+    '',
+    '| phase | state GB | resting GB | gradients GB | activations GB |'
+    ' other GB | total GB |',
+    '|' + ' --- |' * 7,
+  ]
+  mesh = plan_memory.abstract_mesh(config, count)
+  for program in plan_memory.distinct(config)[:_MOST]:
+    needed = plan_memory.memory(config, program.phase, mesh)
+    sizes = (
+      needed.state,
+      needed.resting,
+      needed.gradients,
+      needed.activations,
+      max(needed.work, needed.logits) + needed.embedding,
+      needed.total,
+    )
+    cells = ' | '.join(map(_gb, sizes))
+    lines.append(f'| {describe(program.phase)} | {cells} |')
+  return '\n'.join(lines)
+
+
+def render(result: Result) -> str:
+  """Markdown: a table of the phases, and what follows from it."""
+  topology, config = result.topology, result.config
+  mesh = dataclasses.asdict(config.mesh)
+  lines = [
+    f'## {topology.label}: {topology.count} chips,'
+    f' {_gb(topology.chip.memory)} GB each',
+    '',
+    ', '.join(
+      [
+        *(f'mesh.{axis}={size}' for axis, size in mesh.items()),
+        f'train.batch_size={config.train.batch_size}',
+        f'train.microbatch_size={config.train.microbatch_size}',
+        f'train.loss_chunk={config.train.loss_chunk}',
+        f'model.remat={config.model.remat}',
+        f'sparsity.rest={config.sparsity.rest}',
+      ]
+    )
+    + '.',
+    *result.remarks,
+  ]
+  if result.rows:
+    lines += ['', *_rows(result.rows, topology)]
+  lines += ['', *_verdict(result)]
+  return '\n'.join(lines)
+
+
+def _rows(rows, topology) -> Iterator[str]:
+  """A table; all figures are of one device and one step."""
+  yield (
+    '| phase | steps | TFLOPs | state GB | resting GB | temporaries GB |'
+    ' total GB | fits | exchanged GB (arrays) | modelled s | bound by | from |'
+  )
+  yield '|' + ' --- |' * 12
+  for row in rows:
+    compiled, closed = row.compiled, row.closed
+    if compiled and compiled.refusal:
+      sizes = ['?', '?', _gb(compiled.temporaries), 'too much']
+    elif compiled:
+      sizes = [compiled.arguments, compiled.resting, compiled.temporaries]
+      sizes = [*map(_gb, sizes), _gb(row.total)]
+    else:
+      sizes = [closed.state, closed.resting, closed.temporaries, row.total]
+      sizes = [*map(_gb, sizes)]
+    exchanged = ', '.join(
+      f'{kind} {_gb(size)} ({count})'
+      for kind, (count, size) in sorted(row.exchanged.items())
+    )
+    took = f'compiler, {compiled.seconds:.0f} s' if compiled else 'closed form'
+    cells = [
+      describe(row.phase),
+      str(row.steps),
+      f'{row.flops / 1e12:.4g}',
+      *sizes,
+      'yes' if row.fits(topology) else 'NO',
+      exchanged or '-',
+      f'{row.modelled.total:.3g}' if row.modelled else '-',
+      row.modelled.bound if row.modelled else '-',
+      took,
+    ]
+    yield f'| {" | ".join(cells)} |'
+
+
+def _verdict(result) -> Iterator[str]:
+  topology = result.topology
+  if any(row.modelled for row in result.rows):
+    yield (
+      'Seconds are modelled, not measured: the largest of'
+      f' {plan_time.COMPUTE_SHARE:.0%} of peak FLOPs,'
+      f' {plan_time.MEMORY_SHARE:.0%} of memory bandwidth and'
+      f' {plan_time.NETWORK_SHARE:.0%} of network bandwidth of the data sheet.'
+    )
+  if result.rows and all(row.fits(topology) for row in result.rows):
+    yield 'It fits.'
+    return
+  for row in result.rows:
+    if row.compiled and row.compiled.refusal:
+      yield f'{describe(row.phase)} does not fit: {row.compiled.refusal}'
+  if result.advice is None:
+    yield 'Nothing that was tried fits; take more chips, or chips with more'
+    yield 'memory.'
+    return
+  row = result.confirmed
+  how = 'the compiler confirms it' if row.compiled else 'in closed form'
+  yield (
+    f'These settings fit, with {_gb(row.total)} GB of'
+    f' {_gb(topology.chip.memory)} in the largest phase ({how}):'
+  )
+  yield f'    {" ".join(result.advice.flags)}'
+
+
+def as_json(result: Result) -> dict[str, Any]:
+  """All figures: bytes, FLOPs and seconds of one device and one step."""
+  topology = result.topology
+  return {
+    'topology': topology.label,
+    'chip': {**dataclasses.asdict(topology.chip), 'flops': topology.chip.flops},
+    'chips': topology.count,
+    'environment': workdir.environment(),
+    'libtpu': plan_devices.compiler_version(),
+    'config': result.config.to_dict(),
+    'remarks': list(result.remarks),
+    'phases': [_row(row, topology) for row in result.rows],
+    'advice': result.advice
+    and {
+      'flags': list(result.advice.flags),
+      'largest_phase': _row(result.confirmed, topology),
+    },
+  }
+
+
+def _row(row: Row, topology):
+  compiled = row.compiled
+  figures = {
+    'phase': describe(row.phase),
+    'steps': row.steps,
+    'flops': row.flops,
+    'fits': row.fits(topology),
+    'total_bytes': row.total,
+    'closed_form_bytes': dataclasses.asdict(row.closed)
+    | {'total': row.closed.total},
+    'exchanged': {
+      kind: {'count': count, 'bytes': size}
+      for kind, (count, size) in row.exchanged.items()
+    },
+    'compiler': None,
+    'modelled_seconds': row.modelled
+    and dataclasses.asdict(row.modelled) | {'total': row.modelled.total},
+  }
+  if compiled:
+    figures['compiler'] = {
+      'seconds': compiled.seconds,
+      'argument_bytes': compiled.arguments,
+      'temporary_bytes': compiled.temporaries,
+      'resting_bytes': compiled.resting,
+      'refusal': compiled.refusal,
+      'largest': [
+        dataclasses.asdict(x) for x in collectives.largest(compiled.exchanged)
+      ],
+    }
+  return figures
+
+
+def _gb(size):
+  return f'{size / 1e9:.2f}' if size >= 1e7 else f'{size / 1e9:.2g}'

@@ -1,0 +1,179 @@
+"""A run on accelerators that are not here: memory, traffic, modelled time.
+
+Where there is a compiler, every phase of the run is compiled for real; where
+there is none, or for settings that it has not been asked about, the closed form
+of `memory` and `step_time` stands in, and every row says which it is.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+from satjax import errors
+from satjax.config.run import Config
+from satjax.interop import models
+from satjax.lab.plan import advice as plan_advice
+from satjax.lab.plan import collectives
+from satjax.lab.plan import compiled as plan_compile
+from satjax.lab.plan import devices as plan_devices
+from satjax.lab.plan import memory as plan_memory
+from satjax.lab.plan import step_time as plan_time
+from satjax.lab.plan.compiled import Compiled
+from satjax.lab.plan.devices import Topology
+from satjax.lab.plan.memory import Memory
+from satjax.train import phases
+from satjax.train.phases import Phase
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One phase on one device.
+
+  Attributes:
+    phase: shapes of the step.
+    steps: of the run that have them.
+    flops: of a step, as executed, without what remat computes again.
+    closed: bytes in closed form.
+    compiled: what the compiler says; None: it was not asked.
+    exchanged: collectives by kind: how often, and bytes.
+    modelled: seconds of a step; None: there is no such program.
+  """
+
+  phase: Phase
+  steps: int
+  flops: float
+  closed: Memory
+  compiled: Compiled | None
+  exchanged: dict[str, tuple[int, int]]
+  modelled: plan_time.Modelled | None
+
+  @property
+  def total(self) -> float:
+    """Bytes that it needs."""
+    return self.compiled.total if self.compiled else self.closed.total
+
+  def fits(self, topology: Topology) -> bool:
+    refused = self.compiled is not None and self.compiled.refusal
+    return not refused and self.total <= topology.chip.memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """A run on a topology.
+
+  Attributes:
+    config: what was planned.
+    topology: on what.
+    rows: its phases; none if the mesh does not match.
+    remarks: what else there is to say.
+    advice: settings that fit, if these do not.
+    confirmed: the phase of the advice that needs most, compiled.
+  """
+
+  config: Config
+  topology: Topology
+  rows: tuple[Row, ...]
+  remarks: tuple[str, ...]
+  advice: plan_advice.Advice | None = None
+  confirmed: Row | None = None
+
+
+def plan(
+  config: Config,
+  topology: Topology,
+  say: Callable[[str], None] = lambda line: None,
+) -> Result:
+  """Every phase of a run, compiled or in closed form, and advice.
+
+  Args:
+    config: to run.
+    topology: on what.
+    say: gets a line whenever something takes long.
+
+  Raises:
+    ConfigError: there is no such topology, or tokenizer.
+  """
+  config = models.resolve(config)
+  remarks, devices = [], None
+  try:
+    devices = plan_devices.compiler_devices(topology)
+  except plan_devices.NoCompiler as error:
+    remarks.append(f'Closed form: {error}.')
+  if topology.slices > 1:
+    remarks.append('The network between slices is modelled as within one.')
+  try:
+    rows = _rows(config, topology, devices, say)
+  except errors.ConfigError as error:
+    rows = ()
+    remarks.append(f'No plan for these settings: {error}.')
+  if rows and all(row.fits(topology) for row in rows):
+    return Result(config, topology, rows, tuple(remarks))
+  advice, confirmed = _advice(config, topology, devices, say)
+  return Result(config, topology, rows, tuple(remarks), advice, confirmed)
+
+
+def _rows(config, topology, devices, say):
+  rows = []
+  for program in plan_memory.distinct(config):
+    row = _row(config, program, topology, devices, say)
+    rows.append(row)
+    if row.compiled and row.compiled.refusal:
+      devices = None  # these settings are out: the other phases by closed form
+  return tuple(rows)
+
+
+def _row(config, program, topology, devices, say):
+  phase = program.phase
+  mesh = plan_memory.abstract_mesh(config, topology.count)
+  lanes, compiled = topology.chip.lanes, None
+  exchanged = plan_time.exchanges(config, phase, mesh, lanes)
+  if devices is not None:
+    say(f'compiling {describe(phase)} for {topology.label}')
+    compiled = plan_compile.compile_at(config, program.step, devices)
+    say(compiled.refusal or f'compiled in {compiled.seconds:.0f} s')
+    exchanged = compiled.exchanged
+  modelled = None
+  if compiled is None or not compiled.refusal:
+    modelled = plan_time.step_time(
+      config, phase, mesh, topology.chip, exchanged
+    )
+  return Row(
+    phase=phase,
+    steps=program.steps,
+    flops=phases.phase_flops(config, phase) / topology.count,
+    closed=plan_memory.memory(config, phase, mesh),
+    compiled=compiled,
+    exchanged=collectives.total(exchanged),
+    modelled=modelled,
+  )
+
+
+def _advice(config, topology, devices, say):
+  """Settings that fit, confirmed if that is possible; with less, if not."""
+  say('looking for settings that fit')
+  room = plan_advice.ROOM
+  for _ in range(3):
+    advice = plan_advice.cheapest(config, topology, room)
+    if advice is None:
+      return None, None
+    mesh = plan_memory.abstract_mesh(advice.config, topology.count)
+    needs = {
+      program: plan_memory.memory(advice.config, program.phase, mesh)
+      for program in plan_memory.distinct(advice.config)
+    }
+    most = max(needs, key=lambda program: needs[program].total)
+    row = _row(advice.config, most, topology, devices, say)
+    if row.fits(topology):
+      return advice, row
+    room = (
+      0.9 * room * topology.chip.memory / max(row.total, topology.chip.memory)
+    )
+  return None, None
+
+
+def describe(phase: Phase) -> str:
+  """A phase in a few words."""
+  depth = f'{phase.num_layers} layers'
+  if not phase.is_sparse:
+    return f'dense, {depth}'
+  kept = phase.mean_kept
+  return f'{kept["heads"]:g} heads, {kept["mlp"]:g} channels, {depth}'

@@ -1,0 +1,133 @@
+"""Comparisons at equal cost, by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from satjax.lab.experiment import compare, spec
+
+XS = np.array([1.0, 2.0, 4.0])
+FRONTIER = {
+  0: (XS, np.array([3.0, 2.0, 1.5])),
+  1: (XS, np.array([3.2, 2.2, 1.7])),
+}
+
+
+def test_the_frontier_is_met_at_its_points_and_linear_in_the_logarithm():
+  assert compare.at(FRONTIER, 2.0) == pytest.approx({0: 2.0, 1: 2.2})
+  between = compare.at(FRONTIER, math.sqrt(2))
+  assert between == pytest.approx({0: 2.5, 1: 2.7})
+
+
+@pytest.mark.parametrize('x', [0.9, 4.1])
+def test_nothing_is_said_beyond_the_ends(x):
+  assert compare.at(FRONTIER, x) is None
+
+
+def test_the_reference_against_itself_is_no_faster():
+  for x, loss in zip(XS, (3.1, 2.1, 1.6)):
+    assert compare.speedup(FRONTIER, x, loss) == pytest.approx(1.0)
+
+
+def test_a_loss_that_takes_the_reference_twice_as_long_is_a_speedup_of_two():
+  assert compare.speedup(FRONTIER, 2.0, 1.6) == pytest.approx(2.0)
+  assert compare.speedup(FRONTIER, 2.0, 1.5) is None
+  assert compare.speedup(FRONTIER, 2.0, 3.2) is None
+
+
+def test_a_frontier_that_rises_again_counts_by_its_lowest_point():
+  bumpy = {0: (XS, np.array([3.0, 2.0, 2.4]))}
+  assert compare.speedup(bumpy, 1.0, 2.0) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+  'losses, other, verdict',
+  [
+    ({0: 1.0, 1: 1.1}, {0: 1.3, 1: 1.4}, 'better'),
+    ({0: 1.3, 1: 1.4}, {0: 1.0, 1: 1.1}, 'worse'),
+    # The mean difference is 0.1, the spread of either 0.1 or more.
+    ({0: 1.0, 1: 1.1}, {0: 1.1, 1: 1.2}, 'no difference'),
+    ({0: 1.0, 1: 1.0}, {0: 1.05, 1: 1.35}, 'no difference'),
+    ({0: 1.0}, {0: 2.0}, 'one seed'),
+  ],
+)
+def test_less_than_the_spread_of_the_seeds_is_no_difference(
+  losses, other, verdict
+):
+  assert compare.difference(losses, other)['verdict'] == verdict
+
+
+def test_differences_are_paired_by_seed():
+  found = compare.difference({0: 1.0, 1: 2.0}, {0: 1.5, 1: 2.7, 2: 9.0})
+  assert found['difference'] == pytest.approx(
+    {'mean': -0.6, 'low': -0.7, 'high': -0.5}
+  )
+  assert found['other'] == pytest.approx(2.1)
+
+
+def arm(*losses, against=None, early_stop=False, failed=None, seconds=None):
+  return {
+    'seconds': seconds,
+    'runs': [
+      {'seed': n, 'test': x, 'best': {'test': x - 1}}
+      for n, x in enumerate(losses)
+    ],
+    'loss': {'mean': sum(losses) / max(1, len(losses))},
+    'early_stop': early_stop,
+    'against': against or {},
+    'failed': failed,
+  }
+
+
+ARMS = {
+  'low': arm(1.0, 1.01),
+  'high': arm(2.0, 2.01),
+  'near': arm(1.005, 1.0),
+  'stopped': arm(3.0, 3.01, early_stop=True),
+  'bad': arm(failed='diverged'),
+  'quick': arm(1.0, seconds=2.0),
+  'slow': arm(1.0, seconds=3.0),
+}
+
+
+@pytest.mark.parametrize(
+  'expects, verdict',
+  [
+    ([('low', 'below', 'high')], 'holds'),
+    ([('high', 'below', 'low')], 'does not hold'),
+    ([('low', 'below', 'near')], 'does not hold'),
+    ([('near', 'not above', 'low'), ('low', 'not above', 'near')], 'holds'),
+    ([('low', 'below', 'high'), ('high', 'below', 'low')], 'holds partly'),
+    ([('low', 'below', 'bad')], 'not tested'),
+    ([('bad', 'below', 'low')], 'not tested'),
+    ([('low', 'below', 'absent')], 'not tested'),
+    ([('low', 'below', 'time')], 'not tested'),
+    ([('quick', 'faster', 'slow', 1.5)], 'holds'),
+    ([('quick', 'faster', 'slow', 1.51)], 'does not hold'),
+    ([('quick', 'faster', 'low', 1.0)], 'not tested'),
+    # Judged by its best step, one below its last: 2.0, as 'high' is.
+    ([('stopped', 'not above', 'high')], 'holds'),
+  ],
+)
+def test_a_claim_is_judged_by_its_expectations(expects, verdict):
+  expects = tuple(spec.Expect(*expect) for expect in expects)
+  claim = spec.Claim('text', 'source', '', expects)
+  found = compare.judge(claim, ARMS, 'dense')
+  assert found['verdict'] == verdict
+  assert all(expect.arm in found['ours'] for expect in expects)
+
+
+def test_a_claim_against_the_reference_reads_what_was_compared():
+  better = compare.difference({0: 1.0, 1: 1.0}, {0: 2.0, 1: 2.0})
+  arms = {'a': arm(1.0, 1.0, against={'time': better})}
+  claim = spec.Claim('', '', '', (spec.Expect('a', 'below', 'time'),))
+  found = compare.judge(claim, arms, 'dense')
+  assert found['verdict'] == 'holds'
+  assert 'dense at equal time 2.0000 (-1.0000, better)' in found['ours']
+
+
+def test_a_power_law_is_found_again():
+  points = [(c, 7.0 * c**-0.05) for c in (1e18, 1e19, 1e20)]
+  assert compare.power_law(points) == pytest.approx((7.0, -0.05))
+  assert compare.power_law(points[:1]) is None

@@ -1,0 +1,111 @@
+"""Whole experiments at scale smoke: run, stopped, run again; all files."""
+
+import json
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from satjax.lab.experiment import run as run_lib
+from satjax.lab.experiment import spec
+
+pytestmark = pytest.mark.slow
+FOLDER = pathlib.Path(spec.__file__).parents[3] / 'experiments'
+FILES = sorted([*FOLDER.glob('sat_*.py'), *FOLDER.glob('growth_*.py')])
+MINE = """
+from experiments import scenarios
+from satjax.experiment import spec
+
+TITLE, PAPER = 'Mine', None
+CLAIMS = (spec.Claim('a', 'b', '', (spec.Expect('SAT', 'below', 'time'),)),)
+scenario = scenarios.cpt
+
+
+def sweep(add, scenario):
+  add('SAT', scenarios.SAT)
+  add('too fast', {'optimizer.clip_norm': 0.0}, rate_factor=1e30)
+"""
+
+
+@pytest.fixture(scope='module')
+def mine(tmp_path_factory):
+  file = tmp_path_factory.mktemp('file') / 'mine.py'
+  file.write_text(MINE)
+  return str(file)
+
+
+@pytest.fixture(scope='module')
+def finished(mine, tmp_path_factory):
+  """A workdir, and what an uninterrupted experiment gave."""
+  workdir = tmp_path_factory.mktemp('workdir')
+  return workdir, run_lib.run(mine, workdir, scale='smoke')
+
+
+def final_losses(result):
+  return {
+    name: [(run['folder'], run['test']) for run in arm['runs']]
+    for name, arm in result['arms'].items()
+  }
+
+
+def test_results_are_written_and_have_every_arm(finished):
+  workdir, result = finished
+  folder = workdir / 'results' / 'smoke'
+  assert json.loads((folder / 'mine.json').read_text()) == result
+  assert '| SAT |' in (folder / 'mine.md').read_text()
+  assert (folder / 'mine_loss_and_cost.png').exists()
+  sat = result['arms']['SAT']
+  assert sat['seconds'] > 0 and sat['flops'] < result['arms']['dense']['flops']
+  assert sat['loss']['mean'] == sat['runs'][0]['test'] > 0
+  assert sat['visits']['selections'] > 0
+
+
+def test_an_arm_that_diverges_stays_in_the_table(finished):
+  _, result = finished
+  arm = result['arms']['too fast']
+  assert 'lower' in arm['failed'].lower() and arm['loss'] is None
+  assert arm['runs'] == []
+
+
+def test_a_second_run_trains_nothing(finished, mine):
+  workdir, result = finished
+  before = {
+    path: path.stat().st_mtime_ns for path in workdir.rglob('metrics.jsonl')
+  }
+  again = run_lib.run(mine, workdir, scale='smoke')
+  assert len(before) > 3
+  assert {path: path.stat().st_mtime_ns for path in before} == before
+  assert again['arms'] == result['arms']
+
+
+def test_stopped_it_goes_on_and_ends_alike(finished, mine, tmp_path):
+  command = [sys.executable, '-m', 'satjax', 'experiment', mine]
+  command += [f'--workdir={tmp_path}', '--scale=smoke', '--jobs=2']
+  process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+  deadline = time.monotonic() + 240
+  while not [*tmp_path.rglob('smoke/runs/*/metrics.jsonl')]:
+    assert time.monotonic() < deadline and process.poll() is None
+    time.sleep(0.1)
+  process.send_signal(signal.SIGTERM)
+  _, message = process.communicate(timeout=120)
+  assert process.returncode == 75, message
+  assert re.search(r'^satjax: .*run the same command again', message, re.M)
+  result = run_lib.run(mine, tmp_path, scale='smoke')
+  assert final_losses(result) == final_losses(finished[1])
+
+
+@pytest.fixture(scope='module')
+def shared(tmp_path_factory):
+  return tmp_path_factory.mktemp('shared')
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+def test_every_experiment_runs_at_scale_smoke(file, shared):
+  result = run_lib.run(str(file), shared, scale='smoke')
+  failed = {n: a['failed'] for n, a in result['arms'].items() if a['failed']}
+  assert not failed
+  assert len(result['claims']) == len(spec.load(str(file), 'smoke').claims)

@@ -1,0 +1,291 @@
+"""Plans for accelerators that are not here, in closed form."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from configs import llama2_7b_cpt, tiny
+from satjax import cli, errors
+from satjax.config.run import Config
+from satjax.lab.plan import advice as plan_advice
+from satjax.lab.plan import compiled as plan_compile
+from satjax.lab.plan import devices as plan_devices
+from satjax.lab.plan import memory as plan_memory
+from satjax.lab.plan import step_time as plan_time
+from satjax.lab.plan import table as plan_table
+from satjax.lab.plan import topology as plan_topology
+from satjax.lab.plan.collectives import Collective
+from satjax.train import setup as setup_lib
+
+
+def make_config(base=tiny, **changes):
+  config = base.get_config()
+  config.growth.hops = ()
+  for key, value in changes.items():
+    group, name = key.split('__')
+    config[group][name] = value
+  return Config.from_dict(config)
+
+
+def memory(config, count=8, step=0):
+  mesh = plan_memory.abstract_mesh(config, count)
+  programs = plan_memory.distinct(config)
+  return plan_memory.memory(config, programs[step].phase, mesh)
+
+
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)]
+
+
+@pytest.mark.parametrize('axes', MESHES)
+def test_the_state_is_that_of_a_run(axes):
+  changes = dict(zip(('mesh__data', 'mesh__fsdp', 'mesh__tensor'), axes))
+  off = {'sparsity__head_rate': 0.0, 'sparsity__channel_rate': 0.0}
+  config = make_config(**changes, **off, train__batch_size=8)
+  state = setup_lib.initial_state(setup_lib.make_setup(config))
+  held = [x.addressable_shards[0].data for x in jax.tree.leaves(state)]
+  assert memory(config).state == sum(x.nbytes for x in held)
+
+
+def test_what_is_left_out_rests_beside_the_state():
+  sparse, dense = (memory(make_config(), 1, step) for step in (0, -1))
+  assert dense.resting == 0 < sparse.resting
+  # Nothing is stored twice but the step counts.
+  assert sparse.state + sparse.resting == pytest.approx(dense.state, abs=64)
+  assert sparse.total < dense.total
+
+
+def test_the_host_takes_what_the_step_does_not_read():
+  at_host = memory(make_config(sparsity__rest='host'), 1)
+  assert at_host.resting == 0 < memory(make_config(), 1).resting
+  exact = {'sparsity__omitted_forward': 'exact'}
+  read = memory(make_config(sparsity__rest='host', **exact), 1).resting
+  assert read == pytest.approx(memory(make_config(**exact), 1).resting / 3, 0.1)
+
+
+def test_what_saves_memory():
+  def bytes_with(**changes):
+    changes |= {'mesh__fsdp': 8, 'train__batch_size': 64}
+    return memory(make_config(base=llama2_7b_cpt, **changes), 8, -1)
+
+  plain, bare = bytes_with(), bytes_with(model__remat='none')
+  assert bare.activations > 8 * plain.activations
+  chunked = bytes_with(train__loss_chunk=1024)
+  assert chunked.logits < plain.logits / 4
+  small = bytes_with(train__microbatch_size=8)
+  assert small.activations == plain.activations / 8
+  assert small.total < plain.total
+  assert plain.state == pytest.approx(12 * 6.74e9 / 8, rel=1e-2)
+
+
+def test_a_mesh_that_does_not_match_is_refused():
+  config = make_config(mesh__data=1, mesh__fsdp=4)
+  with pytest.raises(errors.ConfigError, match='needs 4 devices'):
+    plan_memory.abstract_mesh(config, 8)
+  config = make_config(mesh__fsdp=8)
+  with pytest.raises(errors.ConfigError, match='use a multiple of 8'):
+    plan_memory.abstract_mesh(config, 8)
+
+
+def test_names_of_topologies():
+  pod = plan_devices.parse('2*v5e:16x16')
+  assert (pod.name, pod.label) == ('v5e:16x16', '2*v5e:16x16')
+  assert (pod.count, pod.slices) == (512, 2)
+  assert plan_devices.parse('v5p:4x4x8').count == 128
+  node = plan_devices.parse('h200:8')
+  assert (node.count, node.chip.flops) == (8, 989e12)
+
+
+@pytest.mark.parametrize('name', ['v5e', 'b5:4x4', 'v5e:4x', 'v5e:0x4', '8'])
+def test_other_names_are_refused(name):
+  with pytest.raises(errors.ConfigError, match=f'--topology={name}'):
+    plan_devices.parse(name)
+
+
+@pytest.mark.parametrize('name', plan_devices.CHIPS)
+def test_every_chip_has_its_flops(name):
+  assert plan_devices.parse(f'{name}:8').chip.flops > 1e14
+
+
+def test_without_a_compiler_there_is_a_remedy(monkeypatch):
+  from jax.experimental import topologies
+
+  def missing(*_, **__):
+    raise RuntimeError('JAX TPU support not installed; cannot generate')
+
+  monkeypatch.setattr(topologies, 'get_topology_desc', missing)
+  with pytest.raises(plan_devices.NoCompiler, match=r"'satjax\[tpu\]'"):
+    plan_devices.compiler_devices(plan_devices.parse('v5e:4x4'))
+
+
+@pytest.mark.parametrize(
+  ('message', 'gib'),
+  [
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required'
+      ' for HLO temporaries (26.29G) exceeds available HBM (15.75G).',
+      26.29,
+    ),
+    ('Ran out of memory in memory space hbm. Used 20.5G of 15.75G hbm.', 20.5),
+    ('Used 512.00M of 15.75G hbm', 0.5),
+    ('no figure', 0),
+  ],
+)
+def test_the_figure_of_a_refusal(message, gib):
+  assert plan_compile.needed_bytes(message) == pytest.approx(gib * 2**30)
+
+
+def seconds(config, count, chip, **changes):
+  mesh = plan_memory.abstract_mesh(config, count)
+  phase = plan_memory.distinct(config)[-1].phase
+  return plan_time.step_time(config, phase, mesh, chip, **changes)
+
+
+def test_a_step_takes_what_its_scarcest_resource_takes():
+  config = make_config(llama2_7b_cpt, mesh__fsdp=8)
+  chip = plan_devices.CHIPS['h200']
+  time = seconds(config, 8, chip)
+  # 41.25 GFLOPs a token of 2048 (performance.md): more at 4096; remat a third.
+  flops = 256 * 4096 * 42.9e9 * 4 / 3 / 8
+  assert time.compute == pytest.approx(flops / (0.6 * 989e12), rel=0.02)
+  assert (time.bound, time.total) == ('compute', time.compute)
+  slow = seconds(config, 8, dataclasses.replace(chip, network=1e9))
+  assert (slow.bound, slow.total) == ('network', slow.network)
+  assert slow.compute == time.compute
+
+
+def test_what_leaves_a_node_is_slower():
+  config, chip = make_config(), plan_devices.CHIPS['h200']
+
+  def network(group):
+    one = Collective('all-gather', (8,), 'u8', 10**9, 1, group)
+    return seconds(config, 1, chip, exchanged=[one]).network
+
+  assert network(16) > 8 * network(8)
+
+
+def test_fsdp_exchanges_the_matrices_three_times():
+  config = make_config(llama2_7b_cpt, mesh__fsdp=8, train__microbatch_size=64)
+  mesh = plan_memory.abstract_mesh(config, 8)
+  phase = plan_memory.distinct(config)[-1].phase
+  found = plan_time.exchanges(config, phase, mesh)
+  sums = {}
+  for one in found:
+    sums[one.kind] = sums.get(one.kind, 0) + one.times * one.bytes
+  once = 4 * 2 * 6.74e9  # microbatches, bfloat16
+  assert sums['all-gather'] == pytest.approx(2 * once, rel=0.01)
+  assert sums['reduce-scatter'] == pytest.approx(once, rel=0.01)
+  assert 'all-reduce' not in sums
+
+
+@pytest.mark.parametrize(
+  ('axes', 'kind'),
+  [
+    ((1, 32), 'reduce-scatter'),
+    ((1, 64), 'all-reduce'),  # 4096 / 64 is no multiple of 128
+    ((2, 32), 'all-reduce'),
+  ],
+)
+def test_gradients_of_narrow_shards_and_copies_are_summed_whole(axes, kind):
+  config = make_config(llama2_7b_cpt, mesh__data=axes[0], mesh__fsdp=axes[1])
+  mesh = plan_memory.abstract_mesh(config, axes[0] * axes[1])
+  phase = plan_memory.distinct(config)[-1].phase
+  found = plan_time.exchanges(config, phase, mesh, lanes=128)
+  assert {x.kind for x in found} == {'all-gather', kind}
+
+
+@pytest.mark.parametrize('name', ['v6e:8x8', 'h200:8', 'v5e:4x4'])
+def test_advice_fits_and_needs_its_flags_alone(name):
+  topology = plan_devices.parse(name)
+  config = make_config(llama2_7b_cpt, train__num_steps=200, sparsity__rungs=1)
+  assert plan_advice.price(config, topology)[0] > topology.chip.memory
+  advice = plan_advice.cheapest(config, topology)
+  assert advice.total < topology.chip.memory
+  assert advice.flags
+  changed = config.to_dict()
+  for flag in advice.flags:
+    key, _, value = flag.removeprefix('--config.').partition('=')
+    group, name = key.split('.')
+    kind = type(changed[group][name])
+    changed[group][name] = kind(value)
+  assert Config.from_dict(changed) == advice.config
+  assert plan_advice.price(advice.config, topology)[1] == advice.seconds
+
+
+def test_parameters_stay_within_a_slice():
+  config = make_config(train__batch_size=16, mesh__data=1)
+  found = plan_advice.candidates(config, plan_devices.parse('2*v5e:2x2'))
+  assert {c.mesh.data for c in found} == {2, 4, 8}
+
+
+def test_there_is_no_advice_where_nothing_fits():
+  config = make_config(llama2_7b_cpt, train__num_steps=200, sparsity__rungs=1)
+  assert plan_advice.cheapest(config, plan_devices.parse('v5e:2x2')) is None
+
+
+def test_a_compiler_finds_the_same_state():
+  config = make_config(mesh__fsdp=4, mesh__tensor=2, sparsity__shards=2)
+  compiled = plan_compile.compile_at(config, 0, jax.devices())
+  closed = memory(config)
+  batch = 5 * 4 * config.tokens_per_step / 4
+  assert compiled.arguments == pytest.approx(closed.state + batch, rel=0.01)
+  assert compiled.resting == pytest.approx(closed.resting, abs=64)
+  assert compiled.temporaries > 0 and not compiled.refusal
+  kinds = {x.kind for x in compiled.exchanged}
+  assert {'all-gather', 'all-reduce'} <= kinds
+
+
+def test_a_refusal_of_the_compiler_is_a_row():
+  config, topology = make_config(), plan_devices.parse('v5e:1x1')
+  refused = plan_compile.Compiled(
+    seconds=3, temporaries=2e10, refusal='RESOURCE_EXHAUSTED: 18.6G'
+  )
+  program = plan_memory.distinct(config)[0]
+  closed = memory(config, 1)
+  row = plan_topology.Row(program.phase, 3, 1e12, closed, refused, {}, None)
+  result = plan_topology.Result(config, topology, (row,), ())
+  text = plan_table.render(result)
+  assert not row.fits(topology)
+  assert '| NO |' in text and 'does not fit: RESOURCE_EXHAUSTED' in text
+  assert '20.00' in text and 'Nothing that was tried fits' in text
+
+
+def run(tmp_path, capsys, *arguments):
+  """What the command prints and writes; the small model in closed form."""
+  out = tmp_path / 'plan.json'
+  config = ['--config=configs/tiny.py', '--config.growth.hops=()']
+  code = cli.main(['plan', *config, f'--out={out}', *arguments])
+  assert code == 0
+  text = capsys.readouterr().out
+  assert out.with_suffix('.md').read_text().strip() in text
+  return text, json.loads(out.read_text())
+
+
+def test_the_command_writes_what_it_prints(tmp_path, capsys):
+  text, found = run(tmp_path, capsys, '--topology=h200:2')
+  assert 'It fits.' in text and 'modelled, not measured' in text
+  assert found['chips'] == 2 and found['advice'] is None
+  phase = found['phases'][0]
+  assert phase['fits'] and phase['compiler'] is None
+  parts = phase['closed_form_bytes']
+  assert phase['total_bytes'] == parts['total'] > parts['state']
+
+
+def test_the_command_advises_where_the_mesh_does_not_match(tmp_path, capsys):
+  flag = '--config.mesh.data=3'
+  text, found = run(tmp_path, capsys, '--topology=h200:2', flag)
+  assert 'needs 3 devices' in text and not found['phases']
+  flags = found['advice']['flags']
+  again, _ = run(tmp_path, capsys, '--topology=h200:2', flag, *flags)
+  assert 'It fits.' in again
+
+
+def test_a_plain_plan_has_the_memory_of_its_mesh(capsys):
+  assert cli.main(['plan', '--config=configs/tiny.py']) == 0
+  assert 'Closed form, on one device' in capsys.readouterr().out
+
+
+def test_out_needs_a_topology(capsys):
+  assert cli.main(['plan', '--config=configs/tiny.py', '--out=x.json']) == 78
+  assert '--topology' in capsys.readouterr().err

@@ -1,0 +1,142 @@
+"""Results as Markdown: tables that are whole, verdicts where they belong."""
+
+import re
+
+import markdown_it
+import pytest
+
+from satjax import errors
+from satjax.lab.report import markdown, table
+from tests.lab.report import samples
+
+
+def tables(text):
+  """The tables of a page as lists of rows of text, as GitHub reads them."""
+  tokens = markdown_it.MarkdownIt('commonmark').enable('table').parse(text)
+  found = []
+  for token, inner in zip(tokens, tokens[1:]):
+    if token.type == 'table_open':
+      found.append([])
+    elif token.type == 'tr_open':
+      found[-1].append([])
+    elif token.type in ('td_open', 'th_open'):
+      words = ''.join(
+        '\n' if child.type == 'html_inline' else child.content
+        for child in inner.children
+      )
+      found[-1][-1].append(words)
+  return found
+
+
+@pytest.mark.parametrize('make', [samples.sat, samples.growth])
+def test_tables_are_whole(make):
+  value = make()
+  text = markdown.markdown(value)
+  for block in re.findall(r'(?:^\|.*\n)+', text, re.M):
+    lines = block.splitlines()
+    bars = {len(re.findall(r'(?<!\\)\|', line)) for line in lines}
+    assert len(lines) > 2 and len(bars) == 1
+  claims, arms, *_ = tables(text)
+  labels = [row[0] for row in arms]
+  assert set(value['arms']) <= set(labels)
+  assert claims[0] == ['claim', 'source', 'paper', 'ours', 'verdict']
+
+
+def test_cells_say_what_the_arms_did():
+  _, arms = tables(markdown.markdown(samples.sat()))
+  by_label = {row[0]: dict(zip(arms[0], row)) for row in arms}
+  arm = by_label['rate <b>0.5</b> | x']
+  assert arm['loss'] == '2.0400, best step'
+  assert arm['at equal steps'] == 'worse: +0.0200\n(+0.0160 to +0.0250)'
+  assert arm['learning rate'] == '0.002\nat the edge of the search'
+  assert by_label['rate 0.9']['loss'] == 'failed: the loss is NaN at step 17'
+
+
+def test_a_page_says_where_it_is_from():
+  text = markdown.markdown(samples.sat(), ['plots/sat_x_loss_and_cost.png'])
+  assert text.startswith('# What sat does\n\nGenerated; do not edit.')
+  assert 'satjax experiment experiments/x.py --scale=cpu' in text
+  assert '**Claim.** one that goes on here.' in text
+  assert '![sat x loss and cost](plots/sat_x_loss_and_cost.png)' in text
+  notes = text.split('## Notes')[1]
+  for words in (
+    '3 seeds: 0, 1, 2',
+    'among 0.0005, 0.001, 0.002',
+    'run for 200, 400 steps',
+    'read off between two of these',
+    'Two equal arms differ by 1.2%',
+    '1.50 hours',
+    '1 x cpu, 2 CPUs, Linux',
+    'Commit abc1234, Python 3.11.7, jax 0.10.2',
+  ):
+    assert words in notes
+
+
+def test_growth_has_its_hops_and_no_seconds():
+  text = markdown.markdown(samples.growth())
+  assert '| stack, hop 1 | 40 | 4.1000 | 4.4000 | 12 |' in text
+  assert 'Nothing was timed' in text and 'training from scratch' in text
+
+
+def test_the_page_of_results_groups_verdicts():
+  verdicts = ['holds', 'holds partly', 'not tested']
+  claims = list(map(samples.claim, verdicts))
+  values = [samples.growth(), samples.sat(claims=claims)]
+  text = markdown.results_page(values)
+  assert '3 hold' not in text and '2 hold, 1 holds partly, 2 not tested' in text
+  sat, growth = (
+    text.index(f'\n## {family}\n')
+    for family in ('Sparsity-accelerated training', 'Model growth')
+  )
+  assert sat < text.index('### What sat does') < growth
+  assert growth < text.index('### What growth does')
+  first, second = tables(text)
+  assert first[0] == ['claim', 'source', 'paper', 'ours', 'verdict']
+  assert [row[-1] for row in first[1:]] == [
+    'holds',
+    'holds partly',
+    'not tested',
+  ]
+  assert len(second) == 3
+  links = re.findall(r'\]\(([^)]*)\)', text)
+  assert links == [
+    f'../experiments/results/{name}_x.{end}'
+    for name in ('sat', 'growth')
+    for end in ('md', 'json')
+  ]
+  rest = text.split('## What was not tested')[1]
+  assert "The papers' own sizes" in rest
+  assert '- What sat does: a claim that not tested\n' in rest
+  assert '- What sat does: rate 0.9 failed: the loss is NaN' in rest
+  assert 'counted in FLOPs: What growth does.\n' in rest
+
+
+def test_at_the_size_of_the_papers_nobody_says_otherwise():
+  text = markdown.results_page([samples.sat(scale='paper')])
+  assert "The papers' own sizes" not in text
+
+
+def test_a_missing_key_is_named():
+  value = samples.without(samples.sat(), ('arms', 'dense', 'flops'))
+  for make in (markdown.markdown, lambda x: markdown.results_page([x])):
+    with pytest.raises(errors.DataError, match='arms.dense.flops is missing'):
+      make(value)
+
+
+def test_text_is_taken_as_it_stands():
+  words = 'a|b *c* _d_ `e` [f](g) <b> & \\| \n h'
+  (found,) = tables(table.markdown(table.Table('', ['x', 'y'], [[words, '']])))
+  assert found[1] == [' '.join(words.split()), '']
+
+
+def test_what_an_experiment_adds_and_how_it_was_timed_is_noted():
+  timing = {'noise': 0.012, 'cores': 1}
+  value = samples.sat(notes=['stack: L = 7 C^-0.05'], timing=timing)
+  notes = markdown.markdown(value).partition('## Notes')[2]
+  assert 'stack: L = 7 C^-0.05' in notes
+  assert 'Measured on 1 of the CPU cores.' in notes
+
+
+def test_lines_of_a_cell_are_lines_of_the_page():
+  text = table.markdown(table.Table('', ['x', 'y'], [['a', 'b;\n<c>']]))
+  assert text.splitlines()[-1] == '| a | b;<br>&lt;c&gt; |'

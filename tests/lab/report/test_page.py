@@ -1,0 +1,183 @@
+"""One HTML file of results: all of it is there, and it needs nothing else."""
+
+import html
+import re
+
+import pytest
+
+from satjax import cli
+from satjax.lab.report import page as page_lib
+from satjax.lab.report import results
+from tests.lab.report import samples
+
+
+def write(path, *values):
+  content = page_lib.Content([], [results.check(value) for value in values])
+  page_lib.report(content, path)
+  return path.read_text()
+
+
+@pytest.fixture(scope='module')
+def page(tmp_path_factory):
+  path = tmp_path_factory.mktemp('page') / 'x.html'
+  return write(path, samples.sat(), samples.growth())
+
+
+def rows(text, title, number=0):
+  """Cells by label of the table under a heading."""
+  section = text.split(f'>{title}</h')[number + 1].split('</section>')[0]
+  found = {}
+  for row in re.findall(r'<tr>(.*?)</tr>', section, re.S):
+    cells = re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row, re.S)
+    found[html.unescape(cells[0])] = [html.unescape(c) for c in cells[1:]]
+  return found
+
+
+def test_the_table_has_every_arm(page):
+  table = rows(page, 'arms')
+  assert list(table) == [
+    *('arm', 'dense', 'rate <b>0.5</b> | x', 'rate 0.25', 'rate 0.9'),
+    *('constant', 'dense, 50% of the steps'),
+  ]
+  arm = dict(zip(table['arm'], table['rate <b>0.5</b> | x']))
+  assert arm == {
+    'loss': '2.0400, best step',
+    'lowest to highest seed': '2.0360 to 2.0450',
+    'at equal steps': 'worse: +0.0200\n(+0.0160 to +0.0250)',
+    'at equal time': 'better: -0.0200\n(-0.0240 to -0.0150)',
+    'at equal FLOPs': 'no difference: +0.0000\n(-0.0040 to +0.0050)',
+    'speed-up in time': '+20.0%',
+    'speed-up in FLOPs': 'not reached',
+    'learning rate': '0.002\nat the edge of the search',
+    'steps': '400',
+    'FLOPs': '8.40e+11',
+    'seconds': '28.0',
+    'omission rate': '50.0%',
+    'parameters': '1,130,000',
+  }
+  assert table['rate 0.9'] == ['failed: the loss is NaN at step 17']
+  assert re.findall(r'<span>(.*?)</span>', page.split('>arms</h')[1]) == [
+    *('ladder', 'other', 'dense, other lengths')
+  ]
+
+
+def test_figures_of_the_paper_stand_beside_ours(page):
+  table = rows(page, 'arms', 1)
+  stack = dict(zip(table['arm'], table['stack']))
+  assert stack['loss'] == '1.9800' and stack['paper: loss'] == '2.151'
+  assert stack['paper: speed-up'] == '+49.1%'
+  assert dict(zip(table['arm'], table['zero']))['paper: loss'] == ''
+  assert table['learn'] == ['failed: it is not supported (paper: loss 2.2)']
+  assert 'seconds' not in stack and 'at equal time' not in stack
+
+
+def test_hops_say_when_the_loss_was_back(page):
+  table = rows(page, 'growth')
+  assert table['stack, hop 1'] == ['40', '4.1000', '4.4000', '12']
+  assert table['zero, hop 1'][-1] == 'not yet'
+
+
+def test_claims_of_all_come_first(page):
+  table = rows(page, 'Claims')
+  assert table['a claim that holds'][0] == 'holds'
+  assert '2 hold, 2 not tested.' in page
+  assert page.index('>Claims</h2>') < page.index('id="e0"')
+  links = re.findall(r'<a href="#(e\d)">([^<]*)</a>', page)
+  assert links == [('e0', 'What sat does'), ('e1', 'What growth does')]
+  assert all(f'id="{target}"' in page for target, _ in links)
+
+
+def test_one_seed_has_no_range(tmp_path):
+  one = {'against': {'steps': samples.against(2.02, 0.02, 'one seed')}}
+  value = samples.result({'x': samples.arm(2.04, **one)}, seeds=[0])
+  for arm in value['arms'].values():
+    arm['runs'] = arm['runs'][:1]
+  table = rows(write(tmp_path / 'x.html', value), 'arms')
+  assert 'lowest to highest seed' not in table['arm']
+  assert table['x'][:2] == ['2.0400', 'one seed: +0.0200']
+
+
+def test_one_experiment_needs_no_contents(tmp_path):
+  text = write(tmp_path / 'x.html', samples.growth())
+  assert '<nav' not in text and text.count('a claim that holds') == 1
+
+
+def test_names_are_escaped_and_nothing_is_loaded(page):
+  assert 'rate &lt;b&gt;0.5&lt;/b&gt; | x' in page and '<b>' not in page
+  assert '<script' not in page and '@import' not in page
+  links = re.findall(r'(?:src|srcset|href|url)[=(]"?([^")]*)', page)
+  assert links and all(x.startswith(('#', 'data:image/png;')) for x in links)
+  assert '//' not in re.sub(r'"data:[^"]*"', '', page)
+  ids = re.findall(r' id="([^"]*)"', page)
+  assert len(set(ids)) == len(ids)
+
+
+def test_pictures_and_their_legends_name_the_arms(page):
+  shown = dict.fromkeys(re.findall(r'role="img" aria-label="([^"]*)', page))
+  assert list(shown) == [
+    *('Loss and cost', 'Loss by arm', 'Loss over rate'),
+    *('Training loss', 'Validation loss', 'Ladder', 'Visits of neurons'),
+  ]
+  legend = page.split('class="legend">')[1].split('</ul>')[0]
+  names = re.findall(r'</svg> (.*?)</li>', legend)
+  assert names == [
+    'dense, by length',
+    *('rate &lt;b&gt;0.5&lt;/b&gt; | x', 'rate 0.25', 'constant'),
+  ]
+
+
+def test_the_docstring_is_a_list_of_terms(page):
+  assert '<p>What is asked?</p>' in page
+  assert '<dt>Claim</dt><dd>one that goes on here.</dd>' in page
+  assert '<dd>satjax experiment x.py --scale=cpu</dd>' in page
+
+
+def test_equal_results_give_equal_bytes(tmp_path):
+  value = samples.two_coordinates()
+  first = write(tmp_path / 'a', value)
+  assert first == write(tmp_path / 'b', value)
+  assert 'Loss over importance and selection' in first
+
+
+def test_the_command_writes_page_plots_and_claims(tmp_path, capsys):
+  file = tmp_path / 'x.json'
+  value = samples.result({}, claims=[samples.claim('holds')])
+  file.write_text(samples.json.dumps(value))
+  out = tmp_path / 'out'
+  out.mkdir()
+  options = [f'--out={out}', f'--plots={out}', f'--page={out}/results.md']
+  assert cli.main(['report', str(file), *options]) == 0
+  said = capsys.readouterr().out
+  assert 'What sat does: arms' in said and 'verdict: holds' in said
+  names = sorted(path.name for path in out.iterdir())
+  assert names[-2:] == [
+    'sat_x_validation_loss.png',
+    'sat_x_validation_loss.svg',
+  ]
+  assert {'report.html', 'results.md', 'sat_x_loss_and_cost.png'} <= {*names}
+  assert all(f'wrote {out / name}' in said for name in names)
+
+
+def test_the_page_of_claims_has_experiments_that_have_not_run(tmp_path):
+  file, out = tmp_path / 'x.json', tmp_path / 'out.md'
+  claims = [samples.claim('holds')]
+  value = samples.result({}, claims=claims) | {'name': 'sat_where'}
+  file.write_text(samples.json.dumps(value))
+  ran, other = 'experiments/sat_where.py', 'experiments/growth_gradual.py'
+  assert cli.main(['report', str(file), ran, other, f'--page={out}']) == 0
+  text = out.read_text()
+  assert '1 holds, 1 not tested.' in text
+  assert '### Gradual growth' in text and f'(../{other})' in text
+  assert 'one hop ends below doubling twice' in text and f'../{ran}' not in text
+
+
+def test_an_experiment_file_is_for_the_page_of_claims(capsys):
+  assert cli.main(['report', 'experiments/sat_where.py']) == 78
+  assert 'sat_where.py' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('option', ['--plots', '--page'])
+def test_plots_and_claims_are_of_results(option, tmp_path, capsys):
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n')
+  code = cli.main(['report', str(tmp_path), f'{option}={tmp_path / "x"}'])
+  assert code == 78 and 'result file' in capsys.readouterr().err

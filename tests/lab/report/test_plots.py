@@ -1,0 +1,202 @@
+"""Pictures of results: what they show, told apart, as files."""
+
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from satjax import errors
+from satjax.lab.report import figures, label_plots, plots, render, results
+from tests.lab.report import samples
+
+
+def draw(panel):
+  """The axes after a panel is drawn."""
+  from matplotlib import figure
+
+  axes = figure.Figure().subplots()
+  panel.draw(axes)
+  return axes
+
+
+def picture(value, title):
+  found = {p.title: p for p in plots.pictures(results.check(value))}
+  return found[title]
+
+
+def points(axes):
+  """Ends of single points, without lines and error bars."""
+  lines = [line.get_xydata() for line in axes.lines]
+  return [tuple(xy[0]) for xy in lines if len(xy) == 1]
+
+
+def test_the_reference_is_a_line_and_arms_are_points():
+  axes = draw(picture(samples.sat(), 'Loss and cost').panels[0])
+  (line,) = (x for x in axes.lines if x.get_markevery())
+  xy = line.get_xydata()
+  ends = [(6e11, 2.12), (12e11, 2.02)]
+  np.testing.assert_allclose(xy[line.get_markevery()], ends)
+  # As the engine reads it off: half-way in the logarithm of the cost.
+  middle = np.interp(6e11 * 2**0.5, *xy.T)
+  np.testing.assert_allclose(middle, 2.07, atol=1e-4)
+  found = points(axes)
+  assert (400 * 3e9 * 0.7, 2.04) in [(round(x), y) for x, y in found]
+  assert len(found) == 3  # no point for the arm that failed
+  assert axes.get_xlabel() == 'executed FLOPs'
+
+
+def test_there_is_no_panel_of_time_where_nothing_is_timed():
+  assert len(picture(samples.sat(), 'Loss and cost').panels) == 2
+  assert len(picture(samples.growth(), 'Loss and cost').panels) == 1
+
+
+def test_a_point_far_above_does_not_flatten_the_others():
+  arms = {f'a{n}': samples.arm(2.0 + 0.01 * n) for n in range(5)}
+  arms['far'] = samples.arm(9.0)
+  axes = draw(picture(samples.result(arms), 'Loss and cost').panels[0])
+  assert axes.get_ylim()[1] < 2.5
+  assert [text.get_text() for text in axes.texts] == ['9']
+
+
+def test_arms_of_equal_cost_stand_side_by_side():
+  axes = draw(picture(samples.sat(), 'Loss by arm').panels[0])
+  names = [label.get_text() for label in axes.get_yticklabels()]
+  assert names == ['rate <b>0.5</b> | x', 'rate 0.25', 'rate 0.9', 'constant']
+  assert points(axes) == [(2.04, 0), (2.03, 1), (2.2, 3)]
+  assert [text.get_text() for text in axes.texts] == ['failed']
+  dense = next(x for x in axes.lines if x.get_linestyle() == '--')
+  np.testing.assert_allclose(dense.get_xdata(), 2.02)
+
+
+def test_looks_of_many_arms_differ():
+  arms = {f'a{n}': samples.arm(2.0) for n in range(42)}
+  found = plots.keys(results.check(samples.result(arms))).values()
+  assert len({(key.colour, key.marker) for key in found}) == 42
+  assert figures.INK not in {key.colour for key in found}
+  lines = list(figures.keys(map(str, range(24))).values())
+  assert len({(key.colour, key.dash) for key in lines}) == 24
+
+
+def test_two_coordinates_are_colour_and_marker():
+  found = plots.keys(results.check(samples.two_coordinates()))
+  a, b = found['uniform, sample'], found['maxip, sample']
+  assert a.marker == b.marker and a.colour != b.colour
+  c = found['maxip, top_k']
+  assert b.colour == c.colour and b.marker != c.marker
+  many = samples.two_coordinates(rows=list('abcdefgh'))
+  found = plots.keys(results.check(many)).values()
+  assert len({(key.colour, key.marker) for key in found}) == 16
+
+
+def test_a_map_says_the_loss_of_each_cell():
+  value = samples.two_coordinates()
+  (found,) = label_plots.pictures(results.check(value))
+  axes = draw(found.panels[0])
+  texts = {t.get_position(): t.get_text() for t in axes.texts}
+  assert texts == {
+    (0.5, 0.5): 'failed',
+    (1.5, 0.5): '2.080',
+    (0.5, 1.5): '2.090',
+    (1.5, 1.5): '2.070',
+  }
+  assert [t.get_text() for t in axes.get_xticklabels()] == ['top_k', 'sample']
+  assert 'dense: 2.0200' in found.note
+
+
+def test_numbers_of_a_map_are_sorted():
+  value = samples.two_coordinates(rows=(8, 2, 4), columns=(0.5, 0.25))
+  (found,) = label_plots.pictures(results.check(value))
+  axes = draw(found.panels[0])
+  labels = [
+    [t.get_text() for t in a.get_ticklabels()] for a in axes._axis_map.values()
+  ]
+  assert labels == [['0.25', '0.5'], ['2', '4', '8']]
+
+
+def test_one_coordinate_is_a_line_a_group_over_the_reference():
+  found = picture(samples.sat(), 'Loss over rate')
+  axes = draw(found.panels[0])
+  assert [key.label for key in found.legend] == ['ladder', 'other', 'dense']
+  ladder, other, dense = (line.get_xydata() for line in axes.lines)
+  np.testing.assert_allclose(ladder, [(0.25, 2.03), (0.5, 2.04)])
+  np.testing.assert_allclose(other, [(0.25, 2.2)])
+  np.testing.assert_allclose(dense[:, 1], 2.02)
+  ticks = [label.get_text() for label in axes.get_xticklabels()]
+  assert ticks == ['0.25', '0.5', '0.9']
+
+
+def test_words_and_wide_ranges_are_coordinates_too():
+  for values, scale in (('ab', 'linear'), ((1, 10, 100), 'log')):
+    arms = {
+      f'arm {v}': samples.arm(2.0 + 0.01 * n, label={'x_y': v})
+      for n, v in enumerate(values)
+    }
+    axes = draw(picture(samples.result(arms), 'Loss over x y').panels[0])
+    ticks = [label.get_text() for label in axes.get_xticklabels()]
+    assert ticks == [str(v) for v in values] and axes.get_xscale() == scale
+
+
+def test_validation_losses_have_the_cost_of_their_step():
+  panels = picture(samples.sat(), 'Validation loss').panels
+  xs = {draw(p).get_xlabel(): draw(p).lines[0].get_xdata() for p in panels}
+  assert xs.keys() == {'tokens', 'executed FLOPs', 'training time (s)'}
+  np.testing.assert_allclose(xs['tokens'], [102400, 204800, 409600])
+  np.testing.assert_allclose(xs['training time (s)'], [10, 20, 40])
+
+
+def test_a_single_point_is_no_curve():
+  value = samples.sat()
+  for arm in value['arms'].values():
+    if arm['curves']:
+      for key in ('validation_step', 'validation'):
+        arm['curves'][key] = arm['curves'][key][-1:]
+  titles = [p.title for p in plots.pictures(results.check(value))]
+  assert 'Training loss' in titles and 'Validation loss' not in titles
+
+
+def test_equal_ladders_are_one_line():
+  arms = {n: samples.arm(2.0, rate=0.5) for n in 'ab'}
+  arms['c'] = samples.arm(2.0, rate=0.25)
+  found = picture(samples.result(arms), 'Ladder')
+  assert [key.label for key in found.legend] == ['a and 1 more', 'c']
+
+
+def test_six_arms_show_their_visits():
+  visits = {'selections': 4, 'heads': [[0.0, 1.0]], 'mlp': [[1.0, 0.5]]}
+  arms = {f'a{n}': samples.arm(2.0, visits=visits) for n in range(8)}
+  found = picture(samples.result(arms), 'Visits of neurons')
+  assert len(found.panels) == 12 and '2 more arms are not shown' in found.note
+  assert draw(found.panels[0]).get_title() == 'a0: heads (50.0% never)'
+
+
+def test_plots_are_small_files_of_the_same_bytes(tmp_path):
+  rows = [f'importance {n}' for n in range(12)]
+  value = samples.two_coordinates(rows=rows)
+  paths = plots.write_plots(value, tmp_path / 'a')
+  assert [path.name for path in paths] == [
+    f'sat_x_{name}.{end}'
+    for name in (
+      *('loss_and_cost', 'loss_by_arm'),
+      'loss_over_importance_and_selection',
+    )
+    for end in ('png', 'svg')
+  ]
+  again = plots.write_plots(value, tmp_path / 'b')
+  for path, other in zip(paths, again):
+    content = path.read_bytes()
+    assert content == other.read_bytes()
+    if path.suffix == '.png':
+      assert len(content) <= 60_000
+      image = Image.open(io.BytesIO(content)).convert('RGB')
+      assert image.width >= 600 and image.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_what_can_not_be_drawn_or_written_is_an_error(tmp_path):
+  with pytest.raises(errors.DataError, match='arms is missing'):
+    plots.write_plots(samples.without(samples.sat(), ('arms',)), tmp_path)
+  (tmp_path / 'file').write_text('')
+  panel = figures.Panel(lambda axes: None)
+  pictures = {'x': figures.Picture('', '', [panel])}
+  with pytest.raises(errors.StorageError, match='can not write'):
+    render.save(pictures, tmp_path / 'file')

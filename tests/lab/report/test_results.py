@@ -1,0 +1,164 @@
+"""Result files: found, checked; what is wrong is named."""
+
+import json
+
+import pytest
+
+from satjax import errors
+from satjax.lab.report import page, results
+from tests.lab.report import samples
+
+ARM = ('arms', 'rate 0.25')
+
+
+def write(path, value):
+  text = value if isinstance(value, str) else json.dumps(value)
+  path.write_text(text)
+  return path
+
+
+@pytest.mark.parametrize(
+  'path',
+  [
+    ('name',),
+    ('arms',),
+    ('claims',),
+    ('paper', 'rows'),
+    ('environment', 'packages'),
+    ('claims', 0, 'verdict'),
+    ('arms', 'stack', 'loss'),
+    ('arms', 'stack', 'loss', 'mean'),
+    ('arms', 'stack', 'curves', 'seconds'),
+    ('arms', 'stack', 'growth', 0, 'steps_to_recover'),
+    ('arms', 'learn', 'group'),
+  ],
+)
+def test_a_missing_key_is_named_with_the_file(path, tmp_path):
+  file = write(tmp_path / 'x.json', samples.without(samples.growth(), path))
+  with pytest.raises(errors.DataError) as caught:
+    page.read([file])
+  message = str(caught.value)
+  assert str(file) in message
+  assert f'{".".join(map(str, path))} is missing' in message
+
+
+@pytest.mark.parametrize(
+  ('path', 'value', 'message'),
+  [
+    (('family',), 'other', "family is 'other', not 'sat' | 'growth'"),
+    (('title',), None, 'title is None, not a text'),
+    (('seeds',), [0.5], 'seeds.0 is 0.5, not a whole number'),
+    (('arms', 'dense'), [], 'arms.dense is [], not an object'),
+    ((*ARM, 'loss', 'low'), '2', "rate 0.25.loss.low is '2', not a number"),
+    ((*ARM, 'steps'), True, 'steps is True, not a whole number'),
+    ((*ARM, 'at_edge'), 1, 'at_edge is 1, not true or false'),
+    ((*ARM, 'loss'), None, 'loss is None, not an object'),
+    ((*ARM, 'ladder', 'step'), 3, 'ladder.step is 3, not a list'),
+    (('claims', 0, 'verdict'), 'yes', "claims.0.verdict is 'yes'"),
+  ],
+)
+def test_a_wrong_value_is_named(path, value, message, tmp_path):
+  changed = samples.replaced(samples.sat(), path, value)
+  with pytest.raises(errors.DataError) as caught:
+    results.read(write(tmp_path / 'x.json', changed))
+  assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  'text', ['', '{', '[1]', 'null', '{"name": NaN}', '[' * 100000]
+)
+def test_broken_files_are_refused(text, tmp_path):
+  file = write(tmp_path / 'x.json', text)
+  with pytest.raises(errors.DataError, match='x.json'):
+    results.read(file)
+
+
+def test_files_that_can_not_be_read_are_an_error(tmp_path):
+  (tmp_path / 'x.json').write_bytes(b'\xff\xfe')
+  with pytest.raises(errors.DataError, match='not text'):
+    page.read([tmp_path / 'x.json'])
+  with pytest.raises(errors.StorageError, match='none.json'):
+    page.read([tmp_path / 'none.json'])
+
+
+# Whatever may be null, by sample: everything that can not be shown then.
+NULLS = [
+  (samples.sat, ('process_seconds',)),
+  (samples.sat, ('timing',)),
+  (samples.sat, ('timing', 'noise')),
+  (samples.sat, ('environment', 'commit')),
+  (samples.sat, ('claims', 0, 'paper')),
+  (samples.sat, ('claims', 0, 'ours')),
+  *(
+    (samples.sat, (*ARM, key))
+    for key in ('learning_rate', 'seconds', 'omission_rate', 'parameters')
+  ),
+  (samples.sat, (*ARM, 'search', '0.001')),
+  (samples.sat, (*ARM, 'runs', 0, 'test')),
+  (samples.sat, ('arms', 'dense', 'seconds')),
+  (samples.sat, ('arms', 'dense', 'curves', 'seconds')),
+  *(
+    (samples.sat, (*ARM, 'curves', key, 1))
+    for key in ('flops', 'seconds', 'train', 'validation')
+  ),
+  (samples.sat, (*ARM, 'ladder', 'omission_rate', 0)),
+  (samples.sat, ('arms', 'rate <b>0.5</b> | x', 'visits')),
+  (samples.sat, ('arms', 'rate <b>0.5</b> | x', 'against', 'time')),
+  (samples.sat, ('arms', 'rate <b>0.5</b> | x', 'speedup', 'time')),
+  (samples.growth, ('paper',)),
+  (samples.growth, ('paper', 'rows', 'stack', 0)),
+  *(
+    (samples.growth, ('arms', 'stack', 'growth', 0, key))
+    for key in ('loss_before', 'loss_after', 'steps_to_recover')
+  ),
+]
+
+
+def test_null_is_fine_wherever_it_is_allowed(tmp_path):
+  """All at once, the innermost first; on the page, too."""
+  values = {samples.sat: samples.sat(), samples.growth: samples.growth()}
+  for make, path in sorted(NULLS, key=lambda null: -len(null[1])):
+    values[make] = samples.replaced(values[make], path, None)
+  content = page.Content([], list(map(results.check, values.values())))
+  page.report(content, tmp_path / 'x.html')
+  for text in (page.tables(content), (tmp_path / 'x.html').read_text()):
+    assert 'rate 0.25' in text and 'stack' in text
+    assert 'None' not in text and 'nan' not in text
+
+
+@pytest.mark.parametrize(('make', 'path'), NULLS)
+def test_each_null_is_fine(make, path):
+  found = results.check(samples.replaced(make(), path, None))
+  assert page.tables(page.Content([], [found]))
+
+
+def test_keys_that_are_not_known_are_let_pass():
+  value = samples.replaced(samples.sat(), ('environment', 'cpu_count'), 4) | {
+    'later': 1
+  }
+  assert results.check(value)['later'] == 1
+
+
+def test_a_reference_that_is_not_there_yet_is_no_error():
+  value = samples.without(samples.sat(), ('arms', 'dense, 50% of the steps'))
+  assert results.check(value)['frontier'] == ['dense']
+  value = samples.without(value, ('arms', 'dense'))
+  assert 'rate 0.25' in page.tables(page.Content([], [results.check(value)]))
+
+
+def test_paths_are_runs_files_or_folders_of_files(tmp_path):
+  write(tmp_path / 'b.json', samples.sat())
+  write(tmp_path / 'a.json', samples.growth())
+  (tmp_path / 'deep').mkdir()
+  write(tmp_path / 'deep' / 'c.json', '{')  # of something else
+  content = page.read([tmp_path])
+  assert [r['family'] for r in content.results] == ['growth', 'sat']
+  (tmp_path / 'run').mkdir()
+  write(tmp_path / 'run' / 'metrics.jsonl', '{"step": 1}\n')
+  write(tmp_path / 'run' / 'config.json', '{}')
+  content = page.read([tmp_path / 'b.json', tmp_path / 'run'])
+  assert len(content.results) == len(content.runs) == 1
+  text = page.tables(content)
+  assert 'What sat does: arms' in text and 'results' in text
+  with pytest.raises(errors.ConfigError, match='each once'):
+    page.read([tmp_path, tmp_path / 'a.json'])
