@@ -22,7 +22,7 @@ from rich import table as rich_table
 
 from configs import quickstart
 import satjax
-from satjax import errors
+from satjax import errors, runtime
 from satjax.config.run import Config
 from satjax.generation import generate
 from satjax.train import evaluation, loop, metrics, phases, saved
@@ -169,6 +169,7 @@ def main() -> int:
   parser.add_argument('--workdir', type=pathlib.Path, required=True)
   workdir = parser.parse_args().workdir
   console = rich_console.Console(width=88, record=True)
+  runtime.prepare()
   try:
     run_all(workdir, console)
   except errors.SatjaxError as error:

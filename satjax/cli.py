@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 
-from satjax import errors
+from satjax import errors, runtime
 
 COMMANDS = (
   'train',
@@ -28,6 +28,9 @@ COMMANDS = (
   'bench',
   'experiment',
 )
+# Those that run long enough to tune their process, and those that compile.
+_LONG = ('train', 'bench', 'experiment')
+_COMPILES = (*_LONG, 'evaluate', 'generate', 'plan')
 _DESCRIPTION = """\
 satjax makes training large language models cheaper: sparsity-accelerated
 training (SAT) and model growth, in JAX.
@@ -64,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   if overrides and not options.takes_overrides:
     parser.error(f'{overrides[0]}: this command takes no configuration')
   options.overrides = overrides
+  if options.command in _COMPILES:
+    runtime.prepare()
   try:
     options.run(options)
   except errors.SatjaxError as error:
@@ -84,7 +89,8 @@ def entry() -> None:
 
   Nor, after an error, for other processes of the run: they see it end.
   """
-  _use_huge_pages()
+  if sys.argv[1:2] and sys.argv[1] in _LONG:
+    runtime.use_huge_pages()
   try:
     code = main()
   except Exception:
@@ -93,19 +99,6 @@ def entry() -> None:
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)
-
-
-def _use_huge_pages() -> None:
-  """Starts this process again with huge pages for its heap, on Linux.
-
-  On a CPU they save a step an eighth of its time; glibc is told when a process
-  starts, or never. Whoever has set GLIBC_TUNABLES is left alone.
-  """
-  name = 'GLIBC_TUNABLES'
-  heavy = sys.argv[1:2] in (['train'], ['bench'], ['experiment'])
-  if heavy and sys.platform == 'linux' and name not in os.environ:
-    os.environ[name] = 'glibc.malloc.hugetlb=1'
-    os.execv(sys.executable, sys.orig_argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -127,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
       **shared,
     )
     command.set_defaults(
+      command=name,
       run=module.run,
       takes_overrides='--config' in module.OPTIONS
       or hasattr(module, 'TAKES_OVERRIDES'),

@@ -40,7 +40,7 @@ def processes(
     heartbeat: seconds of silence after which a process counts as lost.
 
   Raises:
-    ConfigError: the processes can not be told from the arguments.
+    ConfigError: the processes cannot be told from the arguments.
   """
   if coordinator is None and not has_cluster(os.environ):
     if num_processes is not None or process_id is not None:
@@ -66,7 +66,7 @@ def together() -> Iterator[None]:
   """What the processes can only do together.
 
   Raises:
-    PeerLost: another process has ended, and this one can not go on.
+    PeerLost: another process has ended, and this one cannot go on.
   """
   try:
     yield
@@ -77,7 +77,7 @@ def together() -> Iterator[None]:
     if several and any(sign in str(error) for sign in _SIGNS):
       first = str(error).splitlines()[0]
       raise errors.PeerLost(
-        'another process of this run has ended, and this one can not go on'
+        'another process of this run has ended, and this one cannot go on'
         f' without it ({first}); what was saved is whole: start all processes'
         ' again with the same commands'
       ) from error
@@ -122,7 +122,7 @@ def _join(coordinator, num_processes, process_id, heartbeat):
   # Said before, since a rendezvous that fails ends the process without Python.
   logging.warning(
     'waiting up to %d s for all processes%s; if this one aborts here, another'
-    ' has not started or can not reach the coordinator',
+    ' has not started or cannot reach the coordinator',
     _WAIT,
     f' at {address}' if address else '',
   )

@@ -21,13 +21,13 @@ class ConfigError(SatjaxError, ValueError):
 
 
 class DataError(SatjaxError, ValueError):
-  """Data, a model directory or a checkpoint that can not be used."""
+  """Data, a model directory or a checkpoint that cannot be used."""
 
   exit_code = 65
 
 
 class StorageError(SatjaxError, OSError):
-  """A path that can not be read or written."""
+  """A path that cannot be read or written."""
 
   exit_code = 74
 

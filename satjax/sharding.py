@@ -40,7 +40,7 @@ def make_mesh(
 
   Raises:
     ConfigError: the axes do not multiply to the number of devices, or `data`
-      can not be shared out over the slices.
+      cannot be shared out over the slices.
   """
   devices = list(devices or jax.devices())
   data = config.data
@@ -56,7 +56,7 @@ def make_mesh(
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
   if data % slices:
     raise errors.ConfigError(
-      f'config.mesh.data {data} can not be shared out over {slices} slices; use'
+      f'config.mesh.data {data} cannot be shared out over {slices} slices; use'
       f' a multiple of {slices}, so that fsdp and tensor stay within a slice'
     )
   if slices == 1:
@@ -79,7 +79,7 @@ def check_divides(config: Config, stage: Stage, mesh: Mesh) -> None:
   batch = batch * stage.batch_size // config.train.batch_size
   if batch % rows:
     raise errors.ConfigError(
-      f'a batch of {batch} rows can not be shared out evenly over'
+      f'a batch of {batch} rows cannot be shared out evenly over'
       f' {rows} devices (mesh.data x mesh.fsdp); use a multiple of {rows}'
     )
   model = stage.model

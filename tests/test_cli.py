@@ -264,7 +264,7 @@ def test_a_model_directory_grows_offline(model_dir, tmp_path, capsys):
   for *wrong, said in (
     ('name --operator=NAME',),
     ('--operator=stack', 'needs one of factor and num_layers'),
-    ('--operator=stack', '--factor=1.2', 'can not grow to 2.4'),
+    ('--operator=stack', '--factor=1.2', 'cannot grow to 2.4'),
     ('--operator=stack', '--width_factor=2', "no option 'width_factor'"),
     ('--layer_map=0,x', '--layer_map=0,x; allowed: '),
     ('--layer_map=0,2', 'layers 0 to 1'),

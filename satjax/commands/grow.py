@@ -114,12 +114,13 @@ OPTIONS = {
 def run(options: Any) -> None:
   # Growth off the run needs no accelerator, and takes none from a run.
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-  from satjax.interop import grow, grow_table, probe, progress
+  from satjax import console
+  from satjax.interop import grow, grow_table, probe
 
   specs = _specs(options)
-  with progress.shown('grow') as start:
+  with console.Progress('grow') as bar:
     summary = grow.grow(
-      options.model, options.out, specs, seed=options.seed, start=start
+      options.model, options.out, specs, seed=options.seed, start=bar.start
     )
   print(f'wrote {options.out}\n\n{grow_table.render(summary)}', flush=True)
   if options.probe != 'off':
@@ -134,7 +135,7 @@ def _specs(options: Any) -> tuple[Any, ...]:
     options: with an attribute for each of `_SPECS`; None: not given.
 
   Raises:
-    ConfigError: they can not be read, or name no operator.
+    ConfigError: they cannot be read, or name no operator.
   """
   given = {
     flag: value

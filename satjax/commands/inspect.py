@@ -18,9 +18,10 @@ OPTIONS = {
 def run(options: Any) -> None:
   from pathlib import Path
 
-  from satjax.interop import inspection, inspection_table, progress, weights
+  from satjax import console
+  from satjax.interop import inspection, inspection_table, weights
 
-  with progress.shown('checksums') as start:
-    found = inspection.inspect(options.model, start=start)
+  with console.Progress('checksums') as bar:
+    found = inspection.inspect(options.model, start=bar.start)
   inspection_table.show(found)
   weights.refuse(Path(options.model), found.problems)

@@ -92,8 +92,8 @@ def run(options: Any) -> None:
 
 
 def _prepare(options: Any) -> None:
+  from satjax import console
   from satjax.data import prepare, tokenise
-  from satjax.interop import progress
 
   mixture = prepare.Mixture(
     sources=options.source,
@@ -113,22 +113,12 @@ def _prepare(options: Any) -> None:
   workers = options.workers
   if workers is None:
     workers = _num_cores()
-  read, begin = 0, time.monotonic()
-  with progress.shown('prepare') as start:
-
-    def counted(size):
-      advance = start(size)
-
-      def more(done):
-        nonlocal read
-        read += done
-        advance(done)
-
-      return more
-
+  begin = time.monotonic()
+  with console.Progress('prepare') as bar:
     table = prepare.prepare(
-      mixture, settings, options.out, workers=workers, start=counted
+      mixture, settings, options.out, workers=workers, start=bar.start
     )
+  read = bar.done
   seconds = time.monotonic() - begin
   for part in table.parts:
     print(_render(part))

@@ -168,7 +168,7 @@ class Config:
     step, rate = counts.head_step(*shape), sparsity.head_rate
     if model.num_heads % step:
       return [
-        f'config.sparsity.shards {sparsity.shards} can not share'
+        f'config.sparsity.shards {sparsity.shards} cannot share'
         f' {model.num_heads} heads in {model.num_kv_heads} key/value groups out'
         ' evenly; use a divisor of both'
       ]
@@ -196,7 +196,7 @@ class Config:
     step, rate = self.channel_step, sparsity.channel_rate
     if total % sparsity.shards or step > total:
       return [
-        f'config.sparsity.shards {sparsity.shards} can not share {total}'
+        f'config.sparsity.shards {sparsity.shards} cannot share {total}'
         f' channels out evenly in multiples of {sparsity.channel_multiple};'
         ' use a divisor'
       ]
@@ -218,7 +218,7 @@ class Config:
     if name == 'adafactor':
       found.append(
         "config.optimizer.name 'adafactor' factors its moments across neurons,"
-        ' so omitted neurons can not rest; with sparsity use adamw, lion, muon'
+        ' so omitted neurons cannot rest; with sparsity use adamw, lion, muon'
         ' or sgd, or set both omission rates to 0'
       )
     if (name, sparsity.omitted, sparsity.execution) == (
@@ -228,7 +228,7 @@ class Config:
     ):
       found.append(
         "config.optimizer.name 'muon' mixes the neurons of a matrix, so the"
-        ' updates of omitted ones can not be replayed; use sparsity.omitted'
+        ' updates of omitted ones cannot be replayed; use sparsity.omitted'
         " 'frozen', or execution 'masked'"
       )
     if sparsity.bias_correction == 'per_neuron' and name != 'adamw':
@@ -245,7 +245,7 @@ def _rate_problem(key, rate, is_good, what, total, step) -> list[str]:
   near = counts.nearest_rates(total, step, rate)
   use = ' or '.join(f'{x:.6g}' for x in near) or '0'
   return [
-    f'config.sparsity.{key} {rate} can not be realised: {total} {what} are left'
+    f'config.sparsity.{key} {rate} cannot be realised: {total} {what} are left'
     f' out in multiples of {step}; use {use}'
   ]
 

@@ -63,7 +63,7 @@ def _lora_problems(config) -> Iterator[str]:
 
 
 def _state_problems(config, found) -> Iterator[str]:
-  """Optimizer states that can not follow."""
+  """Optimizer states that cannot follow."""
   name, keeps = config.optimizer.name, config.growth.opt_state == 'grow'
   for stage in found:
     kinds = {type(op) for op in stage.operators}
@@ -74,7 +74,7 @@ def _state_problems(config, found) -> Iterator[str]:
       )
     if keeps and name == 'adafactor' and Width in kinds:
       yield (
-        "opt_state 'grow': the factored moments of 'adafactor' can not grow in"
+        "opt_state 'grow': the factored moments of 'adafactor' cannot grow in"
         " width; use 'reset'"
       )
     if keeps and any(
@@ -86,7 +86,7 @@ def _state_problems(config, found) -> Iterator[str]:
       )
     if name == 'adafactor' and stage.mode == 'frozen':
       yield (
-        "freeze_tokens: the factored moments of 'adafactor' can not be parted;"
+        "freeze_tokens: the factored moments of 'adafactor' cannot be parted;"
         ' use another optimizer'
       )
     masked = config.sparsity.is_on and config.sparsity.execution == 'masked'

@@ -68,7 +68,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
   """The stages of a run, in order; the first has the base model.
 
   Raises:
-    ConfigError: growth that can not work; says which hop, and why.
+    ConfigError: growth that cannot work; says which hop, and why.
   """
   first = Stage(0, config.model, config.data.seq_len, config.train.batch_size)
   if config.lora.is_on:

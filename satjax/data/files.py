@@ -92,11 +92,11 @@ def opened(path: str) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[None]:
-  """Explains why a file can not be read."""
+  """Explains why a file cannot be read."""
   try:
     yield
   except OSError as error:
     raise errors.DataError(
-      f'{path} can not be read ({error.strerror}); fix its permissions, or'
+      f'{path} cannot be read ({error.strerror}); fix its permissions, or'
       ' leave it out of the glob'
     ) from error

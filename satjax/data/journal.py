@@ -37,7 +37,7 @@ class Journal:
       if 'locked' in str(error):
         remedy = 'another satjax prepare writes there: wait for it'
       raise errors.StorageError(
-        f'{path} can not be opened ({error}); {remedy}'
+        f'{path} cannot be opened ({error}); {remedy}'
       ) from error
 
   def __enter__(self) -> 'Journal':
@@ -79,6 +79,6 @@ class Journal:
       yield
     except sqlite3.Error as error:
       raise errors.StorageError(
-        f'{self._path} can not be written ({error}); make room, and run the'
+        f'{self._path} cannot be written ({error}); make room, and run the'
         ' same command again'
       ) from error

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from satjax import errors
+from satjax import errors, files
 
 FORMAT = 1
 NAME = 'table.json'
@@ -115,7 +115,7 @@ def read(directory: str | os.PathLike) -> Manifest | None:
   """The manifest of a directory; None: it has none.
 
   Raises:
-    DataError: it has one that can not be read.
+    DataError: it has one that cannot be read.
   """
   path = Path(directory) / NAME
   try:
@@ -139,23 +139,7 @@ def read(directory: str | os.PathLike) -> Manifest | None:
 def write(directory: str | os.PathLike, manifest: Manifest) -> None:
   """Writes it at once: it is there whole, or not at all."""
   path = Path(directory) / NAME
-  partial = path.with_suffix('.tmp')
-  with partial.open('w', encoding='utf-8') as file:
-    json.dump(manifest.to_json(), file, indent=2)
-    file.write('\n')
-    file.flush()
-    os.fsync(file.fileno())
-  partial.replace(path)
-  sync(path.parent)
-
-
-def sync(directory: Path) -> None:
-  """Waits until the names in a directory are on disk."""
-  number = os.open(directory, os.O_RDONLY)
-  try:
-    os.fsync(number)
-  finally:
-    os.close(number)
+  files.write_json(path, manifest.to_json())
 
 
 def file_of(path: Path) -> File:

@@ -91,7 +91,7 @@ def make_batches(
 
   Raises:
     ConfigError: a source is unknown.
-    DataError: a source can not be used; or, when a batch is read, it holds
+    DataError: a source cannot be used; or, when a batch is read, it holds
       an id outside of the vocabulary.
   """
   import grain

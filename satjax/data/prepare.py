@@ -70,7 +70,7 @@ def prepare(
 
   Raises:
     ConfigError: a setting is wrong, or another one than before.
-    DataError: a source can not be used, or gives no document.
+    DataError: a source cannot be used, or gives no document.
     StorageError: somebody else writes there.
   """
   _check(mixture, settings, workers)

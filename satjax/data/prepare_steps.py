@@ -59,7 +59,7 @@ class Progress:
     """Writes what is left of a source.
 
     Raises:
-      DataError: it can not be used, or gives no document.
+      DataError: it cannot be used, or gives no document.
     """
     part = self.manifest.parts[self.number]
     dtype = np.dtype(self.manifest.dtype)

@@ -27,7 +27,7 @@ class SentencePieceTokenizer(Subword):
     Raises:
       ConfigError: it is not there, has no end of text, or needs a library
         that is not installed.
-      DataError: the file can not be used.
+      DataError: the file cannot be used.
     """
     library = import_library('sentencepiece', f'sentencepiece:{path}')
     self.name = f'sentencepiece:{path}'

@@ -36,7 +36,7 @@ def find(source: str, columns: Sequence[str] = ()) -> Source:
 
   Raises:
     ConfigError: `source` has none of the known forms.
-    DataError: nothing matches; also, while it is read, a file that can not be
+    DataError: nothing matches; also, while it is read, a file that cannot be
       used.
   """
   kind, _, name = source.partition(':')

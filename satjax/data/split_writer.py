@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from satjax import files
 from satjax.data import blocks, manifest
 from satjax.data.manifest import Shard, Split
 
@@ -69,7 +70,7 @@ class SplitWriter:
     _append(self._folder / STARTS, starts, split.num_documents)
     if self._shard is not None:
       self._shard.close()
-      manifest.sync(self._partial)
+      files.sync(self._partial)
       path = self._folder / f'{len(split.shards):05}.array_record'
       self._partial.replace(path)
       written = dataclasses.asdict(manifest.file_of(path))
@@ -78,7 +79,7 @@ class SplitWriter:
       split.num_tokens += shard.num_tokens
       split.num_documents += len(starts)
       split.has_turns |= self._has_turns
-    manifest.sync(self._folder)
+    files.sync(self._folder)
     self._shard, self._starts = None, []
 
   def close(self) -> None:
@@ -102,4 +103,4 @@ def _append(path: Path, starts: np.ndarray, count: int) -> None:
     file.seek(8 * count, 1)
     file.write(starts.astype('<i8').tobytes())
     file.truncate()
-  manifest.sync(path)
+  files.sync(path)

@@ -92,7 +92,7 @@ class HuggingFaceTokenizer(Subword):
     Raises:
       ConfigError: it is not there, has no end of text, or needs a library
         that is not installed.
-      DataError: a file can not be used.
+      DataError: a file cannot be used.
     """
     library = import_library('tokenizers', f'hf:{path}')
     self.name = f'hf:{path}'
@@ -203,7 +203,7 @@ def read_file(path: Path, remedy: str) -> bytes:
     return path.read_bytes()
   except OSError as error:
     raise errors.ConfigError(
-      f'tokenizer file {path} can not be read ({error.strerror}); {remedy}'
+      f'tokenizer file {path} cannot be read ({error.strerror}); {remedy}'
     ) from error
 
 

@@ -106,7 +106,7 @@ def build_table(
 
   Raises:
     ConfigError: `source` or `split` is unknown.
-    DataError: a file can not be used, or the split has no document.
+    DataError: a file cannot be used, or the split has no document.
   """
   if split not in SPLITS:
     raise errors.ConfigError(f'split {split!r}; allowed: {SPLITS}')

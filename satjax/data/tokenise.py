@@ -68,7 +68,7 @@ class Tokeniser:
     """The tokens of some chunks, one after the other.
 
     Raises:
-      DataError: a document can not be used.
+      DataError: a document cannot be used.
     """
     counts, taken, found = Counter(), [], []
     documents = (d for chunk in batch for d in chunk.documents(counts))

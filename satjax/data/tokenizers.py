@@ -97,7 +97,7 @@ def get_tokenizer(spec: str) -> Tokenizer:
 
   Raises:
     ConfigError: `spec` names none, or a library for it is missing.
-    DataError: its files can not be used.
+    DataError: its files cannot be used.
   """
   kind, _, path = spec.partition(':')
   if not config_data.names_tokenizer(spec):

@@ -53,7 +53,7 @@ class Workers:
     """Yields batches and their tokens, in order.
 
     Raises:
-      DataError: the first of the documents that can not be used.
+      DataError: the first of the documents that cannot be used.
       SatjaxError: a process was killed.
     """
     if self._here:

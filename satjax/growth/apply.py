@@ -27,7 +27,7 @@ def grow_tree(
 
   Raises:
     ValueError: an operator that has to be learned, or a factored moment that
-      can not follow.
+      cannot follow.
   """
   for number, operator in enumerate(operators):
     state = _grow_once(state, operator, jax.random.fold_in(key, number))
@@ -183,7 +183,7 @@ def _moment(operator, name, kind, x, layers):
     return depth.transform_moment(operator, x, layers)
   if x.ndim != len(tree.AXES[name]):
     raise ValueError(
-      f'a moment of {name} is factored and can not grow in width; reset it'
+      f'a moment of {name} is factored and cannot grow in width; reset it'
     )
   return width.transform_moment(operator, name, kind, x)
 

@@ -51,7 +51,7 @@ def partial(num_layers: int, pattern: str) -> LayerMap:
 
 
 def _layers(text: str, has_numbers: bool) -> Iterator[int]:
-  """Layers of a group, from 1; a 0 stands for what can not be read."""
+  """Layers of a group, from 1; a 0 stands for what cannot be read."""
   if not has_numbers:
     yield from (int(digit) if digit.isdigit() else 0 for digit in text)
     return

@@ -53,7 +53,7 @@ def resolve_all(
       )
   if len(found) > 1 and any(isinstance(op, Learn) for op in found):
     raise errors.ConfigError(
-      "operator 'learn' trains its maps for a while and can not be joined with"
+      "operator 'learn' trains its maps for a while and cannot be joined with"
       ' others; give it depth and width at once, or use two hops'
     )
   return tuple(found), model
@@ -190,12 +190,12 @@ def _target_layers(name, layers, factor=None, num_layers=None) -> int:
 def _whole_size(key, old, new) -> int:
   if not math.isclose(new, round(new)):
     raise errors.ConfigError(
-      f'{key} {old} can not grow to {new:g}: it has to be whole; use another'
+      f'{key} {old} cannot grow to {new:g}: it has to be whole; use another'
       f' factor, or give {key}'
     )
   if new < old:
     raise errors.ConfigError(
-      f'{key} {old} can not grow to {round(new)}: the target is smaller than'
+      f'{key} {old} cannot grow to {round(new)}: the target is smaller than'
       f' the source; use at least {old}'
     )
   return round(new)

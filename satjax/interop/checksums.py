@@ -21,7 +21,7 @@ def of(path: Path, tick: Callable[[int], None] = lambda size: None) -> str:
     tick: called with the bytes of each part.
 
   Raises:
-    StorageError: it can not be read.
+    StorageError: it cannot be read.
   """
   digest = hashlib.new(ALGORITHM)
   try:
@@ -30,7 +30,7 @@ def of(path: Path, tick: Callable[[int], None] = lambda size: None) -> str:
         digest.update(part)
         tick(len(part))
   except OSError as error:
-    raise errors.StorageError(f'{path} can not be read: {error}') from error
+    raise errors.StorageError(f'{path} cannot be read: {error}') from error
   return digest.hexdigest()
 
 

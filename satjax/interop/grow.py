@@ -86,9 +86,9 @@ def grow(
 
   Raises:
     ConfigError: an operator that does not fit, needs a run, or leads to a
-      model that can not be loaded; `out` is the source.
-    DataError: the source can not be used.
-    StorageError: a file can not be read, or `out` not be written.
+      model that cannot be loaded; `out` is the source.
+    DataError: the source cannot be used.
+    StorageError: a file cannot be read, or `out` not be written.
   """
   source = Path(model_dir)
   if source.resolve() == Path(out).resolve():
@@ -174,7 +174,7 @@ class _Growth:
       matrix = weights.read_tensor(self._directory, self._headers[name])
     except OSError as error:
       raise errors.StorageError(
-        f'{self._directory / self._headers[name].file} can not be read: {error}'
+        f'{self._directory / self._headers[name].file} cannot be read: {error}'
       ) from error
     if name not in self._finite:
       if not weights.is_finite(matrix):

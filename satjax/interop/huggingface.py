@@ -67,7 +67,7 @@ def load(
   Raises:
     DataError: names every problem of config.json; if it has none, every
       problem of the headers; if they have none, every tensor with NaN.
-    StorageError: a file can not be read.
+    StorageError: a file cannot be read.
   """
   directory = Path(directory)
   config, headers = check(directory)
@@ -150,7 +150,7 @@ def save(
 
   Raises:
     DataError: `params` are not those of `config`; names every difference.
-    StorageError: the directory can not be written, has too little room, holds
+    StorageError: the directory cannot be written, has too little room, holds
       a model that satjax did not write, or a file reads back different.
   """
   leaves = tree.flatten(params)

@@ -55,7 +55,7 @@ class Inspection:
 
   Attributes:
     facts: what is to say of the model and its tokenizer, by name; empty where
-      config.json can not be used.
+      config.json cannot be used.
     files: all that lie in the directory.
     tensors: of all weights, in the order of a model.
     has_checksums: whether there is something to compare with.
@@ -86,7 +86,7 @@ def inspect(
 
   Raises:
     DataError: there is no such directory.
-    StorageError: a file can not be read.
+    StorageError: a file cannot be read.
   """
   directory, problems = Path(directory), []
   if not directory.is_dir():
@@ -201,7 +201,7 @@ def _tokenizer(
     # A library that is not installed is no damage.
     if isinstance(error, errors.DataError):
       problems.append(str(error))
-    return {'tokenizer': f'{file} can not be used: {error}'}
+    return {'tokenizer': f'{file} cannot be used: {error}'}
   kind, special = 'sentencepiece', {}
   if file == 'tokenizer.json':
     kind, special = _described(directory, file)

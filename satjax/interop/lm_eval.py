@@ -17,11 +17,11 @@ from typing import Any
 
 import jax
 
-from satjax import errors, sharding
+from satjax import console, errors, sharding
 from satjax.config.groups import MeshConfig, ModelConfig
 from satjax.data import tokenizers
 from satjax.generation import generate
-from satjax.interop import lm_eval_generate, lm_eval_scores, progress, weights
+from satjax.interop import lm_eval_generate, lm_eval_scores, weights
 from satjax.model import cached
 from satjax.tree import PyTree
 
@@ -132,7 +132,7 @@ class _Adaptor:
     return self._encode(string, add_special_tokens)
 
   def loglikelihood(self, requests, disable_tqdm=True):
-    del disable_tqdm  # `progress` shows more
+    del disable_tqdm  # `console.Progress` shows more
     return super().loglikelihood(requests, disable_tqdm=True)
 
   def _loglikelihood_tokens(self, requests, **_):
@@ -173,13 +173,13 @@ class _Adaptor:
     return totals
 
   def _score(self, pairs, what):
-    with progress.shown(what) as start:
+    with console.Progress(what) as bar:
       return lm_eval_scores.score(
         self._model,
         self._params,
         pairs,
         max_length=self.max_length,
-        tick=start(len(pairs)),
+        tick=bar.start(len(pairs)),
         **self._how,
       )
 
@@ -191,8 +191,8 @@ class _Adaptor:
       key = json.dumps(request.args[1], sort_keys=True)
       alike.setdefault(key, []).append(number)
     texts = [''] * len(requests)
-    with progress.shown('generation') as start:
-      tick = start(len(requests))
+    with console.Progress('generation') as bar:
+      tick = bar.start(len(requests))
       for numbers in alike.values():
         options = self._options(requests[numbers[0]].args[1])
         room = self.max_length - options.max_tokens

@@ -61,8 +61,8 @@ def evaluate_tasks(
     where there is one; 'num_examples', 'num_fewshot' and 'version'.
 
   Raises:
-    ConfigError: the harness is not installed, or a task is unknown, can not be
-      loaded, or asks for what the model can not do.
+    ConfigError: the harness is not installed, or a task is unknown, cannot be
+      loaded, or asks for what the model cannot do.
   """
   if limit is not None and limit < 1:
     raise errors.ConfigError(f'limit {limit} must be at least 1')
@@ -122,7 +122,7 @@ def _load(names: Sequence[str], task_dir: str | os.PathLike | None) -> Any:
     from lm_eval import tasks as library
   except ImportError as error:
     raise errors.ConfigError(
-      f'tasks need lm-evaluation-harness, which can not be imported ({error});'
+      f'tasks need lm-evaluation-harness, which cannot be imported ({error});'
       " run: pip install 'satjax[eval]'"
     ) from None
   places = [_OWN]
@@ -145,7 +145,7 @@ def _load(names: Sequence[str], task_dir: str | os.PathLike | None) -> Any:
     return manager.load(names)
   except Exception as error:  # Of YAML, templates, files, the network...
     raise errors.ConfigError(
-      f'tasks {", ".join(names)} can not be loaded:'
+      f'tasks {", ".join(names)} cannot be loaded:'
       f' {type(error).__name__}: {error}; the data of a stock task come from'
       ' the Hugging Face Hub, so connect, or set HF_HOME to a cache that has'
       ' them; of a task of your own, check dataset_path, data_files and splits'
@@ -171,7 +171,7 @@ def _unknown(name: str, local: set[str], known: Sequence[str]) -> str:
   means = f'; did you mean {" or ".join(near)}?' if near else ''
   return (
     f'task {name!r} is unknown{means} Known are those of satjax and of task_dir'
-    f' ({", ".join(sorted(local))}), leaving out YAML files that can not be'
+    f' ({", ".join(sorted(local))}), leaving out YAML files that cannot be'
     " read, and stock ones, which 'lm-eval ls tasks' lists"
   )
 

@@ -44,7 +44,7 @@ def save(
   Raises:
     ConfigError: there are no adapters, or no base that they fit.
     DataError: the base is not there any more.
-    StorageError: the directory can not be written, holds adapters that satjax
+    StorageError: the directory cannot be written, holds adapters that satjax
       did not write, or a file reads back different.
   """
   if adapters is None:
@@ -64,7 +64,7 @@ def save(
       for file in (CONFIG, WEIGHTS):
         os.replace(Path(name) / file, root / file)
   except (OSError, safetensors.SafetensorError) as error:
-    raise errors.StorageError(f'{root} can not be written: {error}') from error
+    raise errors.StorageError(f'{root} cannot be written: {error}') from error
 
 
 def _modules(config: LoraConfig, layer: int) -> dict[str, str]:

@@ -54,7 +54,7 @@ def read_small(directory: Path, name: str) -> bytes:
 
   Raises:
     DataError: it is missing, a link that leaves the directory, or large.
-    StorageError: it can not be read.
+    StorageError: it cannot be read.
   """
   path = directory / name
   if reason := unsafe(directory, name):
@@ -63,7 +63,7 @@ def read_small(directory: Path, name: str) -> bytes:
     with path.open('rb') as file:
       content = file.read(_MAX_SMALL_BYTES + 1)
   except OSError as error:
-    raise errors.StorageError(f'{path} can not be read: {error}') from error
+    raise errors.StorageError(f'{path} cannot be read: {error}') from error
   if len(content) > _MAX_SMALL_BYTES:
     raise errors.DataError(f'{path} is larger than {_MAX_SMALL_BYTES} bytes')
   return content
@@ -87,8 +87,8 @@ def unsafe(directory: Path, name: str) -> str | None:
 def refuse(where: Path, problems: list[str]) -> None:
   """Raises one error that lists all problems, if there are any."""
   if problems:
-    text = '\n  '.join([f'{where} can not be used:', *problems])
-    # Names from a file may hold what a terminal can not print.
+    text = '\n  '.join([f'{where} cannot be used:', *problems])
+    # Names from a file may hold what a terminal cannot print.
     raise errors.DataError(text.encode('utf-8', 'backslashreplace').decode())
 
 
@@ -179,7 +179,7 @@ def headers(directory: Path, file: str) -> dict[str, Header]:
   """What a file holds, by tensor name.
 
   Raises:
-    OSError: says why the file can not be used.
+    OSError: says why the file cannot be used.
   """
   if reason := unsafe(directory, file):
     raise OSError(reason)
@@ -260,7 +260,7 @@ def tied_problems(
 
 
 def read_tensor(directory: Path, header: Header) -> np.ndarray:
-  """A tensor as it is stored: a view of the file that can not be written.
+  """A tensor as it is stored: a view of the file that cannot be written.
 
   Mapped anew for each tensor, so that pages that were read do not pile up.
   """

@@ -55,7 +55,7 @@ def write(
       they are among them.
 
   Raises:
-    StorageError: the directory can not be written, has too little room, holds
+    StorageError: the directory cannot be written, has too little room, holds
       a model that satjax did not write, or a file reads back different.
   """
   root = Path(directory).resolve()
@@ -81,7 +81,7 @@ def write(
   except (OSError, safetensors.SafetensorError) as error:
     if isinstance(error, errors.SatjaxError):
       raise
-    raise errors.StorageError(f'{root} can not be written: {error}') from error
+    raise errors.StorageError(f'{root} cannot be written: {error}') from error
 
 
 def to_json(content: Mapping[str, Any]) -> bytes:

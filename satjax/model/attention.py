@@ -87,7 +87,7 @@ def _by_jax(query_BTNH, key_BSKH, value_BSKH, segments_BT, window, kind):
 
 @functools.cache
 def usable(kind: str, dtype: str, head_dim: int) -> str:
-  """`kind`, or 'xla' with a warning where the fused kernel can not do it."""
+  """`kind`, or 'xla' with a warning where the fused kernel cannot do it."""
   if kind != 'cudnn':
     return kind
   if dtype in ('bfloat16', 'float16') and head_dim % 8 == 0 and head_dim <= 128:

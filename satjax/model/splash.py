@@ -20,7 +20,7 @@ _BLOCK = 512  # positions of a tile, at most; MaxText's choice
 def is_placeable() -> bool:
   """Whether the rows of each device are known.
 
-  The partitioner can not cut a kernel; outside of a mesh with several devices
+  The partitioner cannot cut a kernel; outside of a mesh with several devices
   nobody else says where its rows are.
   """
   return not jax.sharding.get_abstract_mesh().empty or jax.device_count() == 1

@@ -179,7 +179,7 @@ class Checkpoints:
     return Restored(step, state, record)
 
   def _set_aside(self, step: int, kind: str) -> None:
-    """Renames a checkpoint that can not be used, for a person to look at."""
+    """Renames a checkpoint that cannot be used, for a person to look at."""
     if self._keep is None:
       return
     if distributed.is_first():

@@ -41,7 +41,7 @@ class Evaluator:
 
     Raises:
       ConfigError: `split` is 'test', and there is none.
-      DataError: a source can not be used, or has nothing in the split.
+      DataError: a source cannot be used, or has nothing in the split.
     """
     if split == 'test' and not data.test:
       raise errors.ConfigError(

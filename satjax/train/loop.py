@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from satjax import distributed, errors, flops
+from satjax import console, distributed, errors, flops
 from satjax.config import stages
 from satjax.config.run import Config
 from satjax.config.stages import Stage
@@ -33,7 +33,6 @@ from satjax.train import run as run_lib
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
 from satjax.train.checkpoint import Checkpoints
-from satjax.train.progress import Progress
 from satjax.train.recovery import Recovery
 from satjax.train.run import Run
 from satjax.train.window import Window
@@ -50,9 +49,9 @@ def train(config: Config, workdir: str | os.PathLike) -> list[dict[str, float]]:
     The records of metrics.jsonl.
 
   Raises:
-    ConfigError: settings that can not work together or with this machine.
+    ConfigError: settings that cannot work together or with this machine.
     DataError: no text, or no usable checkpoint among those there.
-    StorageError: a folder that can not be written.
+    StorageError: a folder that cannot be written.
     NonFiniteError: the loss or the gradient is no longer a number.
     Preempted: asked to stop by SIGTERM or SIGINT; the state is saved.
     PeerLost: another process of the run has ended.
@@ -67,9 +66,9 @@ def train(config: Config, workdir: str | os.PathLike) -> list[dict[str, float]]:
   ):
     run, batches = _begin(setup, path, checkpoints)
     try:
-      _steps(run, batches, stop)
+      with run.progress:
+        _steps(run, batches, stop)
     finally:
-      run.progress.close()
       run.writer.close()
       run.programs.close()
     checkpoints.wait()
@@ -123,7 +122,13 @@ def _begin(
       programs=programs.Programs(setup, batches[0]),
       evaluators=_evaluators(setup, data, last),
       writer=metrics.Writer(path, step, saved.get('grown', True)),
-      progress=Progress(config.train.num_steps, step),
+      progress=console.Progress(
+        'step',
+        config.train.num_steps,
+        step,
+        counts=True,
+        quiet=not distributed.is_first(),
+      ),
       clock=clock,
       record=record,
       step=step,

@@ -11,7 +11,7 @@ import time
 
 import jax
 
-from satjax import distributed, errors
+from satjax import distributed, errors, files
 from satjax import flops as flops_lib
 
 # Activities that count as training; the others prepare, look or save.
@@ -43,7 +43,7 @@ class Writer:
       self._board = SummaryWriter(str(workdir / 'tensorboard'))
     except OSError as error:
       raise errors.StorageError(
-        f'can not write metrics to {workdir}: {error.strerror}'
+        f'cannot write metrics to {workdir}: {error.strerror}'
       ) from error
 
   def write(self, record: Mapping[str, float]) -> None:
@@ -122,9 +122,7 @@ def _rewind(path: pathlib.Path, step: int, grown: bool) -> None:
     if r['step'] < step
     or (r['step'] == step and (grown or 'growth/loss_before' not in r))
   ]
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(''.join(json.dumps(r) + '\n' for r in kept))
-  os.replace(temporary, path)
+  files.write(path, ''.join(json.dumps(r) + '\n' for r in kept))
 
 
 class Clock:

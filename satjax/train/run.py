@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from satjax import errors
+from satjax import console, errors
 from satjax.config.run import Config
 from satjax.train import evaluation, metrics, phases, programs, window
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
 from satjax.train.checkpoint import Checkpoints
-from satjax.train.progress import Progress
 from satjax.train.recovery import Recovery
 from satjax.train.window import Window
 
@@ -28,7 +27,7 @@ class Run:
   programs: programs.Programs
   evaluators: dict[str, evaluation.Evaluator]
   writer: metrics.Writer
-  progress: Progress
+  progress: console.Progress
   clock: metrics.Clock
   record: dict[str, Any]
   step: int
@@ -83,7 +82,7 @@ def save(run: Run, kind: str = 'checkpoints') -> None:
       workdir_lib.write_visits(run.path, run.window.visits)
     except OSError as error:
       raise errors.StorageError(
-        f'can not save step {run.step}: {error}; the checkpoints before it are'
+        f'cannot save step {run.step}: {error}; the checkpoints before it are'
         ' whole: make room and run the same command again'
       ) from error
 
@@ -108,7 +107,12 @@ def fetch(run: Run) -> None:
   if step % train.log_every == 0 or step == train.num_steps:
     record = _describe(run, step, flops, values)
     run.writer.write(record)
-    run.progress.update(step, record)
+    run.progress.advance(
+      step - run.progress.done,
+      f'loss {record["train/loss"]:.4f}'
+      f'  {record["speed/tokens_per_second"]:,.0f} tok/s'
+      f'  omitted {record["sparsity/omission_rate"]:.0%}',
+    )
 
 
 def _describe(run, step, flops, values) -> dict[str, float]:

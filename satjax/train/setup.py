@@ -1,12 +1,8 @@
 """The pieces of a run: mesh, optimizer, first state, compiled steps."""
 
 from collections.abc import Callable, Sequence
-import contextlib
-import ctypes
 import dataclasses
 import functools
-import os
-import pathlib
 from typing import Any
 
 import jax
@@ -98,7 +94,6 @@ def make_setup(
   Raises:
     ConfigError: the configuration does not fit its tokenizer or the devices.
   """
-  keep_freed_memory()
   tokenizer = tokenizers.get_tokenizer(config.data.tokenizer)
   if tokenizer.vocab_size > config.model.vocab_size:
     raise errors.ConfigError(
@@ -114,7 +109,6 @@ def make_setup(
   config = dataclasses.replace(config, model=model)
   for stage in stages.stages(config):
     sharding.check_divides(config, stage, mesh)
-  use_compilation_cache()
   tx = optimizer_lib.make_optimizer(
     config.optimizer,
     per_neuron=config.sparsity.is_on
@@ -134,38 +128,6 @@ def make_setup(
     stages.restarts(config) if restarts else (),
   )
   return Setup(config, mesh, tx, schedule, tokenizer)
-
-
-def use_compilation_cache() -> None:
-  """Keeps compiled programs between runs, unless JAX was told where to."""
-  if jax.config.jax_compilation_cache_dir:
-    return
-  root = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
-  path = root.expanduser() / 'satjax' / 'xla'
-  try:
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-  except OSError:
-    return  # A home that can not be written costs time, not correctness.
-  jax.config.update('jax_compilation_cache_dir', str(path))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-
-
-def keep_freed_memory() -> None:
-  """Lets the C allocator keep what XLA frees, on a CPU with glibc.
-
-  XLA's CPU client takes the buffers of every step from malloc, and by default
-  glibc hands them back to the kernel, which zeroes them page by page for the
-  next step: a fifth of the time of a small model's step.
-  """
-  if jax.config.jax_platforms not in (None, '', 'cpu'):
-    return
-  arena_max, mmap_max, trim_threshold, top_pad = -8, -4, -1, -2
-  with contextlib.suppress(OSError, AttributeError):
-    libc = ctypes.CDLL('libc.so.6')
-    libc.mallopt(arena_max, 1)
-    libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, 2**31 - 1)
-    libc.mallopt(top_pad, 2**26)
 
 
 def initial_state(setup: Setup) -> TrainState:

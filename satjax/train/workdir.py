@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import fcntl
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import sys
 import jax
 import numpy as np
 
-from satjax import distributed, errors
+from satjax import distributed, errors, files
 from satjax.config.run import Config
 
 # Settings that do not change what a step computes, but for its rounding; a run
@@ -53,7 +54,7 @@ def claim(workdir: str | os.PathLike, config: Config) -> Iterator[pathlib.Path]:
   Of several processes the first one claims it, and the others wait.
 
   Raises:
-    StorageError: the folder can not be written, or another run has it.
+    StorageError: the folder cannot be written, or another run has it.
     ConfigError: the folder holds a run with other settings, or the processes
       have different ones.
   """
@@ -87,7 +88,7 @@ def _claim(path: pathlib.Path, config: Config) -> Iterator[None]:
     lock = open(path / 'lock', 'w')  # noqa: SIM115
   except OSError as error:
     raise errors.StorageError(
-      f'can not write to workdir {path}: {error.strerror}; choose another with'
+      f'cannot write to workdir {path}: {error.strerror}; choose another with'
       ' --workdir'
     ) from error
   with lock:
@@ -127,11 +128,11 @@ def _record(path: pathlib.Path, config: Config) -> None:
         + '\nGo on with the old settings, or choose another --workdir.'
       )
   try:
-    write_json(path / 'config.json', config.to_dict())
-    write_json(path / 'environment.json', environment())
+    files.write_json(path / 'config.json', config.to_dict())
+    files.write_json(path / 'environment.json', environment())
   except OSError as error:
     raise errors.StorageError(
-      f'can not write to workdir {path}: {error.strerror}; make room, or choose'
+      f'cannot write to workdir {path}: {error.strerror}; make room, or choose'
       ' another --workdir'
     ) from error
 
@@ -191,13 +192,6 @@ def write_visits(path: pathlib.Path, visits: Mapping[str, jax.Array]) -> None:
   """`visits.npz`: in how many selections each neuron took part, by unit."""
   if not visits or not distributed.is_first():
     return
-  temporary = path / 'visits.tmp.npz'
-  np.savez_compressed(temporary, **jax.device_get(dict(visits)))
-  os.replace(temporary, path / 'visits.npz')
-
-
-def write_json(path: pathlib.Path, value: object) -> None:
-  """Writes all or nothing."""
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(json.dumps(value, indent=2) + '\n')
-  os.replace(temporary, path)
+  content = io.BytesIO()
+  np.savez_compressed(content, **jax.device_get(dict(visits)))
+  files.write(path / 'visits.npz', content.getvalue())

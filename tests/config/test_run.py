@@ -506,7 +506,7 @@ def test_sparsity_is_on_if_any_rate_is(head, channel):
 
 
 def test_the_schema_and_the_methods_know_the_same_names():
-  # The schema is read without JAX, so it can not ask them.
+  # The schema is read without JAX, so it cannot ask them.
   for key, names in (
     ('importance', importance.METRICS),
     ('shape', ladder.SHAPES),

@@ -62,7 +62,7 @@ def test_only_one_at_a_time(tmp_path):
 
 def test_file_that_is_no_journal(tmp_path):
   (tmp_path / 'j').write_bytes(b'no database' * 999)
-  with pytest.raises(errors.StorageError, match='can not be opened'):
+  with pytest.raises(errors.StorageError, match='cannot be opened'):
     Journal(tmp_path / 'j')
 
 

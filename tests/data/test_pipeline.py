@@ -78,9 +78,9 @@ def test_batches_do_not_depend_on_what_was_read_before(folder):
 def test_batches_are_the_same_in_every_process(folder):
   program = f"""
 import hashlib
-from satjax import config
+from satjax.config.data import DataConfig
 from satjax.data import pipeline, tokenizers
-data = config.DataConfig(
+data = DataConfig(
   train=('text:{folder}/a/*', ('text:{folder}/b/*', 0.5)), eval=(),
   columns=(), template='plain', packing='concat_then_split', too_long='cut',
   tokenizer='byte', seq_len=8, held_out=0.2, test=0.0, seed=3)

@@ -214,7 +214,7 @@ def test_unreadable_file_is_named(folder):
   (folder / 'a.txt').write_text('x')
   documents = sources.documents('text:*.txt')
   (folder / 'a.txt').unlink()
-  with pytest.raises(errors.DataError, match='a.txt can not be read'):
+  with pytest.raises(errors.DataError, match='a.txt cannot be read'):
     next(documents)
 
 

@@ -199,7 +199,7 @@ def test_an_end_of_text_must_exist(tmp_path, llama_like):
 
 @pytest.mark.parametrize('kind', ['hf', 'sentencepiece'])
 def test_files_that_can_not_be_used(tmp_path, kind):
-  with pytest.raises(errors.ConfigError, match='can not be read'):
+  with pytest.raises(errors.ConfigError, match='cannot be read'):
     tokenizers.get_tokenizer(f'{kind}:{tmp_path}/none')
   for content in (b'', b'no', b'[1]', b'{"model": 3}'):
     (tmp_path / 'bad').write_bytes(content)

@@ -12,8 +12,8 @@ from satjax.generation import generate, sampling, speculative
 from satjax.interop import models as stored
 from satjax.model import cached
 from tests import models
-from tests import test_generate as plain
-from tests.test_generate import PROMPTS, TOKENIZER, Recorder
+from tests.generation import test_generate as plain
+from tests.generation.test_generate import PROMPTS, TOKENIZER, Recorder
 
 # Grouped queries, biases and norms; rows of five lengths, the longest of which
 # is one that prompts are padded to. Nearly all tests compile the same programs.

@@ -178,11 +178,11 @@ def test_unknown_options_are_refused_with_those_that_are_known(name):
 @pytest.mark.parametrize(
   'spec, said',
   [
-    (('stack', 1.3), 'num_layers 4 can not grow to 5.2.*whole'),
+    (('stack', 1.3), 'num_layers 4 cannot grow to 5.2.*whole'),
     (('stack', 0.5), 'factor = 0.5; allowed: at least 1'),
     (
       ('stack', {'num_layers': 3}),
-      'num_layers 4 can not grow to 3.*at least 4',
+      'num_layers 4 cannot grow to 3.*at least 4',
     ),
     (('stack', {'factor': 2, 'num_layers': 8}), 'one of factor and num_layers'),
     (('stack', {}), 'one of factor and num_layers'),
@@ -204,8 +204,8 @@ def test_unknown_options_are_refused_with_those_that_are_known(name):
     (('gradual', 1.5), 'layers = 1.5'),
     (('solar', 2), 'drop 2 of SOLAR'),
     (('llama_pro', 3), 'group 3 of LLaMA-Pro'),
-    (('direct', 1.1), 'embed_dim 16 can not grow to 17.6'),
-    (('direct', {'mlp_dim': 23}), 'mlp_dim 24 can not grow to 23.*at least 24'),
+    (('direct', 1.1), 'embed_dim 16 cannot grow to 17.6'),
+    (('direct', {'mlp_dim': 23}), 'mlp_dim 24 cannot grow to 23.*at least 24'),
     (('direct', {'num_heads': 5}), 'num_heads 5 and num_kv_heads 2.*heads 4'),
     (('aki', {'num_heads': 6, 'num_kv_heads': 2}), 'groups with their 2 query'),
     (('direct', {'embed_dim': 32, 'faithful_to_release': True}), 'doubles'),

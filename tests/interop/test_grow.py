@@ -185,9 +185,9 @@ def test_a_model_of_ours_is_replaced_and_one_of_others_is_not(tmp_path):
 @pytest.mark.parametrize(
   'specs, said',
   [
-    ((('stack', 1.3),), 'num_layers 2 can not grow to 2.6'),
+    ((('stack', 1.3),), 'num_layers 2 cannot grow to 2.6'),
     ((('stack', {'num_layers': 1}),), 'smaller than the source'),
-    ((('direct', {'mlp_dim': 9}),), 'mlp_dim 10 can not grow to 9'),
+    ((('direct', {'mlp_dim': 9}),), 'mlp_dim 10 cannot grow to 9'),
     ((('map', (0, 1, 2)),), r'layer_map \(0, 1, 2\) names layer 2'),
     ((('map', (0, -1)),), 'the source of every target layer'),
     ((('partial', '12-3'),), "'3' is no group of layers 1 to 2"),

@@ -217,7 +217,7 @@ def test_model_of_somebody_else_is_not_overwritten(saved):
 
 def test_path_that_can_not_be_written_is_named(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(errors.StorageError, match='file/model can not be'):
+  with pytest.raises(errors.StorageError, match='file/model cannot be'):
     huggingface.save(tmp_path / 'file/model', TIED, random_params(TIED))
 
 

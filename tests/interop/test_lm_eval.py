@@ -403,7 +403,7 @@ def test_a_task_that_can_not_be_loaded_is_one_error(kind, tmp_path):
   folder = lm_eval_samples.write(tmp_path / 'tasks', ['letters'])
   file = folder / 'letters.yaml'
   file.write_text(file.read_text().replace(*BROKEN[kind]))
-  with pytest.raises(errors.ConfigError, match='tasks letters can not be load'):
+  with pytest.raises(errors.ConfigError, match='tasks letters cannot be load'):
     evaluate(['letters'], folder)
 
 

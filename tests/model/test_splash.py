@@ -51,7 +51,7 @@ def test_splash_attends_as_blocked_attention(length, kv_heads, packed, window):
     np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('kv_heads', [2, 1])  # 1: heads can not be shared out
+@pytest.mark.parametrize('kv_heads', [2, 1])  # 1: heads cannot be shared out
 def test_each_device_attends_to_its_rows_and_heads(kv_heads):
   sizes = 16, kv_heads, True, 0
   expected = results(blocked_attention.attention, *sizes)

@@ -75,7 +75,7 @@ def test_chunks_equal_the_whole(tied, chunk):
   ],
 )
 def test_chunks_equal_the_whole_on_a_mesh(rows, tied, sizes):
-  """3 rows can not be shared out: then every device takes all of them."""
+  """3 rows cannot be shared out: then every device takes all of them."""
   with jax.enable_x64(True):
     model, params = in_float64(models.make(tied=tied, num_layers=1))
     batch = {name: x[:rows] for name, x in make_batch().items()}

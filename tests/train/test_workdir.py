@@ -252,11 +252,3 @@ def test_a_damaged_config_is_refused(tmp_path, content, error, said):
   (tmp_path / 'config.json').write_bytes(content)
   with pytest.raises(error, match=said):
     workdir.read_config(tmp_path)
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-  path = tmp_path / 'x.json'
-  workdir.write_json(path, {'a': 1})
-  with pytest.raises(TypeError):
-    workdir.write_json(path, {'a': object()})
-  assert json.loads(path.read_text()) == {'a': 1}

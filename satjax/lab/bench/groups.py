@@ -9,8 +9,7 @@ import dataclasses
 import time
 from typing import Any
 
-from rich import console as rich_console
-from rich import progress as rich_progress
+from satjax import console
 
 _GIB = 2**30
 
@@ -78,17 +77,12 @@ def take_turns(
   label: str, tasks: Mapping[str, Callable[[], Any]], rounds: int
 ) -> dict[str, list[float]]:
   """Seconds of every task in every round; odd rounds go backwards."""
-  console = rich_console.Console(stderr=True, highlight=False)
   seconds = {name: [] for name in tasks}
-  start = time.perf_counter()
-  for number in rich_progress.track(
-    range(rounds), label, console=console, disable=not console.is_terminal
-  ):
-    for name in list(tasks)[:: -1 if number % 2 else 1]:
-      begin = time.perf_counter()
-      tasks[name]()
-      seconds[name].append(time.perf_counter() - begin)
-    if not console.is_terminal:
-      left = (time.perf_counter() - start) * (rounds / (number + 1) - 1)
-      console.print(f'{label}: {number + 1}/{rounds} rounds, {left:.0f} s left')
+  with console.Progress(label, rounds, counts=True) as bar:
+    for number in range(rounds):
+      for name in list(tasks)[:: -1 if number % 2 else 1]:
+        begin = time.perf_counter()
+        tasks[name]()
+        seconds[name].append(time.perf_counter() - begin)
+      bar.advance(1)
   return seconds

@@ -46,7 +46,7 @@ def ladder(
 
   Raises:
     ConfigError: nothing is left out, or adapters train.
-    StorageError: `out` can not be written.
+    StorageError: `out` cannot be written.
   """
   config = bench_arms.fresh(models.resolve(config))
   if not config.sparsity.is_on:

@@ -69,9 +69,9 @@ def bench(
 
   Raises:
     SatjaxError: arms that must compute the same loss do not.
-    ConfigError: PyTorch arms are asked for that can not be, adapters train, or
+    ConfigError: PyTorch arms are asked for that cannot be, adapters train, or
       the dense arm does not fit twice.
-    StorageError: `out` can not be written.
+    StorageError: `out` cannot be written.
   """
   config = bench_arms.fresh(models.resolve(config))
   if out is not None:

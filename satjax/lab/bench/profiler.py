@@ -51,8 +51,8 @@ def profile(
 
   Raises:
     SatjaxError: the profiler saw no operation.
-    ConfigError: adapters train, or the model can not realise the rate.
-    StorageError: `directory` can not be written.
+    ConfigError: adapters train, or the model cannot realise the rate.
+    StorageError: `directory` cannot be written.
   """
   config = bench_arms.fresh(config)
   batches = bench_arms.random_batches(config)
@@ -190,6 +190,6 @@ def _write(directory, text):
     path.write_text(text)
   except OSError as error:
     raise errors.StorageError(
-      f'can not write {path}: {error.strerror}; choose another folder'
+      f'cannot write {path}: {error.strerror}; choose another folder'
     ) from error
   return path

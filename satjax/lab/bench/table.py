@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from satjax import errors
-from satjax.train import workdir
+from satjax import errors, files
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
@@ -222,14 +221,14 @@ def write(
   """Writes a result as JSON and its table beside it, as .md.
 
   Raises:
-    StorageError: `out` can not be written.
+    StorageError: `out` cannot be written.
   """
   path = pathlib.Path(out)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    workdir.write_json(path, result)
+    files.write_json(path, result)
     path.with_suffix('.md').write_text(table)
   except OSError as error:
     raise errors.StorageError(
-      f'can not write {path}: {error.strerror}; choose another file'
+      f'cannot write {path}: {error.strerror}; choose another file'
     ) from error

@@ -8,11 +8,10 @@ import os
 import pathlib
 from typing import Any
 
-from satjax import errors
+from satjax import errors, files
 from satjax.lab.experiment import results, runs, spec, tasks, timing, work
 from satjax.lab.experiment.runs import Run
 from satjax.lab.report import markdown, plots
-from satjax.train import workdir as workdir_lib
 
 
 def run(
@@ -38,7 +37,7 @@ def run(
     The result, as in the JSON file.
 
   Raises:
-    ConfigError: the file, or an arm of it, can not be.
+    ConfigError: the file, or an arm of it, cannot be.
     Preempted: asked to stop; the same command goes on.
   """
   experiment = spec.load(path, scale, overrides)
@@ -59,7 +58,7 @@ def write(value: dict[str, Any], folder: pathlib.Path) -> None:
   """NAME.json, NAME.md and the plots of a result."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    workdir_lib.write_json(folder / f'{value["name"]}.json', value)
+    files.write_json(folder / f'{value["name"]}.json', value)
     pictures = []
     if importlib.util.find_spec('matplotlib'):
       pictures = [path.name for path in plots.write_plots(value, folder)]
@@ -68,7 +67,7 @@ def write(value: dict[str, Any], folder: pathlib.Path) -> None:
     (folder / f'{value["name"]}.md').write_text(text)
   except OSError as error:
     raise errors.StorageError(
-      f'can not write to {folder}: {error.strerror}; choose another --out'
+      f'cannot write to {folder}: {error.strerror}; choose another --out'
     ) from error
 
 
@@ -143,7 +142,7 @@ def _measure(
     (new,) = pool.run('timing', [task])
     old = timing.merge(old, new)
     path.parent.mkdir(parents=True, exist_ok=True)
-    workdir_lib.write_json(path, old)
+    files.write_json(path, old)
   return old
 
 

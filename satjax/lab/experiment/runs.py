@@ -118,7 +118,7 @@ def make_run(
   """The run of an arm with a learning rate and a seed.
 
   Raises:
-    ConfigError: the arm's settings can not be; names the arm.
+    ConfigError: the arm's settings cannot be; names the arm.
   """
   try:
     config = _configure(scenario, arm, learning_rate * arm.rate_factor, seed)

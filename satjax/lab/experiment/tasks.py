@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from satjax import errors
+from satjax import errors, files
 from satjax.config.run import Config
 from satjax.data import pipeline
 from satjax.interop import models
@@ -18,7 +18,6 @@ from satjax.model import decoder
 from satjax.sparsity import subnetwork
 from satjax.train import loop, phases, refresh, saved
 from satjax.train import setup as setup_lib
-from satjax.train import workdir as workdir_lib
 
 
 def train_run(run: Run) -> None:
@@ -26,7 +25,7 @@ def train_run(run: Run) -> None:
   try:
     loop.train(run.final_config, run.path)
   except errors.NonFiniteError as error:
-    workdir_lib.write_json(run.path / 'failed.json', {'reason': str(error)})
+    files.write_json(run.path / 'failed.json', {'reason': str(error)})
   # Metrics are what is wanted; hundreds of checkpoints would fill the disk.
   shutil.rmtree(run.path / 'checkpoints', ignore_errors=True)
   jax.clear_caches()

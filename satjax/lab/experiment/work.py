@@ -8,13 +8,9 @@ import os
 import pathlib
 import signal
 import sys
-import time
 from typing import Any, NamedTuple, Self
 
-from rich import console as rich_console
-from rich import progress as rich_progress
-
-from satjax import errors
+from satjax import console, errors, runtime
 
 _stopping: Any = None  # in a worker: whether the pool is to end
 
@@ -63,7 +59,6 @@ class Pool:
       initializer=_begin,
       initargs=(shares, self._stopping),
     )
-    self._console = rich_console.Console(stderr=True, highlight=False)
 
   def __enter__(self) -> Self:
     return self
@@ -93,11 +88,15 @@ class Pool:
       for t in tasks
     }
     order = list(pending)
-    with self._forwarded_signal(), self._shown(label, tasks) as done:
+    bar = console.Progress(
+      label, sum(task.cost for task in tasks), seconds_between=0
+    )
+    with self._forwarded_signal(), bar:
       try:
-        for future in futures.as_completed(pending):
+        for count, future in enumerate(futures.as_completed(pending), 1):
           future.result()
-          done(pending[future])
+          task = pending[future]
+          bar.advance(task.cost, f'{count}/{len(tasks)}: {task.name}')
       except futures.process.BrokenProcessPool as error:
         what = 'stopped' if self._stopping.is_set() else 'a worker ended'
         raise errors.Preempted(
@@ -117,36 +116,6 @@ class Pool:
     finally:
       signal.signal(signal.SIGTERM, old)
 
-  @contextlib.contextmanager
-  def _shown(self, label, tasks) -> Iterator[Callable[[Task], None]]:
-    """A bar on a terminal; elsewhere a line a task. Both say how long yet."""
-    total, start = sum(task.cost for task in tasks), time.monotonic()
-    spent, count = 0.0, 0
-    bar = rich_progress.Progress(
-      rich_progress.TextColumn('{task.description}'),
-      rich_progress.BarColumn(bar_width=24),
-      rich_progress.TextColumn('{task.fields[text]}'),
-      rich_progress.TimeElapsedColumn(),
-      rich_progress.TimeRemainingColumn(),
-      console=self._console,
-      disable=not self._console.is_terminal,
-    )
-
-    def done(task: Task) -> None:
-      nonlocal spent, count
-      spent, count = spent + task.cost, count + 1
-      text = f'{count}/{len(tasks)}'
-      bar.update(shown, completed=spent, text=text)
-      if not self._console.is_terminal:
-        left = (time.monotonic() - start) * (total / max(spent, 1e-9) - 1)
-        self._console.print(
-          f'{label} {text}: {task.name}; {left:.0f} s left', soft_wrap=True
-        )
-
-    with bar:
-      shown = bar.add_task(label, total=total, text=f'0/{len(tasks)}')
-      yield done
-
 
 def cores() -> list[int]:
   """Numbers of the cores that this process may use."""
@@ -162,6 +131,7 @@ def _begin(shares: Any, stopping: Any) -> None:
   mine = shares.get()
   if mine and hasattr(os, 'sched_setaffinity'):
     os.sched_setaffinity(0, mine)
+  runtime.prepare()
 
 
 def _call(log: str, function: Callable[..., Any], *arguments: Any) -> Any:

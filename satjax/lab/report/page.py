@@ -125,7 +125,7 @@ def read(paths: Sequence[str | os.PathLike]) -> Content:
   Raises:
     ConfigError: nothing to show, or something given twice.
     DataError: a file that is empty or broken; names it, and the key.
-    StorageError: a file that can not be read.
+    StorageError: a file that cannot be read.
   """
   workdirs: list[str | os.PathLike] = []
   files: list[pathlib.Path] = []
@@ -171,7 +171,7 @@ def report(content: Content, out: str | os.PathLike) -> None:
 
   Raises:
     ConfigError: matplotlib is not installed.
-    StorageError: the file can not be written.
+    StorageError: the file cannot be written.
   """
   results = content.results
   parts = list(_overview(results))

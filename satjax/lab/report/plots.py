@@ -43,7 +43,7 @@ def write_plots(
   Raises:
     ConfigError: matplotlib is not installed.
     DataError: a key of the result is missing or no such value.
-    StorageError: a file that can not be written.
+    StorageError: a file that cannot be written.
   """
   result = results_lib.check(result)
   few = [

@@ -12,7 +12,7 @@ import os
 import pathlib
 from typing import Any
 
-from satjax import errors
+from satjax import errors, files
 from satjax.lab.report import figures
 
 _DPI = 100
@@ -115,7 +115,7 @@ def _inline(panel: figures.Panel, label: str, prefix: str) -> str:
 
   Args:
     panel: to draw.
-    label: for who can not see it; escaped.
+    label: for who cannot see it; escaped.
     prefix: of its ids, which have to be unique in a page.
 
   Raises:
@@ -162,7 +162,7 @@ def save(
 
   Raises:
     ConfigError: matplotlib is not installed.
-    StorageError: a file that can not be written.
+    StorageError: a file that cannot be written.
   """
   _need_matplotlib()
   import matplotlib
@@ -182,14 +182,12 @@ def save(
 
 def write(path: pathlib.Path, content: bytes) -> None:
   """Writes a file as a whole; raises StorageError."""
-  temporary = path.with_name(f'{path.name}.tmp')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    files.write(path, content)
   except OSError as error:
     raise errors.StorageError(
-      f'can not write {path}: {error.strerror}; choose another file'
+      f'cannot write {path}: {error.strerror}; choose another file'
     ) from error
 
 

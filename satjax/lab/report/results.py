@@ -144,7 +144,7 @@ def read(path: str | os.PathLike) -> Result:
 
   Raises:
     DataError: it is not JSON, or a key is missing or no such value; names both.
-    StorageError: it can not be read.
+    StorageError: it cannot be read.
   """
   try:
     text = pathlib.Path(path).read_text(encoding='utf-8')
@@ -153,7 +153,7 @@ def read(path: str | os.PathLike) -> Result:
     raise _broken(path, 'it is not text') from error
   except OSError as error:
     raise errors.StorageError(
-      f'can not read {path}: {error.strerror}; name a result file'
+      f'cannot read {path}: {error.strerror}; name a result file'
     ) from error
   except errors.DataError as error:
     raise _broken(path, str(error)) from error
@@ -167,7 +167,7 @@ def _refuse(name: str) -> None:
 
 def _broken(path: str | os.PathLike, what: str) -> errors.DataError:
   return errors.DataError(
-    f'{path} can not be used: {what}; write it again with `satjax experiment`'
+    f'{path} cannot be used: {what}; write it again with `satjax experiment`'
   )
 
 

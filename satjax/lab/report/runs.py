@@ -1,6 +1,6 @@
 """What the workdirs of runs say: files, checked; columns, fit for a plot.
 
-What a run did not record is left out; what can not be read is an error.
+What a run did not record is left out; what cannot be read is an error.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,7 +61,7 @@ def read(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
   Raises:
     ConfigError: no folder, one given twice, or one that is no workdir.
     DataError: a file of a workdir that is empty or broken.
-    StorageError: a file that can not be read.
+    StorageError: a file that cannot be read.
   """
   paths = [pathlib.Path(workdir).resolve() for workdir in workdirs]
   if not paths or len(set(paths)) < len(paths):
@@ -86,7 +86,7 @@ def read(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
 
 def _broken(path: pathlib.Path, what: str) -> errors.DataError:
   return errors.DataError(
-    f'{path} can not be used: {what}; repair it, or leave {path.parent} out'
+    f'{path} cannot be used: {what}; repair it, or leave {path.parent} out'
   )
 
 
@@ -97,7 +97,7 @@ def _read_text(path: pathlib.Path) -> str | None:
     return None
   except OSError as error:
     raise errors.StorageError(
-      f'can not read {path}: {error.strerror}; make it readable'
+      f'cannot read {path}: {error.strerror}; make it readable'
     ) from error
   except UnicodeDecodeError as error:
     raise _broken(path, 'it is not text') from error

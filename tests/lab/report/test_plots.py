@@ -198,5 +198,5 @@ def test_what_can_not_be_drawn_or_written_is_an_error(tmp_path):
   (tmp_path / 'file').write_text('')
   panel = figures.Panel(lambda axes: None)
   pictures = {'x': figures.Picture('', '', [panel])}
-  with pytest.raises(errors.StorageError, match='can not write'):
+  with pytest.raises(errors.StorageError, match='cannot write'):
     render.save(pictures, tmp_path / 'file')

@@ -81,7 +81,7 @@ def test_files_that_can_not_be_read_are_an_error(tmp_path):
     page.read([tmp_path / 'none.json'])
 
 
-# Whatever may be null, by sample: everything that can not be shown then.
+# Whatever may be null, by sample: everything that cannot be shown then.
 NULLS = [
   (samples.sat, ('process_seconds',)),
   (samples.sat, ('timing',)),

@@ -429,16 +429,16 @@ def test_other_visits_are_refused(visits, tmp_path):
 def test_an_output_that_can_not_be_written_is_an_error(runs, tmp_path):
   (tmp_path / 'file').write_text('')
   for out in (tmp_path / 'file' / 'report.html', tmp_path):
-    with pytest.raises(errors.StorageError, match='can not write'):
+    with pytest.raises(errors.StorageError, match='cannot write'):
       report(runs[2:], out)
 
 
 def test_only_plots_need_matplotlib(runs, tmp_path):
-  """In a process where it can not be imported, as if it were not there."""
+  """In a process where it cannot be imported, as if it were not there."""
   script = f"""
 import sys
 from satjax import errors
-from satjax.report import page
+from satjax.lab.report import page
 runs = {[str(path) for path in runs]!r}
 assert 'jax' not in sys.modules and 'matplotlib' not in sys.modules
 content = page.read(runs)

@@ -1,0 +1,40 @@
+"""Files that are written whole or not at all."""
+
+import json
+import os
+import pathlib
+
+
+def write(path: pathlib.Path, content: bytes | str) -> None:
+  """Replaces a file; it is on disk when this returns.
+
+  Raises:
+    OSError: it cannot be written; what was there before stays.
+  """
+  if isinstance(content, str):
+    content = content.encode()
+  temporary = path.with_name(f'{path.name}.tmp')
+  try:
+    with temporary.open('wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    temporary.replace(path)
+  except OSError:
+    temporary.unlink(missing_ok=True)
+    raise
+  sync(path.parent)
+
+
+def write_json(path: pathlib.Path, value: object) -> None:
+  """The same for a value that JSON can hold."""
+  write(path, json.dumps(value, indent=2) + '\n')
+
+
+def sync(folder: pathlib.Path) -> None:
+  """Waits until the names in a folder are on disk."""
+  number = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(number)
+  finally:
+    os.close(number)
