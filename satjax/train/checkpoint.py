@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 from typing import Any
 
 from absl import logging
@@ -31,6 +32,31 @@ class Restored:
   record: dict[str, Any]
 
 
+# Statuses of TensorStore that speak of what a file holds. Others speak of the
+# machine (RESOURCE_EXHAUSTED, PERMISSION_DENIED, UNAVAILABLE): try again.
+_STATUS = re.compile(
+  r'\b(OK|CANCELLED|UNKNOWN|INVALID_ARGUMENT|DEADLINE_EXCEEDED|NOT_FOUND'
+  r'|ALREADY_EXISTS|PERMISSION_DENIED|RESOURCE_EXHAUSTED|FAILED_PRECONDITION'
+  r'|ABORTED|OUT_OF_RANGE|UNIMPLEMENTED|INTERNAL|UNAVAILABLE|DATA_LOSS'
+  r'|UNAUTHENTICATED):'
+)
+_DAMAGED = (
+  'DATA_LOSS',
+  'FAILED_PRECONDITION',
+  'INVALID_ARGUMENT',
+  'NOT_FOUND',
+  'OUT_OF_RANGE',
+)
+# What the machine and bugs raise, never a file.
+_NO_DAMAGE = (
+  MemoryError,
+  RuntimeError,
+  TypeError,
+  AttributeError,
+  NameError,
+  ImportError,
+  AssertionError,
+)
 # Folders of a workdir. The later one is further on, at the same step.
 KINDS = ('checkpoints', 'before_growth', 'after_growth')
 
@@ -87,6 +113,7 @@ class Checkpoints:
       'step': step,
       'grown': kind == 'after_growth',
       'fingerprint': fingerprint(state),
+      'shapes': _shapes(state),
     }
     record['digest'] = _digest(record)
     self._managers[kind].save(
@@ -123,26 +150,28 @@ class Checkpoints:
       None if there is no checkpoint at all.
 
     Raises:
-      DataError: there are checkpoints and none can be used, or there is none
-        of that step. A run never silently starts again from 0.
+      DataError: there are checkpoints and all are damaged, or there is none of
+        that step; or one holds other arrays than asked for. A run never
+        silently starts again from 0.
+      Exception: whatever else went wrong while reading, such as a lack of
+        memory. It says nothing of the checkpoint, which stays as it is.
     """
     if step is not None and step not in self.steps(kind):
       raise errors.DataError(
         f'no checkpoint of step {step} in {self._root / kind}; there are'
         f' {self.steps(kind) or "none"}'
       )
-    found = [(s, KINDS.index(k), k) for k in KINDS for s in self.steps(k)]
-    candidates = [(s, k) for s, _, k in sorted(found, reverse=True)]
-    if step is not None:
-      candidates = [(step, kind)]
+    candidates = [(step, kind)]
+    if step is None:
+      there = [(s, KINDS.index(k), k) for k in KINDS for s in self.steps(k)]
+      candidates = [(s, k) for s, _, k in sorted(there, reverse=True)]
     problems = []
     for number, folder in candidates:
       found, reason = None, 'another process could not read it'
       try:
-        record = self._read_record(number, folder)
-        found = self._read_state(number, folder, record, abstract(record))
-      except Exception as error:  # Orbax raises bare ones for damaged files.
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        found = self._read(number, folder, abstract)
+      except _DamagedError as error:
+        reason = str(error).splitlines()[0]
       if distributed.agree(found is not None):
         return found
       problems.append(f'{folder} step {number}: {reason}')
@@ -157,26 +186,38 @@ class Checkpoints:
       )
     return None
 
-  def _read_record(self, step: int, kind: str) -> dict[str, Any]:
-    record = self._managers[kind].restore(
-      step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
-    )['record']
-    if record.get('digest') != _digest(record):
-      raise errors.DataError('its JSON record has changed since it was saved')
-    return record
-
-  def _read_state(self, step, kind, record, abstract) -> Restored:
-    state = self._managers[kind].restore(
-      step,
-      args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)),
-    )['state']
+  def _read(self, step, kind, abstract) -> Restored:
+    record = self._read_part(step, kind, record=ocp.args.JsonRestore())
+    if not isinstance(record, dict) or record.get('digest') != _digest(record):
+      raise _DamagedError('its JSON record has changed since it was saved')
+    wanted = abstract(record)
+    # What Orbax says against shapes is proof of damage only if they are right.
+    _check_shapes(record, wanted, f'{self._root / kind / str(step)}')
+    args = ocp.args.StandardRestore(wanted)
+    state = self._read_part(step, kind, state=args)
     saved, found = record['fingerprint'], fingerprint(state)
     wrong = [path for path in saved if found.get(path) != saved[path]]
     if wrong:
-      raise errors.DataError(
+      raise _DamagedError(
         f'content differs from what was saved, in {", ".join(wrong[:3])}'
       )
     return Restored(step, state, record)
+
+  def _read_part(self, step: int, kind: str, **part: Any) -> Any:
+    """One part of a checkpoint; raises _DamagedError if its files are bad."""
+    try:
+      found = self._managers[kind].restore(
+        step, args=ocp.args.Composite(**part)
+      )
+    except Exception as error:
+      if not _proves_damage(error):
+        error.add_note(
+          f'while reading {self._root / kind / str(step)}, which stays as it is'
+        )
+        raise
+      raise _DamagedError(str(error) or repr(error)) from error
+    (name,) = part
+    return found[name]
 
   def _set_aside(self, step: int, kind: str) -> None:
     """Renames a checkpoint that cannot be used, for a person to look at."""
@@ -191,6 +232,56 @@ class Checkpoints:
     self._managers[kind].close()
     distributed.agree(True)  # The folder has its new name for all.
     self._open(kind)
+
+
+class _DamagedError(Exception):
+  """The files of a checkpoint are not what was saved."""
+
+
+def _proves_damage(error: BaseException) -> bool:
+  """Whether an error of Orbax can only come from what the files hold.
+
+  Not a lack of memory or of open files, nor a bug: a checkpoint is never set
+  aside for these.
+  """
+  causes = [error]
+  while cause := causes[-1].__cause__ or causes[-1].__context__:
+    causes.append(cause)
+  if any(isinstance(e, OSError) for e in causes):
+    return all(
+      isinstance(e, FileNotFoundError) for e in causes if isinstance(e, OSError)
+    )
+  if any(isinstance(e, _NO_DAMAGE) for e in causes):
+    return False
+  statuses = [s for e in causes for s in _STATUS.findall(str(e))]
+  if statuses:
+    return all(status in _DAMAGED for status in statuses)
+  return isinstance(error, ValueError | KeyError)
+
+
+def _shapes(state: PyTree) -> dict[str, list[Any]]:
+  """[shape, dtype] of each leaf, by path, as JSON holds it."""
+  return {
+    path: [list(leaf.shape), leaf.dtype.name]
+    for path, leaf in tree.flatten(state).items()
+  }
+
+
+def _check_shapes(record: dict[str, Any], wanted: PyTree, name: str) -> None:
+  """Refuses to read what a checkpoint does not hold.
+
+  Records from before there were shapes in them have the paths alone.
+  """
+  asked = _shapes(wanted)
+  saved = record.get('shapes') or dict.fromkeys(record['fingerprint'])
+  for path in sorted(saved.keys() | asked.keys()):
+    holds = path in saved and (saved[path] or asked.get(path))
+    if holds != asked.get(path):
+      raise errors.DataError(
+        f'{name} holds {path} {saved.get(path, "not at all")}, and this run'
+        f' has {asked.get(path, "no such array")}; it is whole: open it with'
+        ' the configuration and the version of satjax that wrote it'
+      )
 
 
 def _digest(record: dict[str, Any]) -> str:

@@ -310,3 +310,58 @@ def test_the_fingerprint_does_not_depend_on_the_sharding():
     embed = jax.device_put(state['params']['embed'], sharding)
     found = checkpoint.fingerprint({'params': {'embed': embed}})
     assert found['params/embed'] == right['params/embed']
+
+
+@pytest.mark.parametrize(
+  'error',
+  [
+    MemoryError(),
+    jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory'),
+    OSError(24, 'Too many open files'),
+    PermissionError(13, 'Permission denied'),
+    ValueError('RESOURCE_EXHAUSTED: Error reading local file'),
+    TypeError('a bug'),
+    AttributeError('a bug'),
+  ],
+  ids=repr,
+)
+def test_what_says_nothing_of_the_files_is_raised_and_nothing_renamed(
+  folder, opened, monkeypatch, error
+):
+  manager = opened(folder)
+  before = sorted(folder.rglob('*'))
+
+  def fail(*args, **kwargs):
+    raise error
+
+  monkeypatch.setattr(checkpoint.ocp.CheckpointManager, 'restore', fail)
+  with pytest.raises(type(error)):
+    manager.restore(abstract_of)
+  assert sorted(folder.rglob('*')) == before
+
+
+def test_a_bug_in_the_shapes_to_restore_renames_nothing(folder, opened):
+  before = sorted(folder.rglob('*'))
+
+  def broken(record):
+    raise ValueError('a bug')
+
+  def wider(record):
+    shapes = abstract_of(record)
+    rows = shapes['rows']
+    rows = jax.ShapeDtypeStruct((3, 4), rows.dtype, sharding=rows.sharding)
+    return shapes | {'rows': rows}
+
+  def fewer(record):
+    shapes = abstract_of(record)
+    del shapes['mask']
+    return shapes
+
+  manager = opened(folder)
+  with pytest.raises(ValueError, match='a bug'):
+    manager.restore(broken)
+  with pytest.raises(errors.DataError, match=r'rows .*\[2, 4\].*\[3, 4\]'):
+    manager.restore(wider)
+  with pytest.raises(errors.DataError, match='mask .* no such array'):
+    manager.restore(fewer)
+  assert sorted(folder.rglob('*')) == before
