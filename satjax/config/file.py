@@ -11,8 +11,8 @@ from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
-from satjax import errors
-from satjax.config import schema
+from satjax import errors, files
+from satjax.config import history, schema
 from satjax.config.run import Config, allowed
 
 
@@ -35,7 +35,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
       f'--config={path}: there is no such file; try --config=configs/tiny.py'
     )
   if file.suffix == '.json':
-    values = _read_json(file)
+    # Lists are the tuples that they were.
+    values = ml_collections.ConfigDict(read_json(file).to_dict()).lock()
   else:
     values = _run_python(file, [argument] if has_argument else [])
   for argument in overrides:
@@ -43,14 +44,27 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
   return Config.from_dict(values)
 
 
-def _read_json(file: pathlib.Path) -> ml_collections.ConfigDict:
+def read_json(
+  file: pathlib.Path, damaged: type[Exception] = errors.ConfigError
+) -> Config:
+  """The configuration of a run's config.json, of any version up to this one.
+
+  Raises:
+    ConfigError: it is no configuration; or what `damaged` says: it is no JSON.
+  """
   try:
     values = json.loads(file.read_text())
   except ValueError as error:
-    raise errors.ConfigError(f'{file} is not valid JSON: {error}') from error
-  # Checked first, which also turns lists into the tuples that they were.
-  checked = Config.from_dict(values)
-  return ml_collections.ConfigDict(checked.to_dict()).lock()
+    raise damaged(f'{file} is not valid JSON: {error}') from error
+  try:
+    return Config.from_dict(history.upgrade(values))
+  except errors.ConfigError as error:
+    raise errors.ConfigError(f'{file}: {error}') from error
+
+
+def write_json(file: pathlib.Path, config: Config) -> None:
+  """The inverse of `read_json`; raises OSError."""
+  files.write_json(file, history.stamp(config.to_dict()))
 
 
 def _run_python(

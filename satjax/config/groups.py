@@ -195,7 +195,11 @@ class SparsityConfig(schema.Group):
 class GrowthConfig(schema.Group):
   """Growth of the model during the run."""
 
-  hops: tuple = schema.rule(lambda v: True, 'hops, as `hops.parse` reads them')
+  hops: tuple = schema.rule(
+    lambda v: True,
+    '() | growths, such as'
+    " ((1000000, 'stack', 2),): at how many tokens, how, and how far",
+  )
   opt_state: str = schema.one_of('grow', 'reset')
   learning_rate: str = schema.one_of('continue', 'restart')
 

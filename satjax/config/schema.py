@@ -11,6 +11,8 @@ import math
 import typing
 from typing import Any
 
+from satjax import errors
+
 
 class Group:
   """What groups inherit."""
@@ -77,6 +79,12 @@ def build(group: type, path: str, values: Any, problems: list[str]) -> Any:
       found.append(
         f'{path}.{name} = {value!r} is a {kind}; allowed: {allowed(field)}'
       )
+    elif (odd := _odd_part(value)) is not None:
+      found.append(
+        f'{path}.{name} = {errors.brief(value)} holds {errors.brief(odd)}'
+        f' ({type(odd).__name__}); a setting is made of strings, of numbers'
+        f' below 2**63, and of tuples of these. Allowed: {allowed(field)}'
+      )
     elif not field.metadata['check'](value):
       found.append(
         f'{path}.{name} = {value!r}; allowed: {field.metadata["allowed"]}'
@@ -136,6 +144,15 @@ def _as_tuple(value: Any) -> Any:
   if isinstance(value, Mapping):
     return tuple((key, _as_tuple(inner)) for key, inner in value.items())
   return value
+
+
+def _odd_part(value: Any) -> Any:
+  """A part that no JSON file holds and no program can be keyed by, or None."""
+  if isinstance(value, tuple):
+    return next((x for x in map(_odd_part, value) if x is not None), None)
+  if isinstance(value, int):
+    return None if abs(value) < 2**63 else value
+  return None if isinstance(value, str | float | None) else value
 
 
 def _has_type(value: Any, wanted: type) -> bool:

@@ -121,7 +121,9 @@ def _begin(
       checkpoints=checkpoints,
       programs=programs.Programs(setup, batches[0]),
       evaluators=_evaluators(setup, data, last),
-      writer=metrics.Writer(path, step, saved.get('grown', True)),
+      writer=metrics.Writer(
+        path, step if saved else None, saved.get('grown', True)
+      ),
       progress=console.Progress(
         'step',
         config.train.num_steps,
@@ -134,7 +136,7 @@ def _begin(
       step=step,
       window=first,
       recovery=Recovery.from_dict(saved.get('recovery')),
-      flops=sum(phases.step_flops(config, s) for s in range(step)),
+      is_new=not saved,
     )
     if step < config.train.num_steps:
       run.programs.prepare(phases.phase_at(config, step))
@@ -177,7 +179,7 @@ def _restore(setup, checkpoints, record) -> tuple[int, Window, dict[str, Any]]:
 
 def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
   config, first, total = run.config, run.step, run.config.train.num_steps
-  if run.step == 0 and config.train.eval_every:
+  if run.is_new and config.train.eval_every:
     run_lib.evaluate(run)
   source = batches.iterate(run.step)
   batch = _next_batch(run, source)
@@ -206,8 +208,7 @@ def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
       scalars |= now.chosen.telemetry
     run.step += 1
     run_lib.fetch(run)
-    run.flops += phases.step_flops(config, run.step - 1)
-    run.pending = (run.step, run.flops, scalars)
+    run.pending = (run.step, scalars)
     if run.step < total:
       batch = _next_batch(run, source)
     _look(run, stop)

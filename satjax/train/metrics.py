@@ -24,11 +24,19 @@ class Writer:
   Of several processes the first one writes.
   """
 
-  def __init__(self, workdir: pathlib.Path, step: int, grown: bool = True):
-    """Opens the log of a run that has completed `step` steps.
+  def __init__(
+    self, workdir: pathlib.Path, step: int | None = None, grown: bool = True
+  ):
+    """Opens the log of a run.
 
-    Lines of later steps, from before an interruption, are dropped: those steps
-    are about to happen again; unless `grown`, so is growth after `step`.
+    What an interrupted process wrote of steps that are about to happen again is
+    dropped, from the lines and from TensorBoard.
+
+    Args:
+      workdir: of the run.
+      step: completed steps of the checkpoint that it goes on from; None: it
+        begins.
+      grown: whether the growth after `step` has happened as well.
     """
     from tensorboardX import SummaryWriter
 
@@ -38,9 +46,18 @@ class Writer:
 
     self._path = workdir / 'metrics.jsonl'
     try:
-      _rewind(self._path, step, grown)
+      kept = _rewind(self._path, step, grown)
       self._file = open(self._path, 'a')  # noqa: SIM115
-      self._board = SummaryWriter(str(workdir / 'tensorboard'))
+      # TensorBoard hides what older files say of this step and of later ones.
+      # Files of the same second are told apart by their ends.
+      self._board = SummaryWriter(
+        str(workdir / 'tensorboard'),
+        purge_step=step or 0,
+        filename_suffix=f'.{step or 0:09}.{os.getpid()}',
+      )
+      for record in kept:
+        if record['step'] == step:
+          self._show(record)
     except OSError as error:
       raise errors.StorageError(
         f'cannot write metrics to {workdir}: {error.strerror}'
@@ -56,7 +73,10 @@ class Writer:
     }
     self._file.write(json.dumps(clean) + '\n')
     self._file.flush()
-    for name, value in clean.items():
+    self._show(clean)
+
+  def _show(self, record: Mapping[str, float | None]) -> None:
+    for name, value in record.items():
       if '/' in name and value is not None:
         self._board.add_scalar(name, value, record['step'])
 
@@ -115,14 +135,20 @@ def speed(
   return rates
 
 
-def _rewind(path: pathlib.Path, step: int, grown: bool) -> None:
-  kept = [
-    r
-    for r in read(path.parent)
-    if r['step'] < step
-    or (r['step'] == step and (grown or 'growth/loss_before' not in r))
-  ]
+def _rewind(
+  path: pathlib.Path, step: int | None, grown: bool
+) -> list[dict[str, float]]:
+  """Drops what will happen again; returns the records that stay."""
+  kept = []
+  if step is not None:
+    kept = [
+      r
+      for r in read(path.parent)
+      if r['step'] < step
+      or (r['step'] == step and (grown or 'growth/loss_before' not in r))
+    ]
   files.write(path, ''.join(json.dumps(r) + '\n' for r in kept))
+  return kept
 
 
 class Clock:

@@ -4,6 +4,7 @@ Everything here is a pure function of the configuration, so that a resumed run
 knows the shape of what it restores, and the next phase can compile ahead.
 """
 
+import bisect
 import dataclasses
 import functools
 import itertools
@@ -235,3 +236,24 @@ def phase_flops(config: Config, phase: Phase) -> float:
 def step_flops(config: Config, step: int) -> float:
   """FLOPs of the step after `step` completed ones, as executed."""
   return phase_flops(config, phase_at(config, step))
+
+
+def flops_until(config: Config, step: int) -> float:
+  """FLOPs of the first `step` steps, as executed.
+
+  A function of the step alone, so that a resumed run counts what an
+  uninterrupted one does.
+  """
+  starts, before, each = _flops_of_stretches(config)
+  number = bisect.bisect_right(starts, step) - 1
+  return before[number] + (step - starts[number]) * each[number]
+
+
+@functools.cache
+def _flops_of_stretches(config):
+  """First step, FLOPs before it and FLOPs a step, of each stretch."""
+  found = stretches(config)
+  each = [phase_flops(config, phase) for _, _, phase in found]
+  sums = [(stop - start) * x for (start, stop, _), x in zip(found, each)]
+  before = [0.0, *itertools.accumulate(sums)]
+  return [start for start, _, _ in found], before, each

@@ -33,8 +33,8 @@ class Run:
   step: int
   window: Window
   recovery: Recovery
-  pending: tuple[int, float, dict[str, jax.Array]] | None = None
-  flops: float = 0.0
+  is_new: bool
+  pending: tuple[int, dict[str, jax.Array]] | None = None
   mark: tuple[float, int] = (0.0, 0)
 
   @property
@@ -91,7 +91,7 @@ def fetch(run: Run) -> None:
   """Waits for the pending step, checks it, and writes it down."""
   if run.pending is None:
     return
-  step, flops, scalars = run.pending
+  step, scalars = run.pending
   run.pending = None
   values = {name: float(x) for name, x in jax.device_get(scalars).items()}
   if not np.isfinite([values['loss'], values['grad_norm']]).all():
@@ -105,7 +105,7 @@ def fetch(run: Run) -> None:
     run.writer.write({'step': step, 'growth/steps_to_recover': recovered})
   train = run.config.train
   if step % train.log_every == 0 or step == train.num_steps:
-    record = _describe(run, step, flops, values)
+    record = _describe(run, step, values)
     run.writer.write(record)
     run.progress.advance(
       step - run.progress.done,
@@ -115,11 +115,11 @@ def fetch(run: Run) -> None:
     )
 
 
-def _describe(run, step, flops, values) -> dict[str, float]:
+def _describe(run, step, values) -> dict[str, float]:
   config, spent = run.config, run.clock.totals()
   start, since = run.mark
   run.mark = (run.clock.training, step)
-  done = sum(phases.step_flops(config, s) for s in range(since, step))
+  flops = phases.flops_until(config, step)
   return {
     'step': step,
     'tokens': step * config.tokens_per_step,
@@ -129,7 +129,7 @@ def _describe(run, step, flops, values) -> dict[str, float]:
       seconds=run.mark[0] - start,
       steps=step - since,
       tokens=(step - since) * config.tokens_per_step,
-      flops=done,
+      flops=flops - phases.flops_until(config, since),
       devices=run.setup.mesh.devices.ravel(),
     ),
     **phases.describe(phases.phase_at(config, step - 1)),

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from satjax import distributed, errors, files
+from satjax.config import file as config_file
 from satjax.config.run import Config
 
 # Settings that do not change what a step computes, but for its rounding; a run
@@ -106,16 +107,12 @@ def _claim(path: pathlib.Path, config: Config) -> Iterator[None]:
 def read_config(workdir: str | os.PathLike) -> Config:
   """The configuration that a run was started with."""
   path = pathlib.Path(workdir) / 'config.json'
-  try:
-    values = json.loads(path.read_text())
-  except FileNotFoundError as error:
+  if not path.exists():
     raise errors.ConfigError(
       f'{workdir} is not a workdir: it has no config.json; name the folder that'
       ' `satjax train --workdir=...` wrote'
-    ) from error
-  except ValueError as error:
-    raise errors.DataError(f'{path} is not valid JSON: {error}') from error
-  return Config.from_dict(values)
+    )
+  return config_file.read_json(path, errors.DataError)
 
 
 def _record(path: pathlib.Path, config: Config) -> None:
@@ -128,7 +125,7 @@ def _record(path: pathlib.Path, config: Config) -> None:
         + '\nGo on with the old settings, or choose another --workdir.'
       )
   try:
-    files.write_json(path / 'config.json', config.to_dict())
+    config_file.write_json(path / 'config.json', config)
     files.write_json(path / 'environment.json', environment())
   except OSError as error:
     raise errors.StorageError(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 import time
 
 import pytest
@@ -61,10 +62,56 @@ def test_resuming_after_the_last_line_drops_nothing(tmp_path):
   assert [r['step'] for r in metrics.read(tmp_path)] == [1, 2, 6]
 
 
-def test_a_new_run_starts_an_empty_log(tmp_path):
-  write(tmp_path, 0, {'step': 1})
-  write(tmp_path, 0)
-  assert metrics.read(tmp_path) == []
+@pytest.mark.parametrize('step', [None, 0])
+def test_a_run_without_a_checkpoint_has_no_line_twice(tmp_path, step):
+  write(tmp_path, None, {'step': 0, 'eval/a/loss': 2.0}, {'step': 1})
+  write(tmp_path, step, {'step': 1})
+  # A checkpoint of step 0 is one beside growth: it has seen the evaluation.
+  first = [] if step is None else [{'step': 0, 'eval/a/loss': 2.0}]
+  assert metrics.read(tmp_path) == [*first, {'step': 1}]
+
+
+def shown(workdir):
+  """What TensorBoard shows: (step, value) by name, in the order of files."""
+  from tensorboardX.proto import event_pb2
+
+  found = {}
+  for path in sorted((workdir / 'tensorboard').iterdir()):
+    content = path.read_bytes()
+    while content:
+      (size,) = struct.unpack('<Q', content[:8])
+      event = event_pb2.Event.FromString(content[12 : 12 + size])
+      content = content[16 + size :]
+      if event.session_log.status == event_pb2.SessionLog.START:
+        for points in found.values():
+          points[:] = [p for p in points if p[0] < event.step]
+      for value in event.summary.value:
+        found.setdefault(value.tag, []).append((event.step, value.simple_value))
+  return {name: points for name, points in found.items() if points}
+
+
+def test_tensorboard_is_rewound_with_the_lines(tmp_path):
+  def record(step, loss, **more):
+    return {'step': step, 'train/loss': loss, **more}
+
+  evaluated = {'step': 2, 'eval/a/loss': 4.0}
+  write(tmp_path, None, *(record(s, 1.0) for s in (1, 2)), evaluated)
+  write(
+    tmp_path, None, *(record(s, 2.0) for s in (1, 2)), evaluated, record(3, 2.0)
+  )
+  assert shown(tmp_path) == {
+    'train/loss': [(1, 2.0), (2, 2.0), (3, 2.0)],
+    'eval/a/loss': [(2, 4.0)],
+  }
+  write(tmp_path, 2, record(3, 3.0))
+  assert shown(tmp_path) == {
+    'train/loss': [(1, 2.0), (2, 2.0), (3, 3.0)],
+    'eval/a/loss': [(2, 4.0)],
+  }
+  lines = [r for r in metrics.read(tmp_path) if 'train/loss' in r]
+  assert [(r['step'], r['train/loss']) for r in lines] == (
+    shown(tmp_path)['train/loss']
+  )
 
 
 @pytest.mark.parametrize(
