@@ -145,6 +145,20 @@ def put_rows(mesh: Mesh, batch: tree.PyTree) -> tree.PyTree:
   return jax.tree.map(put, batch)
 
 
+def is_away(x: jax.Array) -> bool:
+  """Whether a traced array is in the memory of the host."""
+  return jax.typeof(x).memory_space == jax.memory.Space.Host
+
+
+def fetch(x: jax.Array) -> jax.Array:
+  """A traced array in device memory, where it can be computed with.
+
+  One that is there stays as it is, and leaves no trace in the program. Of an
+  array that a scan goes through, one part at a time is fetched.
+  """
+  return jax.device_put(x, jax.memory.Space.Device) if is_away(x) else x
+
+
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:
   """Says which mesh axes split an activation; nothing on a single device.
 

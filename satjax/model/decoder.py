@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from satjax import tree
+from satjax import sharding, tree
 from satjax.config.groups import ModelConfig
 from satjax.model import embedding, layers, ops
 from satjax.tree import PyTree
@@ -72,7 +72,13 @@ class Decoder(nn.Module):
     return (x_BTD, unembed_VD.astype(c.dtype)), seen
 
   def _stack(self, config, name):
-    block = layers.Block
+    # Weights that are in the memory of the host come a layer at a time.
+    block = nn.map_variables(
+      layers.Block,
+      'params',
+      trans_in_fn=lambda weights: jax.tree.map(sharding.fetch, weights),
+      init=self.is_initializing(),
+    )
     if config.remat != 'none':
       block = nn.remat(
         block, prevent_cse=not config.scan, policy=_POLICIES[config.remat]
@@ -203,4 +209,6 @@ def _fit(config, stack):
     num_heads=num_heads,
     num_kv_heads=stack['attention']['key'].shape[1],
     mlp_dim=stack['mlp']['gate'].shape[1],
+    # Unrolled, all layers would come from the host at once.
+    scan=config.scan or sharding.is_away(stack['mlp']['gate']),
   )

@@ -108,13 +108,15 @@ def split(
     axis = tree.indexed_axis(path, leaf.ndim, order)
     cuts = _cuts(axis and axis[0], stacks)
     if cuts == ((0, leaf.shape[0], None),):
-      sub[path], rest[path] = [leaf], [None]
+      sub[path], rest[path] = [place(path, leaf)], [None]
       return
-    parts = call(_split_leaf, leaf, order.get(axis and axis[0]), cuts)
+    whole = place(path, leaf)
+    parts = call(_split_leaf, whole, order.get(axis and axis[0]), cuts)
     sub[path] = [place(path, x) for x, _ in parts]
     rest[path] = [x if x is None else park(path, x) for _, x in parts]
     if consume:
-      leaf.delete()
+      for x in (leaf, whole):
+        x.delete()
 
   for path, leaf in tree.flatten(full).items():
     if (tree.param_of(path) or '').startswith('blocks/'):
@@ -132,10 +134,11 @@ def merge(
   stacks: Stacks,
   *,
   place: Place = lambda path, leaf: leaf,
+  home: Place = lambda path, leaf: leaf,
   consume: bool = False,
   call: Callable[..., Any] = run,
 ) -> PyTree:
-  """Inverse of `split`; `place` brings rows back, and full leaves home."""
+  """Inverse of `split`; `place` brings rows back, `home` takes full leaves."""
   inverse = call(_inverse, dict(order))
   inverse = {name: place('', rows) for name, rows in inverse.items()}
   resting = tree.flatten(rest)
@@ -149,7 +152,7 @@ def merge(
     others = [resting.get(name) for name in names]
     others = [x if x is None else place(path, x) for x in others]
     rows = inverse.get(axis and axis[0])
-    full = place(path, call(_merge_leaf, leaves, others, rows, cuts))
+    full = home(path, call(_merge_leaf, leaves, others, rows, cuts))
     if consume:
       for leaf in (*leaves, *others):
         if leaf is not None:

@@ -297,10 +297,17 @@ def fingerprint(state: PyTree) -> dict[str, int]:
   2^32: any change confined to one word is seen, and the sum does not depend on
   how the array is sharded.
   """
-  return {
-    path: int(value)
-    for path, value in jax.device_get(_hash_leaves(tree.flatten(state))).items()
-  }
+  here, found = {}, {}
+  for path, leaf in tree.flatten(state).items():
+    if leaf.sharding.memory_kind == 'pinned_host':
+      # One at a time: the device may have no room for all that is parked.
+      where = leaf.sharding.with_memory_kind('device')
+      hashed = _hash_leaves({path: jax.device_put(leaf, where)})
+      found |= jax.block_until_ready(hashed)
+    else:
+      here[path] = leaf
+  found |= _hash_leaves(here)
+  return {path: int(value) for path, value in jax.device_get(found).items()}
 
 
 @jax.jit

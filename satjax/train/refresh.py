@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from satjax import tree
+from satjax import sharding, tree
 from satjax.config.groups import ModelConfig
 from satjax.config.run import Config
 from satjax.model import decoder
@@ -105,17 +105,37 @@ def _measure(params, probe, *, config, model):
 
   seen = decoder.observe(model, params, probe, reduce) if probe else {}
   measured = {
-    'scores': importance.scores(
-      sparsity.importance,
-      params,
-      units,
+    'scores': _by_layer(
+      lambda blocks, seen: importance.scores(
+        sparsity.importance,
+        {'blocks': blocks},
+        units,
+        seen,
+        balance=sparsity.balance,
+      ),
+      params['blocks'],
       seen.get('scores'),
-      balance=sparsity.balance,
     )
   }
   if 'means' in seen:
     measured['means'] = seen['means']
   return measured
+
+
+def _by_layer(fn, *args):
+  """`fn` of arrays that are stacked on layers, as are its results.
+
+  A layer at a time where any of them is parked on the host, so that the device
+  never holds the whole model.
+  """
+  if not any(map(sharding.is_away, jax.tree.leaves(args))):
+    return fn(*args)
+
+  def one_layer(args):
+    args = jax.tree.map(lambda x: sharding.fetch(x)[None], args)
+    return jax.tree.map(lambda x: x[0], fn(*args))
+
+  return jax.lax.map(one_layer, args)
 
 
 def _units(config, params):
@@ -196,11 +216,9 @@ def _constants(config, params, measured, kept):
     _, name, writes = tree.WRITES[unit].split('/')
     mask_LR = kept[unit]
     if sparsity.omitted_forward == 'mean':
-      write_LRHD = blocks[name][writes]
-      write_LRHD = write_LRHD.reshape(*mask_LR.shape, -1, write_LRHD.shape[-1])
-      mean_LRH = measured['means'][unit].reshape(write_LRHD.shape[:-1])
-      mean_LRH = jnp.where(mask_LR[..., None], 0.0, mean_LRH)
-      offset_LD = jnp.einsum('LRH,LRHD->LD', mean_LRH, write_LRHD)
+      offset_LD = _by_layer(
+        _offset, blocks[name][writes], measured['means'][unit], mask_LR
+      )
       constants[name] = {'offset': offset_LD}
     elif sparsity.rescale == 'inverse':
       constants[name] = {'scale': 1 / jnp.mean(mask_LR, axis=-1)}
@@ -209,6 +227,14 @@ def _constants(config, params, measured, kept):
       share = jnp.sum(jnp.where(mask_LR, square, 0), -1) / jnp.sum(square, -1)
       constants[name] = {'scale': jax.lax.rsqrt(share)}
   return constants
+
+
+def _offset(write, mean, mask_LR):
+  """What omitted neurons write to the residual stream in the mean, [L, D]."""
+  write_LRHD = write.reshape(*mask_LR.shape, -1, write.shape[-1])
+  mean_LRH = mean.reshape(write_LRHD.shape[:-1])
+  mean_LRH = jnp.where(mask_LR[..., None], 0.0, mean_LRH)
+  return jnp.einsum('LRH,LRHD->LD', mean_LRH, write_LRHD)
 
 
 def blank(

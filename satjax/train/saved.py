@@ -59,7 +59,9 @@ def restore(workdir: str | os.PathLike, step: str | int | None = None) -> Saved:
   config = workdir_lib.read_config(workdir)
   # The kernel that it was trained with may not exist here.
   model = dataclasses.replace(config.model, attention='auto')
-  config = dataclasses.replace(config, model=model)
+  # Nothing rests any more: a saved model is whole, on the device.
+  sparsity = dataclasses.replace(config.sparsity, rest='device')
+  config = dataclasses.replace(config, model=model, sparsity=sparsity)
   number, kind = _parse(step)
   setup = setup_lib.make_setup(config)
   path = pathlib.Path(workdir)

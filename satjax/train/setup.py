@@ -67,6 +67,22 @@ class Setup:
     where = sharding.leaf_sharding(self.mesh, path, leaf.shape)
     return _put(leaf, where.with_memory_kind(memory) if memory else where)
 
+  def park_leaf(self, path: str, leaf: jax.Array) -> jax.Array:
+    """Puts a leaf where neurons live that take no part (`sparsity.rest`).
+
+    Returns when it is there, so that leaves that follow each other never pile
+    up on the device.
+    """
+    if not self.parks_on_host(path):
+      return self.place_leaf(path, leaf)
+    parked = self.place_leaf(path, leaf, 'pinned_host')
+    return jax.block_until_ready(parked)
+
+  def parks_on_host(self, path: str) -> bool:
+    """Whether a leaf goes to the host: of blocks, with `rest` 'host'."""
+    name = tree.param_of(path) or ''
+    return self.config.sparsity.rest == 'host' and name.startswith('blocks/')
+
   def replicate(self, values: PyTree) -> PyTree:
     """Puts every leaf, whole, on every device."""
     where = NamedSharding(self.mesh, PartitionSpec())
@@ -144,18 +160,37 @@ def initial_state(setup: Setup) -> TrainState:
     return state_lib.new_state(params, tx)
 
   key = jax.random.key(config.train.seed)
+  parks = config.sparsity.rest == 'host'
   if not config.model.init_from:
-    return placed(setup, create, key)
+    return (_parked if parks else placed)(setup, create, key)
 
   def place(path, shape, read):
     where = sharding.leaf_sharding(setup.mesh, path, shape)
+    if setup.parks_on_host(path):
+      where = where.with_memory_kind('pinned_host')
     return jax.make_array_from_callback(
       shape, where, lambda index: read(index).astype(np.float32)
     )
 
   model = models.load(config.model.init_from, setup.tokenizer, place=place)
   create = functools.partial(state_lib.new_state, tx=tx)
+  if parks:
+    return _parked(setup, create, model.params)
   return placed(setup, create, model.params, donate=(0,))
+
+
+def _parked(setup, program, *args):
+  """Like `placed`, but no two leaves of blocks are on the device at a time."""
+
+  def create(path, shape):
+    def one(*args):
+      return sharding.fetch(tree.flatten(program(*args))[path])
+
+    where = sharding.leaf_sharding(setup.mesh, path, shape.shape)
+    leaf = jax.jit(one, out_shardings=where)(*args)
+    return setup.park_leaf(path, leaf)
+
+  return tree.map_with_path(create, jax.eval_shape(program, *args))
 
 
 def placed(
@@ -199,7 +234,9 @@ def abstract_checkpoint(setup: Setup) -> Callable[[dict[str, Any]], PyTree]:
       for path, (shape, dtype) in record['extra'].items()
     }
     return {
-      'state': abstract_state(setup, stage_of(setup.config, record)),
+      'state': tree.map_with_path(
+        setup.park_leaf, abstract_state(setup, stage_of(setup.config, record))
+      ),
       'extra': setup.place(extra),
     }
 

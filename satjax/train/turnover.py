@@ -42,7 +42,7 @@ def next_stage(setup: Setup, window: Window, step: int) -> Window:
   Growth drops what is remembered of selections: neurons are others now.
   """
   stage = stages.stage_at(setup.config, step)
-  state = close(setup, window, step)
+  state = setup.place(close(setup, window, step))
   entered = staging.enter(setup, state, window.held, window.stage, stage)
   opened = staged(entered[0], stage, entered[1])
   if not stage.operators:
@@ -80,7 +80,11 @@ def turn_over(
     with timer('write_back'):
       window = dense(close(setup, window, step), window)
       jax.block_until_ready(window.state)
-  if not phase.is_sparse or window.chosen:
+  if not phase.is_sparse:
+    if setup.config.sparsity.rest == 'host':  # where a window may have left it
+      window.state = setup.place(window.state)
+    return window
+  if window.chosen:
     return window
   with timer('probe'):
     chosen = _refresh(setup, window, step, batch, before)

@@ -14,6 +14,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from satjax import tree
 from satjax.config import stages
@@ -224,6 +225,7 @@ def _merge(setup, window, active, resting, **options):
     window.order,
     window.stacks,
     place=setup.place_leaf,
+    home=setup.park_leaf,
     **options,
   )
 
@@ -232,12 +234,37 @@ def _catch_up(setup, window, step):
   """Moves the resting rows on to `step`, where they do not stand still."""
   if setup.config.sparsity.omitted != 'decayed' or step == window.rested_to:
     return
-  resting = setup.place(window.resting)
-  resting = _replay_program(setup.tx, setup.schedule)(
-    resting, step - window.rested_to
-  )
-  window.resting = tree.map_with_path(functools.partial(_park, setup), resting)
+  replay = _replay_program(setup.tx, setup.schedule)
+  count, park = step - window.rested_to, functools.partial(_park, setup)
+
+  def moved_on(resting):
+    return tree.map_with_path(park, replay(setup.place(resting), count))
+
+  if setup.config.sparsity.rest == 'host':
+    window.resting = _one_by_one(moved_on, window.resting)
+  else:
+    window.resting = moved_on(window.resting)
   window.rested_to = step
+
+
+def _one_by_one(fn, state):
+  """`fn` of a state, one parameter and its moments at a time.
+
+  For what treats every number by itself. Scalars, such as step counts, go along
+  with each, as copies: `fn` may use up what it is given.
+  """
+  names = {tree.param_of(path) for path in tree.flatten(state)} - {None}
+  found = {}
+  for name in sorted(names):
+
+    def pick(path, leaf, name=name):
+      own = tree.param_of(path)
+      if own is None:
+        return jnp.copy(leaf)
+      return leaf if own == name else None
+
+    found |= tree.flatten(fn(tree.map_with_path(pick, state)))
+  return tree.map_with_path(lambda path, _: found[path], state)
 
 
 @functools.cache
@@ -248,11 +275,10 @@ def _replay_program(tx, schedule):
 
 def _park(setup, path, leaf):
   """Sends resting rows to where the configuration wants them."""
-  sparsity = setup.config.sparsity
-  in_use = sparsity.omitted_forward == 'exact' and path.startswith('params/')
-  if sparsity.rest == 'host' and not in_use:
-    return setup.place_leaf(path, leaf, 'pinned_host')
-  return setup.place_leaf(path, leaf)
+  exact = setup.config.sparsity.omitted_forward == 'exact'
+  if exact and path.startswith('params/'):
+    return setup.place_leaf(path, leaf)
+  return setup.park_leaf(path, leaf)
 
 
 def _with_mask(state, kept, call=subnetwork.run):

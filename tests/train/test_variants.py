@@ -118,14 +118,21 @@ def test_a_variant_is_not_the_default(name):
   assert not np.allclose(losses, plain, rtol=1e-6)
 
 
-def test_rows_that_rest_in_host_memory_give_the_same_bits():
-  options = {**SPARSE, 'sparsity__omitted': 'decayed'}
-  results = [
+@pytest.mark.parametrize('omitted', ['frozen', 'decayed'])
+def test_rows_that_rest_in_host_memory_train_alike(omitted):
+  options = {**SPARSE, 'sparsity__omitted': omitted}
+  (state, losses), (other, others) = (
     helpers.run(helpers.make_config(**options, sparsity__rest=rest))[:2]
     for rest in ('device', 'host')
-  ]
-  assert results[0][1] == results[1][1]
-  jax.tree.map(np.testing.assert_array_equal, results[0][0], results[1][0])
+  )
+  if omitted == 'frozen':
+    assert losses == others
+    jax.tree.map(np.testing.assert_array_equal, state, other)
+    return
+  # On the host a parameter decays by itself: a program of other roundings.
+  same = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
+  same(losses, others)
+  jax.tree.map(same, state, other)
 
 
 def open_window(**options):

@@ -1,0 +1,122 @@
+"""With `rest='host'` the device never holds the whole model: every program."""
+
+import jax
+import pytest
+
+from satjax.sparsity import subnetwork
+from satjax.train import (
+  checkpoint,
+  evaluation,
+  phases,
+  refresh,
+  turnover,
+  window,
+)
+from satjax.train import setup as setup_lib
+from tests.train import helpers
+
+SIZES = {
+  'model__num_layers': 4,
+  'model__mlp_dim': 512,
+  'data__seq_len': 8,
+  'train__batch_size': 2,
+  'sparsity__head_rate': 0.75,
+  'sparsity__channel_rate': 0.75,
+  'sparsity__split': 1.0,
+  'sparsity__probe': 1.0,
+  'sparsity__importance': 'maxip',
+  'sparsity__omitted': 'decayed',
+  'sparsity__omitted_forward': 'mean',
+  'sparsity__rest': 'host',
+}
+
+
+def on_device():
+  """Bytes of the arrays that the device holds now."""
+  return sum(
+    x.nbytes for x in jax.live_arrays() if x.sharding.memory_kind == 'device'
+  )
+
+
+def extra(compiled):
+  """Bytes that a program needs besides its arguments."""
+  needs = compiled.memory_analysis()
+  more = needs.temp_size_in_bytes + needs.output_size_in_bytes
+  return more - needs.alias_size_in_bytes
+
+
+class Watched:
+  """A program that notes what the device holds while it runs, at most."""
+
+  def __init__(self, name, program, peaks):
+    self._name, self._program, self._peaks = name, program, peaks
+
+  def __call__(self, *args, **kwargs):
+    peak = on_device() + extra(self._program.lower(*args, **kwargs).compile())
+    self._peaks.append((peak, self._name))
+    return self._program(*args, **kwargs)
+
+
+@pytest.fixture
+def peaks(monkeypatch):
+  """(bytes, name) of every program of windows that runs."""
+  found = []
+  for module, names in (
+    (subnetwork, ('_split_leaf', '_merge_leaf', '_inverse', '_copy', 'orders')),
+    (refresh, ('_measure', '_choose')),
+    (checkpoint, ('_hash_leaves',)),
+  ):
+    for name in names:
+      program = Watched(name, getattr(module, name), found)
+      monkeypatch.setattr(module, name, program)
+  plain = evaluation._eval_step
+  monkeypatch.setattr(
+    evaluation, '_eval_step', lambda model: Watched('eval', plain(model), found)
+  )
+  replay = window._replay_program
+  monkeypatch.setattr(
+    window,
+    '_replay_program',
+    lambda *pieces: Watched('replay', replay(*pieces), found),
+  )
+  return found
+
+
+def test_no_program_needs_more_than_the_step_and_a_leaf(peaks):
+  jax.clear_caches()
+  config = helpers.make_config(**SIZES)
+  setup = helpers.one_device(config)
+  before = on_device()
+  now = window.first(setup, setup_lib.initial_state(setup))
+  leaves = jax.tree.leaves(now.state)
+  largest = max(leaf.nbytes for leaf in leaves)
+  everything = sum(leaf.nbytes for leaf in leaves)
+  program, most = None, 0
+  for step in range(config.sparsity.refresh_every + 1):
+    phase = phases.phase_at(config, step)
+    batch = setup.put_batch(helpers.random_batch(config, step))
+    now = turnover.turn_over(setup, now, step, batch)
+    if program is None:
+      program = setup_lib.compile_step(
+        setup, phase.stage, batch, now.state, now.rest
+      )
+      most = on_device() + extra(program)
+    now.state, _ = program(now.state, batch, now.rest)
+    evaluation.mean_loss(
+      setup.mesh, now.stage, window.whole_params(setup, now, step), [batch]
+    )
+    checkpoint.fingerprint(window.whole(setup, now, step))
+  assert {name for _, name in peaks} >= {
+    '_split_leaf',
+    '_merge_leaf',
+    '_measure',
+    '_choose',
+    '_hash_leaves',
+    'eval',
+    'replay',
+  }
+  for peak, name in peaks:
+    # The optimizer moves a parameter on with its two moments.
+    leaves = 3 if name == 'replay' else 1
+    assert peak - before <= most - before + leaves * largest, name
+    assert peak - before < everything, name
