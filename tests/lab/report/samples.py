@@ -107,6 +107,7 @@ def result(arms, family='sat', **changes):
     },
     'timing': {'noise': 0.012} if timed else None,
     'paper': None,
+    'notes': [],
     'claims': [claim('holds'), claim('not tested')],
     **changes,
   }
