@@ -249,13 +249,9 @@ def _ticks(axes, places, numeric) -> None:
   if numeric and min(places) > 0 and max(places) >= _LOG_FROM * min(places):
     axes.set_xscale('log')
     axes.xaxis.set_minor_locator(ticker.NullLocator())
-  rotated = sum(len(str(v)) for v in places) > 50
-  axes.set_xticks(
-    list(places.values()),
-    list(map(_text, places)),
-    rotation=30 if rotated else 0,
-    ha='right' if rotated else 'center',
-  )
+  is_long = sum(len(str(v)) for v in places) > 50
+  look = {'rotation': 30, 'ha': 'right'} if is_long else {}
+  axes.set_xticks(list(places.values()), list(map(_text, places)), **look)
 
 
 def _maps(result, names, arms) -> figures.Picture:
@@ -263,35 +259,24 @@ def _maps(result, names, arms) -> figures.Picture:
   losses = [arm['loss'] for arm in arms if arm['loss']]
   top = figures.top(losses)
   shown = [loss['mean'] for loss in losses if loss['mean'] <= top]
-  panels = []
-  for group, of_group in _groups(arms).items():
-    rows, columns = (
-      _ordered(arm['label'][name] for arm in of_group) for name in names
-    )
-    draw = functools.partial(
-      _draw_map,
-      names,
-      group,
-      of_group,
-      (rows, columns),
-      (min(shown), max(shown)),
-    )
-    longest = max(len(_text(row)) for row in rows)
-    width = 1.6 + 0.07 * longest + 0.8 * len(columns)
-    panels.append(figures.Panel(draw, max(4.0, width), 1.1 + 0.34 * len(rows)))
+  limits = min(shown), max(shown)
+  panels = [
+    _map(names, group, of_group, limits)
+    for group, of_group in _groups(arms).items()
+  ]
   note = (
     'Final test loss in nats a token, mean over the seeds; darker is lower.'
   )
   if len(shown) < len(losses):
-    note += f' The palest stands for {max(shown):.4f} and all above.'
+    note += f' The palest stands for {limits[1]:.4f} and all above.'
   if reference := _reference(result):
     note += f' {result["reference"]}: {reference["mean"]:.4f}.'
   title = f'Loss over {_words(names[0])} and {_words(names[1])}'
   return figures.Picture(title, note, panels)
 
 
-def _draw_map(names, title, arms, ends, limits, axes) -> None:
-  rows, columns = ends
+def _map(names, title, arms, limits) -> figures.Panel:
+  rows, columns = (_ordered(arm['label'][n] for arm in arms) for n in names)
   mean = np.full((len(rows), len(columns)), np.nan)
   texts: dict[tuple[int, int], list[str]] = {}
   for arm in arms:
@@ -301,21 +286,28 @@ def _draw_map(names, title, arms, ends, limits, axes) -> None:
       mean[at] = arm['loss']['mean']
     text = f'{mean[at]:.3f}' if arm['loss'] else 'failed'
     texts.setdefault(at, []).append(text)
-  span = limits[1] - limits[0] or 1.0
-  shade = np.clip((mean - limits[0]) / span, 0, 1)
-  axes.pcolormesh(shade, vmin=0, vmax=1, edgecolors=figures.GRID, linewidth=0.8)
-  for at, lines in texts.items():
-    failed, dark = np.isnan(shade[at]), shade[at] < 0.55
-    look = {'ha': 'center', 'va': 'center', 'fontsize': 'small'}
-    look['color'] = figures.INK if failed else 'white' if dark else 'black'
-    axes.text(at[1] + 0.5, at[0] + 0.5, '\n'.join(lines), **look)
-  axes.set_title(title)
-  axes.set(xlabel=_words(names[1]), ylabel=_words(names[0]))
-  axes.set_xticks(np.arange(len(columns)) + 0.5, list(map(_text, columns)))
-  axes.set_yticks(np.arange(len(rows)) + 0.5, list(map(_text, rows)))
-  axes.tick_params(length=0)
-  axes.grid(False)
-  axes.invert_yaxis()
+  shade = np.clip((mean - limits[0]) / (np.ptp(limits) or 1.0), 0, 1)
+
+  def draw(axes):
+    axes.pcolormesh(
+      shade, vmin=0, vmax=1, edgecolors=figures.GRID, linewidth=0.8
+    )
+    for at, lines in texts.items():
+      failed, dark = np.isnan(shade[at]), shade[at] < 0.55
+      look = {'ha': 'center', 'va': 'center', 'fontsize': 'small'}
+      look['color'] = figures.INK if failed else 'white' if dark else 'black'
+      axes.text(at[1] + 0.5, at[0] + 0.5, '\n'.join(lines), **look)
+    axes.set_title(title)
+    axes.set(xlabel=_words(names[1]), ylabel=_words(names[0]))
+    axes.set_xticks(np.arange(len(columns)) + 0.5, list(map(_text, columns)))
+    axes.set_yticks(np.arange(len(rows)) + 0.5, list(map(_text, rows)))
+    axes.tick_params(length=0)
+    axes.grid(False)
+    axes.invert_yaxis()
+
+  longest = max(len(_text(row)) for row in rows)
+  width = max(4.0, 1.6 + 0.07 * longest + 0.8 * len(columns))
+  return figures.Panel(draw, width, 1.1 + 0.34 * len(rows))
 
 
 def _ordered(values: Iterable[Any]) -> list[Any]:

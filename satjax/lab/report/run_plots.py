@@ -227,9 +227,8 @@ def _draw(panel, runs, keys, axes) -> None:
 def _draw_line(axes, look, x, y, style) -> None:
   style = {'linewidth': 1.6, **style}
   if look == 'smooth':
-    axes.plot(
-      *thin(x, y), **style | {'linewidth': 0.7, 'alpha': 0.25, 'zorder': 1}
-    )
+    faint = {'linewidth': 0.7, 'alpha': 0.25, 'zorder': 1}
+    axes.plot(*thin(x, y), **style | faint)
     y = smooth(y)
   elif look == 'stairs':
     style['drawstyle'] = 'steps-pre'

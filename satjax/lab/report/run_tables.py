@@ -25,21 +25,21 @@ def tables(runs: Sequence[Run]) -> list[table.Table]:
     }
     for own in settings
   ]
-  heads = ['', *(run.name for run in runs)]
-  results = _table('results', heads, list(map(_results, runs)))
-  others = (
-    _table('settings that differ', heads, differing),
-    _table('environment', heads, list(map(_environment, runs))),
-  )
-  return [results, *_growth(runs), *(t for t in others if t.rows)]
+  found = [
+    _table('results', runs, list(map(_results, runs))),
+    *_growth(runs),
+    _table('settings that differ', runs, differing),
+    _table('environment', runs, list(map(_environment, runs))),
+  ]
+  return [each for each in found if each.rows]
 
 
 def _table(
-  title: str, heads: Sequence[str], columns: Sequence[Mapping[str, str]]
+  title: str, runs: Sequence[Run], columns: Sequence[Mapping[str, str]]
 ) -> table.Table:
   labels = dict.fromkeys(label for column in columns for label in column)
   rows = [[label, *(c.get(label, '-') for c in columns)] for label in labels]
-  return table.Table(title, heads, rows)
+  return table.Table(title, ['', *(run.name for run in runs)], rows)
 
 
 def _results(run: Run) -> dict[str, str]:
@@ -116,7 +116,7 @@ def _flat(values: Mapping[str, Any], prefix: str = '') -> Iterable[tuple]:
 
 
 def _growth(runs: Sequence[Run]) -> list[table.Table]:
-  """What growth did to some runs; no tables where none grew.
+  """What growth did to some runs; no rows where none grew.
 
   'growth' has a row for every hop. 'speed-up at equal loss' has one for every
   run that grew against every run that did not: `speedup.speedup_at_equal_loss`
@@ -129,11 +129,10 @@ def _growth(runs: Sequence[Run]) -> list[table.Table]:
   hops = [row for run in grown for row in _hop_rows(run)]
   gains = [row for a in grown for b in others for row in _gains(a, b)]
   shares = [f'at {share:.0%} of its FLOPs' for share in speedup.SHARES]
-  result = [
+  return [
     table.Table('growth', HOP_COLUMNS, hops),
     table.Table('speed-up at equal loss', ['runs', *shares], gains),
   ]
-  return [each for each in result if each.rows]
 
 
 def _hops(run: Run) -> list[int]:
