@@ -166,6 +166,14 @@ def growth(**changes):
   return result(arms, 'growth', paper=paper, **changes)
 
 
+def without_curves(value):
+  """The same with fewer pictures: to draw them takes long."""
+  changed = copy.deepcopy(value)
+  for arm in changed['arms'].values():
+    arm['curves'] = arm['curves'] and dict.fromkeys(arm['curves'])
+  return changed
+
+
 def two_coordinates(rows=('uniform', 'maxip'), columns=('top_k', 'sample')):
   """An arm for each importance and selection; the first one failed."""
   arms = {}

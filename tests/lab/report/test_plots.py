@@ -171,7 +171,7 @@ def test_six_arms_show_their_visits():
 
 
 def test_plots_are_small_files(tmp_path):
-  rows = [f'importance {n}' for n in range(12)]
+  rows = [f'importance {n}' for n in range(8)]
   value = samples.two_coordinates(rows=rows)
   paths = plots.write_plots(value, tmp_path / 'a')
   assert [path.name for path in paths] == [
