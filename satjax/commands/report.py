@@ -60,7 +60,7 @@ def _untested(files: list[str], results: list[Any]) -> list[Any]:
 
 
 def _write(content: Any, untested: list[Any], options: Any) -> list[Any]:
-  from satjax.lab.report import markdown, page, plots, render
+  from satjax.lab.report import figures, markdown, page, plots
 
   paths = []
   if options.out:
@@ -71,10 +71,9 @@ def _write(content: Any, untested: list[Any], options: Any) -> list[Any]:
     paths.append(out)
   if options.plots:
     for result in content.results:
-      named = plots.named(result, plots.pictures(result))
-      paths += render.save(named, options.plots)
+      paths += plots.write_plots(result, options.plots, along=True)
   if options.page:
     text = markdown.results_page(content.results, untested)
-    render.write(pathlib.Path(options.page), text.encode())
+    figures.write(pathlib.Path(options.page), text.encode())
     paths.append(options.page)
   return paths

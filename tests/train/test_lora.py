@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from satjax import errors, flops, tree
+from satjax import errors, files, flops, tree
 from satjax.config.groups import LoraConfig
 from satjax.generation import generate
 from satjax.interop import huggingface, models
@@ -33,7 +33,6 @@ from satjax.train import (
 )
 from satjax.train import loss as loss_lib
 from satjax.train import setup as setup_lib
-from satjax.train import workdir as workdir_lib
 from tests.train import helpers
 
 ALL = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
@@ -402,7 +401,7 @@ def stopped(request, tmp_path_factory):
   """
   folder = tmp_path_factory.mktemp('stopped')
   config = make_config(**request.param)
-  workdir_lib.write_json(folder / 'config.json', config.to_dict())
+  files.write_json(folder / 'config.json', config.to_dict())
   setup, now = begin(config)
   now, _ = train(setup, now, 4)
   state = window.whole(setup, now, 4)

@@ -1,22 +1,46 @@
-"""What pictures of a report consist of, and how they look."""
+"""Pictures: what they consist of, how they look, how they are written.
+
+A page shows each panel as an SVG of its own, so that a narrow screen can stack
+them; a file has them in one. matplotlib is used without pyplot: no window, no
+display, no state between calls. Equal pictures give equal bytes.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import html
+import io
+import os
+import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from satjax import errors, files
+
 INK, GRID = '#24292f', '#d3d8de'
+EDGED = {'markeredgecolor': INK, 'markeredgewidth': 0.6}  # a marker
 # Okabe and Ito (2008), told apart whatever one's colour vision, on white and on
 # black; their yellow is too faint on white, and ink stands for their black.
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
-MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
-DASHES = ('-', '--', ':', '-.')
+# Of a marker, its outline in the legend of a page, 10 wide, around (14, 6).
+MARKERS = {
+  'o': 'M14 1.5a4.5 4.5 0 1 0 .01 0z',
+  's': 'M10 2h8v8h-8z',
+  '^': 'M14 1l5 9.5h-10z',
+  'D': 'M14 .5l5.5 5.5-5.5 5.5-5.5-5.5z',
+  'v': 'M14 11l5-9.5h-10z',
+  'P': 'M12 1h4v3h3v4h-3v3h-4v-3h-3v-4h3z',
+  'X': 'M11 1l3 2.5 3-2.5 2 2-2.5 3 2.5 3-2 2-3-2.5-3 2.5-2-2 2.5-3-2.5-3z',
+}
+DASHES = {'-': '', '--': '6 3', ':': '2 2', '-.': '6 2 2 2'}
 ABSCISSAS = {
   'step': 'steps',
   'tokens': 'tokens',
   'flops': 'executed FLOPs',
   'seconds': 'training time (s)',
 }
+_DPI = 100
+_PALETTE = 256  # colours of a PNG
+_NARROWEST = 6.4  # inches, of a file
 
 
 class Key(NamedTuple):
@@ -34,13 +58,7 @@ class Key(NamedTuple):
 
 
 class Panel(NamedTuple):
-  """One drawing.
-
-  Attributes:
-    draw: called with matplotlib axes.
-    width: inches.
-    height: inches.
-  """
+  """One drawing: `draw` is called with matplotlib axes; sizes are in inches."""
 
   draw: Callable[[Any], None]
   width: float = 4.6
@@ -56,26 +74,16 @@ class Picture(NamedTuple):
   legend: Sequence[Key] = ()
 
 
-def key(label: str, row: int, column: int) -> Key:
-  """A look by two coordinates: colour, and dash and marker."""
-  return Key(
-    label,
-    COLOURS[row % len(COLOURS)],
-    DASHES[column % len(DASHES)],
-    MARKERS[column % len(MARKERS)],
-  )
+def key(label: str, colour: int, dash: int, marker: int) -> Key:
+  """A look by numbers; where there are no more looks, they begin anew."""
+  looks = zip((COLOURS, DASHES, MARKERS), (colour, dash, marker))
+  return Key(label, *(list(some)[at % len(some)] for some, at in looks))
 
 
 def keys(names: Iterable[str]) -> dict[str, Key]:
   """Looks for some names: 24 lines, or 42 points, can be told apart."""
-  around = len(COLOURS)
   return {
-    name: Key(
-      name,
-      COLOURS[number % around],
-      DASHES[number // around % len(DASHES)],
-      MARKERS[number % len(MARKERS)],
-    )
+    name: key(name, number, number // len(COLOURS), number)
     for number, name in enumerate(names)
   }
 
@@ -83,11 +91,6 @@ def keys(names: Iterable[str]) -> dict[str, Key]:
 def lines(some: Iterable[Key]) -> list[Key]:
   """For a legend of lines without markers."""
   return [each._replace(marker='') for each in some]
-
-
-def points(some: Iterable[Key]) -> list[Key]:
-  """For a legend of markers without lines."""
-  return [each._replace(dash='') for each in some]
 
 
 def label_axes(axes: Any, x: str, title: str = '', y: str = '') -> None:
@@ -107,17 +110,12 @@ def percent(axes: Any) -> None:
 
 
 def frame_losses(axes: Any, shown: float = 95) -> None:
-  """Frames lines by what most of them is; first steps may lie above it.
+  """Frames lines so that `shown` percent of each one's points are inside.
 
-  Args:
-    axes: whose lines are drawn.
-    shown: percent of the points of each line that are to be inside.
+  The first steps, whose losses are far higher, may lie above it.
   """
-  ends = [
-    np.percentile(line.get_ydata(), (0, shown))
-    for line in axes.lines
-    if len(line.get_ydata())
-  ]
+  losses = (line.get_ydata() for line in axes.lines)
+  ends = [np.percentile(y, (0, shown)) for y in losses if len(y)]
   if ends:
     margin = 0.05 * np.ptp(ends) + 1e-6
     axes.set_ylim(np.min(ends) - margin, np.max(ends) + margin)
@@ -134,27 +132,201 @@ def top(losses: Sequence[Mapping[str, float]]) -> float:
 
 def above(axes: Any, x: float, y: float, colour: str) -> None:
   """A triangle at the upper edge of a frame, for a point that lies above it."""
-  axes.plot(
-    x,
-    0.97,
-    '^',
-    transform=axes.get_xaxis_transform(),
-    color=colour,
-    markeredgecolor=INK,
-    markeredgewidth=0.6,
-    clip_on=False,
-  )
+  edge = axes.get_xaxis_transform()
+  axes.plot(x, 0.97, '^', color=colour, transform=edge, clip_on=False, **EDGED)
+  words = {'fontsize': 'small', 'va': 'center', 'xycoords': edge}
   axes.annotate(
-    f'{y:.3g}',
-    (x, 0.97),
-    (6, 0),
-    xycoords=axes.get_xaxis_transform(),
-    textcoords='offset points',
-    fontsize='small',
-    va='center',
+    f'{y:.3g}', (x, 0.97), (6, 0), textcoords='offset points', **words
   )
 
 
 def short(name: str, limit: int) -> str:
   """A name that fits, cut at its start."""
   return name if len(name) <= limit else f'...{name[3 - limit :]}'
+
+
+def html_picture(picture: Picture, prefix: str, level: int) -> str:
+  """A section: heading of a level, note, panels, legend.
+
+  `prefix` is that of ids, which have to be unique in a page.
+
+  Raises:
+    ConfigError: matplotlib is not installed.
+  """
+  title = html.escape(picture.title)
+  panels = ''.join(
+    f'<div style="flex: {panel.width:g} 1 {88 * panel.width:g}px; max-width:'
+    f' {110 * panel.width:g}px">{_inline(panel, title, f"{prefix}-{number}-")}'
+    '</div>\n'
+    for number, panel in enumerate(picture.panels)
+  )
+  keys = ''.join(
+    f'<li>{_swatch(key)} {html.escape(key.label)}</li>'
+    for key in picture.legend
+  )
+  legend = f'<ul class="legend">{keys}</ul>' if keys else ''
+  return (
+    f'<section class="picture"><h{level}>{title}</h{level}>'
+    f'<p>{html.escape(picture.note)}</p>{legend}<div class="panels">\n{panels}'
+    '</div></section>\n'
+  )
+
+
+def _swatch(key: Key) -> str:
+  paths = ''
+  colour = key.colour.replace(INK, 'currentColor')
+  if key.dash:
+    line = f'<path d="M0 6h28" stroke="{colour}" stroke-width="2"'
+    dashes = DASHES[key.dash]
+    paths += line + (f' stroke-dasharray="{dashes}"/>' if dashes else '/>')
+  if key.marker:
+    paths += (
+      f'<path d="{MARKERS[key.marker]}" fill="{colour}" stroke="currentColor"'
+      ' stroke-width=".7"/>'
+    )
+  return f'<svg viewBox="0 0 28 12" aria-hidden="true">{paths}</svg>'
+
+
+def _matplotlib() -> Any:
+  """The library; raises ConfigError where it is not installed."""
+  try:
+    import matplotlib
+  except ImportError as error:
+    raise errors.ConfigError(
+      'the plots of a report need matplotlib, which is not installed; run'
+      " pip install 'satjax[viz]'"
+    ) from error
+  return matplotlib
+
+
+def _settings() -> dict[str, Any]:
+  """Of matplotlib."""
+  inked = ('text.color', 'axes.labelcolor', 'xtick.color', 'ytick.color')
+  lines = ('axes.edgecolor', 'grid.color')
+  off = ('axes.spines.top', 'axes.spines.right', 'legend.frameon')
+  return {
+    **dict.fromkeys(inked, INK),
+    **dict.fromkeys(lines, GRID),
+    **dict.fromkeys((*off, 'text.parse_math'), False),
+    **dict.fromkeys(('axes.grid', 'axes.axisbelow'), True),
+    'axes.facecolor': 'none',
+    'axes.titlesize': 'medium',
+    'font.family': 'DejaVu Sans',  # comes with matplotlib
+    'font.size': 9,
+    'image.aspect': 'auto',
+    'image.interpolation': 'nearest',
+    'svg.hashsalt': 'satjax',
+  }
+
+
+def _inline(panel: Panel, label: str, prefix: str) -> str:
+  """A panel as SVG for HTML, whose ink and grid take the colours of the page.
+
+  `label` is for who cannot see it, `prefix` that of its ids.
+  """
+  matplotlib = _matplotlib()
+  from matplotlib import figure as figure_lib
+
+  # Text stays text: smaller, and it can be searched and read aloud.
+  with matplotlib.rc_context({**_settings(), 'svg.fonttype': 'none'}):
+    fig = figure_lib.Figure((panel.width, panel.height), layout='constrained')
+    panel.draw(fig.subplots())
+    text = _svg(fig, transparent=True)
+  head, _, body = text[text.index('<svg') :].partition('>')
+  box = next(word for word in head.split('"') if word.startswith('0 0 '))
+  body = body.replace('\n', ' ').replace("'DejaVu Sans'", 'sans-serif')
+  for old, new in {
+    'id="': f'id="{prefix}',
+    'href="#': f'href="#{prefix}',
+    'url(#': f'url(#{prefix}',
+    INK: 'currentColor',
+    GRID: 'var(--line)',
+  }.items():
+    body = body.replace(old, new)
+  return f'<svg role="img" aria-label="{label}" viewBox="{box}">{body.strip()}'
+
+
+def _svg(fig: Any, **options: Any) -> str:
+  stream = io.StringIO()
+  nothing = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
+  fig.savefig(stream, format='svg', metadata=nothing, **options)
+  return stream.getvalue()
+
+
+def save(
+  pictures: Mapping[str, Picture], directory: str | os.PathLike
+) -> list[pathlib.Path]:
+  """Writes pictures by their names as PNG and SVG, on white; returns paths.
+
+  Raises:
+    ConfigError: matplotlib is not installed.
+    StorageError: a file that cannot be written.
+  """
+  matplotlib, paths = _matplotlib(), []
+  for name, picture in pictures.items():
+    # Glyphs as paths: a file looks the same whatever fonts there are.
+    with matplotlib.rc_context({**_settings(), 'svg.fonttype': 'path'}):
+      fig = _compose(picture)
+      contents = {'png': _png(fig), 'svg': _svg(fig).encode()}
+    for end, content in contents.items():
+      paths.append(pathlib.Path(directory) / f'{name}.{end}')
+      write(paths[-1], content)
+  return paths
+
+
+def write(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file as a whole; raises StorageError."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, content)
+  except OSError as error:
+    raise errors.StorageError(
+      f'cannot write {path}: {error.strerror}; choose another file'
+    ) from error
+
+
+def _compose(picture: Picture) -> Any:
+  """One figure of all panels, at most two across, with the legend below."""
+  from matplotlib import figure as figure_lib
+  from matplotlib import lines
+
+  panels = picture.panels
+  across = min(2, len(panels))
+  rows = [panels[at : at + across] for at in range(0, len(panels), across)]
+  tall = [max(panel.height for panel in row) for row in rows]
+  width = max(_NARROWEST, *(sum(p.width for p in row) for row in rows))
+  longest = max((len(key.label) for key in picture.legend), default=1)
+  columns = max(1, int(width / (0.08 * longest + 0.6)))
+  legend = -(-len(picture.legend) // columns) * 0.19
+  size = (width, sum(tall) + legend + 0.2)
+  fig = figure_lib.Figure(size, layout='constrained', facecolor='white')
+  grid = fig.subplots(len(rows), across, squeeze=False, height_ratios=tall)
+  for axes, panel in zip(grid.flat, panels):
+    panel.draw(axes)
+  for axes in grid.flat[len(panels) :]:
+    axes.set_axis_off()
+  fig.suptitle(picture.title)
+  look = {**EDGED, 'lw': 2}
+  handles = [
+    lines.Line2D([], [], color=c, ls=ls or 'none', marker=m or 'none', **look)
+    for _, c, ls, m in picture.legend
+  ]
+  if handles:
+    fig.legend(
+      handles,
+      [' ' + key.label for key in picture.legend],  # a first _ would hide it
+      loc='outside lower center',
+      ncols=min(columns, len(handles)),
+    )
+  return fig
+
+
+def _png(fig: Any) -> bytes:
+  from PIL import Image  # comes with matplotlib
+
+  stream = io.BytesIO()
+  fig.savefig(stream, format='png', dpi=_DPI, metadata={'Software': None})
+  image = Image.open(stream).convert('RGB').quantize(_PALETTE)
+  stream = io.BytesIO()
+  image.save(stream, format='png', optimize=True)
+  return stream.getvalue()

@@ -9,10 +9,8 @@ from typing import NamedTuple
 
 from satjax import errors
 from satjax.lab.report import (
-  arm_table,
   figures,
   plots,
-  render,
   result_tables,
   run_plots,
   run_tables,
@@ -119,21 +117,14 @@ class Content(NamedTuple):
 def read(paths: Sequence[str | os.PathLike]) -> Content:
   """Reads folders of runs, result files, and folders of result files.
 
-  Args:
-    paths: in the order in which to show them.
-
   Raises:
     ConfigError: nothing to show, or something given twice.
     DataError: a file that is empty or broken; names it, and the key.
     StorageError: a file that cannot be read.
   """
-  workdirs: list[str | os.PathLike] = []
-  files: list[pathlib.Path] = []
-  for path in paths:
-    found = results_lib.find(path)
-    files += found
-    if not found:
-      workdirs.append(path)
+  found = [(path, results_lib.find(path)) for path in paths]
+  files = [file for _, named in found for file in named]
+  workdirs = [path for path, named in found if not named]
   if len({file.resolve() for file in files}) < len(files):
     raise errors.ConfigError(
       f'results {[str(file) for file in files]}: name each once'
@@ -147,16 +138,13 @@ def tables(content: Content) -> str:
   found = run_tables.tables(content.runs) if content.runs else []
   for result in content.results:
     name = words.title(result)
-    of_result = (
+    for each in (
       result_tables.claims(result),
-      arm_table.arms(result, brief=True),
+      result_tables.arms(result, brief=True),
       result_tables.hops(result),
-    )
-    found += [
-      each._replace(title=f'{name}: {each.title}')
-      for each in of_result
-      if each.rows
-    ]
+    ):
+      if each.rows:
+        found.append(each._replace(title=f'{name}: {each.title}'))
   return '\n'.join(map(table.text, found))
 
 
@@ -164,10 +152,6 @@ def report(content: Content, out: str | os.PathLike) -> None:
   """Writes tables and pictures as one self-contained HTML file.
 
   Equal inputs give equal bytes.
-
-  Args:
-    content: what to show.
-    out: the file to write; it is replaced as a whole.
 
   Raises:
     ConfigError: matplotlib is not installed.
@@ -186,7 +170,7 @@ def report(content: Content, out: str | os.PathLike) -> None:
     heading='satjax experiments' if results else 'satjax runs',
     body=''.join(parts),
   )
-  render.write(pathlib.Path(out), page.encode())
+  figures.write(pathlib.Path(out), page.encode())
 
 
 def _overview(results: Sequence[Result]) -> Iterator[str]:
@@ -208,34 +192,26 @@ def _experiment(number: int, result: Result) -> Iterator[str]:
   claims, hops = result_tables.claims(result), result_tables.hops(result)
   if claims.rows:
     yield table.html(claims)
-  first, *others = plots.pictures(result) or [None]
-  if first:
-    yield render.html_picture(first, f'e{number}-0', 3)
-  yield table.html(arm_table.arms(result))
-  yield from _pictures(others, f'e{number}-', 3)
+  pictures = [
+    figures.html_picture(picture, f'e{number}-{order}', 3)
+    for order, picture in enumerate(plots.pictures(result))
+  ]
+  yield from pictures[:1]
+  yield table.html(result_tables.arms(result))
+  yield from pictures[1:]
   if hops.rows:
     yield table.html(hops)
   notes = ''.join(f'<p>{html.escape(note)}</p>' for note in words.notes(result))
   yield f'<section><h3>Notes</h3><div class="note">{notes}</div></section>\n'
 
 
-def _pictures(
-  some: Sequence[figures.Picture], prefix: str, level: int
-) -> Iterator[str]:
-  for number, picture in enumerate(some, 1):
-    yield render.html_picture(picture, f'{prefix}{number}', level)
-
-
 def _doc(result: Result) -> str:
   """The docstring; its headed paragraphs as a list of terms."""
   parts = []
   for term, text in words.doc(result):
-    text = html.escape(text)
-    parts.append(
-      f'<dt>{html.escape(term)}</dt><dd>{text}</dd>'
-      if term
-      else f'</dl><p>{text}</p><dl>'
-    )
+    term, text = html.escape(term), html.escape(text)
+    headed = f'<dt>{term}</dt><dd>{text}</dd>'
+    parts.append(headed if term else f'</dl><p>{text}</p><dl>')
   return f'<dl>{"".join(parts)}</dl>\n'.replace('<dl></dl>', '')
 
 
@@ -244,6 +220,5 @@ def _runs(runs: Sequence[Run], level: int) -> Iterator[str]:
     yield '<h2>Runs</h2>\n'
   for each in run_tables.tables(runs):
     yield table.html(each, level)
-  columns = {run.name: run.columns for run in runs}
-  visits = {run.name: run.visits for run in runs if run.visits}
-  yield from _pictures(run_plots.pictures(columns, visits), 'r', level)
+  for number, picture in enumerate(run_plots.of_runs(runs), 1):
+    yield figures.html_picture(picture, f'r{number}', level)

@@ -4,38 +4,38 @@ The central one has final test losses over FLOPs and over seconds: the reference
 trained for several lengths as a line, every other arm as a point.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import functools
 import os
 import pathlib
+import re
+from typing import Any
 
 import numpy as np
 
-from satjax.lab.report import curve_plots, figures, label_plots, render, words
+from satjax.config import schema
+from satjax.lab.report import figures, run_plots, words
 from satjax.lab.report import results as results_lib
 from satjax.lab.report.results import Result
 
 _COSTS = ('flops', 'seconds')
+_LOG_FROM = 20  # ratio of ends from which a coordinate has a logarithmic axis
 
 
-def pictures(result: Result) -> list[figures.Picture]:
-  """All pictures of a result; what was not recorded is left out."""
-  return [
-    *_central(result),
-    *_by_arm(result),
-    *label_plots.pictures(result),
-    *curve_plots.pictures(result, keys(result)),
-  ]
+def pictures(result: Result, along: bool = True) -> list[figures.Picture]:
+  """Pictures of a result, `along` its runs, too; without what has no record."""
+  looks = keys(result)
+  found = [*_central(result, looks), *_by_arm(result, looks)]
+  found += _by_label(result)
+  return found + [*run_plots.of_result(result, looks)] if along else found
 
 
 def write_plots(
-  result: Result, directory: str | os.PathLike
+  result: Result, directory: str | os.PathLike, *, along: bool = False
 ) -> list[pathlib.Path]:
   """Writes what arms cost and reach, and over coordinates, as PNG and SVG.
 
-  Args:
-    result: of an experiment, as in its JSON file.
-    directory: made where it is not there.
+  With `along`, also what there is along the runs, such as curves.
 
   Returns:
     Paths, such as directory/NAME_loss.png; each PNG stands before its SVG.
@@ -46,31 +46,13 @@ def write_plots(
     StorageError: a file that cannot be written.
   """
   result = results_lib.check(result)
-  few = [
-    *_central(result),
-    *_by_arm(result),
-    *label_plots.pictures(result),
-  ]
-  return render.save(named(result, few), directory)
-
-
-def named(
-  result: Result, some: Sequence[figures.Picture]
-) -> dict[str, figures.Picture]:
-  """Pictures by names of files: the experiment's, and a word of the title."""
-  title = words.title(result)
-  return {
-    f'{result["name"]}_{_slug(each.title)}': each._replace(
+  title, named = words.title(result), {}
+  for each in pictures(result, along):
+    slug = re.sub(r'[\W_]+', '_', each.title.lower()).strip('_')
+    named[f'{result["name"]}_{slug}'] = each._replace(
       title=f'{title}: {each.title[:1].lower()}{each.title[1:]}'
     )
-    for each in some
-  }
-
-
-def _slug(title: str) -> str:
-  """Letters, digits and single underscores."""
-  letters = ''.join(c if c.isalnum() else ' ' for c in title.lower())
-  return '_'.join(letters.split())
+  return figures.save(named, directory)
 
 
 def keys(result: Result) -> dict[str, figures.Key]:
@@ -87,15 +69,26 @@ def keys(result: Result) -> dict[str, figures.Key]:
     enough = len(rows) <= len(figures.COLOURS)
     enough &= len(columns) <= len(figures.DASHES)
     if enough and len(set(pairs)) == len(pairs):
-      return {
-        name: figures.key(name, rows.index(row), columns.index(column))
-        for name, (row, column) in zip(names, pairs)
-      }
+      looks = ((rows.index(a), columns.index(b)) for a, b in pairs)
+      return {n: figures.key(n, a, b, b) for n, (a, b) in zip(names, looks)}
   return figures.keys(names)
 
 
-def _central(result: Result) -> Iterator[figures.Picture]:
-  looks = keys(result)
+def _reference(result: Result) -> Mapping[str, float] | None:
+  return result['arms'].get(result['reference'], {}).get('loss')
+
+
+def _note(result: Result) -> str:
+  """How to read losses that stand beside the reference's."""
+  note = 'Final test loss in nats a token, from the lowest seed to the highest.'
+  if _reference(result):
+    note += f' Dashed: {result["reference"]}, for its full length.'
+  return note
+
+
+def _central(
+  result: Result, looks: Mapping[str, figures.Key]
+) -> Iterator[figures.Picture]:
   panels = []
   for axis in _COSTS:
     line = results_lib.reference_points(result, axis)
@@ -108,10 +101,9 @@ def _central(result: Result) -> Iterator[figures.Picture]:
       draw = functools.partial(_draw_central, axis, line, points, looks)
       panels.append(figures.Panel(draw, height=3.2))
   if panels:
+    label = f'{result["reference"]}, by length'
     shown = [key for n, key in looks.items() if result['arms'][n]['loss']]
-    reference = figures.Key(
-      f'{result["reference"]}, by length', figures.INK, '-', 'o'
-    )
+    legend = [figures.Key(label, figures.INK, '-', 'o')]
     yield figures.Picture(
       'Loss and cost',
       f'Final test loss in nats a token; below the line is better than'
@@ -119,7 +111,7 @@ def _central(result: Result) -> Iterator[figures.Picture]:
       ' means over the seeds, bars and the band go from the lowest seed to the'
       ' highest. Triangles at the upper edge lie above the frame.',
       panels,
-      [reference, *figures.points(shown)],
+      legend + [key._replace(dash='') for key in shown],
     )
 
 
@@ -131,13 +123,8 @@ def _draw_central(axis, line, points, looks, axes) -> None:
   for name, (cost, loss) in points.items():
     if loss['mean'] > top:
       figures.above(axes, cost, loss['mean'], looks[name].colour)
-      continue
-    axes.errorbar(
-      cost,
-      loss['mean'],
-      yerr=[[loss['mean'] - loss['low']], [loss['high'] - loss['mean']]],
-      **_point(looks[name]),
-    )
+    else:
+      _draw_point(axes, looks[name], cost, loss['mean'], yerr=_bar(loss))
   figures.label_axes(axes, axis, y='test loss (nats/token)')
 
 
@@ -150,70 +137,188 @@ def _draw_reference(line, axes) -> None:
     for key in ('mean', 'low', 'high')
   )
   axes.fill_between(x, low, high, color=figures.INK, alpha=0.15, linewidth=0)
-  axes.plot(
-    x,
-    mean,
-    'o-',
-    color=figures.INK,
-    markevery=np.flatnonzero(np.isin(x, costs)).tolist(),
-    markersize=4,
-    linewidth=1.4,
-  )
+  marked = np.flatnonzero(np.isin(x, costs)).tolist()
+  look = {'color': figures.INK, 'linewidth': 1.4, 'markersize': 4}
+  axes.plot(x, mean, 'o-', markevery=marked, **look)
 
 
-def _by_arm(result: Result) -> Iterator[figures.Picture]:
+def _bar(loss: Mapping[str, float]) -> list[list[float]]:
+  """The spread of a loss around its mean, as error bars."""
+  return [[loss['mean'] - loss['low']], [loss['high'] - loss['mean']]]
+
+
+def _draw_point(axes, key, x, y, **error) -> None:
+  look = {'color': key.colour, 'marker': key.marker, 'markersize': 6.5}
+  look |= {**figures.EDGED, 'elinewidth': 1.2, 'zorder': 3}
+  axes.errorbar(x, y, **look, **error)
+
+
+def _by_arm(
+  result: Result, looks: Mapping[str, figures.Key]
+) -> Iterator[figures.Picture]:
   """Losses side by side, which arms of equal cost need."""
-  looks, arms = keys(result), result['arms']
-  reference = arms.get(result['reference'], {}).get('loss')
-  if any(arms[name]['loss'] for name in looks):
-    losses = {name: arms[name]['loss'] for name in looks}
-    draw = functools.partial(_draw_by_arm, losses, reference, looks)
-    note = (
-      'Final test loss in nats a token, from the lowest seed to the highest.'
-    )
+  reference = _reference(result)
+  losses = {name: result['arms'][name]['loss'] for name in looks}
+  top = figures.top([loss for loss in [*losses.values(), reference] if loss])
+
+  def draw(axes):
     if reference:
-      note += f' Dashed: {result["reference"]}, for its full length.'
-    height = 0.75 + 0.23 * len(losses)
-    yield figures.Picture(
-      'Loss by arm', note, [figures.Panel(draw, 5.2, height)]
-    )
-
-
-def _draw_by_arm(losses, reference, looks, axes) -> None:
-  known = [loss for loss in losses.values() if loss]
-  top = figures.top([*known, *([reference] if reference else [])])
-  if reference:
-    axes.axvspan(
-      reference['low'], reference['high'], color=figures.INK, alpha=0.12, lw=0
-    )
-    axes.axvline(reference['mean'], color=figures.INK, linestyle='--', lw=1.2)
-  for row, (name, loss) in enumerate(losses.items()):
-    if loss is None or loss['mean'] > top:
+      _draw_dashed(reference, axes.axvline, axes.axvspan)
+    for row, (name, loss) in enumerate(losses.items()):
+      if loss and loss['mean'] <= top:
+        _draw_point(axes, looks[name], loss['mean'], row, xerr=_bar(loss))
+        continue
       text = f'{loss["mean"]:.3g}, right of the frame' if loss else 'failed'
-      axes.annotate(
-        text,
-        (0.99, row),
-        xycoords=axes.get_yaxis_transform(),
-        ha='right',
-        va='center',
-        fontsize='small',
-      )
-    else:
-      error = [[loss['mean'] - loss['low']], [loss['high'] - loss['mean']]]
-      axes.errorbar(loss['mean'], row, xerr=error, **_point(looks[name]))
-  figures.label_axes(axes, 'test loss (nats/token)')
-  axes.set_yticks(range(len(losses)), [figures.short(n, 32) for n in losses])
-  axes.set_ylim(len(losses) - 0.4, -0.6)
+      look = {'ha': 'right', 'va': 'center', 'fontsize': 'small'}
+      edge = axes.get_yaxis_transform()
+      axes.annotate(text, (0.99, row), xycoords=edge, **look)
+    figures.label_axes(axes, 'test loss (nats/token)')
+    axes.set_yticks(range(len(losses)), [figures.short(n, 32) for n in losses])
+    axes.set_ylim(len(losses) - 0.4, -0.6)
+
+  if any(losses.values()):
+    panel = figures.Panel(draw, 5.2, 0.75 + 0.23 * len(losses))
+    yield figures.Picture('Loss by arm', _note(result), [panel])
 
 
-def _point(key: figures.Key) -> dict[str, object]:
-  """What matplotlib is told of a point with error bars."""
-  return {
-    'color': key.colour,
-    'marker': key.marker,
-    'markersize': 6.5,
-    'markeredgecolor': figures.INK,
-    'markeredgewidth': 0.6,
-    'elinewidth': 1.2,
-    'zorder': 3,
-  }
+def _draw_dashed(loss: Mapping[str, float], line, span) -> None:
+  """The reference across the drawing, with the band of its seeds."""
+  line(loss['mean'], color=figures.INK, linestyle='--', lw=1.2)
+  span(loss['low'], loss['high'], color=figures.INK, alpha=0.12, lw=0)
+
+
+def _by_label(result: Result) -> Iterator[figures.Picture]:
+  """Losses over coordinates: one picture for every set that arms have."""
+  sets: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+  for arm in result['arms'].values():
+    sets.setdefault(tuple(arm['label']), []).append(arm)
+  for names, arms in sets.items():
+    if len(arms) > 1 and any(arm['loss'] for arm in arms):
+      if len(names) == 1:
+        yield _lines(result, *names, arms)
+      elif len(names) == 2:
+        yield _maps(result, names, arms)
+
+
+def _groups(arms: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+  groups = {}
+  for arm in arms:
+    groups.setdefault(arm['group'], []).append(arm)
+  return groups
+
+
+def _lines(result, name, arms) -> figures.Picture:
+  """A line a group, with the band of its seeds and the reference's loss."""
+  reference, groups = _reference(result), _groups(arms)
+  looks = figures.keys(groups)
+  values = _ordered(arm['label'][name] for arm in arms)
+  numeric = all(map(schema.is_number, values))
+  places = {v: v if numeric else n for n, v in enumerate(values)}
+  top = figures.top([arm['loss'] for arm in arms if arm['loss']])
+
+  def draw(axes):
+    for group, look in looks.items():
+      known = []
+      for arm in (arm for arm in groups[group] if arm['loss']):
+        x, loss = places[arm['label'][name]], arm['loss']
+        if loss['mean'] > top:
+          figures.above(axes, x, loss['mean'], look.colour)
+        else:
+          known.append((x, loss['mean'], loss['low'], loss['high']))
+      if known:
+        x, mean, low, high = np.array(sorted(known)).T
+        style = {**look.line, 'marker': look.marker}
+        axes.plot(x, mean, **style, markeredgecolor=figures.INK, linewidth=1.6)
+        axes.fill_between(x, low, high, color=look.colour, alpha=0.2, lw=0)
+    if reference:
+      _draw_dashed(reference, axes.axhline, axes.axhspan)
+    figures.label_axes(axes, _words(name), y='test loss (nats/token)')
+    _ticks(axes, places, numeric)
+
+  legend = [key._replace(label=n or 'ours') for n, key in looks.items()]
+  legend = legend if len(legend) > 1 else []
+  if reference:
+    legend.append(figures.Key(result['reference'], figures.INK, '--'))
+  title, panel = f'Loss over {_words(name)}', figures.Panel(draw, 5.6, 3.2)
+  return figures.Picture(title, _note(result), [panel], legend)
+
+
+def _ticks(axes, places, numeric) -> None:
+  from matplotlib import ticker
+
+  if numeric and min(places) > 0 and max(places) >= _LOG_FROM * min(places):
+    axes.set_xscale('log')
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+  is_long = sum(len(str(v)) for v in places) > 50
+  look = {'rotation': 30, 'ha': 'right'} if is_long else {}
+  axes.set_xticks(list(places.values()), list(map(_text, places)), **look)
+
+
+def _maps(result, names, arms) -> figures.Picture:
+  """A map a group, whose cells say the loss."""
+  losses = [arm['loss'] for arm in arms if arm['loss']]
+  top = figures.top(losses)
+  shown = [loss['mean'] for loss in losses if loss['mean'] <= top]
+  limits = min(shown), max(shown)
+  panels = [
+    _map(names, group, of_group, limits)
+    for group, of_group in _groups(arms).items()
+  ]
+  note = (
+    'Final test loss in nats a token, mean over the seeds; darker is lower.'
+  )
+  if len(shown) < len(losses):
+    note += f' The palest stands for {limits[1]:.4f} and all above.'
+  if reference := _reference(result):
+    note += f' {result["reference"]}: {reference["mean"]:.4f}.'
+  title = f'Loss over {_words(names[0])} and {_words(names[1])}'
+  return figures.Picture(title, note, panels)
+
+
+def _map(names, title, arms, limits) -> figures.Panel:
+  rows, columns = (_ordered(arm['label'][n] for arm in arms) for n in names)
+  mean = np.full((len(rows), len(columns)), np.nan)
+  texts: dict[tuple[int, int], list[str]] = {}
+  for arm in arms:
+    row, column = (arm['label'][name] for name in names)
+    at = rows.index(row), columns.index(column)
+    if arm['loss']:
+      mean[at] = arm['loss']['mean']
+    text = f'{mean[at]:.3f}' if arm['loss'] else 'failed'
+    texts.setdefault(at, []).append(text)
+  shade = np.clip((mean - limits[0]) / (np.ptp(limits) or 1.0), 0, 1)
+
+  def draw(axes):
+    axes.pcolormesh(
+      shade, vmin=0, vmax=1, edgecolors=figures.GRID, linewidth=0.8
+    )
+    for at, lines in texts.items():
+      failed, dark = np.isnan(shade[at]), shade[at] < 0.55
+      look = {'ha': 'center', 'va': 'center', 'fontsize': 'small'}
+      look['color'] = figures.INK if failed else 'white' if dark else 'black'
+      axes.text(at[1] + 0.5, at[0] + 0.5, '\n'.join(lines), **look)
+    axes.set_title(title)
+    axes.set(xlabel=_words(names[1]), ylabel=_words(names[0]))
+    axes.set_xticks(np.arange(len(columns)) + 0.5, list(map(_text, columns)))
+    axes.set_yticks(np.arange(len(rows)) + 0.5, list(map(_text, rows)))
+    axes.tick_params(length=0)
+    axes.grid(False)
+    axes.invert_yaxis()
+
+  longest = max(len(_text(row)) for row in rows)
+  width = max(4.0, 1.6 + 0.07 * longest + 0.8 * len(columns))
+  return figures.Panel(draw, width, 1.1 + 0.34 * len(rows))
+
+
+def _ordered(values: Iterable[Any]) -> list[Any]:
+  """Numbers by size, anything else as it comes; each once."""
+  found = list(dict.fromkeys(values))
+  return sorted(found) if all(map(schema.is_number, found)) else found
+
+
+def _words(name: str) -> str:
+  return name.replace('_', ' ')
+
+
+def _text(value: Any) -> str:
+  return f'{value:.4g}' if schema.is_number(value) else str(value)

@@ -1,23 +1,19 @@
-"""Tables of the results of experiments: claims and hops."""
+"""Tables of the results of experiments: claims, arms, hops."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from satjax.lab.report import results as results_lib
 from satjax.lab.report import words
-from satjax.lab.report.growth import HOP_COLUMNS
 from satjax.lab.report.results import Result
+from satjax.lab.report.run_tables import HOP_COLUMNS
 from satjax.lab.report.table import Table, drop_empty
 
-_FAMILIES = {'sat': 'Sparsity-accelerated training', 'growth': 'Model growth'}
-
-
-def by_family(results: Sequence[Result]) -> dict[str, list[Result]]:
-  """Results by what their family is called, in the order of the papers."""
-  groups = {
-    name: [result for result in results if result['family'] == family]
-    for family, name in _FAMILIES.items()
-  }
-  return {name: group for name, group in groups.items() if group}
+_PLURALS = {
+  'holds': 'hold',
+  'holds partly': 'hold partly',
+  'does not hold': 'do not hold',
+}
 
 
 def claims(
@@ -25,63 +21,151 @@ def claims(
   columns: Sequence[str] = ('claim', 'verdict', 'paper', 'ours', 'source'),
 ) -> Table:
   """What was claimed, what the paper shows, what we found."""
-  rows = [[_cell(claim, key) for key in columns] for claim in result['claims']]
+  rows = _claim_rows(result, columns)
   return drop_empty(Table('claims', columns, rows, prose=True))
 
 
-def _cell(claim: Mapping[str, str | None], key: str) -> str:
+def _claim_rows(result: Result, columns: Sequence[str]) -> list[list[str]]:
   """A comparison a line."""
-  return (claim[key] or '').replace('; ', ';\n')
+  return [
+    [(claim[key] or '').replace('; ', ';\n') for key in columns]
+    for claim in result['claims']
+  ]
 
 
 def all_claims(results: Sequence[Result]) -> Table:
   """Claims of all experiments, a heading for each, and how many hold."""
-  columns = ['claim', 'verdict', 'paper', 'ours']
-  rows = []
-  for result in results:
-    if result['claims']:
-      rows.append([words.title(result)])
-    for claim in result['claims']:
-      rows.append([_cell(claim, key) for key in columns])
-  return Table(
-    'Claims',
-    columns,
-    rows,
-    note=count_verdicts(results),
-    prose=True,
-  )
+  columns, rows = ['claim', 'verdict', 'paper', 'ours'], []
+  for result in (result for result in results if result['claims']):
+    rows += [[words.title(result)], *_claim_rows(result, columns)]
+  return Table('Claims', columns, rows, count_verdicts(results), prose=True)
 
 
 def count_verdicts(results: Sequence[Result]) -> str:
   """Such as '5 hold, 1 does not hold'."""
   found = [claim['verdict'] for result in results for claim in result['claims']]
-  plural = {
-    'holds': 'hold',
-    'holds partly': 'hold partly',
-    'does not hold': 'do not hold',
-    'not tested': 'not tested',
-  }
-  counts = [(found.count(v), v) for v in results_lib.VERDICTS if v in found]
-  texts = [f'{n} {v if n == 1 else plural[v]}' for n, v in counts]
+  counts = {v: found.count(v) for v in results_lib.VERDICTS if v in found}
+  texts = [
+    f'{n} {v if n == 1 else _PLURALS.get(v, v)}' for v, n in counts.items()
+  ]
   return f'{", ".join(texts)}.' if texts else ''
 
 
 def hops(result: Result) -> Table:
   """Where arms grew, of the first seed; no rows where none did."""
-  return Table(
-    'growth',
-    HOP_COLUMNS,
+  rows = [
     [
-      [
-        f'{name}, hop {order}',
-        f'{hop["step"]:,}',
-        words.number(hop['loss_before'], '{:.4f}') or '-',
-        words.number(hop['loss_after'], '{:.4f}') or '-',
-        words.number(hop['steps_to_recover'], '{:,.0f}') or 'not yet',
-      ]
-      for name, arm in result['arms'].items()
-      for order, hop in enumerate(arm['growth'], 1)
-    ],
-    note='Loss on the same rows before and after, and the steps until it is'
-    ' back; of the first seed.',
+      f'{name}, hop {order}',
+      f'{hop["step"]:,}',
+      words.number(hop['loss_before'], '{:.4f}') or '-',
+      words.number(hop['loss_after'], '{:.4f}') or '-',
+      words.number(hop['steps_to_recover'], '{:,.0f}') or 'not yet',
+    ]
+    for name, arm in result['arms'].items()
+    for order, hop in enumerate(arm['growth'], 1)
+  ]
+  note = (
+    'Loss on the same rows before and after, and the steps until it is back;'
+    ' of the first seed.'
   )
+  return Table('growth', HOP_COLUMNS, rows, note)
+
+
+def arms(result: Result, brief: bool = False) -> Table:
+  """A row an arm, under its group; the paper's figures beside ours.
+
+  The reference comes first, its other lengths last. Of an arm that failed the
+  row says why. If `brief`, ranges and settings are left out, to fit a terminal.
+  """
+  cells = {
+    name: _cells(result, name, brief)
+    for name, arm in result['arms'].items()
+    if arm['failed'] is None
+  }
+  columns = next(iter(cells.values()), {})
+  rows, last = [], ''
+  for group, name in _order(result):
+    if group not in ('', last):
+      rows.append([group])
+    last = group
+    if name in cells:
+      rows.append([name, *cells[name].values()])
+    else:
+      rows.append([name, _failure(result, name)])
+  note = ' '.join(words.reading(result))
+  return drop_empty(Table('arms', ['arm', *columns], rows, note))
+
+
+def _order(result: Result) -> Iterator[tuple[str, str]]:
+  """Groups and names of arms."""
+  reference = result['reference']
+  if reference in result['arms']:
+    yield '', reference
+  for name in results_lib.compared(result):
+    yield result['arms'][name]['group'], name
+  for name in reversed(result['frontier']):
+    if name != reference:
+      yield f'{reference}, other lengths', name
+
+
+def _cells(result: Result, name: str, brief: bool) -> dict[str, str]:
+  """What there is to say of an arm, by column; the same ones for all arms."""
+  arm, number = result['arms'][name], words.number
+  form = '{mean:.4f}, best step' if arm['early_stop'] else '{mean:.4f}'
+  seeds = '' if brief or len(arm['runs']) < 2 else '{low:.4f} to {high:.4f}'
+  cells = {
+    'loss': form.format(**arm['loss']),
+    'lowest to highest seed': seeds.format(**arm['loss']),
+  }
+  for equal, head in results_lib.EQUAL.items():
+    cells[f'at {head}'] = _difference(arm['against'].get(equal), brief)
+  cells['speed-up in time'] = _speedup(arm, 'time', 'seconds')
+  cells['speed-up in FLOPs'] = _speedup(arm, 'flops', 'flops')
+  for head, value in _published(result, name).items():
+    cells[f'paper: {head}'] = number(value, '{}')
+  if brief:
+    return cells
+  edge = '\nat the edge of the search' if arm['at_edge'] else ''
+  return cells | {
+    'learning rate': number(arm['learning_rate'], '{:g}') + edge,
+    'steps': f'{arm["steps"]:,}',
+    'FLOPs': f'{arm["flops"]:.2e}',
+    'seconds': number(arm['seconds'], '{:,.1f}'),
+    'omission rate': number(arm['omission_rate'] or None, '{:.1%}'),
+    'parameters': number(arm['parameters'], '{:,.0f}'),
+  }
+
+
+def _difference(against: Mapping[str, Any] | None, brief: bool) -> str:
+  if against is None:
+    return ''
+  change = against['difference']
+  text = f'{against["verdict"]}: {change["mean"]:+.4f}'
+  if brief or against['verdict'] == 'one seed':
+    return text
+  return f'{text}\n({change["low"]:+.4f} to {change["high"]:+.4f})'
+
+
+def _speedup(arm: Mapping[str, Any], equal: str, cost: str) -> str:
+  """In percent, as the papers have it; or that it was not reached."""
+  ratio = arm['speedup'].get(equal)
+  if ratio is not None:
+    return f'{ratio - 1:+.1%}'
+  return 'not reached' if arm['against'] and arm[cost] is not None else ''
+
+
+def _published(result: Result, name: str) -> dict[str, Any]:
+  """The paper's figures for an arm, or None, by what they are of."""
+  if result['paper'] is None:
+    return {}
+  row = result['paper']['rows'].get(name, ())
+  heads = result['paper']['columns']
+  return dict(zip(heads, [*row, *[None] * len(heads)]))
+
+
+def _failure(result: Result, name: str) -> str:
+  """Why an arm failed, and the paper's figures, which have no cells then."""
+  named = _published(result, name).items()
+  known = [f'{head} {value}' for head, value in named if value is not None]
+  paper = f' (paper: {", ".join(known)})' if known else ''
+  return f'failed: {result["arms"][name]["failed"]}{paper}'

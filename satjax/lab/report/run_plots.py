@@ -1,4 +1,4 @@
-"""The pictures of some runs.
+"""Pictures along runs: losses, speed, ladders, selections, visits of neurons.
 
 Columns are float64 [records], NaN where a record has no value.
 """
@@ -11,106 +11,211 @@ import numpy as np
 
 from satjax.lab.report import figures
 from satjax.lab.report import runs as runs_lib
-
-Columns = Mapping[str, np.ndarray]
+from satjax.lab.report.results import Result
+from satjax.lab.report.runs import Run
 
 _STRETCHES = 400  # of a long line, of which only extremes are drawn
 _CELLS = 256  # of a heat map, from left to right
-# Column: title, look of the line, unit, lowest value of the axis.
-_SPEED = {
-  'speed/tokens_per_second': ('tokens/s', 'smooth', 'number', 0),
-  'speed/mfu': ('MFU', 'smooth', 'share', 0),
-  'sparsity/omission_rate': ('omission rate', 'stairs', 'share', 0),
-}
-_SELECTIONS = {
-  'sparsity/heads_kept': ('heads kept', 'stairs', 'number', 0),
-  'sparsity/overlap_heads': ('heads: overlap', 'smooth', 'share', 0),
-  'sparsity/visited_heads': ('heads: visited', 'line', 'share', 0),
-  'sparsity/entropy_heads': ('heads: entropy', 'line', 'share', None),
-  'sparsity/channels_kept': ('channels kept', 'stairs', 'number', 0),
-  'sparsity/overlap_mlp': ('channels: overlap', 'smooth', 'share', 0),
-  'sparsity/visited_mlp': ('channels: visited', 'line', 'share', 0),
-  'sparsity/entropy_mlp': ('channels: entropy', 'line', 'share', None),
-  'sparsity/nonfinite_scores': ('not finite', 'line', 'number', 0),
-}
+_COSTS = ('tokens', 'flops', 'seconds')
+_SHOWN = 75  # percent of the points of a curve, to tell its end from others'
+_MAX_VISITS = 6  # arms with heat maps
 _UNITS = {'heads': 'heads', 'mlp': 'channels'}
-_NOTES = {
-  'Training loss': 'Nats a token: every record, and the running mean over 5% of'
-  ' them; the first steps may lie above the frame. Training time is that of'
-  ' steps, refreshes and waiting for data.',
-  'Held-out loss': 'Nats a token, by source.',
-  'Speed and omission': 'By step; records and running means.',
-  'Selections': 'By step, means over the layers. Overlap: Jaccard similarity of'
-  ' successive selections. Visited: share of the neurons that have taken part'
-  ' at least once. Entropy: of the importance, as a share of that of equal'
-  ' importance.',
-}
 
 
 class _Panel(NamedTuple):
-  x: str
   y: str
-  title: str
-  look: str  # smooth, line, stairs, dots
-  unit: str  # number, share
-  low: float | None  # end of the axis
+  title: str = ''
+  look: str = 'smooth'  # smooth, line, stairs, dots
+  unit: str = 'number'  # number, share
+  low: float | None = None  # end of the axis
+  x: str = 'step'
 
 
-def pictures(
-  runs: Mapping[str, Columns],
-  visits: Mapping[str, Mapping[str, np.ndarray]],
-) -> list[figures.Picture]:
-  """What the runs recorded; what none of them has is left out.
-
-  Args:
-    runs: columns by name of the run, in the order of their colours.
-    visits: `heads` [L, N], `mlp` [L, F] and `selections` [], by name.
-  """
-  training = [
-    _Panel(x, 'train/loss', '', 'smooth', 'number', None)
-    for x in figures.ABSCISSAS
-  ]
-  held_out = [
-    _Panel(x, f'eval/{source}/loss', source, 'dots', 'number', None)
-    for source in runs_lib.sources(n for r in runs.values() for n in r)
-    for x in ('seconds', 'tokens')
-  ]
-  speed, selections = _by_step(_SPEED), _by_step(_SELECTIONS)
-  if not any(_has(run, speed[-1]) for run in runs.values()):
-    selections = []  # nobody omits anything
-  return [
-    *_picture('Training loss', training, runs),
-    *_picture('Held-out loss', held_out, runs),
-    *_picture('Speed and omission', speed, runs),
-    *_picture('Selections', selections, runs),
-    *_time_shares(runs),
-    *(_visits(name, counts) for name, counts in visits.items()),
-  ]
+_SPEED = (
+  _Panel('speed/tokens_per_second', 'tokens/s', low=0),
+  _Panel('speed/mfu', 'MFU', unit='share', low=0),
+  _Panel('sparsity/omission_rate', 'omission rate', 'stairs', 'share', 0),
+)
+_SELECTIONS = (
+  _Panel('sparsity/heads_kept', 'heads kept', 'stairs', low=0),
+  _Panel('sparsity/overlap_heads', 'heads: overlap', unit='share', low=0),
+  _Panel('sparsity/visited_heads', 'heads: visited', 'line', 'share', 0),
+  _Panel('sparsity/entropy_heads', 'heads: entropy', 'line', 'share'),
+  _Panel('sparsity/channels_kept', 'channels kept', 'stairs', low=0),
+  _Panel('sparsity/overlap_mlp', 'channels: overlap', unit='share', low=0),
+  _Panel('sparsity/visited_mlp', 'channels: visited', 'line', 'share', 0),
+  _Panel('sparsity/entropy_mlp', 'channels: entropy', 'line', 'share'),
+  _Panel('sparsity/nonfinite_scores', 'not finite', 'line', low=0),
+)
 
 
-def _by_step(columns: Mapping[str, tuple]) -> list[_Panel]:
-  return [_Panel('step', name, *how) for name, how in columns.items()]
+def of_result(
+  result: Result, looks: Mapping[str, figures.Key]
+) -> Iterator[figures.Picture]:
+  """What was recorded; `looks`: of the arms besides the reference."""
+  yield from _curves(result, looks)
+  yield from _ladders(result)
+  visits = {n: a['visits'] for n, a in result['arms'].items() if a['visits']}
+  if visits:
+    few = dict(list(visits.items())[:_MAX_VISITS])
+    picture = _heat_maps('Visits of neurons', few)
+    left = len(visits) - len(few)
+    more = f' {left} more arms are not shown.' if left else ''
+    yield picture._replace(note=f'Of the first seed. {picture.note}{more}')
+
+
+def of_runs(runs: Sequence[Run]) -> Iterator[figures.Picture]:
+  """What the runs recorded; what none of them has is left out."""
+  yield from _picture(
+    'Training loss',
+    'Nats a token: every record, and the running mean over 5% of them; the'
+    ' first steps may lie above the frame. Training time is that of steps,'
+    ' refreshes and waiting for data.',
+    [_Panel('train/loss', x=x) for x in figures.ABSCISSAS],
+    runs,
+  )
+  yield from _picture(
+    'Held-out loss',
+    'Nats a token, by source.',
+    [
+      _Panel(f'eval/{source}/loss', source, 'dots', x=x)
+      for source in runs_lib.sources(n for run in runs for n in run.columns)
+      for x in ('seconds', 'tokens')
+    ],
+    runs,
+  )
+  note = 'By step; records and running means.'
+  yield from _picture('Speed and omission', note, _SPEED, runs)
+  if any(run.known('sparsity/omission_rate').any() for run in runs):
+    yield from _picture(
+      'Selections',
+      'By step, means over the layers. Overlap: Jaccard similarity of'
+      ' successive selections. Visited: share of the neurons that have taken'
+      ' part at least once. Entropy: of the importance, as a share of that of'
+      ' equal importance.',
+      _SELECTIONS,
+      runs,
+    )
+  yield from _time_shares(runs)
+  for run in (run for run in runs if run.visits):
+    total = int(run.visits['selections'])
+    shares = {u: run.visits[u] / total for u in _UNITS if u in run.visits}
+    visits = {'': {'selections': total, **shares}}
+    yield _heat_maps(f'Visits: {run.name}', visits)
+
+
+def _curves(
+  result: Result, looks: Mapping[str, figures.Key]
+) -> Iterator[figures.Picture]:
+  """Training and validation losses along the runs."""
+  ink = figures.Key(result['reference'], figures.INK, '-')
+  looks = {result['reference']: ink, **looks}
+  arms = result['arms']
+  curves = {n: arms[n]['curves'] for n in looks if n in arms}
+  for title, what, note in (
+    ('Training loss', 'train', 'Running means'),
+    ('Validation loss', 'validation', 'Of the held-out split'),
+  ):
+    panels, drawn = [], {}
+    for axis in _COSTS:
+      lines = {n: _curve(c, what, axis) for n, c in curves.items() if c}
+      lines = {name: xy for name, xy in lines.items() if len(xy[0]) > 1}
+      if lines:
+        draw = functools.partial(_draw_curves, axis, lines, looks)
+        panels.append(figures.Panel(draw))
+        drawn |= dict.fromkeys(lines)
+    if panels:
+      yield figures.Picture(
+        title,
+        f'{note} in nats a token, means over the seeds; the first steps may lie'
+        ' above the frame.',
+        panels,
+        figures.lines(looks[name] for name in drawn),
+      )
+
+
+def _curve(
+  curve: Mapping[str, Any], what: str, axis: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """A loss and what it had cost by then, where both are known."""
+  step, cost, loss, at = (
+    np.array(curve[name] or [], np.float64)
+    for name in ('step', axis, what, 'validation_step')
+  )
+  if len(step) != len(cost) or not len(step):
+    return np.empty(0), np.empty(0)
+  if what == 'validation':
+    cost = np.interp(at, step, cost)
+  size = min(len(cost), len(loss))
+  known = np.isfinite(cost[:size]) & np.isfinite(loss[:size])
+  return cost[:size][known], loss[:size][known]
+
+
+def _draw_curves(axis, lines, looks, axes) -> None:
+  for name, (x, y) in lines.items():
+    is_reference = looks[name].colour == figures.INK
+    width = 2 if is_reference else 1.6 if len(lines) < 8 else 1.1
+    style = {**looks[name].line, 'zorder': 3 if is_reference else 2}
+    axes.plot(*thin(x, y), **style, linewidth=width)
+  figures.label_axes(axes, axis, y='loss (nats/token)')
+  figures.frame_losses(axes, _SHOWN)
+
+
+def _ladders(result: Result) -> Iterator[figures.Picture]:
+  """Omission rates over the steps; arms with the same are one line."""
+  shared = {}
+  ladders = {n: a['ladder'] for n, a in result['arms'].items() if a['ladder']}
+  for name, ladder in ladders.items():
+    steps, rates = ladder['step'], ladder['omission_rate']
+    if rates and any(rates):
+      shared.setdefault((tuple(steps), tuple(rates)), []).append(name)
+  if not shared:
+    return
+  looks = figures.keys(
+    names[0] + (f' and {len(names) - 1} more' if names[1:] else '')
+    for names in shared.values()
+  )
+
+  def draw(axes):
+    for ladder, look in zip(shared, looks.values()):
+      x, y = np.array(ladder, np.float64)
+      axes.plot(x, y, **look.line, drawstyle='steps-pre', linewidth=1.6)
+    figures.label_axes(axes, 'step', y='omission rate')
+    figures.percent(axes)
+    axes.set_ylim(bottom=0)
+
+  yield figures.Picture(
+    'Ladder',
+    'Omission rate, by step. Arms whose rates are equal are one line.',
+    [figures.Panel(draw)],
+    figures.lines(looks.values()),
+  )
 
 
 def _picture(
-  title: str, panels: Sequence[_Panel], runs: Mapping[str, Columns]
+  title: str, note: str, panels: Sequence[_Panel], runs: Sequence[Run]
 ) -> Iterator[figures.Picture]:
   """One picture of the panels for which there are values, or none."""
-  panels = [p for p in panels if any(_has(run, p) for run in runs.values())]
+  panels = [p for p in panels if any(_has(run, p) for run in runs)]
   if panels:
-    keys = figures.keys(runs)
+    keys = figures.keys(run.name for run in runs)
+    draws = (functools.partial(_draw, p, runs, keys) for p in panels)
     yield figures.Picture(
-      title,
-      _NOTES[title],
-      [figures.Panel(functools.partial(_draw, p, runs, keys)) for p in panels],
-      figures.lines(keys.values()),
+      title, note, list(map(figures.Panel, draws)), figures.lines(keys.values())
     )
 
 
+def _has(run: Run, panel: _Panel) -> bool:
+  """Whether a run has values for a panel, and other ones than 0."""
+  return panel.x in run.columns and run.known(panel.y).any()
+
+
 def _draw(panel, runs, keys, axes) -> None:
-  for name, run in runs.items():
-    if panel.x in run and panel.y in run:
-      _add_line(axes, panel, run, keys[name].line)
+  for run in runs:
+    if {panel.x, panel.y} <= run.columns.keys():
+      x, y = run.columns[panel.x], run.columns[panel.y]
+      known = np.isfinite(x) & np.isfinite(y)
+      _draw_line(axes, panel.look, x[known], y[known], keys[run.name].line)
   figures.label_axes(axes, panel.x, panel.title)
   axes.set_ylim(bottom=panel.low)
   if panel.y == 'train/loss':
@@ -119,32 +224,50 @@ def _draw(panel, runs, keys, axes) -> None:
     figures.percent(axes)
 
 
-def _has(run: Columns, panel: _Panel) -> bool:
-  """Whether a run has values for a panel, and other ones than 0."""
-  return panel.x in run and panel.y in run and np.nan_to_num(run[panel.y]).any()
+def _draw_line(axes, look, x, y, style) -> None:
+  style = {'linewidth': 1.6, **style}
+  if look == 'smooth':
+    faint = {'linewidth': 0.7, 'alpha': 0.25, 'zorder': 1}
+    axes.plot(*thin(x, y), **style | faint)
+    y = smooth(y)
+  elif look == 'stairs':
+    style['drawstyle'] = 'steps-pre'
+  elif look == 'dots':
+    style |= {'marker': 'o', 'markersize': 3.5}
+  axes.plot(*thin(x, y), **style)
 
 
-def _add_line(axes, panel, run, style) -> None:
-  known = np.isfinite(run[panel.x]) & np.isfinite(run[panel.y])
-  x, y = run[panel.x][known], run[panel.y][known]
-  look = {'linewidth': 1.6, **style}
-  if panel.look == 'smooth':
-    raw = runs_lib.thin(x, y, _STRETCHES)
-    axes.plot(*raw, **{**look, 'linewidth': 0.7}, alpha=0.25, zorder=1)
-    y = runs_lib.smooth(y)
-  elif panel.look == 'stairs':
-    look['drawstyle'] = 'steps-pre'
-  elif panel.look == 'dots':
-    look |= {'marker': 'o', 'markersize': 3.5}
-  axes.plot(*runs_lib.thin(x, y, _STRETCHES), **look)
-
-
-def _time_shares(runs: Mapping[str, Columns]) -> Iterator[figures.Picture]:
+def _time_shares(runs: Sequence[Run]) -> Iterator[figures.Picture]:
   """A bar a run, of the seconds in each activity at its last record."""
-  timed, seconds = runs_lib.activities(runs)
+  names = dict.fromkeys(
+    name for run in runs for name in run.columns if name.startswith('time/')
+  )
+  timed = [run for run in runs if run.columns.keys() & names]
+  keys = figures.keys(name.removeprefix('time/') for name in names)
+
+  def draw(axes):
+    from matplotlib import ticker
+
+    nothing = np.zeros(1)
+    seconds = np.array(
+      [[run.columns.get(n, nothing)[-1] for run in timed] for n in names]
+    )
+    total = np.maximum(seconds.sum(axis=0), 1e-9)
+    left = np.zeros(len(timed))
+    for key, share in zip(keys.values(), seconds / total):
+      bars = axes.barh(range(len(timed)), share, 0.7, left, color=key.colour)
+      texts = [f'{s:.0%}' if s >= 0.06 else '' for s in share]
+      axes.bar_label(bars, texts, label_type='center', color='black')
+      left += share
+    labels = [
+      f'{figures.short(r.name, 30)}  {t:,.0f} s' for r, t in zip(timed, total)
+    ]
+    axes.set_yticks(range(len(timed)), labels)
+    axes.tick_params(axis='y', length=0, gridOn=False)
+    axes.set(xlim=(0, 1), ylim=(len(timed) - 0.5, -0.5))
+    axes.xaxis.set_major_formatter(ticker.PercentFormatter(1))
+
   if timed:
-    keys = figures.keys(seconds)
-    draw = functools.partial(_draw_shares, timed, seconds, keys)
     yield figures.Picture(
       'Where the time went',
       'Up to the last record.',
@@ -153,40 +276,13 @@ def _time_shares(runs: Mapping[str, Columns]) -> Iterator[figures.Picture]:
     )
 
 
-def _draw_shares(timed, seconds, keys, axes) -> None:
-  from matplotlib import ticker
-
-  total = np.maximum(sum(seconds.values()), 1e-9)
-  left = np.zeros(len(timed))
-  for name, values in seconds.items():
-    share = values / total
-    colour = keys[name].colour
-    bars = axes.barh(range(len(timed)), share, 0.7, left, color=colour)
-    texts = [f'{s:.0%}' if s >= 0.06 else '' for s in share]
-    axes.bar_label(bars, texts, label_type='center', color='black')
-    left += share
-  labels = [f'{figures.short(r, 30)}  {t:,.0f} s' for r, t in zip(timed, total)]
-  axes.set_yticks(range(len(timed)), labels)
-  axes.tick_params(axis='y', length=0, gridOn=False)
-  axes.set(xlim=(0, 1), ylim=(len(timed) - 0.5, -0.5))
-  axes.xaxis.set_major_formatter(ticker.PercentFormatter(1))
-
-
-def _visits(name: str, counts: Mapping[str, np.ndarray]) -> figures.Picture:
-  total = int(counts['selections'])
-  shares = {unit: counts[unit] / total for unit in _UNITS if unit in counts}
-  return heat_maps(f'Visits: {name}', {'': {'selections': total, **shares}})
-
-
-def heat_maps(
+def _heat_maps(
   title: str, visits: Mapping[str, Mapping[str, Any]]
 ) -> figures.Picture:
   """Shares of the selections that each neuron was in, a row a layer.
 
-  Args:
-    title: of the picture.
-    visits: by name of the run: `selections`, how many there were, and for
-      `heads` [L, N] and `mlp` [L, F] the share that each neuron was in.
+  `visits` has, by name of the run, the number of `selections`, and for `heads`
+  [L, N] and `mlp` [L, F] the share that each neuron was in.
   """
   panels = []
   notes = ['Share of the selections that each neuron was in.']
@@ -197,7 +293,7 @@ def heat_maps(
       label = f'{name}: {_UNITS[unit]}' if name else _UNITS[unit]
       label += f' ({never:.1%} never)' if never else ''
       if unit == 'mlp' or width > _CELLS:
-        share, size = runs_lib.sort_into_bins(share, _CELLS)
+        share, size = sort_into_bins(share, _CELLS)
         notes.append(
           f'{_UNITS[unit].capitalize()} are sorted in each layer, the most'
           ' visited first'
@@ -223,3 +319,38 @@ def _draw_visits(title, share, width, axes) -> None:
     axis.set_major_locator(ticker.MaxNLocator(8, integer=True))
   percent = ticker.PercentFormatter(1)
   axes.figure.colorbar(image, ax=axes, pad=0.02, format=percent)
+
+
+def smooth(y: np.ndarray) -> np.ndarray:
+  """Running mean over 5% of the values, at least 5; the first from fewer."""
+  number = np.arange(len(y))
+  reach = np.minimum(max(len(y) // 40, 2), number)
+  low, high = number - reach, np.minimum(number + reach + 1, len(y))
+  total = np.concatenate([[0], np.cumsum(y)])
+  return (total[high] - total[low]) / (high - low)
+
+
+def thin(
+  x: np.ndarray, y: np.ndarray, stretches: int = _STRETCHES
+) -> tuple[np.ndarray, np.ndarray]:
+  """The ends of a line, and the lowest and highest value of each stretch."""
+  if len(y) <= 2 * stretches:
+    return x, y
+  parts = np.array_split(np.arange(len(y)), stretches)
+  extremes = [p[[y[p].argmin(), y[p].argmax()]] for p in parts]
+  kept = np.unique([0, len(y) - 1, *np.ravel(extremes)])
+  return x[kept], y[kept]
+
+
+def sort_into_bins(values: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
+  """Sorts each row [L, F], the most first, and averages neighbours.
+
+  Returns:
+    [L, at most `limit`], and how many values are averaged; the last of a row
+    has the rest.
+  """
+  ordered = -np.sort(-values.astype(np.float64), axis=1)
+  size = -(-ordered.shape[1] // limit)
+  starts = np.arange(0, ordered.shape[1], size)
+  sizes = np.diff([*starts, ordered.shape[1]])
+  return np.add.reduceat(ordered, starts, axis=1) / sizes, size

@@ -1,14 +1,17 @@
 """Tables of runs: results, growth, settings that differ, environment."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import types
 from typing import Any
 
 import numpy as np
 
-from satjax.lab.report import growth, table
 from satjax.lab.report import runs as runs_lib
+from satjax.lab.report import speedup, table
 from satjax.lab.report.runs import Run
+
+HOP_COLUMNS = ('hop', 'step', 'loss before', 'loss after', 'steps to recover')
+_LOSSES = ('growth/loss_before', 'growth/loss_after')
 
 
 def tables(runs: Sequence[Run]) -> list[table.Table]:
@@ -22,24 +25,21 @@ def tables(runs: Sequence[Run]) -> list[table.Table]:
     }
     for own in settings
   ]
-  names = ['', *(run.name for run in runs)]
-  results, *others = [
-    _table(title, names, columns)
-    for title, columns in {
-      'results': [_results(run) for run in runs],
-      'settings that differ': differing,
-      'environment': [_environment(run) for run in runs],
-    }.items()
+  found = [
+    _table('results', runs, list(map(_results, runs))),
+    *_growth(runs),
+    _table('settings that differ', runs, differing),
+    _table('environment', runs, list(map(_environment, runs))),
   ]
-  return [results, *growth.tables(runs), *(t for t in others if t.rows)]
+  return [each for each in found if each.rows]
 
 
-def _table(title, names, columns) -> table.Table:
+def _table(
+  title: str, runs: Sequence[Run], columns: Sequence[Mapping[str, str]]
+) -> table.Table:
   labels = dict.fromkeys(label for column in columns for label in column)
-  rows = [
-    [label, *(column.get(label, '-') for column in columns)] for label in labels
-  ]
-  return table.Table(title, names, rows)
+  rows = [[label, *(c.get(label, '-') for c in columns)] for label in labels]
+  return table.Table(title, ['', *(run.name for run in runs)], rows)
 
 
 def _results(run: Run) -> dict[str, str]:
@@ -56,36 +56,29 @@ def _results(run: Run) -> dict[str, str]:
     last = run.known(f'eval/{source}/loss')[-1:]
     values[f'held-out loss, {source} (nats/token)'] = (last, '{:.4f}')
   rungs = run.columns.get('sparsity/rung', np.empty(0))
+  rates = (
+    _median(run, 'sparsity/omission_rate', rungs == rung)
+    for rung in np.unique(rungs[np.isfinite(rungs)])
+  )
+  bad = run.known('sparsity/nonfinite_scores')[-1:]
   values |= {
     'training time (s)': (run.known('seconds')[-1:], '{:,.1f}'),
     'tokens/s (median)': (_median(run, 'speed/tokens_per_second'), '{:,.0f}'),
     'executed FLOPs': (run.known('flops')[-1:], '{:.3e}'),
     'FLOPs/s (median)': (_median(run, 'speed/flops_per_second'), '{:.3e}'),
     'MFU (median)': (_median(run, 'speed/mfu'), '{:.1%}'),
-    'omission rate by rung': (
-      [
-        rate
-        for rung in np.unique(rungs[np.isfinite(rungs)])
-        for rate in _median(run, 'sparsity/omission_rate', rungs == rung)
-      ],
-      '{:.3g}',
-    ),
-    'scores not finite': (
-      run.known('sparsity/nonfinite_scores')[-1:],
-      '{:.0f}',
-    ),
+    'omission rate by rung': (sum(rates, []), '{:.3g}'),
+    'scores not finite': (bad, '{:.0f}'),
   }
-  for label, (found, form) in values.items():
-    if len(found):
-      cells[label] = ', '.join(form.format(value) for value in found)
-  return cells
+  return cells | {
+    label: ', '.join(map(form.format, found))
+    for label, (found, form) in values.items()
+    if len(found)
+  }
 
 
 def _median(run: Run, column: str, where: Any = slice(None)) -> list[float]:
-  """Of the finite values in some records; empty if there are none."""
-  values = run.columns.get(column, np.full(len(run.columns['step']), np.nan))
-  values = values[where]
-  values = values[np.isfinite(values)]
+  values = run.known(column, where)
   return [np.median(values)] if len(values) else []
 
 
@@ -120,3 +113,70 @@ def _flat(values: Mapping[str, Any], prefix: str = '') -> Iterable[tuple]:
       yield from _flat(value, f'{prefix}{name}.')
     else:
       yield prefix + name, value
+
+
+def _growth(runs: Sequence[Run]) -> list[table.Table]:
+  """What growth did to some runs; no rows where none grew.
+
+  'growth' has a row for every hop. 'speed-up at equal loss' has one for every
+  run that grew against every run that did not: `speedup.speedup_at_equal_loss`
+  of their training losses and of each held-out loss that both have, at shares
+  of the FLOPs of the run that did not grow, '-' where its loss was not
+  reached. FLOPs are those executed, base model included.
+  """
+  grown = [run for run in runs if _hops(run)]
+  others = [run for run in runs if not _hops(run)]
+  hops = [row for run in grown for row in _hop_rows(run)]
+  gains = [row for a in grown for b in others for row in _gains(a, b)]
+  shares = [f'at {share:.0%} of its FLOPs' for share in speedup.SHARES]
+  return [
+    table.Table('growth', HOP_COLUMNS, hops),
+    table.Table('speed-up at equal loss', ['runs', *shares], gains),
+  ]
+
+
+def _hops(run: Run) -> list[int]:
+  """Records at which a run grew; the steps after theirs are of more layers."""
+  marks = [np.isfinite(run.columns[x]) for x in _LOSSES if x in run.columns]
+  return np.flatnonzero(np.any(marks, axis=0)).tolist() if marks else []
+
+
+def _hop_rows(run: Run) -> Iterator[list[str]]:
+  def first(column, where, form):
+    values = run.known(column, where)
+    return format(values[0], form) if len(values) else '-'
+
+  hops = _hops(run)
+  ends = [*hops[1:], len(run.columns['step'])]
+  for number, (hop, end) in enumerate(zip(hops, ends), 1):
+    yield [
+      f'{run.name}, hop {number}',
+      f'{run.columns["step"][hop]:,.0f}',
+      *(first(name, slice(hop, hop + 1), '.4f') for name in _LOSSES),
+      first('growth/steps_to_recover', slice(hop, end), ',.0f'),
+    ]
+
+
+def _gains(run: Run, other: Run) -> Iterator[list[str]]:
+  """Speed-ups of a run that grew, by loss."""
+  last = run.columns['step'][_hops(run)[-1]]
+  losses = {'training': 'train/loss'}
+  for source in runs_lib.sources(run.columns):
+    losses[f'held-out, {source}'] = f'eval/{source}/loss'
+  for label, name in losses.items():
+    scratch, grown = _curve(other, name), _curve(run, name, after=last)
+    if min(scratch.shape[1], grown.shape[1]) > 1:
+      found = speedup.speedup_at_equal_loss(scratch, grown)
+      yield [
+        f'{run.name} against {other.name}, {label}',
+        *(f'{x:+.1%}' if np.isfinite(x) else '-' for x in found),
+      ]
+
+
+def _curve(run: Run, name: str, after: float = 0) -> np.ndarray:
+  """FLOPs and loss [2, records] of the steps after `after`."""
+  if not {name, 'flops'} <= run.columns.keys():
+    return np.empty((2, 0))
+  curve = np.stack([run.columns['flops'], run.columns[name]])
+  fine = np.isfinite(curve).all(axis=0) & (curve[0] > 0)
+  return curve[:, fine & (run.columns['step'] > after)]

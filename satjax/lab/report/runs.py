@@ -3,7 +3,8 @@
 What a run did not record is left out; what cannot be read is an error.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,6 +21,8 @@ from satjax.config import schema
 _TRAINING = tuple(
   f'time/{name}' for name in ('step', 'data', 'probe', 'gather', 'write_back')
 )
+# What is raised by reading a file whose content is broken.
+_BROKEN = (ValueError, TypeError, EOFError, RecursionError, zipfile.BadZipFile)
 _TOTALS = ('tokens', 'flops')  # so far, as time/* are
 
 
@@ -43,9 +46,11 @@ class Run:
   columns: Mapping[str, np.ndarray]
   visits: Mapping[str, np.ndarray]
 
-  def known(self, column: str) -> np.ndarray:
-    """The finite values of a column, in order; empty if it is absent."""
-    values = self.columns.get(column, np.empty(0))
+  def known(self, column: str, where: Any = slice(None)) -> np.ndarray:
+    """The finite values of some records; none where the column is absent."""
+    if column not in self.columns:
+      return np.empty(0)
+    values = self.columns[column][where]
     return values[np.isfinite(values)]
 
 
@@ -78,106 +83,90 @@ def read(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
       columns=_columns(_records(path)),
       config=_read_json(path / 'config.json'),
       environment=_read_json(path / 'environment.json'),
-      visits=_read_visits(path / 'visits.npz'),
+      visits=_read(path / 'visits.npz', 'counts of visits', _counts) or {},
     )
     for path in paths
   ]
 
 
-def _broken(path: pathlib.Path, what: str) -> errors.DataError:
-  return errors.DataError(
-    f'{path} cannot be used: {what}; repair it, or leave {path.parent} out'
-  )
-
-
-def _read_text(path: pathlib.Path) -> str | None:
+def _read(
+  path: pathlib.Path, kind: str, parse: Callable[[pathlib.Path], Any]
+) -> Any:
+  """What `parse` makes of a file of some kind; None where there is none."""
   try:
-    return path.read_text(encoding='utf-8')
+    return parse(path)
   except (FileNotFoundError, NotADirectoryError):
     return None
   except OSError as error:
     raise errors.StorageError(
       f'cannot read {path}: {error.strerror}; make it readable'
     ) from error
-  except UnicodeDecodeError as error:
-    raise _broken(path, 'it is not text') from error
+  except _BROKEN as error:
+    raise errors.DataError(
+      f'{path} cannot be used as {kind}: {error}; repair it, or leave'
+      f' {path.parent} out'
+    ) from error
 
 
 def _records(workdir: pathlib.Path) -> list[dict[str, float | None]]:
-  """The lines of metrics.jsonl; a last one that was cut short is left out."""
-  path = workdir / 'metrics.jsonl'
-  text = _read_text(path)
-  if text is None:
-    below = ' '.join(
-      sorted(str(p.parent) for p in workdir.glob('*/' + path.name))
-    )
+  records = _read(workdir / 'metrics.jsonl', 'metrics', _lines)
+  if records is None:
+    below = sorted(str(p.parent) for p in workdir.glob('*/metrics.jsonl'))
+    wanted = ' '.join(below) or 'a folder that `satjax train` wrote'
     raise errors.ConfigError(
-      f'{workdir} is not a workdir: it has no metrics.jsonl; name'
-      f' {below or "a folder that `satjax train --workdir=...` wrote"}'
+      f'{workdir} is not a workdir: it has no metrics.jsonl; name {wanted}'
     )
-  records, step = [], 0
-  lines = text.split('\n')
-  for number, line in enumerate(lines, 1):
-    record = _parse(line)
-    if record and record['step'] >= step:
-      records.append(record)
-      step = record['step']
-    elif number < len(lines):
-      raise _broken(
-        path,
-        f'line {number}, {line[:60]!r}, is not an object of numbers with a'
-        f' "step" of at least {step}',
-      )
-  if not records:
-    raise _broken(path, 'it has no records')
   return records
 
 
-def _parse(line: str) -> dict[str, float | None] | None:
-  """A record: numbers or null by name, and a step; None if it is not one."""
-  try:
-    record = json.loads(line)
-  except ValueError:
-    return None
-  if not isinstance(record, dict) or not schema.is_number(record.get('step')):
-    return None
-  fine = all(v is None or schema.is_number(v) for v in record.values())
-  return record if fine else None
+def _lines(path: pathlib.Path) -> list[dict[str, float | None]]:
+  """Records of lines; a last one that was cut short is left out."""
+  records, step = [], 0
+  lines = path.read_text(encoding='utf-8').split('\n')
+  for number, line in enumerate(lines, 1):
+    with contextlib.suppress(ValueError):
+      record = json.loads(line)
+      if _is_record(record) and record['step'] >= step:
+        records.append(record)
+        step = record['step']
+        continue
+    if number < len(lines):
+      raise ValueError(
+        f'line {number}, {line[:60]!r}, is not an object of numbers with a'
+        f' "step" of at least {step}'
+      )
+  if not records:
+    raise ValueError('it has no records')
+  return records
+
+
+def _is_record(value: Any) -> bool:
+  """Whether it is an object of numbers or null, with a step."""
+  if not isinstance(value, dict) or not schema.is_number(value.get('step')):
+    return False
+  return all(v is None or schema.is_number(v) for v in value.values())
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  text = _read_text(path)
-  try:
-    value = {} if text is None else json.loads(text)
-  except ValueError as error:
-    raise _broken(path, f'it is not valid JSON ({error})') from error
-  if not isinstance(value, dict):
-    raise _broken(path, 'it is not a JSON object')
-  return value
+  def parse(path):
+    value = json.loads(path.read_text(encoding='utf-8'))
+    if not isinstance(value, dict):
+      raise ValueError(f'it is {errors.brief(value)}')
+    return value
+
+  return _read(path, 'a JSON object', parse) or {}
 
 
-def _read_visits(path: pathlib.Path) -> dict[str, np.ndarray]:
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      visits = dict(file)
-  except FileNotFoundError:
-    return {}
-  except (
-    ValueError,
-    EOFError,
-    OSError,
-    TypeError,
-    zipfile.BadZipFile,
-  ) as error:
-    raise _broken(path, f'it is not an .npz of numbers ({error})') from error
+def _counts(path: pathlib.Path) -> dict[str, np.ndarray] | None:
+  """How often neurons took part; None if nobody selected any."""
+  with np.load(path, allow_pickle=False) as file:
+    visits = dict(file)
   ranks = {n: a.ndim for n, a in visits.items() if a.dtype.kind in 'iu'}
   expected = {'heads': 2, 'mlp': 2, 'selections': 0}
-  if {
-    'selections',
-    *visits,
-  } != ranks.keys() or not ranks.items() <= expected.items():
-    raise _broken(path, f'its integers have ranks {ranks}, not {expected}')
-  return visits if len(visits) > 1 and visits['selections'] > 0 else {}
+  fine = {'selections', *visits} == ranks.keys()
+  if not fine or not ranks.items() <= expected.items():
+    raise ValueError(f'its integers have ranks {ranks}, not {expected}')
+  return visits if len(visits) > 1 and visits['selections'] > 0 else None
 
 
 def _columns(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -215,54 +204,3 @@ def _unwind(seconds: np.ndarray) -> np.ndarray:
 def _fill(step, known, values) -> np.ndarray:
   """Totals at every record, as of a run that begins with 0 of everything."""
   return np.interp(step, [0, *known], [0, *values])
-
-
-def smooth(y: np.ndarray) -> np.ndarray:
-  """Running mean over 5% of the values, at least 5; the first from fewer."""
-  number = np.arange(len(y))
-  reach = np.minimum(max(len(y) // 40, 2), number)
-  low, high = number - reach, np.minimum(number + reach + 1, len(y))
-  total = np.concatenate([[0], np.cumsum(y)])
-  return (total[high] - total[low]) / (high - low)
-
-
-def thin(
-  x: np.ndarray, y: np.ndarray, stretches: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """The ends of a line, and the lowest and highest value of each stretch."""
-  if len(y) <= 2 * stretches:
-    return x, y
-  parts = np.array_split(np.arange(len(y)), stretches)
-  extremes = [p[[y[p].argmin(), y[p].argmax()]] for p in parts]
-  kept = np.unique([0, len(y) - 1, *np.ravel(extremes)])
-  return x[kept], y[kept]
-
-
-def sort_into_bins(values: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
-  """Sorts each row [L, F], the most first, and averages neighbours.
-
-  Returns:
-    [L, at most `limit`], and how many values are averaged; the last of a row
-    has the rest.
-  """
-  ordered = -np.sort(-values.astype(np.float64), axis=1)
-  size = -(-ordered.shape[1] // limit)
-  starts = np.arange(0, ordered.shape[1], size)
-  sizes = np.diff([*starts, ordered.shape[1]])
-  return np.add.reduceat(ordered, starts, axis=1) / sizes, size
-
-
-def activities(
-  runs: Mapping[str, Mapping[str, np.ndarray]],
-) -> tuple[list[str], dict[str, np.ndarray]]:
-  """Runs that logged time/*, and by activity the seconds of each, so far."""
-  names = dict.fromkeys(
-    name for run in runs.values() for name in run if name.startswith('time/')
-  )
-  timed = [name for name, run in runs.items() if run.keys() & names]
-  return timed, {
-    name.removeprefix('time/'): np.array(
-      [runs[r][name][-1] if name in runs[r] else 0 for r in timed]
-    )
-    for name in names
-  }

@@ -11,9 +11,8 @@ SHARES = (0.5, 0.75, 1.0)
 def speedup_at_equal_loss(
   scratch: Curve,
   grown: Curve,
-  at: Sequence[float] | None = None,
+  at: Sequence[float] = SHARES,
   window: float = 0.05,
-  grown_at: float | None = None,
 ) -> np.ndarray:
   """Eq. 48 of Du et al. (2024) along a run: FLOPs scratch / FLOPs grown - 1.
 
@@ -29,12 +28,10 @@ def speedup_at_equal_loss(
 
   Args:
     scratch: (FLOPs, loss) of the run from scratch; FLOPs so far, rising.
-    grown: the same of the run that grew; its FLOPs include the base model's
-      and, where growth was learned, those of learning it.
-    at: shares of the FLOPs of `scratch`; None: 0.5, 0.75 and 1.
+    grown: the same of the run that grew, after its last growth; its FLOPs
+      include the base model's and, where growth was learned, those of learning.
+    at: shares of the FLOPs of `scratch`.
     window: share of the FLOPs of `scratch` to average over; 0: as recorded.
-    grown_at: FLOPs of `grown` at its last growth; points up to there are left
-      out, and with them the base model. None: all points count.
 
   Returns:
     Speed-ups, float64 [shares]; NaN where `grown` never came down to the loss.
@@ -45,19 +42,25 @@ def speedup_at_equal_loss(
     ValueError: curves too short, of unequal lengths, not finite or not sorted
       by FLOPs; a share or a window out of range.
   """
-  shares = _shares(at, window)
+  shares = np.asarray(at, np.float64)
+  fine = shares.ndim == 1 and ((shares > 0) & (shares <= 1)).all()
+  if not fine or not 0 <= window < 1:
+    raise ValueError(
+      f'at {shares.tolist()}, window {window!r}: must be shares of the FLOPs of'
+      ' scratch, above 0 and up to 1, and one from 0 to below 1; give some,'
+      f' such as {SHARES} and 0.05'
+    )
   flops, loss = _curve('scratch', scratch)
-  other, other_loss = _curve('grown', grown, grown_at)
+  other, other_loss = _curve('grown', grown)
   width, wanted = window * flops[-1], shares * flops[-1]
   flops, loss = _falling(flops, loss, width)
   other, other_loss = _falling(other, other_loss, width)
   levels = np.interp(wanted, flops, loss)
-  return np.array(
-    [
-      _first(flops, loss, level) / _first(other, other_loss, level) - 1
-      for level in levels
-    ]
-  )
+  ratios = [
+    _first(flops, loss, level) / _first(other, other_loss, level)
+    for level in levels
+  ]
+  return np.array(ratios) - 1
 
 
 def _falling(flops, loss, width) -> tuple[np.ndarray, np.ndarray]:
@@ -88,18 +91,18 @@ def _first(flops, loss, level) -> float:
   return flops[before] + share * (flops[after] - flops[before])
 
 
-def _curve(name, curve, after=None) -> tuple[np.ndarray, np.ndarray]:
-  """Checked FLOPs and losses, float64 [points]; those after some FLOPs."""
+def _curve(name: str, curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+  """Checked FLOPs and losses, float64 [points]."""
   try:
-    flops, loss = (np.asarray(values, np.float64) for values in curve)
+    flops, loss = np.asarray(curve, np.float64)
   except (TypeError, ValueError) as error:
     raise ValueError(
-      f'{name}: must be a pair of FLOPs and losses; give two lists of numbers'
+      f'{name}: must be FLOPs and losses, two lists of numbers of one length;'
+      ' give a loss for each count of FLOPs'
     ) from error
-  if flops.ndim != 1 or flops.shape != loss.shape:
+  if flops.ndim != 1 or len(flops) < 2:
     raise ValueError(
-      f'{name}: FLOPs of shape {flops.shape} and losses of shape {loss.shape}'
-      ' must be two lists of one length; give a loss for each count of FLOPs'
+      f'{name}: FLOPs of shape {flops.shape}; give a list of at least 2'
     )
   if not (np.isfinite(flops).all() and np.isfinite(loss).all()):
     raise ValueError(
@@ -110,26 +113,4 @@ def _curve(name, curve, after=None) -> tuple[np.ndarray, np.ndarray]:
       f'{name}: FLOPs must be above 0 and never fall; give the FLOPs so far,'
       ' sorted, from the first step on'
     )
-  if after is not None:
-    flops, loss = flops[flops > after], loss[flops > after]
-  if len(flops) < 2:
-    raise ValueError(
-      f'{name}: {len(flops)} points'
-      f'{"" if after is None else " after growth"}; give at least 2'
-    )
   return flops, loss
-
-
-def _shares(at, window) -> np.ndarray:
-  shares = np.asarray(SHARES if at is None else at, np.float64)
-  if shares.ndim != 1 or not ((shares > 0) & (shares <= 1)).all():
-    raise ValueError(
-      f'at {shares.tolist()}: must be shares of the FLOPs of scratch, above 0'
-      ' and up to 1; give some, such as (0.5, 1.0)'
-    )
-  if not 0 <= window < 1:
-    raise ValueError(
-      f'window {window!r}: must be a share of the FLOPs of scratch, from 0 to'
-      ' below 1; give 0.05'
-    )
-  return shares

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 import html as html_lib
+import re
 from typing import NamedTuple
+
+from satjax import console
 
 # Verdicts that a page tints; the word says it, too.
 _TINTS = {
@@ -77,25 +80,20 @@ def _sentences(table: Table) -> str:
 
 def markdown(table: Table) -> str:
   """A table of GitHub's Markdown, without the title and the note."""
-  side = ' --- |' if table.prose else ' ---: |'
-  lines = [
-    f'| {" | ".join(map(escape, table.columns))} |',
-    '| --- |' + side * (len(table.columns) - 1),
-  ]
+  rows = []
   for label, *cells in table.rows:
     label = escape(label) if cells else f'**{escape(label)}**'
-    cells += [''] * (len(table.columns) - 1 - len(cells))
     texts = ['<br>'.join(map(escape, cell.splitlines())) for cell in cells]
-    lines.append(f'| {" | ".join([label, *texts])} |')
-  return '\n'.join([*lines, ''])
+    empty = [''] * (len(table.columns) - 1 - len(cells))
+    rows.append([label, *texts, *empty])
+  heads = list(map(escape, table.columns))
+  return console.markdown(heads, rows, right=not table.prose)
 
 
 def escape(words: str) -> str:
   """Text that Markdown takes as it stands, on one line."""
-  line = ' '.join(words.split()).replace('\\', '\\\\')
-  for mark in '|*_`[]':
-    line = line.replace(mark, f'\\{mark}')
-  return line.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
+  line = re.sub(r'([\\|*_`\[\]])', r'\\\1', ' '.join(words.split()))
+  return html_lib.escape(line, quote=False)
 
 
 def html(table: Table, level: int = 3) -> str:
@@ -111,8 +109,10 @@ def html(table: Table, level: int = 3) -> str:
       )
       continue
     wide = f' class="across" colspan="{across}"'
-    look = _tint if len(cells) == across else lambda _, wide=wide: wide
-    tail = ''.join(f'<td{look(cell)}>{esc(cell)}</td>' for cell in cells)
+    tail = ''.join(
+      f'<td{_tint(cell) if len(cells) == across else wide}>{esc(cell)}</td>'
+      for cell in cells
+    )
     rows.append(f'<tr><th scope="row">{esc(label)}</th>{tail}</tr>')
   note = f'<p>{esc(table.note)}</p>' if table.note else ''
   body = '\n'.join(rows)

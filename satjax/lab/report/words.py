@@ -1,18 +1,18 @@
 """What stands around the tables of a result: title, docstring, notes."""
 
 from collections.abc import Iterator
-import shlex
 
 from satjax.lab.report import results as results_lib
 from satjax.lab.report.results import Result
 
 
 def title(result: Result) -> str:
+  """Without a full stop; of a result without one, its name."""
   return result['title'].strip().rstrip('.') or result['name']
 
 
 def number(value: float | None, form: str) -> str:
-  """'' for none."""
+  """A cell of a table; empty for none."""
   return '' if value is None else form.format(value)
 
 
@@ -64,7 +64,7 @@ def notes(result: Result) -> Iterator[str]:
       ' cost; outside of them nothing is compared.'
     )
   yield from _notes_on_time(result)
-  yield from result.get('notes', ())
+  yield from result['notes']
   environment = result['environment']
   packages = ', '.join(f'{n} {v}' for n, v in environment['packages'].items())
   where = [
@@ -73,7 +73,7 @@ def notes(result: Result) -> Iterator[str]:
     environment['platform'],
   ]
   yield f'{", ".join(filter(None, where))}.'
-  commit = environment.get('commit') or 'unknown'
+  commit = environment['commit'] or 'unknown'
   yield f'Commit {commit}, Python {environment["python"]}, {packages}.'
 
 
@@ -95,11 +95,6 @@ def _notes_on_time(result: Result) -> Iterator[str]:
   if result['process_seconds'] is not None:
     hours = result['process_seconds'] / 3600
     yield f'All runs together took {hours:.2f} hours of one process.'
-
-
-def command(result: Result) -> str:
-  """That wrote the result, as typed."""
-  return shlex.join(result['environment']['command'])
 
 
 def doc(result: Result) -> list[tuple[str, str]]:

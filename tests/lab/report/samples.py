@@ -107,6 +107,7 @@ def result(arms, family='sat', **changes):
     },
     'timing': {'noise': 0.012} if timed else None,
     'paper': None,
+    'notes': [],
     'claims': [claim('holds'), claim('not tested')],
     **changes,
   }
@@ -163,6 +164,14 @@ def growth(**changes):
     'rows': {'stack': [2.151, '+49.1%'], 'learn': [2.2, None]},
   }
   return result(arms, 'growth', paper=paper, **changes)
+
+
+def without_curves(value):
+  """The same with fewer pictures: to draw them takes long."""
+  changed = copy.deepcopy(value)
+  for arm in changed['arms'].values():
+    arm['curves'] = arm['curves'] and dict.fromkeys(arm['curves'])
+  return changed
 
 
 def two_coordinates(rows=('uniform', 'maxip'), columns=('top_k', 'sample')):
