@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from satjax import sharding
-from satjax.train import chunked_loss, loss
+from satjax.train import loss
 from tests import models
 from tests.train import helpers
 
@@ -102,7 +102,7 @@ def test_bfloat16_sums_the_gradient_of_the_matrix_in_float32():
 
   def gradient(chunk, dtype):
     def total(unembed_VD):
-      return chunked_loss.cross_entropy_sum(
+      return loss.chunked_cross_entropy_sum(
         x_BTD.astype(dtype), unembed_VD, batch, chunk
       )
 
@@ -119,7 +119,7 @@ def test_a_matrix_that_stands_still_has_no_gradient_to_compute():
 
   def matmuls(argnums):
     def total(x_BTD, unembed_VD):
-      return chunked_loss.cross_entropy_sum(x_BTD, unembed_VD, batch, 8)
+      return loss.chunked_cross_entropy_sum(x_BTD, unembed_VD, batch, 8)
 
     traced = jax.jit(jax.grad(total, argnums)).trace(x_BTD, unembed_VD)
     text = traced.lower(lowering_platforms=('cpu',)).as_text()
