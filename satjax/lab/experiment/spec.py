@@ -14,6 +14,7 @@ Nothing here needs JAX.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import pathlib
 import sys
@@ -87,6 +88,11 @@ class Scenario:
   def reference(self) -> str:
     return {'sat': 'dense', 'growth': 'scratch'}[self.family]
 
+  def named(self, length: float) -> str:
+    """The reference trained for a share of its steps."""
+    name = self.reference
+    return name if length == 1 else f'{name}, {length:.0%} of the steps'
+
   @property
   def source(self) -> str:
     return self.config.data.eval[0]
@@ -129,8 +135,7 @@ class Claim(NamedTuple):
   expects: tuple[Expect, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
+class Experiment(NamedTuple):
   """An experiment file at a scale."""
 
   name: str
@@ -146,23 +151,13 @@ class Experiment:
   @property
   def frontier(self) -> tuple[str, ...]:
     """The arms of the reference, the shortest first."""
-    lengths = sorted(self.scenario.lengths)
-    return tuple(length_name(self.scenario, x) for x in lengths)
-
-
-def length_name(scenario: Scenario, length: float) -> str:
-  """The reference trained for a share of its steps."""
-  name = scenario.reference
-  return name if length == 1 else f'{name}, {length:.0%} of the steps'
+    return tuple(map(self.scenario.named, sorted(self.scenario.lengths)))
 
 
 def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
-  """Reads an experiment file, which is executed.
+  """Reads an experiment file, which is executed, at one of `SCALES`.
 
-  Args:
-    path: of the file.
-    scale: one of `SCALES`.
-    overrides: `--config.group.key=value`, of the scenario's configuration.
+  `overrides` are `--config.group.key=value`, of the scenario's configuration.
 
   Raises:
     ConfigError: there is no such file, it fails, or lacks something.
@@ -185,12 +180,10 @@ def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
 
   with _explained(file):
     scenario = module.scenario(scale)
-    config = scenario.config
-    for argument in overrides:
-      config = config_file.override(config, argument)
+    config = functools.reduce(config_file.override, overrides, scenario.config)
     scenario = dataclasses.replace(scenario, config=config)
     for length in sorted(scenario.lengths, reverse=True):
-      name = length_name(scenario, length)
+      name = scenario.named(length)
       add(name, {}, group=scenario.reference, length=length)
     module.sweep(add, scenario)
     arms |= {arm.name: arm for arm in scenario.baselines}

@@ -18,7 +18,7 @@ FOLDER = pathlib.Path(spec.__file__).parents[3] / 'experiments'
 FILES = sorted([*FOLDER.glob('sat_*.py'), *FOLDER.glob('growth_*.py')])
 MINE = """
 from experiments import scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE, PAPER = 'Mine', None
 CLAIMS = (spec.Claim('a', 'b', '', (spec.Expect('SAT', 'below', 'time'),)),)
