@@ -94,9 +94,6 @@ TEXT = {
     ' own)',
   },
 }
-SEED = {
-  '--seed': number('N', int, 'of the sampling (default: 0)', default=0),
-}
 
 
 def is_run(options: Any) -> bool:

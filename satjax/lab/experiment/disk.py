@@ -28,15 +28,10 @@ _RESULTS = 2_000_000  # tables and plots
 
 
 class Disk(NamedTuple):
-  """Bytes, at most.
+  """Bytes, at most."""
 
-  Attributes:
-    peak: at a time.
-    lasting: when all is done.
-  """
-
-  peak: float
-  lasting: float
+  peak: float  # at a time
+  lasting: float  # when all is done
 
   def __str__(self) -> str:
     return (

@@ -13,15 +13,10 @@ from satjax.train import phases, workdir
 
 
 class Trials(NamedTuple):
-  """Those of an arm.
+  """Those of an arm."""
 
-  Attributes:
-    search: by learning rate, of the first seed.
-    by_seed: of the best learning rate.
-  """
-
-  search: Mapping[float, Trial]
-  by_seed: Mapping[int, Trial]
+  search: Mapping[float, Trial]  # by learning rate, of the first seed
+  by_seed: Mapping[int, Trial]  # of the best learning rate
 
   @property
   def all(self) -> list[Trial]:
@@ -50,7 +45,7 @@ def result(
   """What experiments/results/NAME.json holds; JSON types only."""
   scenario = experiment.scenario
   arms = {
-    name: _arm(experiment.arms[name], of_arm, timed, scenario.family)
+    name: _arm(experiment.arms[name], of_arm, timed)
     for name, of_arm in trials.items()
   }
   _compare(experiment, arms)
@@ -80,7 +75,10 @@ def result(
       for claim in experiment.claims
     ],
   }
-  return json.loads(json.dumps(value), parse_float=_short)
+  # Seven digits are more than any figure here has.
+  return json.loads(
+    json.dumps(value), parse_float=lambda text: float(f'{float(text):.7g}')
+  )
 
 
 def untested(experiment: spec.Experiment) -> dict[str, Any]:
@@ -95,29 +93,29 @@ def untested(experiment: spec.Experiment) -> dict[str, Any]:
   }
 
 
-def _short(text: str) -> float:
-  """Seven digits are more than any figure here has."""
-  return float(f'{float(text):.7g}')
-
-
 def _process_seconds(trial) -> float:
   """Of the process, compiling and evaluation included."""
   timed = [r for r in trial.records if 'time/step' in r]
-  if not timed:
-    return 0.0
-  return sum(x for n, x in timed[-1].items() if n.startswith('time/'))
+  last = timed[-1] if timed else {}
+  return sum(x for n, x in last.items() if n.startswith('time/'))
 
 
-def _arm(arm, trials, timed, family) -> dict[str, Any]:
+def _arm(arm, trials, timed) -> dict[str, Any]:
   search, by_seed = trials
   reasons = [trial.failure for trial in trials.all if trial.failure]
   rate = best_rate(arm, search)
   some = next(iter((by_seed or search).values()))
   config, num_steps = some.config, some.config.train.num_steps
   last = phases.phase_at(config, num_steps - 1).stage.model
+  # What makes an arm besides overrides stands under a name of its own.
+  more = {
+    name: getattr(arm, name)
+    for name, plain in (('prune', 0), ('rate_factor', 1), ('early_stop', False))
+    if getattr(arm, name) != plain
+  }
   value = {
     'group': arm.group,
-    'overrides': {**arm.overrides, **_more(arm)},
+    'overrides': {**arm.overrides, **more},
     'label': dict(arm.label),
     'learning_rate': rate,
     'search': {f'{x:g}': _validation(arm, t) for x, t in search.items()},
@@ -136,29 +134,14 @@ def _arm(arm, trials, timed, family) -> dict[str, Any]:
   if not by_seed or any(trial.failure for trial in by_seed.values()):
     value['failed'] = reasons[0] if reasons else 'it has not run'
     return value | {'runs': [], 'loss': None} | curves.none()
-  by_step = None
-  if family == 'sat':
-    by_step = timing.seconds(config, timed)
+  by_step = timing.seconds(config, timed)
   if by_step is not None:
     value['seconds'] = float(by_step[-1])
   value['runs'] = [_run(seed, trial) for seed, trial in by_seed.items()]
   losses = list(compare.losses_of(value).values())
-  value['loss'] = {
-    'mean': float(np.mean(losses)),
-    'low': min(losses),
-    'high': max(losses),
-  }
+  mean = float(np.mean(losses))
+  value['loss'] = {'mean': mean, 'low': min(losses), 'high': max(losses)}
   return value | curves.of(list(by_seed.values()), by_step)
-
-
-def _more(arm: spec.Arm) -> dict[str, Any]:
-  """What makes an arm besides overrides, under a name of its own."""
-  plain = spec.Arm('', {})
-  return {
-    name: getattr(arm, name)
-    for name in ('prune', 'rate_factor', 'early_stop')
-    if getattr(arm, name) != getattr(plain, name)
-  }
 
 
 def _omission_rate(config) -> float:
@@ -183,14 +166,13 @@ def _run(seed: int, trial: Trial) -> dict[str, Any]:
 
 def _compare(experiment: spec.Experiment, arms: dict[str, Any]) -> None:
   """Fills in what each arm is against the reference."""
-  lengths = [arms[name] for name in experiment.frontier if name in arms]
-  if not lengths or any(arm['failed'] for arm in lengths):
+  lengths = [arms[name] for name in experiment.frontier]
+  if any(arm['failed'] for arm in lengths):
     return
-  names = {'steps': 'steps', 'flops': 'flops'}
-  if all(arm['seconds'] for arm in lengths):
-    names['time'] = 'seconds'
-  for equal, name in names.items():
-    losses = [compare.losses_of(arm) for arm in lengths]
+  losses = [compare.losses_of(arm) for arm in lengths]
+  for equal, name in (('steps',) * 2, ('flops',) * 2, ('time', 'seconds')):
+    if not all(arm[name] for arm in lengths):
+      continue
     xs = np.array([arm[name] for arm in lengths], np.float64)
     frontier = {
       seed: (xs, np.array([of[seed] for of in losses])) for seed in losses[0]
@@ -203,6 +185,5 @@ def _compare(experiment: spec.Experiment, arms: dict[str, Any]) -> None:
         found = compare.difference(compare.losses_of(arm), other)
         arm['against'][equal] = found
       if equal != 'steps':
-        arm['speedup'][equal] = compare.speedup(
-          frontier, arm[name], arm['loss']['mean']
-        )
+        mean = arm['loss']['mean']
+        arm['speedup'][equal] = compare.speedup(frontier, arm[name], mean)

@@ -26,7 +26,7 @@ def run(
   out: str | os.PathLike | None = None,
   overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """Runs what of an experiment has not run yet, and writes its results.
+  """Runs what of an experiment has not run yet; its result, as in the file.
 
   Args:
     path: of the experiment file.
@@ -35,9 +35,6 @@ def run(
     jobs: runs at a time.
     out: folder of NAME.json, NAME.md and plots; None: `workdir`/results.
     overrides: `--config.group.key=value`, of every run but the base's.
-
-  Returns:
-    The result, as in the JSON file.
 
   Raises:
     ConfigError: the file, or an arm of it, cannot be.

@@ -14,7 +14,7 @@ from satjax.config.run import Config
 from satjax.data import pipeline
 from satjax.interop import models
 from satjax.lab.experiment import disk
-from satjax.lab.experiment.trials import Base, Trial
+from satjax.lab.experiment.trials import FAILED, Base, Trial
 from satjax.model import decoder
 from satjax.sparsity import subnetwork
 from satjax.train import loop, phases, refresh, saved
@@ -26,7 +26,7 @@ def train(trial: Trial) -> None:
   try:
     loop.train(trial.final_config, trial.path)
   except errors.NonFiniteError as error:
-    files.write_json(trial.failure_file, {'reason': str(error)})
+    files.write_json(trial.path / FAILED, {'reason': str(error)})
   disk.give_back(trial.path)
   jax.clear_caches()
   gc.collect()  # TensorBoard's queue has semaphores of the system

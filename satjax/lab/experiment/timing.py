@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from satjax import runtime
 from satjax.config.run import Config
 from satjax.lab.bench import arms as bench_arms
 from satjax.lab.bench import groups as bench_groups
 from satjax.lab.bench import table as bench_table
-from satjax.lab.experiment import work
 from satjax.lab.experiment.trials import digest
 from satjax.train import phases, programs
 from satjax.train import setup as setup_lib
@@ -128,13 +128,15 @@ def _rates(config, phase) -> dict[str, float]:
   }
 
 
-def seconds(config: Config, timing: Mapping[str, Any]) -> np.ndarray | None:
+def seconds(
+  config: Config, timing: Mapping[str, Any] | None
+) -> np.ndarray | None:
   """Seconds of a run after each of its steps, float64 [steps].
 
-  `timing` is that of `measure`, with all cells of the run.
+  `timing` is that of `measure`, with all cells of the run; None: not timed.
   """
-  found = cells(config)
-  if found is None or not timing:
+  found = cells(config) if timing else None
+  if found is None:
     return None
   total, ends = 0.0, []
   for cell in found:
@@ -175,7 +177,7 @@ def measure(dense: Config, wanted: list[Cell], rounds: int) -> dict[str, Any]:
     'dense_seconds': float(np.median(step)),
     'noise': bench_table.noise_floor(again),
     'rounds': rounds,
-    'cores': len(work.cores()),
+    'cores': len(runtime.cores()),
     'cells': {first.key: bench_table.spread(np.ones(1)), **ratios},
   }
   jax.clear_caches()

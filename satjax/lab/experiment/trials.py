@@ -4,6 +4,7 @@ A folder is named by a hash of what the run does, so that experiments which have
 an arm in common, a base, or all runs of the reference, share them.
 """
 
+import bisect
 from collections.abc import Callable
 import copy
 import dataclasses
@@ -18,20 +19,16 @@ from satjax.lab.experiment import spec
 from satjax.sparsity import counts
 from satjax.train import metrics, phases
 
+FAILED = 'failed.json'  # with the reason
+
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-  """A model that trials start from: trained, and perhaps pruned.
+  """A model that trials start from: trained, and perhaps pruned."""
 
-  Attributes:
-    config: of its training.
-    path: its folder.
-    prune: share of heads and channels that are cut off.
-  """
-
-  config: Config
-  path: pathlib.Path
-  prune: float = 0.0
+  config: Config  # of its training
+  path: pathlib.Path  # of its folder
+  prune: float = 0.0  # share of heads and channels that are cut off
 
   @property
   def model(self) -> pathlib.Path:
@@ -47,17 +44,11 @@ class Base:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-  """A training run of an arm, with a learning rate and a seed.
+  """A training run of an arm, with a learning rate and a seed."""
 
-  Attributes:
-    config: of the run; `init_from` is not set where `base` is.
-    path: its folder.
-    base: what it starts from; None: random weights.
-  """
-
-  config: Config
-  path: pathlib.Path
-  base: Base | None = None
+  config: Config  # `init_from` is not set where there is a base
+  path: pathlib.Path  # of its folder
+  base: Base | None = None  # what it starts from; None: random weights
 
   @property
   def final_config(self) -> Config:
@@ -69,13 +60,9 @@ class Trial:
     return dataclasses.replace(self.config, model=model)
 
   @property
-  def failure_file(self) -> pathlib.Path:
-    return self.path / 'failed.json'
-
-  @property
   def failure(self) -> str | None:
     """Why it ended without a model, if it did."""
-    path = self.failure_file
+    path = self.path / FAILED
     return json.loads(path.read_text())['reason'] if path.exists() else None
 
   @property
@@ -185,18 +172,16 @@ def _pruned_sizes(values, rate) -> dict[str, int]:
 
 
 def _with_flops(budget: float, with_steps: Callable[[int], Config]) -> Config:
-  """As many steps as a budget of FLOPs allows, by bisection."""
+  """As many steps as a budget of FLOPs allows."""
 
-  def fits(steps: int) -> bool:
+  def cost(steps: int) -> float:
     try:
-      return total_flops(with_steps(steps)) <= budget
+      return total_flops(with_steps(steps))
     except errors.ConfigError:  # too short for its growth
-      return True
+      return 0.0
 
-  low, high = 1, 2
-  while fits(high):
-    low, high = high, 2 * high
-  while high - low > 1:
-    middle = (low + high) // 2
-    low, high = (middle, high) if fits(middle) else (low, middle)
-  return with_steps(low)
+  high = 2
+  while cost(high) <= budget:
+    high *= 2
+  over = bisect.bisect_right(range(high), budget, lo=high // 2, key=cost)
+  return with_steps(max(1, over - 1))

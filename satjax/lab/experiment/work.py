@@ -16,19 +16,11 @@ _stopping: Any = None  # in a worker: whether the pool is to end
 
 
 class Task(NamedTuple):
-  """A call in a worker.
+  """A call in a worker."""
 
-  Attributes:
-    name: for the progress.
-    cost: how long it takes, in any unit that all tasks share.
-    log: file that its output goes to.
-    function: of `satjax.lab.experiment.tasks`.
-    arguments: of the function.
-  """
-
-  name: str
-  cost: float
-  log: pathlib.Path
+  name: str  # for the progress
+  cost: float  # how long it takes, in any unit that all tasks share
+  log: pathlib.Path  # that its output goes to
   function: Callable[..., Any]
   arguments: tuple[Any, ...]
 
@@ -38,7 +30,7 @@ class Pool:
 
   def __init__(self, jobs: int):
     """Several workers share the cores; ConfigError: there are not so many."""
-    found = cores()
+    found = runtime.cores()
     if not 1 <= jobs <= len(found):
       raise errors.ConfigError(
         f'--jobs={jobs}: this machine lends {len(found)} cores; give every job'
@@ -99,13 +91,6 @@ class Pool:
         future.cancel()
       signal.signal(signal.SIGTERM, old)
     return [future.result() for future in pending]
-
-
-def cores() -> list[int]:
-  """Numbers of the cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return sorted(os.sched_getaffinity(0))
-  return list(range(os.cpu_count() or 1))
 
 
 def _begin(shares: Any, stopping: Any) -> None:
