@@ -28,22 +28,13 @@ def render(
   search = run_lib.plan(experiment, nowhere)
   rows, total = [], 0.0
   for name, of_arm in search.items():
-    trial = next(iter(of_arm.values()))
+    config = next(iter(of_arm.values())).config
     count = len(of_arm) + len(scenario.seeds) - 1
-    total += count * trial.flops
-    steps = trial.config.train.num_steps
-    limit = stretches.plan(trial.config).speedup
-    tokens = steps * trial.config.tokens_per_step
-    rows.append(
-      [
-        name,
-        f'{steps:,}',
-        f'{tokens:,}',
-        f'{trial.flops:.3e}',
-        f'{limit:.2f}x',
-        str(count),
-      ]
-    )
+    steps, found = config.train.num_steps, stretches.plan(config)
+    total += count * found.flops
+    sizes = f'{steps:,}', f'{steps * config.tokens_per_step:,}'
+    costs = f'{found.flops:.3e}', f'{found.speedup:.2f}x'
+    rows.append([name, *sizes, *costs, str(count)])
   every = list(run_lib.every_trial(experiment, nowhere, search))
   hours = total / (_UTILISATION * flops.PEAK[_DEVICE]) / 3600
   text = f'{total:.3e} FLOPs in all'

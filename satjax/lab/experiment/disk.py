@@ -59,7 +59,7 @@ def needed(trials: Iterable[Trial], jobs: int) -> Disk:
         runs[whole.path] = whole.config
   lasting = _RESULTS + sum(map(_model, models.values()))
   lasting += sum(map(_figures, runs.values()))
-  most = heapq.nlargest(jobs, map(_checkpoints, runs.values()))
+  most = heapq.nlargest(jobs, map(_checkpoints, runs.values(), runs))
   return Disk(lasting + sum(most), lasting)
 
 
@@ -81,20 +81,27 @@ def give_back(path: pathlib.Path) -> None:
     shutil.rmtree(path / kind, ignore_errors=True)
 
 
-def _checkpoints(config: Config) -> float:
-  """Of a run, at most: the regular ones, and both sides of every hop."""
+def _checkpoints(config: Config, path: pathlib.Path) -> float:
+  """Of a run, at most: the regular ones, and both sides of every hop.
+
+  Without what is there already, if it was stopped.
+  """
+  there = (
+    file for kind in checkpoint.KINDS for file in (path / kind).rglob('*')
+  )
+  held = sum(file.stat().st_size for file in there)
   train, found = config.train, stages.stages(config)
   sizes = [_state(stage) for stage in found]
   every = train.checkpoint_every
   saved = -(-train.num_steps // every) if every else 1
   # The oldest goes when the next one is whole.
-  regular = min(saved, train.keep_checkpoints + 1) * max(sizes)
+  regular = min(saved + (held > 0), train.keep_checkpoints + 1) * max(sizes)
   hops = sum(
     before + after
     for (before, after), stage in zip(itertools.pairwise(sizes), found[1:])
     if stage.operators
   )
-  return regular + hops
+  return max(0.0, regular + hops - held)
 
 
 def _state(stage: stages.Stage) -> float:

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 
 from satjax import errors, files
-from satjax.config.run import Config
 from satjax.data import pipeline
 from satjax.interop import models
 from satjax.lab.experiment import disk
@@ -45,7 +44,15 @@ def make_pruned(base: Base) -> None:
   """Cuts the heads and channels off a base that matter least, by maxip."""
   if base.model.exists():
     return
-  config = _with_rate(base.config, base.prune)
+  sparsity = dataclasses.replace(
+    base.config.sparsity,
+    head_rate=base.prune,
+    channel_rate=base.prune,
+    importance='maxip',
+    selection='top_k',
+    probe=1.0,
+  )
+  config = dataclasses.replace(base.config, sparsity=sparsity)
   setup = setup_lib.make_setup(config)
   whole = models.load(base.whole.model, setup.tokenizer)
   params = setup.place(jax.device_put(whole.params))
@@ -69,19 +76,6 @@ def make_pruned(base: Base) -> None:
   )
   pruned = models.Model(decoder.fit(model, kept), kept)
   _save(pruned, base.model, tokenizer=setup.tokenizer)
-
-
-def _with_rate(config: Config, rate: float) -> Config:
-  """Chooses once, by the largest mean response to a batch."""
-  sparsity = dataclasses.replace(
-    config.sparsity,
-    head_rate=rate,
-    channel_rate=rate,
-    importance='maxip',
-    selection='top_k',
-    probe=1.0,
-  )
-  return dataclasses.replace(config, sparsity=sparsity)
 
 
 def _save(model: models.Model, path: pathlib.Path, **options: Any) -> None:

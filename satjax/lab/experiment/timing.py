@@ -71,11 +71,9 @@ def dense_cell(config: Config) -> Cell:
 
 
 def cells(config: Config) -> list[Cell] | None:
-  """The cell of every step of a run, and of the refresh before it, in order.
+  """The cell of every step of a run, and of a refresh before it, in order.
 
-  Returns:
-    A cell a step, and one more for each refresh, before its step; None for
-    runs that grow, which are compared by FLOPs.
+  None for runs that grow, which are compared by FLOPs.
   """
   if config.growth.hops:
     return None
@@ -197,8 +195,5 @@ def merge(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
   """Cells timed at different times, all relative to the dense step."""
   if not old:
     return new
-  return {
-    **old,
-    'noise': max(old['noise'], new['noise']),
-    'cells': {**new['cells'], **old['cells']},
-  }
+  noise = max(old['noise'], new['noise'])
+  return {**old, 'noise': noise, 'cells': {**new['cells'], **old['cells']}}

@@ -109,6 +109,21 @@ def test_regular_checkpoints_are_those_kept_and_the_one_being_written(tmp_path):
   assert 1 <= (need.peak - need.lasting) / (STATE * numbers) < 1.1
 
 
+def test_what_a_stopped_trial_has_saved_is_not_asked_for_again(tmp_path):
+  scenario = scenarios.growth('cpu')
+  trial = make_trial(tmp_path, scenario, arms.deepen(scenario), equal='flops')
+  fresh = disk.needed([trial], 1)
+  state = STATE * flops.num_params(trial.config.model)
+  folder = trial.path / 'before_growth' / '2'
+  folder.mkdir(parents=True)
+  (folder / 'state').write_bytes(bytes(state))
+  whole = STATE * flops.num_params(make_trial(tmp_path, scenario).config.model)
+  # The last checkpoint comes beside the one that it was stopped with.
+  assert disk.needed([trial], 1).peak == pytest.approx(
+    fresh.peak - state + whole, rel=0.2
+  )
+
+
 def test_bases_are_counted_until_their_directories_are_there(tmp_path):
   scenario = scenarios.cpt('gpu')
   whole = make_trial(tmp_path, scenario)
