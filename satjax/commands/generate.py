@@ -72,7 +72,7 @@ def run(options: Any) -> None:
   draft = _open_draft(options, model, tokenizer) if options.draft else None
   prompts, end_id = options.prompt or [''], None
   if options.chat:
-    prompts, end_id = _chat(options, tokenizer)
+    prompts, end_id = _chat(options, prompts, tokenizer)
   how = generate.Options(
     max_tokens=options.max_tokens,
     temperature=options.temperature,
@@ -95,7 +95,7 @@ def run(options: Any) -> None:
     print(f'draft: {line}', file=sys.stderr)
 
 
-def _chat(options, tokenizer):
+def _chat(options, prompts, tokenizer):
   """Ids of a chat with each prompt, and the token that ends an answer."""
   from satjax.data.documents import Message
   from satjax.data.encode import Encoder
@@ -105,7 +105,6 @@ def _chat(options, tokenizer):
   if options.workdir:
     template = workdir.read_config(options.workdir).data.template
   encoder = Encoder(tokenizer, template)
-  prompts = options.prompt or ['']
   if not all(prompts):
     raise errors.ConfigError('--chat needs --prompt=TEXT, what the user says')
   chats = [encoder.prompt([Message('user', text)]) for text in prompts]

@@ -110,8 +110,7 @@ def _prepare(options: Any) -> None:
     max_tokens=options.max_tokens,
   )
   workers = options.workers
-  if workers is None:
-    workers = len(runtime.cores())
+  workers = len(runtime.cores()) if workers is None else workers
   begin = time.monotonic()
   with console.Progress('prepare') as bar:
     table = prepare.prepare(
