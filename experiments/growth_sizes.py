@@ -13,8 +13,10 @@ Command   satjax experiment experiments/growth_sizes.py --scale=cpu \\
 Result    experiments/results/growth_sizes.md
 """
 
+import numpy as np
+
 from experiments import arms, scenarios
-from satjax.lab.experiment import compare, spec
+from satjax.lab.experiment import spec
 
 TITLE = 'Model-size scaling'
 PAPER = None
@@ -46,17 +48,17 @@ def sweep(add, scenario):
 
 
 def notes(results):
-  """Fits L = a C^b to both kinds, and extrapolates as the paper does."""
+  """Fits L = a C^b to both kinds, and extrapolates as section 4.2 does."""
   for kind in ('scratch', 'stack'):
     found = [results[f'{kind}, width {width:g}'] for width in WIDTHS]
-    points = [
-      (arm['flops'], arm['loss']['mean']) for arm in found if arm['loss']
-    ]
-    fit = compare.power_law(points)
-    if fit:
-      a, b = fit
-      ahead = 100 * max(flops for flops, _ in points)
-      yield (
-        f'{kind}: L = {a:.4g} C^{b:.4f}; extrapolated to {ahead:.1e} FLOPs'
-        f' {a * ahead**b:.3f} nats'
-      )
+    found = [arm for arm in found if arm['loss']]
+    if len(found) < 2:
+      continue
+    flops = np.array([arm['flops'] for arm in found])
+    losses = np.array([arm['loss']['mean'] for arm in found])
+    b, offset = np.polyfit(np.log(flops), np.log(losses), 1)
+    a, ahead = np.exp(offset), 100 * flops.max()
+    yield (
+      f'{kind}: L = {a:.4g} C^{b:.4f}; extrapolated to {ahead:.1e} FLOPs'
+      f' {a * ahead**b:.3f} nats'
+    )

@@ -1,6 +1,7 @@
 """What a person reads of long work: a progress bar, a table."""
 
 from collections.abc import Callable, Sequence
+import math
 import threading
 import time
 from typing import Any, Self
@@ -55,6 +56,8 @@ class Progress:
       rich_progress.TimeRemainingColumn(),
       console=self._console,
       disable=quiet or not self._console.is_terminal,
+      # Else nothing is known of the rate of pieces that take half a minute.
+      speed_estimate_period=math.inf,
     )
     self._task = self._bar.add_task(
       what, total=total or None, completed=done, text=''

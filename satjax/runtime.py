@@ -23,6 +23,13 @@ def use_huge_pages() -> None:
     os.execv(sys.executable, sys.orig_argv)
 
 
+def cores() -> list[int]:
+  """Numbers of the cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):  # not on macOS
+    return sorted(os.sched_getaffinity(0))
+  return list(range(os.cpu_count() or 1))
+
+
 def prepare() -> None:
   """Settings of a process that will train or time steps."""
   _keep_freed_memory()

@@ -136,11 +136,15 @@ def test_training_goes_on_from_a_model_directory(model_dir, tmp_path, capsys):
   assert first['train/loss'] < 6.1  # a fresh model starts at 6.2
 
 
-def test_a_run_can_be_repeated_from_its_record(workdir, tmp_path):
+def test_the_record_of_a_run_is_its_configuration(workdir, capsys):
   config = workdir / 'config.json'
-  code = cli.main(['train', f'--config={config}', f'--workdir={tmp_path}'])
-  assert code == 0
-  assert (tmp_path / 'config.json').read_text() == config.read_text()
+  before = config.read_text()
+  code = cli.main(['train', f'--config={config}', f'--workdir={workdir}'])
+  assert code == 0 and config.read_text() == before
+  change = '--config.train.num_steps=7'
+  again = ['train', f'--config={config}', change, f'--workdir={workdir}']
+  assert cli.main(again) == 78
+  assert 'config.train.num_steps: 6 -> 7' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -180,9 +184,14 @@ def test_a_config_file_that_fails_names_the_line(tmp_path, capsys):
 
 def test_a_run_that_never_began_does_not_claim_its_folder(tmp_path, capsys):
   train = ['train', *QUICK, f'--workdir={tmp_path}']
-  assert cli.main([*train, '--config.data.train=tape:x']) == 78
-  assert cli.main([*train, '--config.train.num_steps=4']) == 0
-  assert 'other settings' not in capsys.readouterr().err
+  for change, said in (
+    ('--config.data.train=text:nothing*', 'nothing*'),
+    ('--config.data.train=text:nowhere*', 'nowhere*'),
+  ):
+    assert cli.main([*train, change]) in (65, 78)
+    assert (tmp_path / 'config.json').exists()
+    error = capsys.readouterr().err
+    assert said in error and 'other settings' not in error
 
 
 def test_damaged_and_missing_inputs_have_their_exit_codes(tmp_path, capsys):

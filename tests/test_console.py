@@ -39,6 +39,16 @@ def test_lines_come_now_and_then_and_count_what_is_done(capsys):
   assert capsys.readouterr().err == ''
 
 
+def test_a_bar_knows_what_is_left_of_pieces_that_take_minutes(monkeypatch):
+  monkeypatch.setenv('FORCE_COLOR', '1')  # as on a terminal
+  bar, now = console.Progress('runs', 4), [0.0]
+  monkeypatch.setattr(bar._bar, 'get_time', lambda: now[0])
+  for _ in range(3):
+    now[0] += 60
+    bar.advance(1)
+  assert bar._bar.tasks[0].time_remaining == 60
+
+
 def test_a_table_of_markdown():
   assert console.markdown(['a', 'b'], [['x', '1']], right=True) == (
     '| a | b |\n| --- | ---: |\n| x | 1 |\n'

@@ -32,7 +32,7 @@ OPTIONS = shared.required(
     ),
     '--plan': {
       'action': 'store_true',
-      'help': 'print the runs and their FLOPs, and run nothing',
+      'help': 'print the runs, their FLOPs and their disk, and run nothing',
     },
     '--out': {
       'metavar': 'DIR',
@@ -48,7 +48,9 @@ def run(options: Any) -> None:
   if options.plan:
     from satjax.lab.experiment import cost
 
-    print(cost.render(options.file, options.scale, options.overrides))
+    print(
+      cost.render(options.file, options.scale, options.overrides, options.jobs)
+    )
     return
   from satjax.lab.experiment import run as run_lib
   from satjax.lab.report import markdown

@@ -11,61 +11,56 @@ from satjax import errors
 from satjax.commands import shared
 
 SUMMARY = 'continue a text, or several, with a run or a model'
-OPTIONS = (
-  shared.MODEL
-  | {
-    '--prompt': {
-      'metavar': 'TEXT',
-      'action': 'append',
-      'help': 'text to continue (default: none); may be given several times',
-    },
-    '--max_tokens': shared.number(
-      'N', int, 'new tokens, at most (default: 128)', default=128
-    ),
-    '--temperature': shared.number(
-      'T',
-      float,
-      '0: always the most likely token (default); 1: sample',
-      default=0.0,
-    ),
-    '--top_p': shared.number(
-      'P',
-      float,
-      'sample among the most likely tokens alone that have this probability'
-      ' together (default: 1, all)',
-      default=1.0,
-    ),
-    '--stop': {
-      'metavar': 'TEXT',
-      'action': 'append',
-      'default': [],
-      'help': 'end before this text; may be given several times',
-    },
-    '--draft': {
-      'metavar': 'DRAFT',
-      'help': 'smaller model that proposes tokens, for speed: a Hugging Face'
-      ' directory; a number, for as many of the first layers of the model; or'
-      ' before_growth:N of --workdir',
-    },
-    '--num_draft': shared.number(
-      'N', int, 'tokens that it proposes at a time (default: 4)', default=4
-    ),
-    '--compare': {
-      'action': 'store_true',
-      'help': 'generate without the draft too, five times in turns, and say how'
-      ' much faster it is with it',
-    },
-  }
-  | {
-    '--chat': {
-      'action': 'store_true',
-      'help': 'a prompt is what a user says in a chat; the answer ends where'
-      ' the model stops',
-    },
-    '--template': shared.TEXT['--template'],
-  }
-  | shared.SEED
-)
+OPTIONS = shared.MODEL | {
+  '--prompt': {
+    'metavar': 'TEXT',
+    'action': 'append',
+    'help': 'text to continue (default: none); may be given several times',
+  },
+  '--max_tokens': shared.number(
+    'N', int, 'new tokens, at most (default: 128)', default=128
+  ),
+  '--temperature': shared.number(
+    'T',
+    float,
+    '0: always the most likely token (default); 1: sample',
+    default=0.0,
+  ),
+  '--top_p': shared.number(
+    'P',
+    float,
+    'sample among the most likely tokens alone that have this probability'
+    ' together (default: 1, all)',
+    default=1.0,
+  ),
+  '--stop': {
+    'metavar': 'TEXT',
+    'action': 'append',
+    'default': [],
+    'help': 'end before this text; may be given several times',
+  },
+  '--draft': {
+    'metavar': 'DRAFT',
+    'help': 'smaller model that proposes tokens, for speed: a Hugging Face'
+    ' directory; a number, for as many of the first layers of the model; or'
+    ' before_growth:N of --workdir',
+  },
+  '--num_draft': shared.number(
+    'N', int, 'tokens that it proposes at a time (default: 4)', default=4
+  ),
+  '--compare': {
+    'action': 'store_true',
+    'help': 'generate without the draft too, five times in turns, and say how'
+    ' much faster it is with it',
+  },
+  '--chat': {
+    'action': 'store_true',
+    'help': 'a prompt is what a user says in a chat; the answer ends where'
+    ' the model stops',
+  },
+  '--template': shared.TEXT['--template'],
+  '--seed': shared.number('N', int, 'of the sampling (default: 0)', default=0),
+}
 
 
 def run(options: Any) -> None:
@@ -77,7 +72,7 @@ def run(options: Any) -> None:
   draft = _open_draft(options, model, tokenizer) if options.draft else None
   prompts, end_id = options.prompt or [''], None
   if options.chat:
-    prompts, end_id = _chat(options, tokenizer)
+    prompts, end_id = _chat(options, prompts, tokenizer)
   how = generate.Options(
     max_tokens=options.max_tokens,
     temperature=options.temperature,
@@ -100,7 +95,7 @@ def run(options: Any) -> None:
     print(f'draft: {line}', file=sys.stderr)
 
 
-def _chat(options, tokenizer):
+def _chat(options, prompts, tokenizer):
   """Ids of a chat with each prompt, and the token that ends an answer."""
   from satjax.data.documents import Message
   from satjax.data.encode import Encoder
@@ -110,7 +105,6 @@ def _chat(options, tokenizer):
   if options.workdir:
     template = workdir.read_config(options.workdir).data.template
   encoder = Encoder(tokenizer, template)
-  prompts = options.prompt or ['']
   if not all(prompts):
     raise errors.ConfigError('--chat needs --prompt=TEXT, what the user says')
   chats = [encoder.prompt([Message('user', text)]) for text in prompts]

@@ -1,10 +1,9 @@
 """satjax prepare."""
 
-import os
 import time
 from typing import Any
 
-from satjax import errors
+from satjax import errors, runtime
 from satjax.commands import shared
 
 SUMMARY = (
@@ -85,10 +84,10 @@ def run(options: Any) -> None:
   if options.verify:
     size = prepared.verify(options.out)
     print(f'{options.out} is whole: {size / 1e6:,.1f} MB have their checksums')
-    return
-  if not options.source:
+  elif options.source:
+    _prepare(options)
+  else:
     raise errors.ConfigError('name at least one --source=SOURCE')
-  _prepare(options)
 
 
 def _prepare(options: Any) -> None:
@@ -111,40 +110,33 @@ def _prepare(options: Any) -> None:
     max_tokens=options.max_tokens,
   )
   workers = options.workers
-  if workers is None:
-    workers = _num_cores()
+  workers = len(runtime.cores()) if workers is None else workers
   begin = time.monotonic()
   with console.Progress('prepare') as bar:
     table = prepare.prepare(
       mixture, settings, options.out, workers=workers, start=bar.start
     )
-  read = bar.done
   seconds = time.monotonic() - begin
   for part in table.parts:
     print(_render(part))
-  if read:
-    print(f'{seconds:,.1f} s, {read / 1e6 / seconds:,.2f} MB/s')
-  print(
-    f'wrote {options.out}' if read else f'{options.out} was finished before'
-  )
-
-
-def _num_cores() -> int:
-  """Cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):  # not on macOS
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
+  if bar.done:
+    print(f'{seconds:,.1f} s, {bar.done / 1e6 / seconds:,.2f} MB/s')
+    print(f'wrote {options.out}')
+  else:
+    print(f'{options.out} was finished before')
 
 
 def _render(part: Any) -> str:
   """What came of a source."""
   counts = dict(part.counts)
   lines = [f'{part.source}: {counts.pop("documents"):,} documents']
-  for name, count in counts.items():
-    if count:
-      lines.append(f'  {_COUNTS[name]:28} {count:14,}')
-  for name, split in part.splits.items():
-    lines.append(
-      f'  {name:28} {split.num_documents:14,} with {split.num_tokens:,} tokens'
-    )
+  lines += [
+    f'  {_COUNTS[name]:28} {count:14,}'
+    for name, count in counts.items()
+    if count
+  ]
+  lines += [
+    f'  {name:28} {split.num_documents:14,} with {split.num_tokens:,} tokens'
+    for name, split in part.splits.items()
+  ]
   return '\n'.join(lines)

@@ -74,15 +74,11 @@ MODEL = {
 }
 
 
-def _names(text: str) -> tuple[str, ...]:
-  return tuple(name for name in text.split(',') if name)
-
-
 # How records become text, where no configuration says so.
 TEXT = {
   '--columns': {
     'metavar': 'NAMES',
-    'type': _names,
+    'type': lambda names: tuple(filter(None, names.split(','))),
     'default': (),
     'help': 'field of a record with its text or messages, or two, of prompt and'
     ' answer, such as question,answer (default: the usual names)',
@@ -93,9 +89,6 @@ TEXT = {
     'help': 'how pairs and chats are written (default: plain; a run knows its'
     ' own)',
   },
-}
-SEED = {
-  '--seed': number('N', int, 'of the sampling (default: 0)', default=0),
 }
 
 

@@ -5,7 +5,7 @@ learning rate of its own: the frontier. What it would reach with exactly the
 time or the FLOPs of an arm is read off between two of these runs, seed by seed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ def difference(losses: Losses, other: Losses) -> dict[str, Any]:
   seeds = sorted(losses.keys() & other.keys())
   each = [losses[seed] - other[seed] for seed in seeds]
   mean = float(np.mean(each))
-  spread = max(_range([x[s] for s in seeds]) for x in (losses, other))
+  spread = max(np.ptp([x[s] for s in seeds]) for x in (losses, other))
   verdict = 'better' if mean < 0 else 'worse'
   if len(seeds) < 2:
     verdict = 'one seed'
@@ -64,17 +64,9 @@ def difference(losses: Losses, other: Losses) -> dict[str, Any]:
     verdict = 'no difference'
   return {
     'other': float(np.mean([other[seed] for seed in seeds])),
-    'difference': {
-      'mean': mean,
-      'low': float(min(each)),
-      'high': float(max(each)),
-    },
+    'difference': {'mean': mean, 'low': min(each), 'high': max(each)},
     'verdict': verdict,
   }
-
-
-def _range(values: Sequence[float]) -> float:
-  return max(values) - min(values)
 
 
 def losses_of(arm: Mapping[str, Any]) -> Losses:
@@ -144,20 +136,3 @@ def _is_faster(expect, arm, other) -> tuple[bool | None, str]:
 
 
 _WORDS = {'steps': 'steps', 'time': 'time', 'flops': 'FLOPs'}
-
-
-def power_law(
-  points: Sequence[tuple[float, float]],
-) -> tuple[float, float] | None:
-  """The a and b of L = a C^b (Du et al., 2024, section 4.2); None: too few.
-
-  Least squares in the logarithms.
-
-  Args:
-    points: (FLOPs, loss) of models of several sizes, at least two.
-  """
-  if len(points) < 2:
-    return None
-  flops, losses = np.log(np.array(points)).T
-  slope, offset = np.polyfit(flops, losses, 1)
-  return float(np.exp(offset)), float(slope)

@@ -1,58 +1,53 @@
-"""What an experiment would run, and how many FLOPs that takes."""
+"""What an experiment would run, how many FLOPs and how much disk that takes."""
 
 from collections.abc import Sequence
+import os
 import pathlib
 
-from satjax import flops
+from satjax import console, flops
+from satjax.lab.experiment import disk, spec
 from satjax.lab.experiment import run as run_lib
-from satjax.lab.experiment import spec
 from satjax.lab.plan import stretches
 
 _DEVICE, _UTILISATION = 'NVIDIA H200', 0.4  # of dense steps, a usual share
+_COLUMNS = 'arm', 'steps', 'tokens', 'FLOPs of a run', 'FLOPs limit', 'runs'
 
 
-def render(path: str, scale: str, overrides: Sequence[str] = ()) -> str:
+def render(
+  path: str, scale: str, overrides: Sequence[str] = (), jobs: int = 1
+) -> str:
   """The arms of an experiment as a Markdown table; nothing runs.
+
+  What is found in a workdir does not count.
 
   Raises:
     ConfigError: as `run.run`.
   """
   experiment = spec.load(path, scale, overrides)
-  scenario = experiment.scenario
-  search = run_lib.plan(experiment, pathlib.Path())
-  lines = [
-    f'{experiment.title}, scale {scale}: {len(search)} arms, learning rates'
-    f' {", ".join(f"{x:g}" for x in scenario.learning_rates)}, seeds'
-    f' {", ".join(map(str, scenario.seeds))}.',
-    '',
-    '| arm | steps | tokens | FLOPs of a run | FLOPs limit | runs |',
-    '|' + ' --- |' * 6,
-  ]
-  total, more = 0.0, len(scenario.seeds) - 1
+  scenario, nowhere = experiment.scenario, pathlib.Path(os.devnull)
+  search = run_lib.plan(experiment, nowhere)
+  rows, total = [], 0.0
   for name, of_arm in search.items():
-    run = next(iter(of_arm.values()))
-    count = len(of_arm) + more
-    total += count * run.flops
-    steps = run.config.train.num_steps
-    limit = stretches.plan(run.config).speedup
-    lines.append(
-      f'| {name} | {steps:,} | {steps * run.config.tokens_per_step:,} |'
-      f' {run.flops:.3e} | {limit:.2f}x | {count} |'
-    )
-  bases = {
-    run.base.model: run.base
-    for of_arm in search.values()
-    for run in of_arm.values()
-    if run.base
-  }
+    config = next(iter(of_arm.values())).config
+    count = len(of_arm) + len(scenario.seeds) - 1
+    steps, found = config.train.num_steps, stretches.plan(config)
+    total += count * found.flops
+    sizes = f'{steps:,}', f'{steps * config.tokens_per_step:,}'
+    costs = f'{found.flops:.3e}', f'{found.speedup:.2f}x'
+    rows.append([name, *sizes, *costs, str(count)])
+  every = list(run_lib.every_trial(experiment, nowhere, search))
   hours = total / (_UTILISATION * flops.PEAK[_DEVICE]) / 3600
   text = f'{total:.3e} FLOPs in all'
+  bases = {trial.base.model for trial in every if trial.base}
   if bases:
     text += f', {len(bases)} bases not counted'
   if hours > 0.01:
-    text += (
-      f': {hours:,.3g} hours of one {_DEVICE} at {_UTILISATION:.0%} of its'
-    )
-    text += ' peak'
-  lines += ['', f'{text}.']
-  return '\n'.join(lines)
+    text += f': {hours:,.3g} hours of one {_DEVICE} at {_UTILISATION:.0%} of'
+    text += ' its peak'
+  rates = ', '.join(f'{x:g}' for x in scenario.learning_rates)
+  seeds = ', '.join(map(str, scenario.seeds))
+  return (
+    f'{experiment.title}, scale {scale}: {len(search)} arms, learning rates'
+    f' {rates}, seeds {seeds}.\n\n{console.markdown(_COLUMNS, rows)}\n{text}.\n'
+    f'{disk.needed(every, jobs)}.'
+  )

@@ -1,12 +1,11 @@
-"""What a run was like on its way: curves, ladder, visits, hops."""
+"""What a trial was like on its way: curves, ladder, visits, hops."""
 
 from collections.abc import Sequence
-import math
 from typing import Any
 
 import numpy as np
 
-from satjax.lab.experiment.runs import Run
+from satjax.lab.experiment.trials import Trial
 
 _POINTS = 40  # of a curve
 _BINS = 64  # of a heat map of channels
@@ -17,43 +16,42 @@ def none() -> dict[str, Any]:
   return {'curves': None, 'ladder': None, 'visits': None, 'growth': []}
 
 
-def of(runs: Sequence[Run], by_step: np.ndarray | None) -> dict[str, Any]:
+def of(trials: Sequence[Trial], by_step: np.ndarray | None) -> dict[str, Any]:
   """Means over seeds along the run, and what is known of its first one.
 
   Args:
-    runs: of the seeds, with the same steps.
+    trials: of the seeds, with the same steps.
     by_step: seconds after each step, float64 [steps]; None: not timed.
   """
-  records = [[r for r in run.records if 'train/loss' in r] for run in runs]
+  records = [[r for r in t.records if 'train/loss' in r] for t in trials]
   first = records[0]
   steps = np.array([r['step'] for r in first])
   loss = np.mean([[r['train/loss'] for r in each] for each in records], axis=0)
   taken = np.unique(np.linspace(0, len(steps) - 1, _POINTS).round().astype(int))
-  found = [run.evaluations for run in runs]
+  shown = steps[taken]
+  seconds = None if by_step is None else by_step[shown - 1].tolist()
+  evaluations = [trial.evaluations for trial in trials]
+  losses = [[e['validation'] for e in each] for each in evaluations]
 
   def column(name):
     return [first[i][name] for i in taken]
 
   return {
     'curves': {
-      'step': steps[taken].tolist(),
+      'step': shown.tolist(),
       'tokens': column('tokens'),
       'flops': column('flops'),
-      'seconds': None
-      if by_step is None
-      else by_step[steps[taken] - 1].tolist(),
+      'seconds': seconds,
       'train': _smooth(loss)[taken].tolist(),
-      'validation_step': [e['step'] for e in found[0]],
-      'validation': np.mean(
-        [[e['validation'] for e in each] for each in found], axis=0
-      ).tolist(),
+      'validation_step': [e['step'] for e in evaluations[0]],
+      'validation': np.mean(losses, axis=0).tolist(),
     },
     'ladder': {
-      'step': steps[taken].tolist(),
+      'step': shown.tolist(),
       'omission_rate': column('sparsity/omission_rate'),
     },
-    'visits': _visits(runs[0]),
-    'growth': _growth(runs[0].records),
+    'visits': _visits(trials[0]),
+    'growth': _growth(trials[0].records),
   }
 
 
@@ -66,9 +64,9 @@ def _smooth(values: np.ndarray) -> np.ndarray:
   return (total[ends] - total[starts]) / (ends - starts)
 
 
-def _visits(run: Run) -> dict[str, Any] | None:
+def _visits(trial: Trial) -> dict[str, Any] | None:
   """Share of selections that neurons were in; channels sorted and binned."""
-  path = run.path / 'visits.npz'
+  path = trial.path / 'visits.npz'
   if not path.exists():
     return None
   with np.load(path) as file:
@@ -79,20 +77,18 @@ def _visits(run: Run) -> dict[str, Any] | None:
     ordered = -np.sort(-shares['mlp'], axis=1)
     bins = np.array_split(ordered, min(_BINS, ordered.shape[1]), axis=1)
     shares['mlp'] = np.stack([b.mean(axis=1) for b in bins], axis=1)
-  return {
-    'selections': total,
-    **{name: np.round(share, 4).tolist() for name, share in shares.items()},
-  }
+  rounded = {n: np.round(share, 4).tolist() for n, share in shares.items()}
+  return {'selections': total, **rounded}
 
 
 def _growth(records) -> list[dict[str, float]]:
   """The hops of a run."""
-  hops = [dict(r) for r in records if 'growth/loss_before' in r]
-  for number, hop in enumerate(hops):
-    end = hops[number + 1]['step'] if number + 1 < len(hops) else math.inf
-    for record in records:
-      if hop['step'] <= record['step'] < end:
-        hop |= {n: x for n, x in record.items() if n.endswith('to_recover')}
+  hops = []
+  for record in records:
+    if 'growth/loss_before' in record:
+      hops.append(dict(record))
+    elif hops and 'growth/steps_to_recover' in record:
+      hops[-1]['growth/steps_to_recover'] = record['growth/steps_to_recover']
   wanted = ('loss_before', 'loss_after', 'steps_to_recover')
   return [
     {'step': hop['step'], **{n: hop.get(f'growth/{n}') for n in wanted}}

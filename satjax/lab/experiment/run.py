@@ -1,17 +1,20 @@
-"""An experiment from its file to its results: bases, timing, runs, tables."""
+"""An experiment from its file to its results: bases, timing, trials, tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import importlib.util
 import json
 import os
 import pathlib
+import sys
 from typing import Any
 
 from satjax import errors, files
-from satjax.lab.experiment import results, runs, spec, tasks, timing, work
-from satjax.lab.experiment.runs import Run
+from satjax.lab.experiment import disk, results, spec, tasks, timing, work
+from satjax.lab.experiment.trials import Trial, make_trial, total_flops
 from satjax.lab.report import markdown, plots
+
+Search = dict[str, dict[float, Trial]]  # by arm and learning rate
 
 
 def run(
@@ -23,7 +26,7 @@ def run(
   out: str | os.PathLike | None = None,
   overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """Runs what of an experiment has not run yet, and writes its results.
+  """Runs what of an experiment has not run yet; its result, as in the file.
 
   Args:
     path: of the experiment file.
@@ -33,23 +36,27 @@ def run(
     out: folder of NAME.json, NAME.md and plots; None: `workdir`/results.
     overrides: `--config.group.key=value`, of every run but the base's.
 
-  Returns:
-    The result, as in the JSON file.
-
   Raises:
     ConfigError: the file, or an arm of it, cannot be.
+    StorageError: there is too little disk, or it cannot be written.
     Preempted: asked to stop; the same command goes on.
   """
   experiment = spec.load(path, scale, overrides)
   folder = pathlib.Path(workdir).resolve() / scale
   search = plan(experiment, folder)
+  need = disk.needed(every_trial(experiment, folder, search), jobs)
+  disk.check(need, folder)
   with work.Pool(jobs) as pool:
+    print(f'{experiment.name}: {need}', file=sys.stderr)
     _make_bases(pool, search)
     timed = _measure(pool, experiment, folder, search)
     _train(pool, 'learning rates', _flat(search))
-    found = _seeds(experiment, folder, search)
-    _train(pool, 'seeds', [r for f in found.values() for r in f.runs.values()])
-  value = results.result(experiment, found, timed)
+    arms = {
+      name: _with_seeds(experiment, folder, name, of_arm)
+      for name, of_arm in search.items()
+    }
+    _train(pool, 'seeds', [t for arm in arms.values() for t in arm.all])
+  value = results.result(experiment, arms, timed)
   write(value, pathlib.Path(out) if out else folder.parent / 'results' / scale)
   return value
 
@@ -71,14 +78,12 @@ def write(value: dict[str, Any], folder: pathlib.Path) -> None:
     ) from error
 
 
-def plan(
-  experiment: spec.Experiment, folder: pathlib.Path
-) -> dict[str, dict[float, Run]]:
-  """The runs of the search, by arm and learning rate; checks all of them."""
+def plan(experiment: spec.Experiment, folder: pathlib.Path) -> Search:
+  """The trials of the search; checks all of them."""
   scenario = experiment.scenario
   return {
     name: {
-      rate * arm.rate_factor: runs.make_run(
+      rate * arm.rate_factor: make_trial(
         folder, scenario, arm, rate, scenario.seeds[0]
       )
       for rate in scenario.learning_rates
@@ -87,37 +92,58 @@ def plan(
   }
 
 
-def _flat(search) -> list[Run]:
-  return [run for of_arm in search.values() for run in of_arm.values()]
+def every_trial(
+  experiment: spec.Experiment, folder: pathlib.Path, search: Search
+) -> Iterator[Trial]:
+  """The search, and the other seeds: before it is done, in size alone."""
+  for name, of_arm in search.items():
+    if all(trial.is_done for trial in of_arm.values()):
+      yield from _with_seeds(experiment, folder, name, of_arm).all
+      continue
+    yield from of_arm.values()
+    some = next(iter(of_arm.values()))
+    for seed in experiment.scenario.seeds[1:]:
+      yield dataclasses.replace(some, path=some.path / str(seed))
 
 
-def _make_bases(pool: work.Pool, search) -> None:
-  bases = [run.base for run in _flat(search) if run.base]
-  whole = [dataclasses.replace(base, prune=0.0) for base in bases]
-  pruned = [base for base in bases if base.prune]
+def _flat(search: Search) -> list[Trial]:
+  return [trial for of_arm in search.values() for trial in of_arm.values()]
+
+
+def _make_bases(pool: work.Pool, search: Search) -> None:
+  bases = [trial.base for trial in _flat(search) if trial.base]
   for label, make, wanted in (
-    ('base', tasks.make_base, whole),
-    ('pruned base', tasks.make_pruned, pruned),
+    ('base', tasks.make_base, [base.whole for base in bases]),
+    ('pruned base', tasks.make_pruned, [base for base in bases if base.prune]),
   ):
     missing = [b for b in dict.fromkeys(wanted) if not b.model.exists()]
     pool.run(label, [_task(base, make) for base in missing])
+  for path in {base.path for base in bases}:
+    disk.give_back(path)
 
 
 def _task(what: Any, function: Callable[..., None]) -> work.Task:
-  cost = runs.total_flops(what.config)
-  name = what.path.name
-  return work.Task(name, cost, what.path / 'log.txt', function, (what,))
+  cost, log = total_flops(what.config), what.path / 'log.txt'
+  return work.Task(what.path.name, cost, log, function, (what,))
 
 
-def _train(pool: work.Pool, label: str, wanted: Sequence[Run]) -> None:
-  open_runs = {run.path: run for run in wanted if not run.is_done}
+def _train(pool: work.Pool, label: str, wanted: Sequence[Trial]) -> None:
+  trials = {}
+  for trial in wanted:
+    if trial.is_done:  # perhaps of an experiment that was killed, or is old
+      disk.give_back(trial.path)
+    else:
+      trials[trial.path] = trial
   # The longest first: no worker waits long for the last one.
-  ordered = sorted(open_runs.values(), key=lambda run: -run.flops)
-  pool.run(label, [_task(run, tasks.train_run) for run in ordered])
+  ordered = sorted(trials.values(), key=lambda trial: -trial.flops)
+  pool.run(label, [_task(trial, tasks.train) for trial in ordered])
 
 
 def _measure(
-  pool: work.Pool, experiment: spec.Experiment, folder: pathlib.Path, search
+  pool: work.Pool,
+  experiment: spec.Experiment,
+  folder: pathlib.Path,
+  search: Search,
 ) -> dict[str, Any] | None:
   """Step times of everything that runs; alone on the machine, and once."""
   scenario = experiment.scenario
@@ -126,40 +152,43 @@ def _measure(
   dense = next(iter(search[scenario.reference].values())).config
   path = folder / 'timing' / f'{timing.dense_cell(dense).key}.json'
   old = json.loads(path.read_text()) if path.exists() else None
-  wanted = {}
-  for run in _flat(search):
-    for cell in timing.cells(run.config) or ():
-      if not old or cell.key not in old['cells']:
-        wanted[cell.key] = cell
-  if wanted:
-    task = work.Task(
-      f'{len(wanted)} steps and refreshes',
-      1.0,
-      folder / 'timing' / 'log.txt',
-      timing.measure,
-      (dense, list(wanted.values()), timing.ROUNDS[experiment.scale]),
-    )
-    (new,) = pool.run('timing', [task])
-    old = timing.merge(old, new)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, old)
-  return old
+  wanted = {
+    cell.key: cell
+    for trial in _flat(search)
+    for cell in timing.cells(trial.config) or ()
+    if not old or cell.key not in old['cells']
+  }
+  if not wanted:
+    return old
+  rounds = timing.ROUNDS[experiment.scale]
+  task = work.Task(
+    f'{len(wanted)} steps and refreshes',
+    1.0,
+    folder / 'timing' / 'log.txt',
+    timing.measure,
+    (dense, list(wanted.values()), rounds),
+  )
+  (new,) = pool.run('timing', [task])
+  merged = timing.merge(old, new)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  files.write_json(path, merged)
+  return merged
 
 
-def _seeds(
-  experiment: spec.Experiment, folder: pathlib.Path, search
-) -> dict[str, results.Found]:
-  """The runs of every seed with the best learning rate of each arm."""
-  scenario = experiment.scenario
-  found = {}
-  for name, arm in experiment.arms.items():
-    best = results.best_rate(arm, search[name])
-    of_arm = {}
-    if best is not None:
-      rate = best / arm.rate_factor
-      of_arm = {
-        seed: runs.make_run(folder, scenario, arm, rate, seed)
-        for seed in scenario.seeds
-      }
-    found[name] = results.Found(search[name], of_arm)
-  return found
+def _with_seeds(
+  experiment: spec.Experiment,
+  folder: pathlib.Path,
+  name: str,
+  of_arm: dict[float, Trial],
+) -> results.Trials:
+  """The trials of an arm whose search is done: the best rate, every seed."""
+  arm, scenario = experiment.arms[name], experiment.scenario
+  best = results.best_rate(arm, of_arm)
+  if best is None:
+    return results.Trials(of_arm, {})
+  rate = best / arm.rate_factor
+  by_seed = {
+    seed: make_trial(folder, scenario, arm, rate, seed)
+    for seed in scenario.seeds
+  }
+  return results.Trials(of_arm, by_seed)

@@ -14,6 +14,7 @@ Nothing here needs JAX.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import pathlib
 import sys
@@ -32,29 +33,19 @@ EQUAL = ('steps', 'time', 'flops')
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-  """One way to train.
-
-  Attributes:
-    name: in tables.
-    overrides: of the scenario's configuration, by dotted key.
-    group: heading that it stands under.
-    label: coordinates for plots, at most two.
-    equal: what it has as much of as the reference.
-    length: share of that.
-    prune: share of heads and channels that are cut off the base for good.
-    early_stop: count the step of the lowest validation loss, not the last.
-    rate_factor: on all learning rates of the search (adapters want larger).
-  """
+  """One way to train; its name stands in tables."""
 
   name: str
-  overrides: Mapping[str, Any]
-  group: str = ''
+  overrides: Mapping[str, Any]  # of the scenario's config, by dotted key
+  group: str = ''  # heading that it stands under
+  # Coordinates for plots, at most two.
   label: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  # What it has as much of as the reference, or a share of that.
   equal: Literal['steps', 'flops'] = 'steps'
   length: float = 1.0
-  prune: float = 0.0
-  early_stop: bool = False
-  rate_factor: float = 1.0
+  prune: float = 0.0  # share of heads and channels cut off the base for good
+  early_stop: bool = False  # count the step of the lowest validation loss
+  rate_factor: float = 1.0  # on all learning rates (adapters want larger)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +78,11 @@ class Scenario:
   def reference(self) -> str:
     return {'sat': 'dense', 'growth': 'scratch'}[self.family]
 
+  def named(self, length: float) -> str:
+    """The reference trained for a share of its steps."""
+    name = self.reference
+    return name if length == 1 else f'{name}, {length:.0%} of the steps'
+
   @property
   def source(self) -> str:
     return self.config.data.eval[0]
@@ -99,38 +95,25 @@ class Scenario:
 class Expect(NamedTuple):
   """That an arm ends 'below' another, 'not above' it, or is 'faster' than it.
 
-  Attributes:
-    arm: whose loss, or seconds, are compared.
-    relation: of the losses, where what is smaller than the spread of the seeds
-      is no difference; or of the seconds.
-    other: an arm, or one of `EQUAL`: the reference at as much of that.
-    by: how many times faster, at least.
+  Of losses, what is smaller than the spread of the seeds is no difference.
   """
 
   arm: str
   relation: Literal['below', 'not above', 'faster']
-  other: str
-  by: float = 1.0
+  other: str  # an arm, or one of `EQUAL`: the reference at as much of that
+  by: float = 1.0  # how many times faster, at least
 
 
 class Claim(NamedTuple):
-  """A claim of a paper, or of ours, and what it takes to hold.
-
-  Attributes:
-    text: the claim.
-    source: who says so, and where.
-    paper: the figure published; '' if there is none.
-    expects: holds if all of them are true, holds partly if some are.
-  """
+  """A claim of a paper, or of ours, and what it takes to hold."""
 
   text: str
-  source: str
-  paper: str
-  expects: tuple[Expect, ...]
+  source: str  # who says so, and where
+  paper: str  # the figure published; '' if there is none
+  expects: tuple[Expect, ...]  # holds if all are true, partly if some are
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
+class Experiment(NamedTuple):
   """An experiment file at a scale."""
 
   name: str
@@ -146,23 +129,13 @@ class Experiment:
   @property
   def frontier(self) -> tuple[str, ...]:
     """The arms of the reference, the shortest first."""
-    lengths = sorted(self.scenario.lengths)
-    return tuple(length_name(self.scenario, x) for x in lengths)
-
-
-def length_name(scenario: Scenario, length: float) -> str:
-  """The reference trained for a share of its steps."""
-  name = scenario.reference
-  return name if length == 1 else f'{name}, {length:.0%} of the steps'
+    return tuple(map(self.scenario.named, sorted(self.scenario.lengths)))
 
 
 def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
-  """Reads an experiment file, which is executed.
+  """Reads an experiment file, which is executed, at one of `SCALES`.
 
-  Args:
-    path: of the file.
-    scale: one of `SCALES`.
-    overrides: `--config.group.key=value`, of the scenario's configuration.
+  `overrides` are `--config.group.key=value`, of the scenario's configuration.
 
   Raises:
     ConfigError: there is no such file, it fails, or lacks something.
@@ -185,12 +158,10 @@ def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
 
   with _explained(file):
     scenario = module.scenario(scale)
-    config = scenario.config
-    for argument in overrides:
-      config = config_file.override(config, argument)
+    config = functools.reduce(config_file.override, overrides, scenario.config)
     scenario = dataclasses.replace(scenario, config=config)
     for length in sorted(scenario.lengths, reverse=True):
-      name = length_name(scenario, length)
+      name = scenario.named(length)
       add(name, {}, group=scenario.reference, length=length)
     module.sweep(add, scenario)
     arms |= {arm.name: arm for arm in scenario.baselines}

@@ -10,24 +10,22 @@ experiments share cells as they share runs.
 from collections.abc import Mapping
 import dataclasses
 import functools
-import hashlib
-import json
 from typing import Any
 
 import jax
 import numpy as np
 
+from satjax import runtime
 from satjax.config.run import Config
 from satjax.lab.bench import arms as bench_arms
 from satjax.lab.bench import groups as bench_groups
 from satjax.lab.bench import table as bench_table
-from satjax.lab.experiment import work
+from satjax.lab.experiment.trials import digest
 from satjax.train import phases, programs
 from satjax.train import setup as setup_lib
 
 ROUNDS = {'smoke': 2, 'cpu': 15, 'gpu': 15, 'paper': 15}
 _STEPS = 2  # of an arm at a time
-_WARMUP = 2
 # Settings that change which neurons take part, not the program that trains.
 _CHOICE = {
   'importance': 'magnitude',
@@ -38,15 +36,25 @@ _CHOICE = {
   'stale_scores': False,
 }
 _CONSTANT = {'shape': 'ladder', 'split': 1.0, 'rungs': 1, 'warm_start': 0.0}
+# Of a dense step, whatever else the run does at other times.
+_PLAIN = {
+  'head_rate': 0.0,
+  'channel_rate': 0.0,
+  'execution': 'compact',
+  'omitted_forward': 'skip',
+  'omitted': 'frozen',
+  'bias_correction': 'global',
+  'rescale': 'none',
+  'dense_layers': (0, 0),
+  'layer_scale': (),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """Something whose time counts.
+  """A train step of one constant shape, or a change of its selection.
 
-  Attributes:
-    config: of one constant shape, with what does not matter set aside.
-    is_refresh: a change of the selection; else a train step.
+  `config` is of that shape, with what does not matter set aside.
   """
 
   config: Config
@@ -54,8 +62,7 @@ class Cell:
 
   @functools.cached_property
   def key(self) -> str:
-    text = json.dumps([self.config.to_dict(), self.is_refresh], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return digest(self.config.to_dict(), self.is_refresh)
 
 
 def dense_cell(config: Config) -> Cell:
@@ -64,11 +71,9 @@ def dense_cell(config: Config) -> Cell:
 
 
 def cells(config: Config) -> list[Cell] | None:
-  """The cell of every step of a run, and of the refresh before it, in order.
+  """The cell of every step of a run, and of a refresh before it, in order.
 
-  Returns:
-    A cell a step, and one more for each refresh, before its step; None for
-    runs that grow, which are compared by FLOPs.
+  None for runs that grow, which are compared by FLOPs.
   """
   if config.growth.hops:
     return None
@@ -102,20 +107,6 @@ def _cell(config, phase, is_refresh) -> Cell:
   return Cell(Config.from_dict(values), is_refresh)
 
 
-# Of a dense step, whatever else the run does at other times.
-_PLAIN = {
-  'head_rate': 0.0,
-  'channel_rate': 0.0,
-  'execution': 'compact',
-  'omitted_forward': 'skip',
-  'omitted': 'frozen',
-  'bias_correction': 'global',
-  'rescale': 'none',
-  'dense_layers': (0, 0),
-  'layer_scale': (),
-}
-
-
 def _widest_cut(config) -> int:
   """The rung that leaves out the most."""
   both = phases.ladders(config).values()
@@ -135,15 +126,15 @@ def _rates(config, phase) -> dict[str, float]:
   }
 
 
-def seconds(config: Config, timing: Mapping[str, Any]) -> np.ndarray | None:
+def seconds(
+  config: Config, timing: Mapping[str, Any] | None
+) -> np.ndarray | None:
   """Seconds of a run after each of its steps, float64 [steps].
 
-  Args:
-    config: of the run.
-    timing: of `measure`; it has all cells of the run.
+  `timing` is that of `measure`, with all cells of the run; None: not timed.
   """
-  found = cells(config)
-  if found is None or not timing:
+  found = cells(config) if timing else None
+  if found is None:
     return None
   total, ends = 0.0, []
   for cell in found:
@@ -156,31 +147,27 @@ def seconds(config: Config, timing: Mapping[str, Any]) -> np.ndarray | None:
 def measure(dense: Config, wanted: list[Cell], rounds: int) -> dict[str, Any]:
   """Times cells against the dense step; weights and tokens are random.
 
-  Args:
-    dense: of the reference.
-    wanted: what to time besides.
-    rounds: visits to each.
-
   Returns:
     'dense_seconds' of a step; 'noise', how far two equal arms stray; 'cells',
     by key the spread of the ratio of a step, or a refresh, to the dense step;
     'rounds', and how many 'cores' ran them.
   """
   first = dense_cell(dense)
-  arms = {'dense': _arm(first.config), 'dense again': _arm(first.config)}
-  tasks = {n: functools.partial(arm.steps, _STEPS) for n, arm in arms.items()}
-  for cell in wanted:
-    arm = arms[cell.key] = _arm(cell.config)
-    task = functools.partial(arm.steps, _STEPS)
-    tasks[cell.key] = arm.refresh if cell.is_refresh else task
-  for name, task in tasks.items():
-    arms[name].steps(_WARMUP)
-    task()
+  visited = {'dense': first, 'dense again': first}
+  visited |= {cell.key: cell for cell in wanted}
+  tasks = {}
+  for name, cell in visited.items():
+    arm = _arm(cell.config)
+    steps = functools.partial(arm.steps, _STEPS)
+    tasks[name] = arm.refresh if cell.is_refresh else steps
+    steps()  # warm, as the task itself
+    tasks[name]()
   times = bench_groups.take_turns('steps', tasks, rounds)
   step = np.array(times.pop('dense')) / _STEPS
-  per_visit = {cell.key: 1 if cell.is_refresh else _STEPS for cell in wanted}
   ratios = {
-    name: bench_table.spread(np.array(of) / per_visit.get(name, _STEPS) / step)
+    name: bench_table.spread(
+      np.array(of) / (1 if visited[name].is_refresh else _STEPS) / step
+    )
     for name, of in times.items()
   }
   again = ratios.pop('dense again')
@@ -188,7 +175,7 @@ def measure(dense: Config, wanted: list[Cell], rounds: int) -> dict[str, Any]:
     'dense_seconds': float(np.median(step)),
     'noise': bench_table.noise_floor(again),
     'rounds': rounds,
-    'cores': len(work.cores()),
+    'cores': len(runtime.cores()),
     'cells': {first.key: bench_table.spread(np.ones(1)), **ratios},
   }
   jax.clear_caches()
@@ -208,8 +195,5 @@ def merge(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
   """Cells timed at different times, all relative to the dense step."""
   if not old:
     return new
-  return {
-    **old,
-    'noise': max(old['noise'], new['noise']),
-    'cells': {**new['cells'], **old['cells']},
-  }
+  noise = max(old['noise'], new['noise'])
+  return {**old, 'noise': noise, 'cells': {**new['cells'], **old['cells']}}

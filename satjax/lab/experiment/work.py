@@ -1,8 +1,7 @@
 """Runs side by side: worker processes, each with cores of its own."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
-import contextlib
 import multiprocessing
 import os
 import pathlib
@@ -12,23 +11,16 @@ from typing import Any, NamedTuple, Self
 
 from satjax import console, errors, runtime
 
+_GO_ON = 'run the same command again to go on'
 _stopping: Any = None  # in a worker: whether the pool is to end
 
 
 class Task(NamedTuple):
-  """A call in a worker.
+  """A call in a worker."""
 
-  Attributes:
-    name: for the progress.
-    cost: how long it takes, in any unit that all tasks share.
-    log: file that its output goes to.
-    function: of `satjax.lab.experiment.tasks`.
-    arguments: of the function.
-  """
-
-  name: str
-  cost: float
-  log: pathlib.Path
+  name: str  # for the progress
+  cost: float  # how long it takes, in any unit that all tasks share
+  log: pathlib.Path  # that its output goes to
   function: Callable[..., Any]
   arguments: tuple[Any, ...]
 
@@ -37,12 +29,8 @@ class Pool:
   """Workers that take tasks; asked to stop, they save what they are at."""
 
   def __init__(self, jobs: int):
-    """`jobs`: workers; more than one share the cores among them.
-
-    Raises:
-      ConfigError: there are not so many cores.
-    """
-    found = cores()
+    """Several workers share the cores; ConfigError: there are not so many."""
+    found = runtime.cores()
     if not 1 <= jobs <= len(found):
       raise errors.ConfigError(
         f'--jobs={jobs}: this machine lends {len(found)} cores; give every job'
@@ -83,45 +71,26 @@ class Pool:
     Raises:
       Preempted: asked to stop; every run under way is saved.
     """
-    pending = {
-      self._pool.submit(_call, str(t.log), t.function, *t.arguments): t
-      for t in tasks
-    }
-    order = list(pending)
-    bar = console.Progress(
-      label, sum(task.cost for task in tasks), seconds_between=0
-    )
-    with self._forwarded_signal(), bar:
-      try:
+    if not tasks:
+      return []
+    pending = {self._pool.submit(_call, t): t for t in tasks}
+    total = sum(task.cost for task in tasks)
+    # To this process alone; it reaches the workers, which save.
+    old = signal.signal(signal.SIGTERM, lambda *_: self._stop())
+    try:
+      with console.Progress(label, total, seconds_between=0) as bar:
         for count, future in enumerate(futures.as_completed(pending), 1):
           future.result()
           task = pending[future]
           bar.advance(task.cost, f'{count}/{len(tasks)}: {task.name}')
-      except futures.process.BrokenProcessPool as error:
-        what = 'stopped' if self._stopping.is_set() else 'a worker ended'
-        raise errors.Preempted(
-          f'{what}; run the same command again to go on'
-        ) from error
-      finally:
-        for future in order:
-          future.cancel()
-    return [future.result() for future in order]
-
-  @contextlib.contextmanager
-  def _forwarded_signal(self) -> Iterator[None]:
-    """SIGTERM to this process alone reaches the workers, which save."""
-    old = signal.signal(signal.SIGTERM, lambda *_: self._stop())
-    try:
-      yield
+    except futures.process.BrokenProcessPool as error:
+      what = 'stopped' if self._stopping.is_set() else 'a worker ended'
+      raise errors.Preempted(f'{what}; {_GO_ON}') from error
     finally:
+      for future in pending:
+        future.cancel()
       signal.signal(signal.SIGTERM, old)
-
-
-def cores() -> list[int]:
-  """Numbers of the cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return sorted(os.sched_getaffinity(0))
-  return list(range(os.cpu_count() or 1))
+    return [future.result() for future in pending]
 
 
 def _begin(shares: Any, stopping: Any) -> None:
@@ -134,18 +103,18 @@ def _begin(shares: Any, stopping: Any) -> None:
   runtime.prepare()
 
 
-def _call(log: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def _call(task: Task) -> Any:
   """In a worker: its output goes to a file."""
   if _stopping.is_set():
-    raise errors.Preempted('stopped; run the same command again to go on')
-  pathlib.Path(log).parent.mkdir(parents=True, exist_ok=True)
-  with open(log, 'a') as file:
+    raise errors.Preempted(f'stopped; {_GO_ON}')
+  task.log.parent.mkdir(parents=True, exist_ok=True)
+  with task.log.open('a') as file:
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
   try:
-    return function(*arguments)
+    return task.function(*task.arguments)
   except errors.Preempted:
     _stopping.set()
     raise

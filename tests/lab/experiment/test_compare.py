@@ -125,9 +125,3 @@ def test_a_claim_against_the_reference_reads_what_was_compared():
   found = compare.judge(claim, arms, 'dense')
   assert found['verdict'] == 'holds'
   assert 'dense at equal time 2.0000 (-1.0000, better)' in found['ours']
-
-
-def test_a_power_law_is_found_again():
-  points = [(c, 7.0 * c**-0.05) for c in (1e18, 1e19, 1e20)]
-  assert compare.power_law(points) == pytest.approx((7.0, -0.05))
-  assert compare.power_law(points[:1]) is None

@@ -12,13 +12,14 @@ import pytest
 
 from satjax.lab.experiment import run as run_lib
 from satjax.lab.experiment import spec
+from satjax.train import checkpoint
 
 pytestmark = pytest.mark.slow
 FOLDER = pathlib.Path(spec.__file__).parents[3] / 'experiments'
 FILES = sorted([*FOLDER.glob('sat_*.py'), *FOLDER.glob('growth_*.py')])
 MINE = """
 from experiments import scenarios
-from satjax.experiment import spec
+from satjax.lab.experiment import spec
 
 TITLE, PAPER = 'Mine', None
 CLAIMS = (spec.Claim('a', 'b', '', (spec.Expect('SAT', 'below', 'time'),)),)
@@ -62,6 +63,8 @@ def test_results_are_written_and_have_every_arm(finished):
   assert sat['seconds'] > 0 and sat['flops'] < result['arms']['dense']['flops']
   assert sat['loss']['mean'] == sat['runs'][0]['test'] > 0
   assert sat['visits']['selections'] > 0
+  # Nothing that a finished experiment could go on from.
+  assert not [p for kind in checkpoint.KINDS for p in workdir.rglob(kind)]
 
 
 def test_an_arm_that_diverges_stays_in_the_table(finished):

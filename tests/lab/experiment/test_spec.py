@@ -1,5 +1,7 @@
 """Experiment files: those of the repository, and those of users."""
 
+import dataclasses
+import functools
 import pathlib
 
 import pytest
@@ -10,91 +12,76 @@ from satjax.lab.experiment import spec
 
 FOLDER = pathlib.Path(spec.__file__).parents[3] / 'experiments'
 FILES = sorted([*FOLDER.glob('sat_*.py'), *FOLDER.glob('growth_*.py')])
-names = pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+NO_TRAINING = 'sat_efficiency'  # seconds, not losses
+
+
+@functools.cache
+def load(name, scale):
+  return spec.load(str(FOLDER / f'{name}.py'), scale)
+
+
+def paths(name, scale):
+  """Folders of an experiment's arms, each at one learning rate."""
+  experiment = load(name, scale)
+  scenario = experiment.scenario
+  one = dataclasses.replace(
+    scenario, learning_rates=scenario.learning_rates[:1]
+  )
+  search = run_lib.plan(experiment._replace(scenario=one), pathlib.Path())
+  return {arm: next(iter(of.values())).path for arm, of in search.items()}
 
 
 def test_the_repository_has_experiments_of_both_families():
-  families = [spec.load(str(f), 'cpu').scenario.family for f in FILES]
+  families = [load(f.stem, 'cpu').scenario.family for f in FILES]
   assert families.count('sat') >= 13 and families.count('growth') >= 11
 
 
-@names
-def test_claims_name_arms_that_run(file):
-  experiment = spec.load(str(file), 'cpu')
+@pytest.mark.parametrize('name', [file.stem for file in FILES])
+def test_an_experiment_says_what_it_claims_and_what_would_refute_it(name):
+  experiment = load(name, 'cpu')
+  for term in ('Claim', 'Source', 'Runs', 'Cost', 'Command', 'Result'):
+    assert f'\n{term}' in experiment.doc, term
+  assert f'experiments/{name}.py' in experiment.doc
   known = {*experiment.arms, *spec.EQUAL}
   for claim in experiment.claims:
     assert claim.expects, claim.text
     for expect in claim.expects:
-      assert expect.arm in experiment.arms, expect
-      assert expect.other in known, expect
+      assert expect.arm in experiment.arms and expect.other in known, expect
   if experiment.paper:
     assert experiment.paper['rows'].keys() <= experiment.arms.keys()
-
-
-@names
-def test_a_docstring_says_what_it_claims_and_how_to_run_it(file):
-  doc = spec.load(str(file), 'cpu').doc
-  for term in ('Claim', 'Source', 'Runs', 'Cost', 'Command', 'Result'):
-    assert f'\n{term}' in doc, term
-  assert f'experiments/{file.name}' in doc
-
-
-@names
-@pytest.mark.parametrize('scale', ['smoke', 'cpu', 'gpu'])
-def test_every_arm_is_a_valid_run(file, scale, tmp_path):
-  experiment = spec.load(str(file), scale)
+  if name == NO_TRAINING:
+    return
   scenario = experiment.scenario
-  search = run_lib.plan(experiment, tmp_path)
-  assert search.keys() == experiment.arms.keys()
-  others = {*experiment.frontier, *(a.name for a in scenario.baselines)}
-  swept = [name for name in search if name not in others]
-  paths = {run.path for name in swept for run in search[name].values()}
-  # Each trains something of its own.
-  rates = len(scenario.learning_rates)
-  assert len(paths) == rates * len(swept)
-
-
-@names
-@pytest.mark.parametrize('scale', ['smoke', 'cpu', 'gpu'])
-def test_a_base_is_of_the_size_of_its_runs(file, scale):
-  scenario = spec.load(str(file), scale).scenario
-  if scenario.family == 'sat':
-    assert scenario.base.model == scenario.config.model
-
-
-@pytest.mark.parametrize('scale', ['smoke', 'cpu', 'gpu'])
-@pytest.mark.parametrize(
-  'file', [f for f in FILES if 'setting' in f.stem], ids=lambda file: file.stem
-)
-def test_a_setting_differs_from_the_usual_one(file, scale, tmp_path):
-  usual = spec.load(str(FOLDER / 'sat_search.py'), scale)
-  paths = [
-    {run.path for run in run_lib.plan(each, tmp_path)['dense'].values()}
-    for each in (usual, spec.load(str(file), scale))
-  ]
-  assert paths[0].isdisjoint(paths[1])
-
-
-@names
-def test_every_table_has_the_arms_of_a_sceptic(file):
-  experiment = spec.load(str(file), 'cpu')
+  assert len(scenario.seeds) >= 3 and len(scenario.learning_rates) >= 3
   # Growth is compared at the FLOPs of one of the lengths, SAT between them.
-  lengths = {'sat': 4, 'growth': 3}[experiment.scenario.family]
-  assert len(experiment.frontier) >= lengths or file.stem == 'sat_efficiency'
-  if experiment.scenario.family == 'sat' and file.stem != 'sat_efficiency':
+  assert 1.0 in scenario.lengths
+  if scenario.family == 'sat':
+    assert len(experiment.frontier) >= 4
     assert {'uniform', 'static pruned twin', 'LoRA'} <= experiment.arms.keys()
-  if experiment.scenario.family == 'growth':
+  else:
+    assert len(experiment.frontier) >= 3
     assert 'shallow, never grown' in experiment.arms
 
 
-@names
-def test_three_seeds_and_three_learning_rates_at_cpu(file):
-  if file.stem == 'sat_efficiency':
-    pytest.skip('seconds, not losses')
-  scenario = spec.load(str(file), 'cpu').scenario
-  assert len(scenario.seeds) >= 3
-  assert len(scenario.learning_rates) >= 3
-  assert 1.0 in scenario.lengths
+@pytest.mark.parametrize('name', [file.stem for file in FILES])
+def test_every_arm_trains_something_of_its_own_at_every_scale(name):
+  for scale in spec.SCALES:
+    if scale == 'paper' and 'not at paper' in load(name, 'cpu').doc:
+      with pytest.raises(errors.ConfigError, match='--scale=gpu'):
+        load(name, scale)
+      continue
+    experiment = load(name, scale)
+    scenario, found = experiment.scenario, paths(name, scale)
+    others = {*experiment.frontier, *(a.name for a in scenario.baselines)}
+    swept = [path for arm, path in found.items() if arm not in others]
+    assert found.keys() == experiment.arms.keys()
+    assert len({*swept}) == len(swept)
+    if scenario.base:
+      assert scenario.base.model == scenario.config.model
+    else:
+      assert scenario.family == 'growth' or scale == 'paper'
+    if 'setting' in name:
+      assert found['dense'] != paths('sat_search', scale)['dense']
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import scenarios
+from experiments import arms, scenarios
 from satjax import tree
 from satjax.config.run import Config
 from satjax.interop import models
-from satjax.lab.experiment import runs, tasks
+from satjax.lab.experiment import disk, spec, tasks, trials
 from satjax.model import decoder
-from satjax.train import metrics, saved
+from satjax.train import checkpoint, metrics, saved
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ def base(tmp_path_factory):
   values['train'] |= {'num_steps': 2}
   values['optimizer'] |= {'warmup_steps': 1}
   config = Config.from_dict(values)
-  made = runs.Base(config, tmp_path_factory.mktemp('base'))
+  made = trials.Base(config, tmp_path_factory.mktemp('base'))
   tasks.make_base(made)
   return made
 
@@ -42,7 +42,7 @@ def test_a_base_is_made_once(base):
 
 
 def test_a_pruned_base_is_the_base_without_its_least_neurons(base):
-  pruned = runs.Base(base.config, base.path, prune=0.5)
+  pruned = trials.Base(base.config, base.path, prune=0.5)
   tasks.make_pruned(pruned)
   small, whole = models.load(pruned.model), models.load(base.model)
   model = base.config.model
@@ -54,6 +54,31 @@ def test_a_pruned_base_is_the_base_without_its_least_neurons(base):
   )
   found = small.apply(small.params, tokens)
   np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_grown_trial_takes_no_more_disk_than_was_said(tmp_path, monkeypatch):
+  scenario, sizes = scenarios.growth('smoke'), []
+  overrides = arms.deepen(scenario, 'learn', steps=2)
+  overrides |= {'train.checkpoint_every': 4}
+  arm = spec.Arm('', overrides, equal='flops')
+  trial = trials.make_trial(tmp_path, scenario, arm, 1e-3, 0)
+  need = disk.needed([trial], 1)
+
+  def size():
+    found = (p.stat() for p in trial.path.rglob('*') if p.is_file())
+    return sum(512 * of.st_blocks for of in found)
+
+  def give_back(path):
+    assert all((path / kind).is_dir() for kind in checkpoint.KINDS)
+    sizes.append(size())
+    disk_give_back(path)
+
+  disk_give_back = disk.give_back
+  monkeypatch.setattr(disk, 'give_back', give_back)
+  tasks.train(trial)
+  assert trial.is_done
+  assert need.peak > sizes[0] > 2 * size()
+  assert need.lasting > size()
 
 
 def _without(whole, small):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from experiments import arms, scenarios
-from satjax.lab.experiment import runs, spec, timing
+from satjax.lab.experiment import spec, timing, trials
 from satjax.train import phases
 
 
 def make_config(overrides, scale='smoke', **how):
   scenario = scenarios.cpt(scale)
   arm = spec.Arm('', overrides, **how)
-  return runs.make_run(pathlib.Path(), scenario, arm, 1e-3, 0).config
+  return trials.make_trial(pathlib.Path(), scenario, arm, 1e-3, 0).config
 
 
 def test_dense_runs_have_one_cell_whatever_else_they_do():
@@ -64,7 +64,7 @@ def test_what_changes_the_program_changes_the_cell(changes):
 def test_runs_that_grow_have_no_seconds():
   scenario = scenarios.growth('smoke')
   arm = spec.Arm('', arms.deepen(scenario))
-  run = runs.make_run(pathlib.Path(), scenario, arm, 1e-3, 0)
+  run = trials.make_trial(pathlib.Path(), scenario, arm, 1e-3, 0)
   assert timing.cells(run.config) is None
 
 

@@ -11,7 +11,7 @@ from satjax import errors
 
 SCRIPT = """
 import pathlib, sys
-from satjax.experiment import work
+from satjax.lab.experiment import work
 from tests.lab.experiment import test_work
 
 log = pathlib.Path(sys.argv[1])

@@ -1,16 +1,17 @@
-"""From arms to runs: the configuration of each, and the folder that it has.
+"""From arms to trials: the configuration of each run, and its folder.
 
-A run's folder is named by a hash of what it does, so that experiments which
-have an arm in common, a base, or all runs of the reference, share them.
+A folder is named by a hash of what the run does, so that experiments which have
+an arm in common, a base, or all runs of the reference, share them.
 """
 
+import bisect
 from collections.abc import Callable
 import copy
 import dataclasses
 import hashlib
 import json
 import pathlib
-from typing import Any
+from typing import Any, Self
 
 from satjax import errors
 from satjax.config.run import Config
@@ -18,58 +19,50 @@ from satjax.lab.experiment import spec
 from satjax.sparsity import counts
 from satjax.train import metrics, phases
 
-_FAILED = 'failed.json'
+FAILED = 'failed.json'  # with the reason
 
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-  """A model that runs start from: trained, and perhaps pruned.
+  """A model that trials start from: trained, and perhaps pruned."""
 
-  Attributes:
-    config: of its training.
-    path: its folder.
-    prune: share of heads and channels that are cut off.
-  """
-
-  config: Config
-  path: pathlib.Path
-  prune: float = 0.0
+  config: Config  # of its training
+  path: pathlib.Path  # of its folder
+  prune: float = 0.0  # share of heads and channels that are cut off
 
   @property
   def model(self) -> pathlib.Path:
-    """A Hugging Face directory."""
+    """A Hugging Face directory: all of it is there, or nothing."""
     name = f'model-without-{self.prune:g}' if self.prune else 'model'
     return self.path / name
 
+  @property
+  def whole(self) -> Self:
+    """With nothing cut off."""
+    return dataclasses.replace(self, prune=0.0)
+
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-  """One training run.
+class Trial:
+  """A training run of an arm, with a learning rate and a seed."""
 
-  Attributes:
-    config: of the run; `init_from` is not set where `base` is.
-    path: its folder.
-    base: what it starts from; None: random weights.
-  """
-
-  config: Config
-  path: pathlib.Path
-  base: Base | None = None
+  config: Config  # `init_from` is not set where there is a base
+  path: pathlib.Path  # of its folder
+  base: Base | None = None  # what it starts from; None: random weights
 
   @property
   def final_config(self) -> Config:
     """With the path of the base, as the run gets it."""
     if not self.base:
       return self.config
-    model = dataclasses.replace(
-      self.config.model, init_from=str(self.base.model)
-    )
+    path = str(self.base.model)
+    model = dataclasses.replace(self.config.model, init_from=path)
     return dataclasses.replace(self.config, model=model)
 
   @property
   def failure(self) -> str | None:
     """Why it ended without a model, if it did."""
-    path = self.path / _FAILED
+    path = self.path / FAILED
     return json.loads(path.read_text())['reason'] if path.exists() else None
 
   @property
@@ -89,6 +82,7 @@ class Run:
 
   @property
   def is_done(self) -> bool:
+    """By its figures alone: checkpoints of what is done are gone."""
     last = self.config.train.num_steps
     return bool(self.failure) or any(
       found['step'] == last for found in self.evaluations
@@ -96,7 +90,6 @@ class Run:
 
   @property
   def flops(self) -> float:
-    """Of all steps, as executed."""
     return total_flops(self.config)
 
 
@@ -108,14 +101,14 @@ def total_flops(config: Config) -> float:
   )
 
 
-def make_run(
+def make_trial(
   workdir: pathlib.Path,
   scenario: spec.Scenario,
   arm: spec.Arm,
   learning_rate: float,
   seed: int,
-) -> Run:
-  """The run of an arm with a learning rate and a seed.
+) -> Trial:
+  """The trial of an arm with a learning rate of the search and a seed.
 
   Raises:
     ConfigError: the arm's settings cannot be; names the arm.
@@ -124,22 +117,17 @@ def make_run(
     config = _configure(scenario, arm, learning_rate * arm.rate_factor, seed)
   except (KeyError, TypeError, ValueError) as error:
     raise errors.ConfigError(f'arm {arm.name!r}: {error}') from error
-  base = make_base(workdir, scenario, arm.prune)
-  name = _digest(config.to_dict(), base and [base.path.name, base.model.name])
-  return Run(config, workdir / 'runs' / f'{scenario.name}-{name}', base)
+  base = None
+  if scenario.base is not None:
+    before = Config.from_dict(scenario.base)
+    folder = workdir / 'bases' / digest(before.to_dict())
+    base = Base(before, folder, arm.prune)
+  name = digest(config.to_dict(), base and [base.path.name, base.model.name])
+  return Trial(config, workdir / 'runs' / f'{scenario.name}-{name}', base)
 
 
-def make_base(
-  workdir: pathlib.Path, scenario: spec.Scenario, prune: float = 0.0
-) -> Base | None:
-  """What the arms of a scenario start from."""
-  if scenario.base is None:
-    return None
-  config = Config.from_dict(scenario.base)
-  return Base(config, workdir / 'bases' / _digest(config.to_dict()), prune)
-
-
-def _digest(*values: Any) -> str:
+def digest(*values: Any) -> str:
+  """A name for what JSON can hold."""
   text = json.dumps(values, sort_keys=True)
   return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -148,51 +136,52 @@ def _configure(scenario, arm, learning_rate, seed) -> Config:
   values = copy.deepcopy(scenario.config)
   reference = Config.from_dict(values)
   values.update_from_flattened_dict(dict(arm.overrides))
-  optimizer = values.optimizer
-  optimizer.end_lr *= learning_rate / optimizer.peak_lr
-  optimizer.peak_lr = learning_rate
+  values.optimizer.end_lr *= learning_rate / values.optimizer.peak_lr
+  values.optimizer.peak_lr = learning_rate
   values.train.seed = values.data.seed = seed
   if arm.prune:
     values.model.update(_pruned_sizes(values, arm.prune))
+  whole = values.to_dict()
 
   def with_steps(steps: int) -> Config:
-    changed = copy.deepcopy(values)
-    share = steps / values.train.num_steps
-    changed.train.num_steps = steps
-    changed.optimizer.warmup_steps = max(
-      1, round(share * optimizer.warmup_steps)
-    )
-    if values.train.eval_every:
-      changed.train.eval_every = max(1, round(share * values.train.eval_every))
-    return Config.from_dict(changed)
+    train, optimizer = whole['train'], whole['optimizer']
+    share = steps / train['num_steps']
+
+    def scaled(count: int) -> int:
+      return max(1, round(share * count))
+
+    every = train['eval_every'] and scaled(train['eval_every'])
+    train = train | {'num_steps': steps, 'eval_every': every}
+    warmup = {'warmup_steps': scaled(optimizer['warmup_steps'])}
+    changed = {'train': train, 'optimizer': optimizer | warmup}
+    return Config.from_dict(whole | changed)
 
   if arm.equal == 'steps':
-    return with_steps(round(arm.length * values.train.num_steps))
+    return with_steps(round(arm.length * whole['train']['num_steps']))
   return _with_flops(arm.length * total_flops(reference), with_steps)
 
 
 def _pruned_sizes(values, rate) -> dict[str, int]:
-  model, sparsity = values.model, values.sparsity
-  heads = counts.kept_count(model.num_heads, rate, 1)
+  model = values.model
   if model.num_kv_heads != model.num_heads:
     raise ValueError('a pruned base needs as many key/value heads as heads')
-  channels = counts.kept_count(model.mlp_dim, rate, sparsity.channel_multiple)
+  heads = counts.kept_count(model.num_heads, rate)
+  multiple = values.sparsity.channel_multiple
+  channels = counts.kept_count(model.mlp_dim, rate, multiple)
   return {'num_heads': heads, 'num_kv_heads': heads, 'mlp_dim': channels}
 
 
 def _with_flops(budget: float, with_steps: Callable[[int], Config]) -> Config:
-  """As many steps as a budget of FLOPs allows, by bisection."""
+  """As many steps as a budget of FLOPs allows."""
 
-  def fits(steps: int) -> bool:
+  def cost(steps: int) -> float:
     try:
-      return total_flops(with_steps(steps)) <= budget
+      return total_flops(with_steps(steps))
     except errors.ConfigError:  # too short for its growth
-      return True
+      return 0.0
 
-  low, high = 1, 2
-  while fits(high):
-    low, high = high, 2 * high
-  while high - low > 1:
-    middle = (low + high) // 2
-    low, high = (middle, high) if fits(middle) else (low, middle)
-  return with_steps(low)
+  high = 2
+  while cost(high) <= budget:
+    high *= 2
+  over = bisect.bisect_right(range(high), budget, lo=high // 2, key=cost)
+  return with_steps(max(1, over - 1))

@@ -1,25 +1,25 @@
-"""Runs: shared between experiments, of equal cost where asked."""
+"""Trials: shared between experiments, of equal cost where asked."""
 
 import dataclasses
 
 import pytest
 
 from experiments import arms, scenarios
-from satjax.lab.experiment import runs, spec
+from satjax.lab.experiment import spec, trials
 
 
-def make_run(workdir, arm, scenario=None, rate=1e-3, seed=0):
+def make_trial(workdir, arm, scenario=None, rate=1e-3, seed=0):
   scenario = scenario or scenarios.cpt('cpu')
-  return runs.make_run(workdir, scenario, arm, rate, seed)
+  return trials.make_trial(workdir, scenario, arm, rate, seed)
 
 
 def test_equal_arms_of_two_experiments_share_a_folder(tmp_path):
-  one = make_run(tmp_path, spec.Arm('SAT', scenarios.SAT))
-  other = make_run(
+  one = make_trial(tmp_path, spec.Arm('SAT', scenarios.SAT))
+  other = make_trial(
     tmp_path, spec.Arm('rate 0.5', scenarios.rates(0.5), label={'rate': 0.5})
   )
   assert one.path == other.path
-  assert one.path != make_run(tmp_path, spec.Arm('dense', {})).path
+  assert one.path != make_trial(tmp_path, spec.Arm('dense', {})).path
 
 
 @pytest.mark.parametrize(
@@ -28,21 +28,21 @@ def test_equal_arms_of_two_experiments_share_a_folder(tmp_path):
 def test_what_changes_the_run_changes_the_folder(tmp_path, change):
   plain = {'arm': spec.Arm('', {})}
   assert (
-    make_run(tmp_path, **plain).path
-    != make_run(tmp_path, **plain | change).path
+    make_trial(tmp_path, **plain).path
+    != make_trial(tmp_path, **plain | change).path
   )
 
 
 def test_the_folder_does_not_depend_on_where_the_workdir_is(tmp_path):
   arm = spec.Arm('', {})
-  here, there = make_run(tmp_path / 'a', arm), make_run(tmp_path / 'b', arm)
+  here, there = make_trial(tmp_path / 'a', arm), make_trial(tmp_path / 'b', arm)
   assert here.path.name == there.path.name
 
 
 def test_a_length_scales_schedule_and_evaluations(tmp_path):
   scenario = scenarios.small_data('cpu')
-  whole = make_run(tmp_path, spec.Arm('', {}), scenario).config
-  half = make_run(tmp_path, spec.Arm('', {}, length=0.5), scenario).config
+  whole = make_trial(tmp_path, spec.Arm('', {}), scenario).config
+  half = make_trial(tmp_path, spec.Arm('', {}, length=0.5), scenario).config
   for read in (
     lambda c: c.train.num_steps,
     lambda c: c.train.eval_every,
@@ -52,20 +52,20 @@ def test_a_length_scales_schedule_and_evaluations(tmp_path):
 
 
 def test_the_rate_of_the_search_scales_the_whole_schedule(tmp_path):
-  config = make_run(tmp_path, spec.Arm('', {}, rate_factor=3.0)).config
+  config = make_trial(tmp_path, spec.Arm('', {}, rate_factor=3.0)).config
   assert config.optimizer.peak_lr == pytest.approx(3e-3)
   assert config.optimizer.end_lr == pytest.approx(3e-4)
 
 
 def test_equal_flops_is_within_a_step_of_the_budget(tmp_path):
   scenario = scenarios.growth('cpu')
-  budget = make_run(tmp_path, spec.Arm('', {}), scenario).flops
+  budget = make_trial(tmp_path, spec.Arm('', {}), scenario).flops
   grown = spec.Arm('', arms.deepen(scenario), equal='flops')
-  run = make_run(tmp_path, grown, scenario)
+  run = make_trial(tmp_path, grown, scenario)
   train = run.config.train
   longer = dataclasses.replace(train, num_steps=train.num_steps + 1)
   longer = dataclasses.replace(run.config, train=longer)
-  assert run.flops <= budget < runs.total_flops(longer)
+  assert run.flops <= budget < trials.total_flops(longer)
   # The base was cheaper, so that more steps are left than from scratch.
   assert train.num_steps > scenario.config.train.num_steps
 
@@ -76,23 +76,23 @@ def test_total_flops_is_the_sum_over_steps(tmp_path, changes):
 
   scenario = scenarios.growth('smoke')
   hops = arms.deepen(scenario)
-  config = make_run(tmp_path, spec.Arm('', hops | changes), scenario).config
+  config = make_trial(tmp_path, spec.Arm('', hops | changes), scenario).config
   steps = range(config.train.num_steps)
-  assert runs.total_flops(config) == pytest.approx(
+  assert trials.total_flops(config) == pytest.approx(
     sum(phases.step_flops(config, step) for step in steps), rel=1e-12
   )
 
 
 def test_a_pruned_base_is_natively_small(tmp_path):
-  run = make_run(tmp_path, spec.Arm('', {}, prune=0.5))
+  run = make_trial(tmp_path, spec.Arm('', {}, prune=0.5))
   model = run.config.model
   assert (model.num_heads, model.num_kv_heads, model.mlp_dim) == (4, 4, 256)
-  assert run.base.path == make_run(tmp_path, spec.Arm('', {})).base.path
+  assert run.base.path == make_trial(tmp_path, spec.Arm('', {})).base.path
   assert run.final_config.model.init_from == str(run.base.model)
 
 
 def test_a_run_is_done_by_its_last_test_loss_or_its_failure(tmp_path):
-  run = make_run(tmp_path, spec.Arm('', {}))
+  run = make_trial(tmp_path, spec.Arm('', {}))
   assert not run.is_done
   run.path.mkdir(parents=True)
   last = run.config.train.num_steps
