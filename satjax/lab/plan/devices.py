@@ -1,12 +1,7 @@
-"""Accelerators by the names that people use: `v5e:4x4`, `h200:8`.
-
-The TPU compiler comes with `jax[tpu]` and needs no TPU: it compiles for the
-devices of `compiler_devices` on any machine.
-"""
+"""Accelerators by the names that people use: `v5e:4x4`, `h200:8`."""
 
 from collections.abc import Sequence
 import dataclasses
-import importlib.metadata
 import math
 import os
 import re
@@ -66,13 +61,9 @@ _COMPILED = ('v5e', 'v5p', 'v6e')
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """Chips that train together.
+  """Chips that train together, `count` of them over all `slices`.
 
-  Attributes:
-    name: chip and shape of a slice.
-    chip: what they are.
-    count: how many there are, over all slices.
-    slices: TPU slices, which a data-centre network connects.
+  `name`: chip and shape of a slice; a data-centre network connects slices.
   """
 
   name: str
@@ -116,14 +107,6 @@ class NoCompiler(Exception):
   """There is no TPU compiler here; says what to do about it."""
 
 
-def compiler_version() -> str | None:
-  """Of the TPU compiler; None: it is not installed."""
-  try:
-    return importlib.metadata.version('libtpu')
-  except importlib.metadata.PackageNotFoundError:
-    return None
-
-
 def use_host() -> None:
   """Makes JAX run on the CPU, and the TPU compiler not look for TPUs.
 
@@ -137,7 +120,7 @@ def use_host() -> None:
 
 
 def compiler_devices(topology: Topology) -> Sequence[jax.Device]:
-  """Devices to compile for; none of them is here.
+  """Devices to compile for; none of them is here, nor need any TPU be.
 
   Raises:
     NoCompiler: `jax[tpu]` is not installed, or knows no such chips.

@@ -1,18 +1,13 @@
 """`satjax plan` for a model that is to grow: when, from what, and what for."""
 
-from satjax import errors
+from satjax import console, errors
 from satjax.growth import guidelines
 
 
 def plan(
   num_params: float | None, tokens: float | None, factor: float | None = None
 ) -> guidelines.Schedule:
-  """The growth schedule of a model, from its size and its tokens.
-
-  Args:
-    num_params: parameters of the target model.
-    tokens: tokens of training it from scratch.
-    factor: target parameters over base parameters; None: as the paper advises.
+  """The growth schedule of a model; see `guidelines.growth_schedule`.
 
   Raises:
     ConfigError: a number that is missing, not finite or too small.
@@ -22,8 +17,7 @@ def plan(
       'nothing to plan: name --config=FILE for the ladder of a configuration,'
       ' or both --params=N and --tokens=N for the growth of a model'
     )
-  if factor is None:
-    factor = guidelines.growth_factor(num_params, 6 * num_params * tokens)
+  factor = guidelines.FACTOR if factor is None else factor
   return guidelines.growth_schedule(num_params, tokens, factor)
 
 
@@ -31,9 +25,11 @@ def render(schedule: guidelines.Schedule) -> str:
   """The schedule as a Markdown table, what to expect of it, and warnings."""
   s = schedule
   whole = tuple(s.base_flops + x for x in s.target_flops)
+  target, tokens = (
+    _count(s.num_params),
+    ' to '.join(map(_count, s.target_tokens)),
+  )
   rows = [
-    ('stage', 'parameters', 'tokens', 'FLOPs'),
-    ('---',) * 4,
     (
       'before growth',
       _count(s.base_params),
@@ -42,27 +38,21 @@ def render(schedule: guidelines.Schedule) -> str:
     ),
     (
       f'after growth by {s.factor:g}',
-      _count(s.num_params),
-      ' to '.join(map(_count, s.target_tokens)),
+      target,
+      tokens,
       _range(s.target_flops, '.3e'),
     ),
     ('both', '', '', _range(whole, '.3e')),
-    (
-      'from scratch',
-      _count(s.num_params),
-      _count(s.tokens),
-      f'{s.scratch_flops:.3e}',
-    ),
+    ('from scratch', target, _count(s.tokens), f'{s.scratch_flops:.3e}'),
   ]
-  lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
-  warnings = [f'Warning: {note}.' for note in s.notes]
-  lines += [
-    '',
+  lines = [
+    console.markdown(('stage', 'parameters', 'tokens', 'FLOPs'), rows),
     f'Expected saving: {_range(s.saving, ".1%")} of the FLOPs from scratch, at'
     f' the same loss (a speed-up of {_range(s.speedup, ".1%")}). This is what'
     f' the {s.basis} came to (Du et al., 2024); whether yours does, only a run'
     ' tells.',
-    *(['', *warnings] if warnings else []),
+    *([''] if s.notes else []),
+    *(f'Warning: {note}.' for note in s.notes),
   ]
   return '\n'.join(lines)
 
