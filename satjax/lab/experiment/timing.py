@@ -22,7 +22,7 @@ from satjax.lab.bench import arms as bench_arms
 from satjax.lab.bench import groups as bench_groups
 from satjax.lab.bench import table as bench_table
 from satjax.lab.experiment import work
-from satjax.train import phases, programs
+from satjax.train import phases
 from satjax.train import setup as setup_lib
 
 ROUNDS = {'smoke': 2, 'cpu': 15, 'gpu': 15, 'paper': 15}
@@ -167,12 +167,16 @@ def measure(dense: Config, wanted: list[Cell], rounds: int) -> dict[str, Any]:
     'rounds', and how many 'cores' ran them.
   """
   first = dense_cell(dense)
-  arms = {'dense': _arm(first.config), 'dense again': _arm(first.config)}
+  configs = {'dense': first.config, 'dense again': first.config}
+  configs |= {cell.key: cell.config for cell in wanted}
+  arms = {
+    name: bench_arms.open_arm(setup_lib.make_setup(config))
+    for name, config in configs.items()
+  }
   tasks = {n: functools.partial(arm.steps, _STEPS) for n, arm in arms.items()}
   for cell in wanted:
-    arm = arms[cell.key] = _arm(cell.config)
-    task = functools.partial(arm.steps, _STEPS)
-    tasks[cell.key] = arm.refresh if cell.is_refresh else task
+    if cell.is_refresh:
+      tasks[cell.key] = arms[cell.key].refresh
   for name, task in tasks.items():
     arms[name].steps(_WARMUP)
     task()
@@ -193,15 +197,6 @@ def measure(dense: Config, wanted: list[Cell], rounds: int) -> dict[str, Any]:
   }
   jax.clear_caches()
   return result
-
-
-def _arm(config: Config) -> bench_arms.Arm:
-  setup = setup_lib.make_setup(config)
-  batches = bench_arms.random_batches(setup.config)
-  phase = phases.phase_at(setup.config, 0)
-  program = programs.compile_phase(setup, batches[0], phase)
-  compiled = bench_arms.Compiled(setup, phase, program, {})
-  return bench_arms.make_arm(compiled, batches)
 
 
 def merge(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:

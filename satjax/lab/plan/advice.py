@@ -22,18 +22,10 @@ _CHUNK = 2048  # tokens; far below this the output matrix dominates
 def cheapest(
   config: Config, topology: Topology, room: float = ROOM
 ) -> Config | None:
-  """The settings with the least modelled time among those that fit.
+  """The settings with the least modelled time that fit; None: nothing does.
 
   Of settings within 2% of each other those that change less win. Batch size
-  and method stay as they are.
-
-  Args:
-    config: to start from.
-    topology: what to run on.
-    room: share of the memory to fill at most.
-
-  Returns:
-    None if nothing fits.
+  and method stay as they are, and at most a share of `room` is filled.
   """
   best, rank = None, None
   for candidate in candidates(config, topology):

@@ -16,15 +16,8 @@ import re
 
 from satjax.lab.plan import hlo
 
-KINDS = (
-  'all-gather',
-  'all-reduce',
-  'reduce-scatter',
-  'all-to-all',
-  'ragged-all-to-all',
-  'collective-permute',
-  'collective-broadcast',
-)
+KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all')
+KINDS += ('ragged-all-to-all', 'collective-permute', 'collective-broadcast')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +28,7 @@ class Collective:
     kind: one of `KINDS`.
     shape: on one device, of the larger side: what an all-gather gives, what a
       reduce-scatter gets.
-    dtype: XLA's name of it, such as 'bf16'.
+    dtype: as XLA writes it, such as 'bf16'.
     bytes: of that array, once.
     times: how often it runs in one run of the program.
     group: how many devices take part together.

@@ -1,5 +1,7 @@
 """`satjax plan` for a model that is to grow: when, from what, and what for."""
 
+from collections.abc import Sequence
+
 from satjax import console, errors
 from satjax.growth import guidelines
 
@@ -24,26 +26,16 @@ def plan(
 def render(schedule: guidelines.Schedule) -> str:
   """The schedule as a Markdown table, what to expect of it, and warnings."""
   s = schedule
-  whole = tuple(s.base_flops + x for x in s.target_flops)
-  target, tokens = (
-    _count(s.num_params),
-    ' to '.join(map(_count, s.target_tokens)),
+  after, both = s.target_flops, [s.base_flops + x for x in s.target_flops]
+  stages = (
+    ('before growth', [s.base_params], [s.base_tokens], [s.base_flops]),
+    (f'after growth by {s.factor:g}', [s.num_params], s.target_tokens, after),
+    ('both', [], [], both),
+    ('from scratch', [s.num_params], [s.tokens], [s.scratch_flops]),
   )
   rows = [
-    (
-      'before growth',
-      _count(s.base_params),
-      _count(s.base_tokens),
-      f'{s.base_flops:.3e}',
-    ),
-    (
-      f'after growth by {s.factor:g}',
-      target,
-      tokens,
-      _range(s.target_flops, '.3e'),
-    ),
-    ('both', '', '', _range(whole, '.3e')),
-    ('from scratch', target, _count(s.tokens), f'{s.scratch_flops:.3e}'),
+    (name, _counts(params), _counts(tokens), _range(of_stage, '.3e'))
+    for name, params, tokens, of_stage in stages
   ]
   lines = [
     console.markdown(('stage', 'parameters', 'tokens', 'FLOPs'), rows),
@@ -57,7 +49,11 @@ def render(schedule: guidelines.Schedule) -> str:
   return '\n'.join(lines)
 
 
-def _range(values: tuple[float, float], form: str) -> str:
+def _counts(numbers: Sequence[float]) -> str:
+  return ' to '.join(map(_count, numbers))
+
+
+def _range(values: Sequence[float], form: str) -> str:
   return ' to '.join(format(value, form) for value in values)
 
 

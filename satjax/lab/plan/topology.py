@@ -32,7 +32,7 @@ class Row:
     program: the phase, and how many steps have it.
     flops: of a step, as executed, without what remat computes again.
     closed: bytes in closed form.
-    compiled: what the compiler says; None: it was not asked.
+    compiled: None: the compiler was not asked.
     exchanged: collectives by kind: how often, and bytes.
     modelled: seconds of a step; None: there is no such program.
   """
