@@ -76,11 +76,6 @@ class Topology:
     """As given."""
     return self.name if self.slices == 1 else f'{self.slices}*{self.name}'
 
-  @property
-  def is_compiled(self) -> bool:
-    """Whether there is a compiler for it that needs none of its chips."""
-    return self.name.partition(':')[0] in _COMPILED
-
 
 def parse(name: str) -> Topology:
   """The topology of a name: `v5p:2x4x4`, `v6e:8x8`, `2*v5e:16x16`, `h200:8`.
@@ -128,7 +123,7 @@ def compiler_devices(topology: Topology) -> Sequence[jax.Device]:
   """
   from jax.experimental import topologies
 
-  if not topology.is_compiled:
+  if topology.name.partition(':')[0] not in _COMPILED:
     raise NoCompiler(f'{topology.name} has no compiler that runs without it')
   more = {'num_slices': topology.slices} if topology.slices > 1 else {}
   try:
