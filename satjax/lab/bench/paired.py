@@ -57,7 +57,7 @@ def bench(
     forwards: what the omitted part does in the forward pass, for each rate.
     rounds: visits to each arm.
     steps: optimizer steps in a visit.
-    torch: beginnings of names of PyTorch arms; None: all, if it is installed.
+    torch: beginnings of names of PyTorch arms; (): none; None: all there are.
     memory: bytes of a device that arms may take together; None: what it has.
     out: JSON file for the result; its table goes beside it, as .md.
     devices: None: all.
