@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 import functools
+import math
 from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-import numpy as np
 
 from satjax import errors, tree
 from satjax.config.groups import MeshConfig
@@ -43,16 +43,7 @@ def make_mesh(
       cannot be shared out over the slices.
   """
   devices = list(devices or jax.devices())
-  data = config.data
-  if data == -1:
-    data = max(1, len(devices) // (config.fsdp * config.tensor))
-  shape = (data, config.fsdp, config.tensor)
-  if np.prod(shape) != len(devices):
-    raise errors.ConfigError(
-      f'config.mesh {shape} (data, fsdp, tensor) needs {np.prod(shape)} devices'
-      f' and there are {len(devices)}; change the axes so that their product'
-      f' is {len(devices)}, or set config.mesh.data=-1'
-    )
+  shape = data, *inside = mesh_shape(config, len(devices))
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
   if data % slices:
     raise errors.ConfigError(
@@ -64,12 +55,34 @@ def make_mesh(
       shape, devices, allow_split_physical_axes=True
     )
   else:
-    inside = data // slices, config.fsdp, config.tensor
     grid = mesh_utils.create_hybrid_device_mesh(
-      inside, (slices, 1, 1), devices, allow_split_physical_axes=True
+      (data // slices, *inside),
+      (slices, 1, 1),
+      devices,
+      allow_split_physical_axes=True,
     )
   axes = ('data', 'fsdp', 'tensor')
   return Mesh(grid, axes, axis_types=(AxisType.Auto,) * len(axes))
+
+
+def mesh_shape(config: MeshConfig, count: int) -> tuple[int, int, int]:
+  """Sizes of `(data, fsdp, tensor)` on so many devices.
+
+  Raises:
+    ConfigError: they do not multiply to that number.
+  """
+  data = config.data
+  if data == -1:
+    data = max(1, count // (config.fsdp * config.tensor))
+  shape = (data, config.fsdp, config.tensor)
+  needed = math.prod(shape)
+  if needed != count:
+    raise errors.ConfigError(
+      f'config.mesh {shape} (data, fsdp, tensor) needs {needed} devices and'
+      f' there are {count}; change the axes so that their product is {count},'
+      ' or set config.mesh.data=-1'
+    )
+  return shape
 
 
 def check_divides(config: Config, stage: Stage, mesh: Mesh) -> None:

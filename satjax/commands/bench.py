@@ -69,11 +69,35 @@ def run(options: Any) -> None:
   _set_defaults(named=bool(options.profile))
   config = config_file.load(options.config, options.overrides)
   if options.profile:
-    print(_profile(config, options))
+    from satjax.lab.bench import profiler
+
+    rate = (options.rates or (0.5,))[0]
+    forward = (options.forwards or ('skip',))[0]
+    result = profiler.profile(
+      config, options.profile, rate=rate, forward=forward
+    )
+    print(profiler.render(result))
   elif options.ladder:
-    print(_ladder(config, options))
+    from satjax.lab.bench import ladder
+
+    rounds = options.rounds or 3
+    result = ladder.ladder(config, rounds=rounds, out=options.out)
+    print(ladder.render(result))
   else:
-    print(_bench(config, options))
+    from satjax.lab.bench import paired
+    from satjax.lab.bench import table as bench_table
+
+    result = paired.bench(
+      config,
+      rates=paired.RATES if options.rates is None else options.rates,
+      forwards=options.forwards,
+      rounds=options.rounds or 21,
+      steps=options.steps,
+      torch=options.torch,
+      memory=options.memory,
+      out=options.out,
+    )
+    print(bench_table.render(result))
 
 
 def _set_defaults(named):
@@ -90,42 +114,3 @@ def _set_defaults(named):
   if named and 'xla_gpu_enable_command_buffer' not in flags:
     flags = f'{flags} --xla_gpu_enable_command_buffer='
     os.environ['XLA_FLAGS'] = flags.strip()
-
-
-def _bench(config, options):
-  from satjax.lab.bench import paired
-  from satjax.lab.bench import table as bench_table
-
-  rates = paired.RATES if options.rates is None else options.rates
-  result = paired.bench(
-    config,
-    rates=rates,
-    forwards=options.forwards,
-    rounds=options.rounds or 21,
-    steps=options.steps,
-    torch=options.torch,
-    memory=options.memory,
-    out=options.out,
-  )
-  return bench_table.render(result)
-
-
-def _ladder(config, options):
-  from satjax.lab.bench import ladder as bench_ladder
-
-  result = bench_ladder.ladder(
-    config, rounds=options.rounds or 3, out=options.out
-  )
-  return bench_ladder.render(result)
-
-
-def _profile(config, options):
-  from satjax.lab.bench import profiler
-
-  result = profiler.profile(
-    config,
-    options.profile,
-    rate=(options.rates or (0.5,))[0],
-    forward=(options.forwards or ('skip',))[0],
-  )
-  return profiler.render(result)

@@ -47,22 +47,6 @@ def run(options: Any) -> None:
     )
   if options.out and not options.topology:
     raise errors.ConfigError('--out=PATH is for a plan with --topology')
-  if options.topology:
-    _plan_topology(options)
-    return
-  from satjax.config import file as config_file
-  from satjax.lab.plan import devices as plan_devices
-  from satjax.lab.plan import stretches
-  from satjax.lab.plan import table as plan_table
-
-  plan_devices.use_host()
-  config = config_file.load(options.config, options.overrides)
-  print(stretches.render(stretches.plan(config)))
-  print()
-  print(plan_table.render_memory(config))
-
-
-def _plan_topology(options):
   from satjax.config import file as config_file
   from satjax.lab.bench import table as bench_table
   from satjax.lab.plan import devices as plan_devices
@@ -72,6 +56,10 @@ def _plan_topology(options):
 
   plan_devices.use_host()
   config = config_file.load(options.config, options.overrides)
+  if not options.topology:
+    ladder = stretches.render(stretches.plan(config))
+    print(f'{ladder}\n\n{plan_table.render_memory(config)}')
+    return
   topology = plan_devices.parse(options.topology)
   result = plan_topology.plan(config, topology, _say)
   ladder = stretches.render(stretches.plan(result.config))

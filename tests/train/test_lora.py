@@ -527,7 +527,7 @@ def test_a_run_is_evaluated_sampled_and_reported(trained):
 
 def test_the_plan_says_what_trains():
   found = stretches.plan(make_config(**SPARSE))
-  assert {s.mode for s in found.stretches} == {'lora'}
+  assert {s.phase.stage.mode for s in found.stretches} == {'lora'}
   assert '| lora |' in stretches.render(found)
   whole = stretches.plan(make_config(**SPARSE, lora__rank=0))
   assert found.flops < whole.flops

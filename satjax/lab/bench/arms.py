@@ -10,52 +10,41 @@ import numpy as np
 
 from satjax import errors
 from satjax.config.run import Config
+from satjax.interop import models
 from satjax.lab.bench import machine as bench_machine
+from satjax.lab.plan import compiled as plan_compile
 from satjax.sparsity import subnetwork
 from satjax.train import phases, programs, refresh, turnover, window
 from satjax.train import setup as setup_lib
 
 
 @dataclasses.dataclass
-class Compiled:
+class CompiledStep:
   """A train step, ready to run; nothing of it is on the device yet.
 
   Attributes:
     setup: of the configuration that it trains.
     phase: with the shapes of the step.
     program: the step.
-    compile_seconds: 'cold' with no cache, and 'warm' with one on disk.
+    seconds: of the compile, 'cold' with no cache, and 'warm' with one on disk.
   """
 
   setup: setup_lib.Setup
   phase: phases.Phase
-  program: Any
-  compile_seconds: Mapping[str, float]
+  program: jax.stages.Compiled
+  seconds: Mapping[str, float]
 
   @property
-  def flops(self) -> float:
-    """Of a step, as executed."""
-    return phases.phase_flops(self.setup.config, self.phase)
-
-  @property
-  def rests(self) -> int:
-    """Bytes on a device between two steps, but for rows that rest."""
-    m = self.program.memory_analysis()
-    return m.argument_size_in_bytes
-
-  @property
-  def works(self) -> int:
-    """Bytes on a device that a step needs on top, while it runs."""
-    m = self.program.memory_analysis()
-    new = m.output_size_in_bytes - m.alias_size_in_bytes
-    return m.temp_size_in_bytes + new
+  def bytes(self) -> tuple[int, int]:
+    """On a device between two steps, and on top of that in a step."""
+    return plan_compile.step_bytes(self.program)
 
 
 @dataclasses.dataclass
-class Arm:
+class TrainArm:
   """A compiled step with its own state, on its own walk through batches."""
 
-  compiled: Compiled
+  compiled: CompiledStep
   batches: Sequence[Any]
   window: window.Window
   done: int = 0
@@ -65,15 +54,23 @@ class Arm:
     return self.compiled.setup
 
   @property
-  def memory(self) -> int:
+  def refreshes(self) -> bool:
+    return self.window.chosen is not None
+
+  @property
+  def flops(self) -> float:
+    """Of a step, as executed."""
+    return phases.phase_flops(self.setup.config, self.compiled.phase)
+
+  @property
+  def compile_seconds(self) -> Mapping[str, float]:
+    return self.compiled.seconds
+
+  @property
+  def memory(self) -> dict[str, int]:
     """Bytes on the device: at the peak of a step, and of what rests there."""
-    used = {id(leaf) for leaf in jax.tree.leaves(self.window.rest)}
-    resting = (
-      leaf.addressable_shards[0].data.nbytes
-      for leaf in jax.tree.leaves(self.window.resting)
-      if leaf.sharding.memory_kind == 'device' and id(leaf) not in used
-    )
-    return self.compiled.rests + self.compiled.works + sum(resting)
+    resting = plan_compile.resting_bytes(self.window)
+    return {'memory': sum(self.compiled.bytes) + resting}
 
   def steps(self, count: int) -> float:
     """Trains `count` steps; the loss of the last one."""
@@ -99,7 +96,9 @@ class Arm:
     """Scores the neurons of dense parameters, as a refresh does."""
     batch = self.batches[self.done % len(self.batches)]
     config, model = self.setup.config, self.compiled.phase.stage.model
-    jax.block_until_ready(refresh.measure(config, model, params, batch))
+    # In this context a refresh has compiled it.
+    with jax.sharding.set_mesh(self.setup.mesh):
+      jax.block_until_ready(refresh.measure(config, model, params, batch))
 
   def twin(self) -> Self:
     """The same program with a state of its own, that never refreshes."""
@@ -112,9 +111,12 @@ class Arm:
 def fresh(config: Config) -> Config:
   """The configuration with random weights, and before it grows.
 
+  Its sizes are those of the model that it would begin with.
+
   Raises:
     ConfigError: adapters train, which no other arm has.
   """
+  config = models.resolve(config)
   if config.lora.is_on:
     raise errors.ConfigError(
       f'config.lora.rank {config.lora.rank}: a benchmark compares ways to train'
@@ -175,32 +177,38 @@ def compact(dense: Config, sparse: Config) -> Config:
   return dataclasses.replace(dense, model=model)
 
 
-def compile_arm(setup: setup_lib.Setup, batch: Any) -> Compiled:
+def compile_arm(setup: setup_lib.Setup, batch: Any) -> CompiledStep:
   """Compiles the first step of a run, twice: without a cache and with one."""
   phase = phases.phase_at(setup.config, 0)
   program, seconds = bench_machine.compile_seconds(
     lambda: programs.compile_phase(setup, batch, phase)
   )
-  return Compiled(setup, phase, program, seconds)
+  return CompiledStep(setup, phase, program, seconds)
 
 
-def make_arm(compiled: Compiled, batches: Sequence[Any]) -> Arm:
+def make_arm(compiled: CompiledStep, batches: Sequence[Any]) -> TrainArm:
   """A new state on the device, with a window if the phase is sparse."""
   setup = compiled.setup
   batches = [setup.put_batch(batch) for batch in batches]
   state = setup_lib.initial_state(setup)
-  arm = Arm(compiled, batches, window.first(setup, state))
+  arm = TrainArm(compiled, batches, window.first(setup, state))
   if compiled.phase.is_sparse:
     arm.refresh()
   return arm
 
 
-def whole_selection(arm: Arm, setup: setup_lib.Setup) -> Arm:
+def open_arm(setup: setup_lib.Setup) -> TrainArm:
+  """The same from nothing: compiled once, random batches."""
+  batches = random_batches(setup.config)
+  phase = phases.phase_at(setup.config, 0)
+  program = programs.compile_phase(setup, batches[0], phase)
+  return make_arm(CompiledStep(setup, phase, program, {}), batches)
+
+
+def whole_selection(arm: TrainArm, setup: setup_lib.Setup) -> TrainArm:
   """Gathers every neuron of a dense arm: its model by way of SAT.
 
-  Args:
-    arm: dense; it is used up.
-    setup: of a sparse arm.
+  The dense arm is used up; `setup` is of a sparse one.
   """
   sizes = dataclasses.astuple(arm.compiled.phase.layers[0])
   counts = dict(zip(('heads', 'kv_heads', 'mlp'), sizes))

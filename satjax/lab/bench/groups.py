@@ -41,8 +41,8 @@ def pack(
 
   Args:
     units: all but the dense arm.
-    rests: bytes of the dense arm between steps.
-    works: bytes that it needs on top in a step.
+    rests: bytes of the dense arm, as of a unit.
+    works: likewise.
     limit: bytes that a group may take; None: one group has room for all.
 
   Returns:

@@ -5,10 +5,9 @@ everything from its first compile to its last step. Weights and tokens are
 random, and the tokens are in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 import contextlib
-import json
 import multiprocessing
 import os
 from typing import Any
@@ -16,9 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from satjax import errors
+from satjax import console, errors
 from satjax.config.run import Config
-from satjax.interop import models
 from satjax.lab.bench import arms as bench_arms
 from satjax.lab.bench import groups as bench_groups
 from satjax.lab.bench import machine as bench_machine
@@ -36,9 +34,11 @@ def ladder(
 ) -> dict[str, Any]:
   """Times runs of `config.train.num_steps`: dense, dense again, the ladder.
 
+  One that grows is timed without growth. The kinds of run take turns.
+
   Args:
-    config: with a ladder; one that grows is timed without growth.
-    rounds: runs of each kind; they take turns.
+    config: with a ladder.
+    rounds: runs of each kind.
     out: JSON file for the result; its table goes beside it, as .md.
 
   Returns:
@@ -48,7 +48,7 @@ def ladder(
     ConfigError: nothing is left out, or adapters train.
     StorageError: `out` cannot be written.
   """
-  config = bench_arms.fresh(models.resolve(config))
+  config = bench_arms.fresh(config)
   if not config.sparsity.is_on:
     raise errors.ConfigError(
       'config.sparsity.head_rate and channel_rate are 0: there is no ladder to'
@@ -65,9 +65,10 @@ def ladder(
     return lambda: runs[name].append(_apart(changed))
 
   bench_groups.take_turns('runs', {name: task(name) for name in runs}, rounds)
-  first = runs['dense'][0]
+  # As a run saw it; this process has opened no device.
+  environment = [x.pop('environment') for found in runs.values() for x in found]
   result = {
-    'environment': first['environment'] | {'command': workdir.command()},
+    'environment': environment[0] | {'command': workdir.command()},
     'load_average': {'before': before[0], 'after': os.getloadavg()},
     'clocks': {'before': before[1], 'after': bench_machine.clocks()},
     'config': config.to_dict(),
@@ -77,10 +78,7 @@ def ladder(
   }
   again = result['arms']['dense again']['ratio']
   result['noise'] = bench_table.noise_floor(again)
-  result = json.loads(json.dumps(result))
-  if out is not None:
-    bench_table.write(out, result, render(result))
-  return result
+  return bench_table.publish(out, result, render)
 
 
 def _apart(config):
@@ -93,11 +91,7 @@ def _apart(config):
 def run_whole(
   config: Config, devices: Sequence[jax.Device] | None = None
 ) -> dict[str, Any]:
-  """Trains from the first step to the last.
-
-  Args:
-    config: what to train.
-    devices: to run on; None: all.
+  """Trains from the first step to the last, on all devices if None are given.
 
   Returns:
     'seconds' in all, and 'spent' on each activity as in metrics.jsonl; 'loss'
@@ -156,40 +150,37 @@ def _steps(setup, compiled, now, batches, clock):
 
 def _summarise(runs):
   seconds = {n: np.array([r['seconds'] for r in rs]) for n, rs in runs.items()}
-  result = {}
-  for name, rows in runs.items():
-    result[name] = {
+  return {
+    name: {
       'seconds': float(np.median(seconds[name])),
       'ratio': bench_table.spread(seconds[name] / seconds['dense']),
       'spent': {
         key: float(np.median([row['spent'].get(key, 0.0) for row in rows]))
         for key in rows[0]['spent']
       },
-      'runs': [
-        {k: v for k, v in row.items() if k != 'environment'} for row in rows
-      ],
+      'runs': rows,
     }
-  return result
+    for name, rows in runs.items()
+  }
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: Mapping[str, Any]) -> str:
   """The result as a Markdown table, and what it takes to judge it."""
   arms, config, floor = result['arms'], result['config'], result['noise']
   activities = list(arms['ladder']['spent'])
-  head = ['run', 'seconds', 'time / dense', 'range', 'speed-up', *activities]
-  lines = [f'| {" | ".join(head)} |', '|' + ' --- |' * len(head)]
-  for name, arm in arms.items():
-    ratio = arm['ratio']
-    gain = bench_table.claim(1 / ratio['median'], floor)
-    cells = [
+  heads = ['run', 'seconds', 'time / dense', 'range', 'speed-up', *activities]
+  fixed = {'dense': '1', 'dense again': ''}
+  rows = [
+    [
       name,
       f'{arm["seconds"]:.1f}',
-      f'{ratio["median"]:.3f}',
-      f'{ratio["min"]:.3f} to {ratio["max"]:.3f}',
-      {'dense': '1', 'dense again': ''}.get(name, gain),
+      f'{arm["ratio"]["median"]:.3f}',
+      bench_table.RANGE.format(**arm['ratio']),
+      fixed.get(name, bench_table.speedup(arm, floor)),
       *(f'{arm["spent"].get(key, 0.0):.2f}' for key in activities),
     ]
-    lines.append(f'| {" | ".join(cells)} |')
+    for name, arm in arms.items()
+  ]
   limit, speedup = result['limit'], 1 / arms['ladder']['ratio']['median']
   notes = [
     f'Noise floor {floor:.3f}, from two equal dense runs: ratios that are no'
@@ -206,4 +197,5 @@ def render(result: dict[str, Any]) -> str:
     f' {arms["ladder"]["runs"][0]["programs"]} with the ladder.',
     *bench_table.notes_on_machine(result),
   ]
-  return '\n'.join([*lines, '', *(f'- {note}' for note in notes), ''])
+  text = ''.join(f'- {note}\n' for note in notes)
+  return f'{console.markdown(heads, rows)}\n{text}'

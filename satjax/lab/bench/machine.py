@@ -15,14 +15,8 @@ from jax.experimental.compilation_cache import compilation_cache
 _SPARE = 0.1
 # bfloat16 FLOPs a second of a large matmul of random numbers, as measured.
 MEASURED = {'NVIDIA H200': 790e12}
-_QUERY = (
-  'name',
-  'clocks.sm',
-  'clocks.mem',
-  'power.draw',
-  'power.limit',
-  'temperature.gpu',
-)
+_QUERY = ('name', 'clocks.sm', 'clocks.mem')
+_QUERY += ('power.draw', 'power.limit', 'temperature.gpu')
 
 
 @contextlib.contextmanager
@@ -53,11 +47,9 @@ def _set(options):
 def compile_seconds(
   compile_program: Callable[[], Any],
 ) -> tuple[Any, dict[str, float]]:
-  """Compiles twice.
+  """The program, and seconds to compile it.
 
-  Returns:
-    The first program; seconds 'cold', as in a first run, and 'warm', as in one
-    that finds the program in the cache on disk.
+  They are 'cold', as in a first run, and 'warm', with the program on disk.
   """
   seconds, compiled = {}, []
   with empty_cache():
@@ -70,12 +62,7 @@ def compile_seconds(
 
 
 def memory_limit(device: jax.Device, given: float | None) -> float | None:
-  """Bytes that arms may take together; None: there is no limit.
-
-  Args:
-    device: that they are to share.
-    given: what the user allows; None: what the device has.
-  """
+  """Bytes of a device that arms may take: `given`, or most of what it has."""
   if given is not None:
     return given
   limit = (device.memory_stats() or {}).get('bytes_limit')
@@ -92,11 +79,8 @@ def clocks() -> list[dict[str, str]]:
   program = shutil.which('nvidia-smi')
   if program is None:
     return []
-  command = [
-    program,
-    f'--query-gpu={",".join(_QUERY)}',
-    '--format=csv,noheader',
-  ]
+  query = f'--query-gpu={",".join(_QUERY)}'
+  command = [program, query, '--format=csv,noheader']
   try:
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
   except (OSError, subprocess.TimeoutExpired):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import gc
-import json
+import itertools
 import os
 import tempfile
 from typing import Any
@@ -21,9 +21,8 @@ import numpy as np
 
 from satjax import errors
 from satjax.config.run import Config
-from satjax.interop import models
+from satjax.interop import huggingface
 from satjax.lab.bench import arms as bench_arms
-from satjax.lab.bench import figures as bench_figures
 from satjax.lab.bench import groups as bench_groups
 from satjax.lab.bench import machine as bench_machine
 from satjax.lab.bench import table as bench_table
@@ -58,11 +57,10 @@ def bench(
     forwards: what the omitted part does in the forward pass, for each rate.
     rounds: visits to each arm.
     steps: optimizer steps in a visit.
-    torch: what the names of PyTorch arms to time begin with; (): none; None:
-      all, if it is installed.
+    torch: beginnings of names of PyTorch arms; (): none; None: all there are.
     memory: bytes of a device that arms may take together; None: what it has.
     out: JSON file for the result; its table goes beside it, as .md.
-    devices: to run on; None: all.
+    devices: None: all.
 
   Returns:
     The result, as in the JSON file; `bench_table.render` makes the table.
@@ -73,7 +71,7 @@ def bench(
       the dense arm does not fit twice.
     StorageError: `out` cannot be written.
   """
-  config = bench_arms.fresh(models.resolve(config))
+  config = bench_arms.fresh(config)
   if out is not None:
     bench_table.write(out, {}, '')
   before = os.getloadavg(), bench_machine.clocks()
@@ -88,10 +86,7 @@ def bench(
     'load_average': {'before': before[0], 'after': os.getloadavg()},
     'clocks': {'before': before[1], 'after': run.clocks},
   }
-  result = json.loads(json.dumps(result))
-  if out is not None:
-    bench_table.write(out, result, bench_table.render(result))
-  return result
+  return bench_table.publish(out, result, bench_table.render)
 
 
 class _Run:
@@ -103,15 +98,14 @@ class _Run:
     self.batches = bench_arms.random_batches(config)
     self.losses, self.unavailable, self.figures = {}, {}, {}
     self.clocks = []
-    dense = bench_arms.with_rate(config, 0.0, 'skip')
+    with_rate = bench_arms.with_rate
+    dense = with_rate(config, 0.0, 'skip')
     wanted = {'dense': dense}
-    for rate in rates:
-      for forward in forwards:
-        changed = bench_arms.with_rate(config, rate, forward)
-        wanted[f'{forward} {rate:g}'] = changed
-        if forward == 'skip':
-          small = bench_arms.compact(dense, changed)
-          wanted[f'skip {rate:g}, twin'] = small
+    for rate, forward in itertools.product(rates, forwards):
+      name, changed = f'{forward} {rate:g}', with_rate(config, rate, forward)
+      wanted[name] = changed
+      if forward == 'skip':
+        wanted[f'{name}, twin'] = bench_arms.compact(dense, changed)
     # All of them are checked before any is compiled.
     setups = {n: setup_lib.make_setup(c, devices) for n, c in wanted.items()}
     self.compiled = {
@@ -131,20 +125,19 @@ class _Run:
     units = [*self._units()]
     if not obstacle:
       units += self._torch_units(variants, weights, limit is not None)
-    groups, self.unavailable = bench_groups.pack(
-      units, base.rests, base.works, limit
-    )
+    groups, self.unavailable = bench_groups.pack(units, *base.bytes, limit)
     if obstacle:
       self.unavailable |= dict.fromkeys(variants, obstacle)
     self._check_noise()
     dense = self._make('dense')
     if variants and not obstacle:
       params = jax.device_get(dense.window.state.params)
-      bench_torch.save(weights, self.config, params)
+      length = self.config.data.seq_len
+      huggingface.save(weights, self.config.model, params, seq_len=length)
     self.losses['dense'] = dense.steps(1)
     dense.steps(_WARMUP)
     # Nothing but this arm has been on the device so far.
-    self.peak = bench_machine.peak_memory(self.device)
+    peak = bench_machine.peak_memory(self.device)
     for number, group in enumerate(groups):
       self._time_group(dense, number, group)
     self.figures = {
@@ -152,6 +145,8 @@ class _Run:
       for name in ('dense', *(n for u in units for n in u.names))
       if name in self.figures
     }
+    if peak:
+      self.figures['dense']['peak_memory'] = peak
 
   def result(self):
     """What was timed, and what came out."""
@@ -174,19 +169,19 @@ class _Run:
     yield bench_groups.Unit(
       ('dense again',),
       lambda: {'dense again': self._make('dense')},
-      base.rests,
-      base.works,
+      *base.bytes,
     )
     for name, sat in self.compiled.items():
       if not sat.phase.is_sparse:
         continue
       twin = self.compiled.get(f'{name}, twin', sat)
+      (rests, works), (twin_rests, twin_works) = sat.bytes, twin.bytes
       yield bench_groups.Unit(
         (name, f'{name}, twin'),
         functools.partial(self._make_pair, name),
         # The rows in training and those at rest are all that dense has.
-        max(base.rests, sat.rests) + twin.rests,
-        max(sat.works, twin.works),
+        max(base.bytes[0], rests) + twin_rests,
+        max(works, twin_works),
       )
 
   def _make_pair(self, name):
@@ -197,13 +192,15 @@ class _Run:
   def _torch_units(self, variants, weights, alone):
     setup = self.compiled['dense'].setup
     total = 1 + _WARMUP + self.rounds * self.num_steps
-    for name, variant in variants.items():
 
-      def make(name=name, variant=variant):
-        arguments = setup, weights, variant, self.batches, total
-        return {name: bench_torch.TorchArm(*arguments)}
+    def make(name, variant):
+      arguments = setup, weights, variant, self.batches, total
+      return {name: bench_torch.TorchArm(*arguments)}
 
-      yield bench_groups.Unit((name,), make, alone=alone)
+    return [
+      bench_groups.Unit((n,), functools.partial(make, n, v), alone=alone)
+      for n, v in variants.items()
+    ]
 
   def _check_gather(self):
     """Gathering every neuron has to give the dense model back."""
@@ -229,16 +226,39 @@ class _Run:
     self._check_noise()
     self._check_losses()
     if len(arms) > 1:
-      times = _time(arms, self.rounds, self.num_steps)
-      self.clocks = bench_machine.clocks()
-      found = bench_figures.figures(self.config, arms, *times, self.peak)
-      for name, of_arm in found.items():
+      for name, of_arm in self._visit(arms).items():
         self.figures.setdefault(name, {'group': number, **of_arm})
+      self.clocks = bench_machine.clocks()
     made = None
     arms.clear()
     gc.collect()
     if any(unit.alone for unit in group):
       bench_torch.free()
+
+  def _visit(self, arms):
+    """Figures of arms, from steps, refreshes and probes that take turns."""
+    sat = {name: arm for name, arm in arms.items() if arm.refreshes}
+    for name, arm in arms.items():
+      if name != 'dense':
+        arm.steps(_WARMUP)
+    for arm in sat.values():
+      arm.refresh(_WARMUP)
+    turns = functools.partial(bench_groups.take_turns, rounds=self.rounds)
+    seconds = turns(
+      'steps',
+      {n: functools.partial(a.steps, self.num_steps) for n, a in arms.items()},
+    )
+    refreshes = {name: arm.refresh for name, arm in sat.items()}
+    # After the steps, which give every parameter a new place.
+    params = arms['dense'].window.state.params
+    probes = {n: functools.partial(a.probe, params) for n, a in sat.items()}
+    return bench_table.figures(
+      self.config,
+      arms,
+      {n: np.array(x) / self.num_steps for n, x in seconds.items()},
+      turns('refreshes', refreshes),
+      turns('probes', probes),
+    )
 
   def _check_noise(self):
     if 'dense again' in self.unavailable:
@@ -252,31 +272,3 @@ class _Run:
     same = {n: x for n, x in self.losses.items() if n.startswith(names)}
     dtype, platform = self.config.model.dtype, self.device.platform
     bench_table.check_losses(self.losses['dense'], same, dtype, platform)
-
-
-def _time(arms, rounds, steps):
-  """Seconds of a step, by arm and round, of a refresh, and of its probe."""
-  sat = {
-    name: arm
-    for name, arm in arms.items()
-    if isinstance(arm, bench_arms.Arm) and arm.window.chosen
-  }
-  for name, arm in arms.items():
-    if name != 'dense':
-      arm.steps(_WARMUP)
-  for arm in sat.values():
-    arm.refresh(_WARMUP)
-  visits = {n: functools.partial(a.steps, steps) for n, a in arms.items()}
-  seconds = bench_groups.take_turns('steps', visits, rounds)
-  params = arms['dense'].window.state.params
-  return (
-    {name: np.array(of_arm) / steps for name, of_arm in seconds.items()},
-    bench_groups.take_turns(
-      'refreshes', {n: arm.refresh for n, arm in sat.items()}, rounds
-    ),
-    bench_groups.take_turns(
-      'probes',
-      {n: functools.partial(arm.probe, params) for n, arm in sat.items()},
-      rounds,
-    ),
-  )

@@ -4,6 +4,7 @@ Of the dense step, of a SAT step and of a refresh. The time between the first
 operation and the last is shared out without rest: groups and gaps add up to it.
 """
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
@@ -14,13 +15,14 @@ from typing import Any
 import jax
 import optax
 
-from satjax import errors
+from satjax import console
 from satjax.config.run import Config
 from satjax.lab.bench import arms as bench_arms
 from satjax.lab.bench import machine as bench_machine
 from satjax.lab.bench import profiler_ops
-from satjax.train import phases, programs, workdir
+from satjax.lab.bench import table as bench_table
 from satjax.train import setup as setup_lib
+from satjax.train import workdir
 
 _WARMUP = 3
 _LONGEST = 10
@@ -44,7 +46,7 @@ def profile(
     rate: omission rate of heads and channels.
     forward: what the omitted part does in the forward pass.
     steps: in a trace; as many refreshes.
-    devices: to run on; None: all. The first is looked at.
+    devices: None: all. The first is looked at.
 
   Returns:
     What `render` makes the tables from.
@@ -55,30 +57,26 @@ def profile(
     StorageError: `directory` cannot be written.
   """
   config = bench_arms.fresh(config)
-  batches = bench_arms.random_batches(config)
-  path = _write(directory, '')
+  path = pathlib.Path(directory) / 'profile.md'
+  bench_table.write_text(path, '')
   sections = {}
   for name, changed in (
     ('dense', bench_arms.with_rate(config, 0.0, 'skip')),
     (f'{forward} {rate:g}', bench_arms.with_rate(config, rate, forward)),
   ):
-    setup = _scoped(changed, devices)
-    phase = phases.phase_at(setup.config, 0)
     # A cache would give back programs whose operations have other names.
     with bench_machine.empty_cache():
-      program = programs.compile_phase(setup, batches[0], phase)
-    known = profiler_ops.kinds(program.as_text())
-    compiled = bench_arms.Compiled(setup, phase, program, {})
-    arm = bench_arms.make_arm(compiled, batches)
+      arm = bench_arms.open_arm(_scoped(changed, devices))
+    known = profiler_ops.kinds(arm.compiled.program.as_text())
     tasks = {f'{name}, step': arm.steps}
-    if arm.window.chosen:
+    if arm.refreshes:
       tasks[f'{name}, refresh'] = arm.refresh
     for label, task in tasks.items():
       folder = path.parent / label.replace(', ', '_').replace(' ', '_')
       sections[label] = _trace(folder, task, known, steps)
     del arm, tasks, task
   result = {'environment': workdir.environment(), 'sections': sections}
-  _write(directory, render(result))
+  bench_table.write_text(path, render(result))
   return result
 
 
@@ -106,90 +104,71 @@ def _trace(
   with jax.profiler.trace(folder, profiler_options=options):
     task(count)
   spent, gaps = profiler_ops.shares(profiler_ops.read(folder))
-  groups = dict.fromkeys((*profiler_ops.GROUPS, profiler_ops.GAPS), (0.0, 0))
-  longest = {}
+  part_of = collections.Counter({profiler_ops.GAPS: gaps})
+  seen = collections.Counter()
   for op, part in spent.items():
     group = profiler_ops.group_of(op, _MODULE, known)
-    for table, key in ((groups, group), (longest, (op.name, group))):
-      total, seen = table.get(key, (0.0, 0))
-      table[key] = total + part, seen + 1
-  groups[profiler_ops.GAPS] = gaps, 0
-  whole = sum(part for part, _ in groups.values())
+    for key in (group, (op.name, group)):
+      part_of[key] += part
+      seen[key] += 1
+  whole = sum(spent.values()) + gaps
 
-  def row(part, seen):
+  def row(key):
     return {
-      'milliseconds': part / count / 1e6,
-      'share': part / whole,
-      'count': seen / count,
+      'milliseconds': part_of[key] / count / 1e6,
+      'share': part_of[key] / whole,
+      'count': seen[key] / count,
     }
 
-  order = sorted(longest, key=lambda key: -longest[key][0])[:_LONGEST]
+  groups = (*profiler_ops.GROUPS, profiler_ops.GAPS)
+  named = [key for key, _ in part_of.most_common() if key not in groups]
   return {
     'milliseconds': whole / count / 1e6,
     'untraced_milliseconds': 1e3 * wall / count,
-    'groups': {name: row(*values) for name, values in groups.items()},
+    'groups': {name: row(name) for name in groups},
     'longest': [
-      {'name': name, 'group': group, **row(*longest[name, group])}
-      for name, group in order
+      {'name': key[0], 'group': key[1], **row(key)} for key in named[:_LONGEST]
     ],
   }
 
 
 def render(result: Mapping[str, Any]) -> str:
   """The tables as Markdown."""
-  lines = []
+  parts, columns = [], ('ms', 'share', 'operations')
   for label, section in result['sections'].items():
-    lines += [
+    groups = section['groups']
+    order = sorted(groups, key=lambda name: -groups[name]['share'])
+    longest = [
+      (f'`{row["name"]}`', row['group'], *_cells(row))
+      for row in section['longest']
+    ]
+    parts += [
       f'## {label}: {section["milliseconds"]:.3f} ms traced,'
-      f' {section["untraced_milliseconds"]:.3f} ms untraced',
-      '',
-      '| group | ms | share | operations |',
-      '| --- | --- | --- | --- |',
-      *(
-        f'| {name} | {_cells(row)} |'
-        for name, row in sorted(
-          section['groups'].items(), key=lambda item: -item[1]['share']
-        )
+      f' {section["untraced_milliseconds"]:.3f} ms untraced\n',
+      console.markdown(
+        ('group', *columns), [(name, *_cells(groups[name])) for name in order]
       ),
-      '',
-      '| longest operations | group | ms | share | operations |',
-      '| --- | --- | --- | --- | --- |',
-      *(
-        f'| `{row["name"]}` | {row["group"]} | {_cells(row)} |'
-        for row in section['longest']
-      ),
-      '',
+      console.markdown(('longest operations', 'group', *columns), longest),
     ]
   environment = result['environment']
   packages = environment['packages']
-  return '\n'.join(
-    [
-      *lines,
-      '- Of the first device; operations that run at the same time share it,'
-      ' so that everything adds up to the time from the first to the last.',
-      '- A fusion with a matmul counts as one;'
-      ' attention is its matmuls or its kernel, without a softmax of its own.'
-      ' Operations of other programs than the step go by their names; other:'
-      ' by names that do not tell.',
-      f'- {environment["devices"]}, XLA_FLAGS {environment["xla_flags"]!r},'
-      f' commit {environment["commit"]}, jax {packages["jax"]}, jaxlib'
-      f' {packages["jaxlib"]}.',
-      '',
-    ]
+  notes = (
+    '- Of the first device; operations that run at the same time share it,'
+    ' so that everything adds up to the time from the first to the last.\n'
+    '- A fusion with a matmul counts as one;'
+    ' attention is its matmuls or its kernel, without a softmax of its own.'
+    ' Operations of other programs than the step go by their names; other:'
+    ' by names that do not tell.\n'
+    f'- {environment["devices"]}, XLA_FLAGS {environment["xla_flags"]!r},'
+    f' commit {environment["commit"]}, jax {packages["jax"]}, jaxlib'
+    f' {packages["jaxlib"]}.\n'
   )
+  return '\n'.join([*parts, notes])
 
 
 def _cells(row):
-  return f'{row["milliseconds"]:.3f} | {row["share"]:.1%} | {row["count"]:g}'
-
-
-def _write(directory, text):
-  path = pathlib.Path(directory) / 'profile.md'
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-  except OSError as error:
-    raise errors.StorageError(
-      f'cannot write {path}: {error.strerror}; choose another folder'
-    ) from error
-  return path
+  return (
+    f'{row["milliseconds"]:.3f}',
+    f'{row["share"]:.1%}',
+    f'{row["count"]:g}',
+  )

@@ -5,12 +5,16 @@ one plane for a CPU, with a line for each thread. Both become the same list of
 operations, whose names the text of the compiled program explains.
 """
 
+import collections
 from collections.abc import Iterable, Mapping
 import dataclasses
 import pathlib
 import re
 
+import jax
+
 from satjax import errors
+from satjax.lab.plan import hlo
 
 GROUPS = (
   'matmul',
@@ -31,22 +35,10 @@ _COLLECTIVE = re.compile(
 # These wait for what they contain, which has events of its own.
 _CONTAINER = re.compile(r'(while|call|conditional)(\.\d+)?$')
 _MOVES = {
-  'copy',
-  'copy-start',
-  'copy-done',
-  'transpose',
-  'reshape',
-  'bitcast',
-  'slice',
-  'dynamic-slice',
-  'dynamic-update-slice',
-  'concatenate',
-  'pad',
-  'reverse',
-  'broadcast',
-  'iota',
-  'select',  # of the bounds of a slice
-  'compare',
+  *('copy', 'copy-start', 'copy-done', 'transpose', 'reshape', 'bitcast'),
+  *('slice', 'dynamic-slice', 'dynamic-update-slice', 'concatenate', 'pad'),
+  *('reverse', 'broadcast', 'iota'),
+  *('select', 'compare'),  # of the bounds of a slice
 }
 _SILENT = {'parameter', 'constant', 'tuple', 'get-tuple-element'}
 _NAMELESS = re.compile(r'(ynn_fusion|fusion|custom-call)(\.\d+)?$')
@@ -58,8 +50,6 @@ _KERNELS = (
   ('gather/scatter', re.compile(r'gather|scatter|sort', re.I)),
   ('copy/transpose', re.compile(r'mem(cpy|set)|copy|transpose|slice', re.I)),
 )
-_INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = .*? ([a-z][\w\-]*)\(')
-_COMPUTATION = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) .*\{$')
 _CALLS = re.compile(r'\bcalls=%?([\w.\-]+)')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _BATCHED = re.compile(r'lhs_batch_dim(s=\{\d|ensions":\["\d)')
@@ -68,13 +58,11 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Op:
-  """One operation of one line of a trace.
+  """One operation of one line of a trace, from start to stop in nanoseconds.
 
   Attributes:
     name: of the instruction, or of the kernel where that is not known.
     module: program that it belongs to; '' where that is not known.
-    start: nanoseconds.
-    stop: nanoseconds.
     kernel: of a GPU, that ran for the instruction.
   """
 
@@ -85,40 +73,35 @@ class Op:
   kernel: str = ''
 
 
-def kinds(hlo: str) -> dict[str, str]:
+def kinds(text: str) -> dict[str, str]:
   """The group of every instruction of a compiled program, from its text."""
-  computations, own = {}, []
-  for line in hlo.splitlines():
-    if line.endswith('{') and (found := _COMPUTATION.match(line)):
-      own = computations[found[1]] = []
-    elif found := _INSTRUCTION.match(line):
-      own.append((found[1], found[2], line))
+  bodies, _ = hlo.computations(text)
   return {
-    name: _kind(opcode, line, computations)
-    for instructions in computations.values()
-    for name, opcode, line in instructions
+    name: _kind(one, bodies)
+    for body in bodies.values()
+    for name, one in body.items()
   }
 
 
-def _kind(opcode, line, computations):
-  calls = _CALLS.search(line)
-  inner = computations.get(calls[1], []) if calls else []
-  parts = [(o, text) for _, o, text in inner if o not in _SILENT]
-  parts = parts or [(opcode, line)]
-  if _COLLECTIVE.match(opcode):
+def _kind(one, bodies):
+  calls = _CALLS.search(one.rest)
+  inner = bodies.get(calls[1], {}) if calls else {}
+  parts = [x for x in inner.values() if x.opcode not in _SILENT] or [one]
+  if _COLLECTIVE.match(one.opcode):
     return 'collective'
-  for part, text in parts:
-    target = _TARGET.search(text)
+  for part in parts:
+    target = _TARGET.search(part.rest)
     known = _by_name(target[1]) if target else None
     if known == 'attention':
       return known
-    if part in ('dot', 'convolution') or known == 'matmul':
-      within = 'attention' in ''.join(_OP_NAME.findall(text))
-      return 'attention' if within and _BATCHED.search(text) else 'matmul'
-  scoped = [SCOPE in _scopes(text) for _, text in parts]
+    if part.opcode in ('dot', 'convolution') or known == 'matmul':
+      within = 'attention' in ''.join(_OP_NAME.findall(part.rest))
+      batched = within and _BATCHED.search(part.rest)
+      return 'attention' if batched else 'matmul'
+  scoped = [SCOPE in _scopes(part.rest) for part in parts]
   if 2 * sum(scoped) > len(scoped):
     return 'optimizer'
-  opcodes = {part for part, _ in parts}
+  opcodes = {part.opcode for part in parts}
   if opcodes & {'gather', 'scatter', 'sort'}:
     return 'gather/scatter'
   return 'copy/transpose' if opcodes <= _MOVES else 'elementwise'
@@ -137,13 +120,7 @@ def _by_name(name):
 
 
 def group_of(op: Op, module: str, known: Mapping[str, str]) -> str:
-  """The group of an operation.
-
-  Args:
-    op: of a trace.
-    module: that `known` is of.
-    known: groups of its instructions (`kinds`); others go by their names.
-  """
+  """The group of an operation; `known`: `kinds` of the program `module`."""
   if op.module.startswith(module) and op.name in known:
     return known[op.name]
   if _COLLECTIVE.match(op.name):
@@ -158,13 +135,11 @@ def read(directory: str | pathlib.Path) -> list[list[Op]]:
   Raises:
     SatjaxError: there is no trace, or no operation in it.
   """
-  from jax import profiler
-
   found = pathlib.Path(directory).rglob('*.xplane.pb')
   newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
   lines = []
   if newest:
-    data = profiler.ProfileData.from_file(str(newest))
+    data = jax.profiler.ProfileData.from_file(str(newest))
     lines = _first_device({p.name: list(p.lines) for p in data.planes})
   if not lines:
     raise errors.SatjaxError(
@@ -177,36 +152,24 @@ def read(directory: str | pathlib.Path) -> list[list[Op]]:
 def _first_device(planes):
   """Operations by line, from the lines of all planes by name."""
   device = [n for n in planes if re.match(r'/device:(GPU|TPU):0( |$)', n)]
+  lines = planes.get(device[0] if device else '/host:CPU', [])
   if device:
-    lines = planes[device[0]]
     # A GPU has streams; lines such as 'XLA Ops' are made from them.
     streams = [line for line in lines if line.name.startswith('Stream')]
-    chosen = streams or [line for line in lines if line.name == 'XLA Ops']
-    ops = ([_device_op(e) for e in line.events] for line in chosen)
-  else:
-    chosen = planes.get('/host:CPU', [])
-    ops = ([_host_op(e) for e in line.events] for line in chosen)
-  ops = ([op for op in line if op] for line in ops)
-  return [line for line in ops if line]
+    lines = streams or [line for line in lines if line.name == 'XLA Ops']
+  ops = ([_op(event, not device) for event in line.events] for line in lines)
+  return [found for line in ops if (found := [op for op in line if op])]
 
 
-def _device_op(event):
+def _op(event, is_host):
+  """The operation of an event; None if it is none of the first device."""
   stats = dict(event.stats)
-  # Kernels of a command buffer know its name, but not their instructions'.
   name = str(stats.get('hlo_op') or '')
+  if is_host and (not name or int(stats.get('device_ordinal', 0))):
+    return None
+  # Kernels of a command buffer know its name, but not their instructions'.
   if not name or name.startswith('command_buffer'):
     name = event.name
-  return _op(name, stats, event)
-
-
-def _host_op(event):
-  stats = dict(event.stats)
-  if 'hlo_op' not in stats or int(stats.get('device_ordinal', 0)):
-    return None
-  return _op(str(stats['hlo_op']), stats, event)
-
-
-def _op(name, stats, event):
   if _CONTAINER.match(name) or event.duration_ns <= 0:
     return None
   module = str(stats.get('hlo_module', ''))
@@ -227,48 +190,25 @@ def shares(lines: Iterable[Iterable[Op]]) -> tuple[dict[Op, float], float]:
   Returns:
     Nanoseconds of each operation, and of the gaps between them.
   """
-  changes = []
-  for line in lines:
-    for start, stop, op in _innermost(sorted(line, key=_outer_first)):
-      changes += [(start, True, op), (stop, False, op)]
-  changes.sort(key=lambda change: change[:2])  # stops before starts
-  spent, running, gaps = {}, {}, 0.0
+  changes, stacks = [], {}
+  for number, line in enumerate(lines):
+    for op in line:
+      # Stops before starts, and what is around others starts before them.
+      changes.append((op.start, True, -op.stop, number, op))
+      changes.append((op.stop, False, 0, number, op))
+  changes.sort(key=lambda change: change[:3])
+  spent, gaps = collections.Counter(), 0.0
   before = changes[0][0] if changes else 0.0
-  for now, starts, op in changes:
-    if running:
-      for other in running:
-        part = (now - before) / len(running)
-        spent[other] = spent.get(other, 0.0) + part
-    else:
+  for now, starts, _, number, op in changes:
+    innermost = [stack[-1] for stack in stacks.values() if stack]
+    for other in innermost:
+      spent[other] += (now - before) / len(innermost)
+    if not innermost:
       gaps += now - before
     before = now
+    stack = stacks.setdefault(number, [])
     if starts:
-      running[op] = None
+      stack.append(op)
     else:
-      running.pop(op, None)
+      stack.remove(op)
   return spent, gaps
-
-
-def _outer_first(op):
-  return op.start, -op.stop
-
-
-def _innermost(ops):
-  """(start, stop, op) of when each is the innermost of its line."""
-  stack, now = [], 0.0
-
-  def until(time):
-    nonlocal now
-    while stack and stack[-1].stop <= time:
-      op = stack.pop()
-      if op.stop > now:
-        yield now, op.stop, op
-        now = op.stop
-    if stack and time > now:
-      yield now, time, stack[-1]
-    now = max(now, time)
-
-  for op in ops:
-    yield from until(op.start)
-    stack.append(op)
-  yield from until(float('inf'))

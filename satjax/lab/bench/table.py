@@ -1,13 +1,71 @@
-"""From the times of a bench to claims: spread, noise floor, a table."""
+"""From the times of arms to claims: ratios, noise floor, a table."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
 import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from satjax import errors, files
+from satjax import console, errors, files, flops
+from satjax.config.run import Config
+from satjax.lab.bench import machine as bench_machine
+
+RANGE = '{min:.3f} to {max:.3f}'
+Times = Mapping[str, Sequence[float]]
+
+
+def figures(
+  config: Config,
+  arms: Mapping[str, Any],
+  seconds: Mapping[str, np.ndarray],
+  refreshes: Times,
+  probes: Times,
+) -> dict[str, dict[str, Any]]:
+  """Figures of the arms of a group; a SAT step bears its share of a refresh.
+
+  Seconds of steps, refreshes and probes are by arm, in every round; `config`
+  is that of the dense arm.
+  """
+  refresh = {name: float(np.median(t)) for name, t in refreshes.items()}
+  every = config.sparsity.refresh_every
+  total = {n: t + refresh.get(n, 0.0) / every for n, t in seconds.items()}
+  dense, result = arms['dense'], {}
+  for name, arm in arms.items():
+    median = float(np.median(total[name]))
+    ratio = spread(total[name] / total['dense'])
+    limit = dense.flops / arm.flops
+    found = result[name] = {
+      'seconds': median,
+      'tokens_per_second': config.tokens_per_step / median,
+      'flops': arm.flops,
+      'compile_seconds': arm.compile_seconds,
+      **arm.memory,
+      **_shares(arm.flops / median, dense.setup.mesh.devices),
+      'step_seconds': seconds[name].tolist(),
+      'dense_step_seconds': seconds['dense'].tolist(),
+      'ratio': ratio,
+      'limit': limit,
+      'efficiency': 1 / ratio['median'] / limit,
+    }
+    if name in refresh:
+      found['refresh_seconds'] = refreshes[name]
+      found['probe_seconds'] = probes[name]
+      found['refresh_share'] = refresh[name] / every / median
+    if f'{name}, twin' in arms:
+      found['twin'] = spread(total[name] / total[f'{name}, twin'])
+  return result
+
+
+def _shares(speed, devices):
+  """Executed FLOPs a second over what devices can do, where that is known."""
+  kind = devices.flat[0].device_kind
+  peaks = {
+    'mfu': flops.peak_flops(kind),
+    'of_measured': bench_machine.MEASURED.get(kind),
+  }
+  return {n: speed / x / devices.size for n, x in peaks.items() if x}
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
@@ -22,10 +80,9 @@ def spread(values: np.ndarray) -> dict[str, float]:
 
 
 def noise_floor(again: Mapping[str, float]) -> float:
-  """How far from 1 the ratio of equal arms strays, or its inverse.
+  """How far from 1 a ratio of equal arms, or its inverse, strays.
 
-  Args:
-    again: the `spread` of that ratio.
+  `again` is the `spread` of that ratio.
   """
   median = again['median']
   return max(abs(median - 1), abs(1 / median - 1), again['iqr'])
@@ -36,16 +93,18 @@ def claim(value: float, floor: float) -> str:
   return 'no difference' if abs(value - 1) <= floor else f'{value:.3f}x'
 
 
+def speedup(arm: Mapping[str, Any], floor: float) -> str:
+  """Of an arm over the dense one, in the same words."""
+  return claim(1 / arm['ratio']['median'], floor)
+
+
 def check_losses(
   dense: float, others: Mapping[str, float], dtype: str, platform: str = 'cpu'
 ) -> None:
-  """Refuses to compare arms that compute something else than the dense one.
+  """Refuses to compare arms whose first loss is not that of the dense one.
 
-  Args:
-    dense: loss of the dense arm on its first batch.
-    others: losses on the same batch of the arms that must agree with it.
-    dtype: of activations; it sets how closely they agree.
-    platform: of the devices; accelerators round the factors of float32 matmuls.
+  The dtype of activations sets how closely they must agree, and accelerators
+  round the factors of float32 matmuls.
 
   Raises:
     SatjaxError: names the arms that disagree, and the figures.
@@ -68,16 +127,9 @@ def check_losses(
 
 def render(result: Mapping[str, Any]) -> str:
   """The result as a Markdown table, and what it takes to judge it."""
-  columns = _columns(result)
-  lines = [
-    f'| {" | ".join(columns)} |',
-    '|' + ' --- |' * len(columns),
-    *(
-      f'| {" | ".join(cell(name, arm) for cell in columns.values())} |'
-      for name, arm in result['arms'].items()
-    ),
-  ]
-  return '\n'.join(lines + ['', *_notes(result)]) + '\n'
+  columns, arms = _columns(result), result['arms'].items()
+  rows = [[cell(name, arm) for cell in columns.values()] for name, arm in arms]
+  return f'{console.markdown([*columns], rows)}\n{_notes(result)}'
 
 
 def _columns(result):
@@ -88,17 +140,15 @@ def _columns(result):
   def if_known(key, cell):
     return lambda name, arm: cell(arm[key]) if key in arm else ''
 
-  def gain(name, arm):
-    same = name == 'dense'
-    return '1' if same else claim(1 / arm['ratio']['median'], floor)
-
   columns = {
     'arm': lambda name, arm: name,
     'ms/step': lambda name, arm: f'{1e3 * arm["seconds"]:.1f}',
     'tokens/s': lambda name, arm: f'{arm["tokens_per_second"]:,.0f}',
     'time / dense': lambda name, arm: f'{arm["ratio"]["median"]:.3f}',
-    'range': lambda name, arm: '{min:.3f} to {max:.3f}'.format(**arm['ratio']),
-    'speed-up': gain,
+    'range': lambda name, arm: RANGE.format(**arm['ratio']),
+    'speed-up': lambda name, arm: (
+      '1' if name == 'dense' else speedup(arm, floor)
+    ),
     'FLOPs limit': lambda name, arm: f'{arm["limit"]:.3f}x',
     'efficiency': lambda name, arm: f'{arm["efficiency"]:.3f}',
     'MFU': if_known('mfu', '{:.1%}'.format),
@@ -121,13 +171,14 @@ def _columns(result):
 def _notes(result):
   """What the table leaves out, as a Markdown list."""
   notes = _notes_on_times, _notes_on_arms, notes_on_machine
-  return [f'- {note}' for of in notes for note in of(result)]
+  return ''.join(f'- {note}\n' for of in notes for note in of(result))
 
 
 def notes_on_machine(result: Mapping[str, Any]) -> Iterator[str]:
   """Where a result is from: devices, load, clocks, versions."""
   environment, load = result['environment'], result['load_average']
-  packages = {**environment['packages'], **result.get('torch', {})}
+  packages = environment['packages'] | result.get('torch', {})
+  versions = ', '.join(f'{name} {text}' for name, text in packages.items())
   yield (
     f'{environment["devices"]}, {environment["cpu_count"]} CPUs,'
     f' {environment["platform"]}, load average {load["before"][0]:.2f} before'
@@ -138,9 +189,8 @@ def notes_on_machine(result: Mapping[str, Any]) -> Iterator[str]:
       values = ', '.join(f'{key} {value}' for key, value in row.items())
       yield f'nvidia-smi {when}: {values}.'
   yield (
-    f'Commit {environment["commit"]}, XLA_FLAGS {environment["xla_flags"]!r}, '
-    + ', '.join(f'{name} {version}' for name, version in packages.items())
-    + '.'
+    f'Commit {environment["commit"]}, XLA_FLAGS {environment["xla_flags"]!r},'
+    f' {versions}.'
   )
 
 
@@ -168,13 +218,13 @@ def _notes_on_times(result):
   every = config['sparsity']['refresh_every']
   for name, arm in arms.items():
     if 'refresh_seconds' in arm:
-      step = 1e3 * float(np.median(arm['step_seconds']))
-      refresh = 1e3 * float(np.median(arm['refresh_seconds']))
-      probe = 1e3 * float(np.median(arm['probe_seconds']))
-      share = probe / every / (1e3 * arm['seconds'])
+      kinds = ('step', 'refresh', 'probe')
+      step, refresh, probe = (np.median(arm[f'{k}_seconds']) for k in kinds)
+      share = probe / every / arm['seconds']
       yield (
-        f'{name}: step {step:.1f} ms; refresh {refresh:.1f} ms every {every}'
-        f' steps, of which the probe is {probe:.1f} ms: {share:.1%} of a step.'
+        f'{name}: step {1e3 * step:.1f} ms; refresh {1e3 * refresh:.1f} ms'
+        f' every {every} steps, of which the probe is {1e3 * probe:.1f} ms:'
+        f' {share:.1%} of a step.'
       )
 
 
@@ -192,13 +242,15 @@ def _notes_on_arms(result):
       'A twin of skip is a natively small dense model; a twin of another'
       ' forward pass is the same program, natively small, without refreshes.'
     )
+  mebibytes = arms['dense']['memory'] / 2**20
+  peak = (
+    ' Peak: by the allocator, of the dense arm and of PyTorch, alone on the'
+    ' device.'
+  )
   yield (
     'Memory: of a step at its peak by the compiler, and of what rests on the'
-    f' device, over dense ({arms["dense"]["memory"] / 2**20:.0f} MiB). Peak: by'
-    ' the allocator, of the dense arm and of PyTorch, alone on the device.'
-    if any('peak_memory' in arm for arm in arms.values())
-    else 'Memory: of a step at its peak by the compiler, and of what rests on'
-    f' the device, over dense ({arms["dense"]["memory"] / 2**20:.0f} MiB).'
+    f' device, over dense ({mebibytes:.0f} MiB).'
+    + (peak if any('peak_memory' in arm for arm in arms.values()) else '')
   )
   yield (
     'Compile: with no cache / with one on disk; of PyTorch forward and backward'
@@ -215,6 +267,18 @@ def _notes_on_arms(result):
     yield f'{name} is unavailable: {reason}'
 
 
+def publish(
+  out: str | os.PathLike | None,
+  result: Mapping[str, Any],
+  table: Callable[[Any], str],
+) -> Any:
+  """The result as JSON has it; writes that and its table, if `out` is given."""
+  result = json.loads(json.dumps(result))
+  if out is not None:
+    write(out, result, table(result))
+  return result
+
+
 def write(
   out: str | os.PathLike, result: Mapping[str, Any], table: str
 ) -> None:
@@ -224,11 +288,20 @@ def write(
     StorageError: `out` cannot be written.
   """
   path = pathlib.Path(out)
+  write_text(path, json.dumps(result, indent=2) + '\n')
+  write_text(path.with_suffix('.md'), table)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file, and the folders above it.
+
+  Raises:
+    StorageError: it cannot be written.
+  """
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, result)
-    path.with_suffix('.md').write_text(table)
+    files.write(path, text)
   except OSError as error:
     raise errors.StorageError(
-      f'cannot write {path}: {error.strerror}; choose another file'
+      f'cannot write {path}: {error.strerror}; choose another place'
     ) from error

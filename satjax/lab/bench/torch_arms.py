@@ -17,14 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from satjax import errors
-from satjax.config.run import Config
-from satjax.interop import huggingface
-from satjax.lab.bench import torch_model as bench_torch_model
 from satjax.train import phases
 from satjax.train import setup as setup_lib
-from satjax.tree import PyTree
 
 _PACKAGES = ('torch', 'transformers')
+_CAUSAL = 'satjax_causal'  # our attention, as transformers knows it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +46,13 @@ _ATTENTION = {'flash': 'FLASH_ATTENTION', 'cudnn': 'CUDNN_ATTENTION'}
 
 
 def variants(platform: str, dtype: str) -> dict[str, Variant]:
-  """The arms by name.
+  """The arms by name, on what JAX calls a platform, for a dtype of activations.
 
-  Args:
-    platform: of the devices, as JAX names it.
-    dtype: of activations; float32 has no fused attention to choose from.
+  Neither CPUs nor float32 have a fused attention to choose from.
   """
-  if platform == 'cpu':
-    modes = dict(list(_MODES.items())[:2])
-    return {name: Variant(mode) for name, mode in modes.items()}
-  if dtype == 'float32':
-    return {name: Variant(mode) for name, mode in _MODES.items()}
+  if platform == 'cpu' or dtype == 'float32':
+    modes = list(_MODES.items())[: 2 if platform == 'cpu' else None]
+    return {name: Variant(mode) for name, mode in modes}
   return {
     f'{name}, {short}': Variant(mode, attention)
     for name, mode in _MODES.items()
@@ -69,6 +62,8 @@ def variants(platform: str, dtype: str) -> dict[str, Variant]:
 
 class TorchArm:
   """A model in training, in its own walk through the batches."""
+
+  refreshes = False
 
   def __init__(
     self,
@@ -82,19 +77,20 @@ class TorchArm:
 
     Args:
       setup: of the dense arm.
-      directory: of `save`.
+      directory: of its weights, as Hugging Face keeps them.
       variant: how to run it.
       batches: of `bench_arms.random_batches`, where every target counts.
       num_steps: how many steps the arm will train at most.
     """
+    import torch
+
+    self._torch = torch
     config = self._config = setup.config
     self._device = _device(setup)
     self._attention = variant.attention
-    self._model = bench_torch_model.load(config, directory, self._device)
+    self._model = _load(config, directory, self._device)
     self._forward = self._model
-    self._optimizer = bench_torch_model.make_optimizer(
-      config.optimizer, self._model
-    )
+    self._optimizer = _make_optimizer(config.optimizer, self._model)
     self._batches = [self._cut(batch) for batch in batches]
     self._rates = jax.vmap(setup.schedule)(jnp.arange(num_steps)).tolist()
     self._done = 0
@@ -104,53 +100,47 @@ class TorchArm:
       self._compile(variant.mode)
 
   @property
-  def peak_memory(self) -> int | None:
+  def memory(self) -> dict[str, int]:
     """Most bytes that tensors took on the accelerator since the arm began."""
-    import torch
-
-    return torch.cuda.max_memory_allocated() if self._device == 'cuda' else None
+    if self._device == 'cpu':
+      return {}
+    return {'peak_memory': self._torch.cuda.max_memory_allocated()}
 
   def _compile(self, mode):
     """Compiles the model, as in a first run."""
-    import torch
-
     start = time.perf_counter()
     # What is compiled does not know its attention: no cache may be shared.
-    torch.compiler.reset()
-    with torch.compiler.config.patch(force_disable_caches=True):
-      self._forward = torch.compile(self._model, mode=mode)
+    self._torch.compiler.reset()
+    with self._torch.compiler.config.patch(force_disable_caches=True):
+      self._forward = self._torch.compile(self._model, mode=mode)
       self._gradient(self._batches[0])
     self._optimizer.zero_grad(set_to_none=True)
     self.compile_seconds = {'cold': time.perf_counter() - start}
 
   def steps(self, count: int) -> float:
     """Trains `count` steps; the loss of the last one."""
-    import torch
-
     max_norm = self._config.optimizer.clip_norm
     for _ in range(count):
       loss = self._gradient(self._batches[self._done % len(self._batches)])
       if max_norm:
-        torch.nn.utils.clip_grad_norm_(self._model.parameters(), max_norm)
+        self._torch.nn.utils.clip_grad_norm_(self._model.parameters(), max_norm)
       for group in self._optimizer.param_groups:
         group['lr'] = self._rates[self._done]
       self._optimizer.step()
       self._optimizer.zero_grad(set_to_none=True)
       self._done += 1
     if self._device == 'cuda':
-      torch.cuda.synchronize()
+      self._torch.cuda.synchronize()
     return loss.item()
 
   def _gradient(self, parts):
     """Adds up the gradients of the parts of a batch; the batch's loss."""
-    import torch
-
     total = 0.0
     with self._kernels():
       for tokens, targets in parts:
         with self._precision():
           logits = self._forward(input_ids=tokens, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(
+        loss = self._torch.nn.functional.cross_entropy(
           logits.float().flatten(0, 1), targets.flatten()
         ) / len(parts)
         loss.backward()
@@ -165,33 +155,82 @@ class TorchArm:
     return attention.sdpa_kernel(getattr(attention.SDPBackend, self._attention))
 
   def _precision(self):
-    import torch
-
     if self._config.model.dtype == 'float32':
       return contextlib.nullcontext()
-    return torch.autocast(self._device, torch.bfloat16)
+    return self._torch.autocast(self._device, self._torch.bfloat16)
 
   def _cut(self, batch):
-    import torch
-
     train = self._config.train
     rows = train.microbatch_size or train.batch_size
     tokens, targets = (
-      torch.from_numpy(batch[name].astype(np.int64)).to(self._device)
+      self._torch.from_numpy(batch[name].astype(np.int64)).to(self._device)
       for name in ('tokens', 'targets')
     )
     return list(zip(tokens.split(rows), targets.split(rows)))
 
 
+def _load(config, directory, device):
+  """The model, in float32 and ready to train.
+
+  Settings of the whole process come along: threads, TF32 on a GPU, where JAX
+  has it too, and from when on the most memory counts.
+  """
+  import torch
+  import transformers
+
+  torch.set_num_threads(os.cpu_count())
+  transformers.utils.logging.disable_progress_bar()
+  transformers.AttentionInterface.register(_CAUSAL, _attention)
+  model = transformers.LlamaForCausalLM.from_pretrained(
+    directory,
+    dtype=torch.float32,
+    attn_implementation=_CAUSAL,
+    local_files_only=True,
+  )
+  if config.model.remat == 'full':
+    model.gradient_checkpointing_enable()
+  model = model.to(device).train()
+  if device == 'cuda':
+    torch.set_float32_matmul_precision('high')
+    torch.cuda.reset_peak_memory_stats()
+  return model
+
+
+def _attention(module, query, key, value, attention_mask, **options):
+  """Causal, without a mask.
+
+  While it compiles, transformers would pass one, which flash attention does not
+  take and which makes the others slower.
+  """
+  from transformers.integrations import sdpa_attention
+
+  del attention_mask
+  return sdpa_attention.sdpa_attention_forward(
+    module, query, key, value, None, **{**options, 'is_causal': True}
+  )
+
+
+def _make_optimizer(config, model):
+  """AdamW that decays every matrix and no norm gain, as ours does."""
+  import torch
+
+  params = list(model.parameters())
+  return torch.optim.AdamW(
+    [
+      {'params': [p for p in params if p.ndim > 1]},
+      {'params': [p for p in params if p.ndim == 1], 'weight_decay': 0.0},
+    ],
+    betas=(config.b1, config.b2),
+    eps=config.eps,
+    weight_decay=config.weight_decay,
+    fused=True,
+  )
+
+
 def wanted(
   names: Sequence[str] | None, platform: str, dtype: str
 ) -> dict[str, Variant]:
-  """The arms to make.
-
-  Args:
-    names: what their names begin with; (): none; None: all that are possible.
-    platform: of the devices, as JAX names it.
-    dtype: of activations.
+  """The arms to make; all `variants` if `names` (their beginnings) is None.
 
   Raises:
     ConfigError: arms are asked for that do not exist, or that need packages
@@ -220,11 +259,6 @@ def wanted(
 def versions() -> dict[str, str]:
   """Of the packages that the arms are made of."""
   return {name: importlib.metadata.version(name) for name in _PACKAGES}
-
-
-def save(directory: str | os.PathLike, config: Config, params: PyTree) -> None:
-  """Writes the weights that every arm begins with; `params`: on the host."""
-  huggingface.save(directory, config.model, params, seq_len=config.data.seq_len)
 
 
 def free() -> None:

@@ -21,7 +21,7 @@ from satjax.lab.bench import arms as bench_arms
 from satjax.lab.bench import groups as bench_groups
 from satjax.lab.bench import table as bench_table
 from satjax.lab.experiment.trials import digest
-from satjax.train import phases, programs
+from satjax.train import phases
 from satjax.train import setup as setup_lib
 
 ROUNDS = {'smoke': 2, 'cpu': 15, 'gpu': 15, 'paper': 15}
@@ -157,7 +157,7 @@ def measure(dense: Config, wanted: list[Cell], rounds: int) -> dict[str, Any]:
   visited |= {cell.key: cell for cell in wanted}
   tasks = {}
   for name, cell in visited.items():
-    arm = _arm(cell.config)
+    arm = bench_arms.open_arm(setup_lib.make_setup(cell.config))
     steps = functools.partial(arm.steps, _STEPS)
     tasks[name] = arm.refresh if cell.is_refresh else steps
     steps()  # warm, as the task itself
@@ -180,15 +180,6 @@ def measure(dense: Config, wanted: list[Cell], rounds: int) -> dict[str, Any]:
   }
   jax.clear_caches()
   return result
-
-
-def _arm(config: Config) -> bench_arms.Arm:
-  setup = setup_lib.make_setup(config)
-  batches = bench_arms.random_batches(setup.config)
-  phase = phases.phase_at(setup.config, 0)
-  program = programs.compile_phase(setup, batches[0], phase)
-  compiled = bench_arms.Compiled(setup, phase, program, {})
-  return bench_arms.make_arm(compiled, batches)
 
 
 def merge(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,8 @@ thousands of them; one compile then confirms the best.
 """
 
 from collections.abc import Iterator
-import dataclasses
 import itertools
 import math
-from typing import Any
 
 from satjax import errors
 from satjax.config.run import Config
@@ -21,47 +19,22 @@ ROOM = 0.85
 _CHUNK = 2048  # tokens; far below this the output matrix dominates
 
 
-@dataclasses.dataclass(frozen=True)
-class Advice:
-  """Settings that fit.
-
-  Attributes:
-    config: with these settings.
-    flags: to paste after the command.
-    seconds: modelled, of an average step.
-    total: bytes of a device, in closed form, of the phase that needs most.
-  """
-
-  config: Config
-  flags: tuple[str, ...]
-  seconds: float
-  total: float
-
-
 def cheapest(
   config: Config, topology: Topology, room: float = ROOM
-) -> Advice | None:
-  """The settings with the least modelled time among those that fit.
+) -> Config | None:
+  """The settings with the least modelled time that fit; None: nothing does.
 
-  Of settings within 2% of each other those that change less win.
-
-  Args:
-    config: to start from; batch size and method stay as they are.
-    topology: what to run on.
-    room: share of the memory to fill at most.
-
-  Returns:
-    None if nothing fits.
+  Of settings within 2% of each other those that change less win. Batch size
+  and method stay as they are, and at most a share of `room` is filled.
   """
   best, rank = None, None
   for candidate in candidates(config, topology):
     total, seconds = price(candidate, topology)
     if total > room * topology.chip.memory:
       continue
-    flags = _flags(config, candidate)
-    penalised = seconds * (1 + 0.02 * len(flags))
+    penalised = seconds * (1 + 0.02 * len(flags(config, candidate)))
     if rank is None or penalised < rank:
-      best, rank = Advice(candidate, flags, seconds, total), penalised
+      best, rank = candidate, penalised
   return best
 
 
@@ -95,63 +68,39 @@ def candidates(config: Config, topology: Topology) -> Iterator[Config]:
   )
   for mesh, microbatch, remat, rest, chunk in axes:
     micro = 0 if microbatch == batch else microbatch
-    changed = changed_by(
-      config,
-      {
-        'mesh.data': -1 if config.mesh.data == -1 else mesh[0],
-        'mesh.fsdp': mesh[1],
-        'mesh.tensor': mesh[2],
-        'train.microbatch_size': micro,
-        'train.loss_chunk': chunk,
-        'model.remat': remat,
-        'sparsity.rest': rest,
-        'sparsity.shards': math.lcm(config.sparsity.shards, mesh[2]),
-      },
-    )
-    if changed is not None and _divides(changed, topology.count):
-      yield changed
-
-
-def changed_by(config: Config, changes: dict[str, Any]) -> Config | None:
-  """The configuration with keys changed; None if that is not allowed."""
-  values = config.to_dict()
-  for key, value in changes.items():
-    group, name = key.split('.')
-    values[group][name] = value
-  try:
-    return Config.from_dict(values)
-  except errors.ConfigError:
-    return None
-
-
-def _divides(config, count):
-  try:
-    plan_memory.abstract_mesh(config, count)
-  except errors.ConfigError:
-    return False
-  return True
+    values = config.to_dict()
+    values['mesh'] |= {'fsdp': mesh[1], 'tensor': mesh[2]}
+    if config.mesh.data != -1:
+      values['mesh']['data'] = mesh[0]
+    values['train'] |= {'microbatch_size': micro, 'loss_chunk': chunk}
+    values['model']['remat'] = remat
+    shards = math.lcm(config.sparsity.shards, mesh[2])
+    values['sparsity'] |= {'rest': rest, 'shards': shards}
+    try:
+      changed = Config.from_dict(values)
+      plan_memory.abstract_mesh(changed, topology.count)
+    except errors.ConfigError:
+      continue
+    yield changed
 
 
 def _meshes(count):
   for tensor in _powers(min(count, 16)):
-    for fsdp in _divisors(count // tensor) if count % tensor == 0 else ():
-      yield count // tensor // fsdp, fsdp, tensor
-
-
-def _divisors(number):
-  return [n for n in range(1, number + 1) if number % n == 0]
+    for fsdp in range(1, count // tensor + 1):
+      if count % (tensor * fsdp) == 0:
+        yield count // tensor // fsdp, fsdp, tensor
 
 
 def _powers(most):
-  return [2**n for n in range(most.bit_length()) if 2**n <= most]
+  return [2**n for n in range(most.bit_length())]
 
 
-def _flags(config, candidate):
+def flags(config: Config, candidate: Config) -> list[str]:
   """What the candidate changes, as arguments of the command line."""
   before, after = config.to_dict(), candidate.to_dict()
-  return tuple(
+  return [
     f'--config.{group}.{name}={value}'
     for group, values in after.items()
     for name, value in values.items()
     if value != before[group][name]
-  )
+  ]

@@ -1,7 +1,6 @@
 """What a compiled program sends between devices, read from its text.
 
-`jax.stages.Compiled.as_text()` names every collective once, however often it
-runs. A collective in a loop runs as often as the loop does; one that the TPU
+The text names a collective once, however often its loop runs. One that the TPU
 compiler writes several times, in the fusions of a chain that overlaps it with
 compute, counts as the one that it is.
 
@@ -15,15 +14,10 @@ import functools
 import math
 import re
 
-KINDS = (
-  'all-gather',
-  'all-reduce',
-  'reduce-scatter',
-  'all-to-all',
-  'ragged-all-to-all',
-  'collective-permute',
-  'collective-broadcast',
-)
+from satjax.lab.plan import hlo
+
+KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all')
+KINDS += ('ragged-all-to-all', 'collective-permute', 'collective-broadcast')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +28,7 @@ class Collective:
     kind: one of `KINDS`.
     shape: on one device, of the larger side: what an all-gather gives, what a
       reduce-scatter gets.
-    dtype: XLA's name of it, such as 'bf16'.
+    dtype: as XLA writes it, such as 'bf16'.
     bytes: of that array, once.
     times: how often it runs in one run of the program.
     group: how many devices take part together.
@@ -49,7 +43,7 @@ class Collective:
 
 
 def total(found: Sequence[Collective]) -> dict[str, tuple[int, int]]:
-  """How often arrays are exchanged, and their bytes, by kind, loops counted."""
+  """How often arrays are exchanged and their bytes, by kind, loops counted."""
   sums = {}
   for one in found:
     count, size = sums.get(one.kind, (0, 0))
@@ -73,26 +67,18 @@ def sent(one: Collective) -> float:
   return one.times * one.bytes * share
 
 
-_HEADER = re.compile(r'^(ENTRY )?%?([\w.-]+) \(.*\{\s*$')
-_NAMED = re.compile(r'^\s*(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) [\w-]+\(')
-_COLLECTIVE = re.compile(
-  rf'^\s*(?:ROOT )?%?[\w.-]+ = (\(.*?\)|\S+) ({"|".join(KINDS)})(-start)?'
-  r'\(([^)]*)\)(.*)$'
-)
-_WHILE = re.compile(r' while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)')
 _CALLED = re.compile(
   r'(?:calls|to_apply|branch_computations|true_computation|false_computation'
   r'|called_computations)=(?:\{([^}]*)\}|%?([\w.-]+))'
 )
+_WHILE = re.compile(r'condition=%?([\w.-]+), body=%?([\w.-]+)')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CHAIN = re.compile(r'channel_id=(\d+).*chain_id="(\d+)"')
 _ARRAY = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\]')
 
 
 def read(hlo_text: str) -> list[Collective]:
   """The collectives of a compiled program; groups of one device are none.
-
-  Args:
-    hlo_text: of `jax.stages.Compiled.as_text`.
 
   Raises:
     ValueError: a loop with a collective does not say how often it runs.
@@ -104,135 +90,117 @@ class _Program:
   """Computations by name, and how often each of them runs."""
 
   def __init__(self, text: str):
-    self._lines: dict[str, list[str]] = {}
-    self._entry = lines = None
-    for line in text.splitlines():
-      header = _HEADER.match(line)
-      if header:
-        lines = self._lines.setdefault(header[2], [])
-        self._entry = header[2] if header[1] else self._entry
-      elif lines is not None:
-        lines.append(line)
+    self._bodies, self._entry = hlo.computations(text)
     self._times = functools.cache(self._count)
-    self._callers: dict[str, list[tuple[str, str | None]]] = {}
-    for name, body in self._lines.items():
-      for line in body:
-        for called, loop in self._calls(line):
-          self._callers.setdefault(called, []).append((name, loop))
+    self._callers: dict[str, list[tuple[str, hlo.Instruction]]] = {}
+    for name, body in self._bodies.items():
+      for one in body.values():
+        for called in _calls(one):
+          self._callers.setdefault(called, []).append((name, one))
 
   def collectives(self) -> Iterator[Collective]:
     """One for each array; those of a chain as one."""
     seen = set()
-    for name, lines in self._lines.items():
-      for line in lines:
-        match = _COLLECTIVE.match(line)
-        if not match:
+    for name, body in self._bodies.items():
+      for one in body.values():
+        if one.opcode.removesuffix('-start') not in KINDS:
           continue
-        times, group = self._times(name), _group(match[5])
-        chain = re.search(r'channel_id=(\d+).*chain_id="(\d+)"', match[5])
+        times, group = self._times(name), _group(one.rest)
+        chain = _CHAIN.search(one.rest)
         if not times or group == 1 or (chain and chain.groups() in seen):
           continue
         if chain:
           seen.add(chain.groups())
-        yield from self._arrays(name, match, times, group)
+        for kind, dtype, dims in self._arrays(name, one):
+          shape = tuple(int(d) for d in dims.split(',') if d)
+          size = math.prod(shape) * _bits(dtype) // 8
+          yield Collective(kind, shape, dtype, size, times, group)
 
-  def _arrays(self, name, match, times, group):
-    types, kind, start, operands, _ = match.groups()
-    arrays = _ARRAY.findall(types)
-    if start and kind != 'all-reduce':
+  def _arrays(self, name, one):
+    """(kind, dtype, dimensions) of each array of a collective."""
+    kind, arrays = one.opcode.removesuffix('-start'), _ARRAY.findall(one.types)
+    if kind == 'reduce-scatter':
+      # Its larger side are the operands, whose types stand where they are made.
+      values = [self._bodies[name][operand] for operand in one.operands]
+      arrays = [array for x in values for array in _ARRAY.findall(x.types)]
+    elif one.opcode != kind and kind != 'all-reduce':
       # (what goes in, what comes out), and counters of a permute.
       arrays = [a for a in arrays if kind == 'all-gather' or a[1]]
       arrays = arrays[len(arrays) // 2 :]
-    if kind == 'reduce-scatter':
-      arrays = self._operands(name, operands)
     # The TPU compiler's reduce-scatter is an all-reduce and a slice in one.
     if name.startswith('all-reduce-scatter'):
       kind = 'reduce-scatter'
-    for dtype, dims in arrays:
-      shape = tuple(int(d) for d in dims.split(',') if d)
-      size = math.prod(shape) * _bits(dtype) // 8
-      yield Collective(kind, shape, dtype, size, times, group)
-
-  def _operands(self, name, operands):
-    """Arrays of the operands, whose types stand where they are computed."""
-    types = {}
-    for line in self._lines[name]:
-      if named := _NAMED.match(line):
-        types[named[1]] = named[2]
-    names = re.findall(r'%([\w.-]+)', operands)
-    return [a for n in names for a in _ARRAY.findall(types[n])]
-
-  def _calls(self, line):
-    """(computation, loop or None) that a line runs."""
-    loop = _WHILE.search(line)
-    if loop:
-      yield loop[2], line
-      return
-    if ' async-done(' in line or ' async-update(' in line:
-      return  # the end of what async-start runs
-    for several, one in _CALLED.findall(line):
-      for name in (several or one).split(','):
-        yield name.strip().lstrip('%'), None
+    return [(kind, *array) for array in arrays]
 
   def _count(self, name):
     if name == self._entry:
       return 1
     return sum(
-      self._times(caller) * (self._trips(loop) if loop else 1)
-      for caller, loop in self._callers.get(name, ())
+      self._times(caller) * (self._trips(one) if one.opcode == 'while' else 1)
+      for caller, one in self._callers.get(name, ())
     )
 
-  def _trips(self, line):
+  def _trips(self, loop):
     """How often a loop runs: said, or by its counter, which begins at 0."""
-    if known := _TRIPS.search(line):
+    if known := _TRIPS.search(loop.rest):
       return int(known[1])
-    condition, body = _WHILE.search(line).groups()
+    condition, body = (
+      self._bodies[name] for name in _WHILE.search(loop.rest).groups()
+    )
+    test, state = _root(condition), _root(body)
     counter = bound = step = None
-    compare = self._find(condition, r'ROOT .* compare\((%\S+), (%\S+)\)')
-    if compare:
-      counter = self._element(condition, compare[1])
-      bound = self._constant(condition, compare[2])
-    values = self._find(body, r'ROOT .* tuple\((.*?)\)(?:,|$)')
-    if counter is not None and values:
-      following = re.findall(r'%[\w.-]+', values[1])[counter]
-      step = self._added(body, following, counter)
+    if test.opcode == 'compare':
+      counter, bound = (condition[name] for name in test.operands)
+      counter, bound = _element(counter), _constant(bound)
+    if counter is not None and state.opcode == 'tuple':
+      step = _added(body, state.operands[counter], counter)
     if not bound or not step:
       raise ValueError(
-        f'a loop with a collective has no known length: {line.strip()[:200]}'
+        'a loop with a collective has no known length:'
+        f' {loop.name} = {loop.types} while({loop.rest}'[:250]
       )
     return -(-bound // step)
 
-  def _find(self, computation, pattern):
-    matches = (re.search(pattern, x) for x in self._lines[computation])
-    return next((match for match in matches if match), None)
 
-  def _value(self, computation, name, pattern):
-    named = rf'^\s*(?:ROOT )?{re.escape(name)} = '
-    return self._find(computation, named + pattern)
+def _calls(one):
+  """Computations that an instruction runs."""
+  if one.opcode == 'while':
+    return [_WHILE.search(one.rest)[2]]
+  if one.opcode in ('async-done', 'async-update'):
+    return []  # the end of what async-start runs
+  return [
+    name.strip().lstrip('%')
+    for several, single in _CALLED.findall(one.rest)
+    for name in (several or single).split(',')
+  ]
 
-  def _element(self, computation, name):
-    """Which element of the loop's state a value is."""
-    pattern = r'.*get-tuple-element\(.*\), index=(\d+)'
-    found = self._value(computation, name, pattern)
-    return found and int(found[1])
 
-  def _constant(self, computation, name):
-    found = self._value(computation, name, r'\S+ constant\((\d+)\)')
-    return found and int(found[1])
+def _root(body):
+  return next(one for one in body.values() if one.is_root)
 
-  def _added(self, computation, name, counter):
-    """What a value adds to the counter; None: something else."""
-    if self._element(computation, name) == counter:
-      return 0
-    copied = self._value(computation, name, r'\S+ copy\((%\S+)\)')
-    if copied:
-      return self._added(computation, copied[1], counter)
-    found = self._value(computation, name, r'\S+ add\((%\S+), (%\S+)\)')
-    if not found:
-      return None
-    more = self._constant(computation, found[2])
-    before = self._added(computation, found[1], counter)
-    return None if more is None or before is None else before + more
+
+def _element(one):
+  """Which element of the loop's state a value is; None: none of them."""
+  if one.opcode != 'get-tuple-element':
+    return None
+  return int(re.search(r'index=(\d+)', one.rest)[1])
+
+
+def _constant(one):
+  whole = re.match(r'(\d+)\)', one.rest)
+  return int(whole[1]) if one.opcode == 'constant' and whole else None
+
+
+def _added(body, name, counter):
+  """What a value adds to the counter; None: something else."""
+  one = body[name]
+  if one.opcode == 'copy':
+    return _added(body, one.operands[0], counter)
+  if one.opcode == 'add':
+    before, more = one.operands
+    sums = _added(body, before, counter), _constant(body[more])
+    return None if None in sums else sum(sums)
+  return 0 if _element(one) == counter else None
 
 
 def _group(attributes):

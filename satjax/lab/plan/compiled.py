@@ -48,48 +48,37 @@ class Compiled:
 def compile_at(
   config: Config, step: int, devices: Sequence[jax.Device]
 ) -> Compiled:
-  """Compiles the very step that a run compiles; nothing is allocated.
-
-  Args:
-    config: of the run.
-    step: completed steps before it.
-    devices: of `devices.compiler_devices`.
-  """
+  """Compiles what a run compiles after `step` steps; nothing is allocated."""
   start = time.perf_counter()
   setup = setup_lib.make_setup(config, devices)
   # Of the setup's configuration: it names the kernels of these devices.
   phase = phases.phase_at(setup.config, step)
   opened = programs.shapes(setup, BATCH, phase)
   try:
-    step = programs.compile_step(setup, BATCH, phase, opened)
+    program = programs.compile_step(setup, BATCH, phase, opened)
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     needed = needed_bytes(str(error))
     text = str(error).partition('\n')[0]
     return Compiled(time.perf_counter() - start, 0, needed, refusal=text)
-  seconds = time.perf_counter() - start
-  found = step.memory_analysis()
   return Compiled(
-    seconds=seconds,
-    arguments=found.argument_size_in_bytes,
-    temporaries=found.temp_size_in_bytes
-    + found.generated_code_size_in_bytes
-    + max(0, found.output_size_in_bytes - found.alias_size_in_bytes),
-    resting=_resting(opened),
-    exchanged=tuple(collectives.read(step.as_text())),
+    time.perf_counter() - start,
+    *step_bytes(program),
+    resting_bytes(opened),
+    tuple(collectives.read(program.as_text())),
   )
 
 
-def needed_bytes(message: str) -> float:
-  """The memory that the compiler wanted, of its message; 0: it does not say."""
-  found = re.search(
-    r'(?:Used|temporaries \(|required[^(]*\()\s*([\d.]+)([KMGT]?)', message
-  )
-  return float(found[1]) * _UNITS[found[2]] if found else 0.0
+def step_bytes(program: jax.stages.Compiled) -> tuple[int, int]:
+  """Bytes on a device of what a step gets, and of what it needs on top."""
+  found = program.memory_analysis()
+  made = max(0, found.output_size_in_bytes - found.alias_size_in_bytes)
+  code = found.generated_code_size_in_bytes
+  return found.argument_size_in_bytes, found.temp_size_in_bytes + code + made
 
 
-def _resting(opened: Window) -> float:
+def resting_bytes(opened: Window) -> int:
   """Bytes on a device that a window holds and its step does not see."""
   seen = {id(x) for x in jax.tree.leaves((opened.state, opened.rest))}
   total = 0
@@ -101,3 +90,11 @@ def _resting(opened: Window) -> float:
     shard = where.shard_shape(shape) if where else shape
     total += math.prod(shard) * jnp.dtype(leaf.dtype).itemsize
   return total
+
+
+def needed_bytes(message: str) -> float:
+  """The memory that the compiler wanted, of its message; 0: it does not say."""
+  found = re.search(
+    r'(?:Used|temporaries \(|required[^(]*\()\s*([\d.]+)([KMGT]?)', message
+  )
+  return float(found[1]) * _UNITS[found[2]] if found else 0.0

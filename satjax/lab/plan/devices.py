@@ -1,12 +1,7 @@
-"""Accelerators by the names that people use: `v5e:4x4`, `h200:8`.
-
-The TPU compiler comes with `jax[tpu]` and needs no TPU: it compiles for the
-devices of `compiler_devices` on any machine.
-"""
+"""Accelerators by the names that people use: `v5e:4x4`, `h200:8`."""
 
 from collections.abc import Sequence
 import dataclasses
-import importlib.metadata
 import math
 import os
 import re
@@ -66,13 +61,9 @@ _COMPILED = ('v5e', 'v5p', 'v6e')
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """Chips that train together.
+  """Chips that train together, `count` of them over all `slices`.
 
-  Attributes:
-    name: chip and shape of a slice.
-    chip: what they are.
-    count: how many there are, over all slices.
-    slices: TPU slices, which a data-centre network connects.
+  `name`: chip and shape of a slice; a data-centre network connects slices.
   """
 
   name: str
@@ -84,11 +75,6 @@ class Topology:
   def label(self) -> str:
     """As given."""
     return self.name if self.slices == 1 else f'{self.slices}*{self.name}'
-
-  @property
-  def is_compiled(self) -> bool:
-    """Whether there is a compiler for it that needs none of its chips."""
-    return self.name.partition(':')[0] in _COMPILED
 
 
 def parse(name: str) -> Topology:
@@ -116,14 +102,6 @@ class NoCompiler(Exception):
   """There is no TPU compiler here; says what to do about it."""
 
 
-def compiler_version() -> str | None:
-  """Of the TPU compiler; None: it is not installed."""
-  try:
-    return importlib.metadata.version('libtpu')
-  except importlib.metadata.PackageNotFoundError:
-    return None
-
-
 def use_host() -> None:
   """Makes JAX run on the CPU, and the TPU compiler not look for TPUs.
 
@@ -137,7 +115,7 @@ def use_host() -> None:
 
 
 def compiler_devices(topology: Topology) -> Sequence[jax.Device]:
-  """Devices to compile for; none of them is here.
+  """Devices to compile for; none of them is here, nor need any TPU be.
 
   Raises:
     NoCompiler: `jax[tpu]` is not installed, or knows no such chips.
@@ -145,7 +123,7 @@ def compiler_devices(topology: Topology) -> Sequence[jax.Device]:
   """
   from jax.experimental import topologies
 
-  if not topology.is_compiled:
+  if topology.name.partition(':')[0] not in _COMPILED:
     raise NoCompiler(f'{topology.name} has no compiler that runs without it')
   more = {'num_slices': topology.slices} if topology.slices > 1 else {}
   try:

@@ -1,18 +1,15 @@
 """`satjax plan` for a model that is to grow: when, from what, and what for."""
 
-from satjax import errors
+from collections.abc import Sequence
+
+from satjax import console, errors
 from satjax.growth import guidelines
 
 
 def plan(
   num_params: float | None, tokens: float | None, factor: float | None = None
 ) -> guidelines.Schedule:
-  """The growth schedule of a model, from its size and its tokens.
-
-  Args:
-    num_params: parameters of the target model.
-    tokens: tokens of training it from scratch.
-    factor: target parameters over base parameters; None: as the paper advises.
+  """The growth schedule of a model; see `guidelines.growth_schedule`.
 
   Raises:
     ConfigError: a number that is missing, not finite or too small.
@@ -22,52 +19,41 @@ def plan(
       'nothing to plan: name --config=FILE for the ladder of a configuration,'
       ' or both --params=N and --tokens=N for the growth of a model'
     )
-  if factor is None:
-    factor = guidelines.growth_factor(num_params, 6 * num_params * tokens)
+  factor = guidelines.FACTOR if factor is None else factor
   return guidelines.growth_schedule(num_params, tokens, factor)
 
 
 def render(schedule: guidelines.Schedule) -> str:
   """The schedule as a Markdown table, what to expect of it, and warnings."""
   s = schedule
-  whole = tuple(s.base_flops + x for x in s.target_flops)
+  after, both = s.target_flops, [s.base_flops + x for x in s.target_flops]
+  stages = (
+    ('before growth', [s.base_params], [s.base_tokens], [s.base_flops]),
+    (f'after growth by {s.factor:g}', [s.num_params], s.target_tokens, after),
+    ('both', [], [], both),
+    ('from scratch', [s.num_params], [s.tokens], [s.scratch_flops]),
+  )
   rows = [
-    ('stage', 'parameters', 'tokens', 'FLOPs'),
-    ('---',) * 4,
-    (
-      'before growth',
-      _count(s.base_params),
-      _count(s.base_tokens),
-      f'{s.base_flops:.3e}',
-    ),
-    (
-      f'after growth by {s.factor:g}',
-      _count(s.num_params),
-      ' to '.join(map(_count, s.target_tokens)),
-      _range(s.target_flops, '.3e'),
-    ),
-    ('both', '', '', _range(whole, '.3e')),
-    (
-      'from scratch',
-      _count(s.num_params),
-      _count(s.tokens),
-      f'{s.scratch_flops:.3e}',
-    ),
+    (name, _counts(params), _counts(tokens), _range(of_stage, '.3e'))
+    for name, params, tokens, of_stage in stages
   ]
-  lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
-  warnings = [f'Warning: {note}.' for note in s.notes]
-  lines += [
-    '',
+  lines = [
+    console.markdown(('stage', 'parameters', 'tokens', 'FLOPs'), rows),
     f'Expected saving: {_range(s.saving, ".1%")} of the FLOPs from scratch, at'
     f' the same loss (a speed-up of {_range(s.speedup, ".1%")}). This is what'
     f' the {s.basis} came to (Du et al., 2024); whether yours does, only a run'
     ' tells.',
-    *(['', *warnings] if warnings else []),
+    *([''] if s.notes else []),
+    *(f'Warning: {note}.' for note in s.notes),
   ]
   return '\n'.join(lines)
 
 
-def _range(values: tuple[float, float], form: str) -> str:
+def _counts(numbers: Sequence[float]) -> str:
+  return ' to '.join(map(_count, numbers))
+
+
+def _range(values: Sequence[float], form: str) -> str:
   return ' to '.join(format(value, form) for value in values)
 
 

@@ -4,10 +4,9 @@ The state is exact: its shapes and shardings are the run's own. The rest is
 counted by hand from what a fused compiler has to keep: a compute copy of the
 matrices and their gradients, what remat saves of each layer, the larger of one
 layer at work and the logits, and the gradient of the embedding.
-`tests/plan/test_tpu.py` compares it with the TPU compiler.
+`tests/lab/plan/test_tpu.py` compares it with the TPU compiler.
 """
 
-import collections
 import dataclasses
 import functools
 import math
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
-from satjax import errors, sharding, tree
+from satjax import sharding, tree
 from satjax.config import stages
 from satjax.config.run import Config
 from satjax.lab.plan import share as plan_share
@@ -60,10 +59,14 @@ class Memory:
   embedding: float
 
   @property
+  def other(self) -> float:
+    """A layer or the logits, whichever is at work, and the embedding."""
+    return max(self.work, self.logits) + self.embedding
+
+  @property
   def temporaries(self) -> float:
     """What only lives during a step."""
-    most = max(self.work, self.logits) + self.embedding
-    return self.gradients + self.activations + most
+    return self.gradients + self.activations + self.other
 
   @property
   def total(self) -> float:
@@ -95,16 +98,8 @@ def abstract_mesh(config: Config, count: int) -> AbstractMesh:
     ConfigError: it needs another number of devices, or does not divide the
       batch or the model.
   """
-  data, fsdp, tensor = dataclasses.astuple(config.mesh)
-  if data == -1:
-    data = max(1, count // (fsdp * tensor))
-  if data * fsdp * tensor != count:
-    raise errors.ConfigError(
-      f'config.mesh {(data, fsdp, tensor)} (data, fsdp, tensor) needs'
-      f' {data * fsdp * tensor} devices and there are {count}'
-    )
   mesh = AbstractMesh(
-    (data, fsdp, tensor),
+    sharding.mesh_shape(config.mesh, count),
     ('data', 'fsdp', 'tensor'),
     axis_types=(AxisType.Auto,) * 3,
   )
@@ -113,19 +108,28 @@ def abstract_mesh(config: Config, count: int) -> AbstractMesh:
   return mesh
 
 
-def _plain(config, phase):
-  """Without what changes no array's shape, so that they are made once."""
+def _anywhere(config):
+  """Without what no phase depends on, so that phases are found once."""
   replace = dataclasses.replace
-  model = replace(phase.stage.model, remat='none')
-  phase = replace(phase, stage=replace(phase.stage, model=model))
+  return replace(
+    config,
+    mesh=replace(config.mesh, data=1, fsdp=1, tensor=1),
+    train=replace(config.train, microbatch_size=0, loss_chunk=0),
+    sparsity=replace(config.sparsity, rest='device'),
+  )
+
+
+def _plain(config, phase):
+  """Without what changes no array's shape either: these are made once."""
+  replace = dataclasses.replace
+  config = _anywhere(config)
   config = replace(
     config,
     model=replace(config.model, remat='none'),
-    mesh=replace(config.mesh, data=1, fsdp=1, tensor=1),
-    train=replace(config.train, microbatch_size=0, loss_chunk=0),
-    sparsity=replace(config.sparsity, rest='device', shards=1),
+    sparsity=replace(config.sparsity, shards=1),
   )
-  return config, phase
+  model = replace(phase.stage.model, remat='none')
+  return config, replace(phase, stage=replace(phase.stage, model=model))
 
 
 @functools.cache
@@ -208,21 +212,15 @@ class Program:
 
 def distinct(config: Config) -> tuple[Program, ...]:
   """The programs of a run, in order."""
-  plain = dataclasses.replace(
-    config,
-    mesh=dataclasses.replace(config.mesh, data=1, fsdp=1, tensor=1),
-    train=dataclasses.replace(config.train, microbatch_size=0, loss_chunk=0),
-    sparsity=dataclasses.replace(config.sparsity, rest='device'),
-  )
-  return _distinct(plain)
+  return _distinct(_anywhere(config))
 
 
 @functools.cache
 def _distinct(config):
-  first, count = {}, collections.Counter()
-  for step in range(config.train.num_steps):
-    phase = phases.phase_at(config, step)
+  found = {}
+  for start, stop, phase in phases.stretches(config):
     key = programs.key_of(config, phase)
-    first.setdefault(key, (phase, step))
-    count[key] += 1
-  return tuple(Program(*first[key], count[key]) for key in first)
+    program = found.setdefault(key, Program(phase, start, 0))
+    steps = program.steps + stop - start
+    found[key] = dataclasses.replace(program, steps=steps)
+  return tuple(found.values())

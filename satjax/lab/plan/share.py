@@ -15,12 +15,9 @@ class Share:
 
   Attributes:
     tokens: of a microbatch.
-    microbatches: of a step.
-    layers: how many.
     width: embed_dim.
     heads: head_dim times query heads, and twice the key/value heads.
     mixed: head_dim times query heads.
-    channels: of the MLP.
     vocab: rows of the output matrix.
     predicted: tokens whose logits there are at once.
     itemsize: bytes of an activation.

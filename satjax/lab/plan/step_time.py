@@ -55,15 +55,7 @@ def step_time(
   chip: Chip,
   exchanged: Sequence[Collective] | None = None,
 ) -> Modelled:
-  """Modelled time of a step of a phase.
-
-  Args:
-    config: of the run.
-    phase: one of its phases.
-    mesh: of its devices.
-    chip: what they are.
-    exchanged: what the compiler exchanges; None: in closed form.
-  """
+  """Modelled time of a step; `exchanged`: None is the closed form."""
   if exchanged is None:
     exchanged = exchanges(config, phase, mesh, chip.lanes)
   model = phase.stage.model

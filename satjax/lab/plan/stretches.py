@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 import dataclasses
 
-from satjax import flops
+from satjax import console, flops
 from satjax.config import stages
 from satjax.config.run import Config
 from satjax.growth import layer_maps
 from satjax.growth.operators import Depth
 from satjax.train import phases
+from satjax.train.phases import Phase
+
+_MOST_ROWS = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,25 +21,14 @@ class Stretch:
   Attributes:
     start: completed steps before the first one.
     stop: completed steps after the last one.
-    num_layers: depth.
-    embed_dim: width.
-    mode: how the stage trains (`stages.Stage`).
-    heads: query heads that take part, the mean over layers.
-    channels: MLP channels that take part, the mean over layers.
-    omission_rate: realised share of the weights of heads and channels that is
-      left out.
+    phase: these shapes.
     flops: of one optimizer step, as executed.
     speedup: what these FLOPs allow over a dense step of the same depth.
   """
 
   start: int
   stop: int
-  num_layers: int
-  embed_dim: int
-  mode: str
-  heads: float
-  channels: float
-  omission_rate: float
+  phase: Phase
   flops: float
   speedup: float
 
@@ -88,45 +80,34 @@ def _stretches(config) -> Iterator[Stretch]:
     dense = config.tokens_per_step * flops.train_flops_per_token(
       phase.stage.model, phase.stage.seq_len
     )
-    yield Stretch(
-      start=start,
-      stop=stop,
-      num_layers=phase.num_layers,
-      embed_dim=phase.stage.model.embed_dim,
-      mode=phase.stage.mode,
-      heads=phase.mean_kept['heads'],
-      channels=phase.mean_kept['mlp'],
-      omission_rate=phases.omission_rate(phase),
-      flops=executed,
-      speedup=dense / executed,
-    )
+    yield Stretch(start, stop, phase, executed, dense / executed)
 
 
 def render(result: Plan) -> str:
   """The plan as a Markdown table."""
-  lines = [
-    '| steps | layers | width | trains | heads | channels | omitted'
-    ' | TFLOPs a step | FLOPs limit |',
-    '|' + ' --- |' * 9,
-  ]
-  for s in _few(result.stretches):
-    lines.append(
-      f'| {s.start} to {s.stop} | {s.num_layers} | {s.embed_dim} |'
-      f' {s.mode} | {s.heads:g} |'
-      f' {s.channels:g} | {s.omission_rate:.1%} | {s.flops / 1e12:.4g} |'
-      f' {s.speedup:.3f}x |'
+  columns = ('steps', 'layers', 'width', 'trains', 'heads', 'channels')
+  columns += ('omitted', 'TFLOPs a step', 'FLOPs limit')
+  # Not every step of a linear descent.
+  stride = -(-len(result.stretches) // _MOST_ROWS)
+  rows = [
+    (
+      f'{s.start} to {s.stop}',
+      f'{s.phase.num_layers}',
+      f'{s.phase.stage.model.embed_dim}',
+      s.phase.stage.mode,
+      f'{s.phase.mean_kept["heads"]:g}',
+      f'{s.phase.mean_kept["mlp"]:g}',
+      f'{phases.omission_rate(s.phase):.1%}',
+      f'{s.flops / 1e12:.4g}',
+      f'{s.speedup:.3f}x',
     )
-  lines += [
-    '',
+    for s in result.stretches[::stride]
+  ]
+  lines = [
+    console.markdown(columns, rows),
     f'{result.flops:.3e} FLOPs in all. They allow a whole run'
     f' {result.speedup:.3f}x as fast as dense training for as many steps;'
     ' whether the model is as good, only a run tells.',
     *result.growth,
   ]
   return '\n'.join(lines)
-
-
-def _few(stretches, most=24):
-  """Not every step of a linear descent."""
-  stride = -(-len(stretches) // most)
-  return stretches[::stride]

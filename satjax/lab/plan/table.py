@@ -1,12 +1,15 @@
 """What `plan_topology` finds, as Markdown and as JSON."""
 
 from collections.abc import Iterator
+import contextlib
 import dataclasses
+import importlib.metadata
 from typing import Any
 
+from satjax import console
 from satjax.config.run import Config
+from satjax.lab.plan import advice as plan_advice
 from satjax.lab.plan import collectives
-from satjax.lab.plan import devices as plan_devices
 from satjax.lab.plan import memory as plan_memory
 from satjax.lab.plan import step_time as plan_time
 from satjax.lab.plan.topology import Result, Row, describe
@@ -19,91 +22,75 @@ def render_memory(config: Config) -> str:
   """Closed-form bytes of a device of `config.mesh`, by phase, as Markdown."""
   mesh = config.mesh
   count = max(1, mesh.data) * mesh.fsdp * mesh.tensor
-  where = f'each of {count} devices' if count > 1 else 'one device'
-  lines = [
-    f'Closed form, on {where} (remat {config.model.remat}):',
-    '',
-    '| phase | state GB | resting GB | gradients GB | activations GB |'
-    ' other GB | total GB |',
-    '|' + ' --- |' * 7,
-  ]
   mesh = plan_memory.abstract_mesh(config, count)
+  names = ('state', 'resting', 'gradients', 'activations', 'other', 'total')
+  rows = []
   for program in plan_memory.distinct(config)[:_MOST]:
     needed = plan_memory.memory(config, program.phase, mesh)
-    sizes = (
-      needed.state,
-      needed.resting,
-      needed.gradients,
-      needed.activations,
-      max(needed.work, needed.logits) + needed.embedding,
-      needed.total,
-    )
-    cells = ' | '.join(map(_gb, sizes))
-    lines.append(f'| {describe(program.phase)} | {cells} |')
-  return '\n'.join(lines)
+    sizes = (getattr(needed, name) for name in names)
+    rows.append((describe(program.phase), *map(_gb, sizes)))
+  table = console.markdown(('phase', *(f'{n} GB' for n in names)), rows)
+  where = f'each of {count} devices' if count > 1 else 'one device'
+  title = f'Closed form, on {where} (remat {config.model.remat}):'
+  return f'{title}\n\n{table}'.rstrip()
 
 
 def render(result: Result) -> str:
   """Markdown: a table of the phases, and what follows from it."""
   topology, config = result.topology, result.config
-  mesh = dataclasses.asdict(config.mesh)
+  settings = [
+    *(f'mesh.{x}={n}' for x, n in dataclasses.asdict(config.mesh).items()),
+    f'train.batch_size={config.train.batch_size}',
+    f'train.microbatch_size={config.train.microbatch_size}',
+    f'train.loss_chunk={config.train.loss_chunk}',
+    f'model.remat={config.model.remat}',
+    f'sparsity.rest={config.sparsity.rest}',
+  ]
   lines = [
     f'## {topology.label}: {topology.count} chips,'
     f' {_gb(topology.chip.memory)} GB each',
     '',
-    ', '.join(
-      [
-        *(f'mesh.{axis}={size}' for axis, size in mesh.items()),
-        f'train.batch_size={config.train.batch_size}',
-        f'train.microbatch_size={config.train.microbatch_size}',
-        f'train.loss_chunk={config.train.loss_chunk}',
-        f'model.remat={config.model.remat}',
-        f'sparsity.rest={config.sparsity.rest}',
-      ]
-    )
-    + '.',
+    f'{", ".join(settings)}.',
     *result.remarks,
+    '',
   ]
   if result.rows:
-    lines += ['', *_rows(result.rows, topology)]
-  lines += ['', *_verdict(result)]
-  return '\n'.join(lines)
+    rows = [_cells(row, topology) for row in result.rows]
+    lines.append(console.markdown(_COLUMNS, rows))
+  return '\n'.join([*lines, *_verdict(result)])
 
 
-def _rows(rows, topology) -> Iterator[str]:
-  """A table; all figures are of one device and one step."""
-  yield (
-    '| phase | steps | TFLOPs | state GB | resting GB | temporaries GB |'
-    ' total GB | fits | exchanged GB (arrays) | modelled s | bound by | from |'
+# All figures are of one device and one step.
+_COLUMNS = (
+  *('phase', 'steps', 'TFLOPs', 'state GB', 'resting GB', 'temporaries GB'),
+  *('total GB', 'fits', 'exchanged GB (arrays)', 'modelled s', 'bound by'),
+  'from',
+)
+
+
+def _cells(row, topology):
+  compiled, closed = row.compiled, row.closed
+  if compiled and compiled.refusal:
+    sizes = ['?', '?', _gb(compiled.temporaries), 'too much']
+  else:
+    state = compiled.arguments if compiled else closed.state
+    parts = compiled or closed
+    sizes = map(_gb, (state, parts.resting, parts.temporaries, row.total))
+  exchanged = ', '.join(
+    f'{kind} {_gb(size)} ({count})'
+    for kind, (count, size) in sorted(row.exchanged.items())
   )
-  yield '|' + ' --- |' * 12
-  for row in rows:
-    compiled, closed = row.compiled, row.closed
-    if compiled and compiled.refusal:
-      sizes = ['?', '?', _gb(compiled.temporaries), 'too much']
-    elif compiled:
-      sizes = [compiled.arguments, compiled.resting, compiled.temporaries]
-      sizes = [*map(_gb, sizes), _gb(row.total)]
-    else:
-      sizes = [closed.state, closed.resting, closed.temporaries, row.total]
-      sizes = [*map(_gb, sizes)]
-    exchanged = ', '.join(
-      f'{kind} {_gb(size)} ({count})'
-      for kind, (count, size) in sorted(row.exchanged.items())
-    )
-    took = f'compiler, {compiled.seconds:.0f} s' if compiled else 'closed form'
-    cells = [
-      describe(row.phase),
-      str(row.steps),
-      f'{row.flops / 1e12:.4g}',
-      *sizes,
-      'yes' if row.fits(topology) else 'NO',
-      exchanged or '-',
-      f'{row.modelled.total:.3g}' if row.modelled else '-',
-      row.modelled.bound if row.modelled else '-',
-      took,
-    ]
-    yield f'| {" | ".join(cells)} |'
+  return [
+    row.name,
+    str(row.program.steps),
+    f'{row.flops / 1e12:.4g}',
+    *sizes,
+    'yes' if row.fits(topology) else 'NO',
+    exchanged or '-',
+    f'{row.modelled.total:.3g}' if row.modelled else '-',
+    row.modelled.bound if row.modelled else '-',
+    f'compiler, {compiled.seconds:.0f} s' if compiled else 'closed form',
+  ]
 
 
 def _verdict(result) -> Iterator[str]:
@@ -120,7 +107,7 @@ def _verdict(result) -> Iterator[str]:
     return
   for row in result.rows:
     if row.compiled and row.compiled.refusal:
-      yield f'{describe(row.phase)} does not fit: {row.compiled.refusal}'
+      yield f'{row.name} does not fit: {row.compiled.refusal}'
   if result.advice is None:
     yield 'Nothing that was tried fits; take more chips, or chips with more'
     yield 'memory.'
@@ -131,7 +118,8 @@ def _verdict(result) -> Iterator[str]:
     f'These settings fit, with {_gb(row.total)} GB of'
     f' {_gb(topology.chip.memory)} in the largest phase ({how}):'
   )
-  yield f'    {" ".join(result.advice.flags)}'
+  flags = plan_advice.flags(result.config, result.advice)
+  yield f'    {" ".join(flags)}'
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -142,13 +130,13 @@ def as_json(result: Result) -> dict[str, Any]:
     'chip': {**dataclasses.asdict(topology.chip), 'flops': topology.chip.flops},
     'chips': topology.count,
     'environment': workdir.environment(),
-    'libtpu': plan_devices.compiler_version(),
+    'libtpu': _compiler_version(),
     'config': result.config.to_dict(),
     'remarks': list(result.remarks),
     'phases': [_row(row, topology) for row in result.rows],
     'advice': result.advice
     and {
-      'flags': list(result.advice.flags),
+      'flags': plan_advice.flags(result.config, result.advice),
       'largest_phase': _row(result.confirmed, topology),
     },
   }
@@ -156,9 +144,9 @@ def as_json(result: Result) -> dict[str, Any]:
 
 def _row(row: Row, topology):
   compiled = row.compiled
-  figures = {
-    'phase': describe(row.phase),
-    'steps': row.steps,
+  return {
+    'phase': row.name,
+    'steps': row.program.steps,
     'flops': row.flops,
     'fits': row.fits(topology),
     'total_bytes': row.total,
@@ -168,12 +156,8 @@ def _row(row: Row, topology):
       kind: {'count': count, 'bytes': size}
       for kind, (count, size) in row.exchanged.items()
     },
-    'compiler': None,
-    'modelled_seconds': row.modelled
-    and dataclasses.asdict(row.modelled) | {'total': row.modelled.total},
-  }
-  if compiled:
-    figures['compiler'] = {
+    'compiler': compiled
+    and {
       'seconds': compiled.seconds,
       'argument_bytes': compiled.arguments,
       'temporary_bytes': compiled.temporaries,
@@ -182,8 +166,16 @@ def _row(row: Row, topology):
       'largest': [
         dataclasses.asdict(x) for x in collectives.largest(compiled.exchanged)
       ],
-    }
-  return figures
+    },
+    'modelled_seconds': row.modelled
+    and dataclasses.asdict(row.modelled) | {'total': row.modelled.total},
+  }
+
+
+def _compiler_version():
+  with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+    return importlib.metadata.version('libtpu')
+  return None
 
 
 def _gb(size):

@@ -19,7 +19,7 @@ from satjax.lab.plan import memory as plan_memory
 from satjax.lab.plan import step_time as plan_time
 from satjax.lab.plan.compiled import Compiled
 from satjax.lab.plan.devices import Topology
-from satjax.lab.plan.memory import Memory
+from satjax.lab.plan.memory import Memory, Program
 from satjax.train import phases
 from satjax.train.phases import Phase
 
@@ -29,22 +29,24 @@ class Row:
   """One phase on one device.
 
   Attributes:
-    phase: shapes of the step.
-    steps: of the run that have them.
+    program: the phase, and how many steps have it.
     flops: of a step, as executed, without what remat computes again.
     closed: bytes in closed form.
-    compiled: what the compiler says; None: it was not asked.
+    compiled: None: the compiler was not asked.
     exchanged: collectives by kind: how often, and bytes.
     modelled: seconds of a step; None: there is no such program.
   """
 
-  phase: Phase
-  steps: int
+  program: Program
   flops: float
   closed: Memory
   compiled: Compiled | None
   exchanged: dict[str, tuple[int, int]]
   modelled: plan_time.Modelled | None
+
+  @property
+  def name(self) -> str:
+    return describe(self.program.phase)
 
   @property
   def total(self) -> float:
@@ -61,11 +63,9 @@ class Result:
   """A run on a topology.
 
   Attributes:
-    config: what was planned.
-    topology: on what.
     rows: its phases; none if the mesh does not match.
     remarks: what else there is to say.
-    advice: settings that fit, if these do not.
+    advice: the configuration with settings that fit, if these do not.
     confirmed: the phase of the advice that needs most, compiled.
   """
 
@@ -73,21 +73,18 @@ class Result:
   topology: Topology
   rows: tuple[Row, ...]
   remarks: tuple[str, ...]
-  advice: plan_advice.Advice | None = None
+  advice: Config | None = None
   confirmed: Row | None = None
 
 
 def plan(
   config: Config,
   topology: Topology,
-  say: Callable[[str], None] = lambda line: None,
+  say: Callable[[str], None],
 ) -> Result:
   """Every phase of a run, compiled or in closed form, and advice.
 
-  Args:
-    config: to run.
-    topology: on what.
-    say: gets a line whenever something takes long.
+  `say` gets a line whenever something takes long.
 
   Raises:
     ConfigError: there is no such topology, or tokenizer.
@@ -131,19 +128,16 @@ def _row(config, program, topology, devices, say):
     compiled = plan_compile.compile_at(config, program.step, devices)
     say(compiled.refusal or f'compiled in {compiled.seconds:.0f} s')
     exchanged = compiled.exchanged
-  modelled = None
-  if compiled is None or not compiled.refusal:
-    modelled = plan_time.step_time(
-      config, phase, mesh, topology.chip, exchanged
-    )
+  refused = compiled and compiled.refusal
   return Row(
-    phase=phase,
-    steps=program.steps,
+    program=program,
     flops=phases.phase_flops(config, phase) / topology.count,
     closed=plan_memory.memory(config, phase, mesh),
     compiled=compiled,
     exchanged=collectives.total(exchanged),
-    modelled=modelled,
+    modelled=None
+    if refused
+    else plan_time.step_time(config, phase, mesh, topology.chip, exchanged),
   )
 
 
@@ -155,18 +149,12 @@ def _advice(config, topology, devices, say):
     advice = plan_advice.cheapest(config, topology, room)
     if advice is None:
       return None, None
-    mesh = plan_memory.abstract_mesh(advice.config, topology.count)
-    needs = {
-      program: plan_memory.memory(advice.config, program.phase, mesh)
-      for program in plan_memory.distinct(advice.config)
-    }
-    most = max(needs, key=lambda program: needs[program].total)
-    row = _row(advice.config, most, topology, devices, say)
+    closed = _rows(advice, topology, None, say)
+    most = max(closed, key=lambda row: row.total).program
+    row = _row(advice, most, topology, devices, say)
     if row.fits(topology):
       return advice, row
-    room = (
-      0.9 * room * topology.chip.memory / max(row.total, topology.chip.memory)
-    )
+    room *= 0.9 * min(1.0, topology.chip.memory / row.total)
   return None, None
 
 

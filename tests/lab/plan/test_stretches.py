@@ -19,11 +19,12 @@ def make_config(**sparsity):
 
 def test_the_stretches_of_the_tiny_run():
   result = stretches.plan(make_config())
-  found = [(s.start, s.stop, s.num_layers, s.heads) for s in result.stretches]
-  assert found == [(0, 30, 2, 2.0), (30, 45, 4, 3.0), (45, 60, 4, 4.0)]
-  rates = [s.omission_rate for s in result.stretches]
-  assert rates == pytest.approx([0.5, 0.25, 0.0])
+  found = [(s.start, s.stop, s.phase.num_layers) for s in result.stretches]
+  assert found == [(0, 30, 2), (30, 45, 4), (45, 60, 4)]
   assert result.stretches[-1].speedup == 1
+  rows = stretches.render(result).splitlines()
+  assert rows[2].startswith('| 0 to 30 | 2 | 64 | all | 2 | 64 | 50.0% |')
+  assert rows[3].startswith('| 30 to 45 | 4 | 64 | all | 3 | 96 | 25.0% |')
 
 
 def test_the_whole_run_adds_up():
@@ -62,8 +63,9 @@ def test_every_schedule_has_a_plan(name):
   assert result.stretches[0].start == 0
   assert result.stretches[-1].stop == config.train.num_steps
   assert (result.speedup == 1) == (name == 'linear')  # masked: no FLOPs saved
-  ends_sparse = result.stretches[-1].omission_rate > 0
-  assert ends_sparse == (name in ('constant', 'reversed'))
+  assert result.stretches[-1].phase.is_sparse == (
+    name in ('constant', 'reversed')
+  )
   table = stretches.render(result).splitlines()
   assert 5 <= len(table) <= 30
 

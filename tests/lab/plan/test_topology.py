@@ -35,10 +35,7 @@ def memory(config, count=8, step=0):
   return plan_memory.memory(config, programs[step].phase, mesh)
 
 
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)]
-
-
-@pytest.mark.parametrize('axes', MESHES)
+@pytest.mark.parametrize('axes', [(1, 8, 1), (2, 2, 2)])
 def test_the_state_is_that_of_a_run(axes):
   changes = dict(zip(('mesh__data', 'mesh__fsdp', 'mesh__tensor'), axes))
   off = {'sparsity__head_rate': 0.0, 'sparsity__channel_rate': 0.0}
@@ -195,22 +192,22 @@ def test_gradients_of_narrow_shards_and_copies_are_summed_whole(axes, kind):
   assert {x.kind for x in found} == {'all-gather', kind}
 
 
-@pytest.mark.parametrize('name', ['v6e:8x8', 'h200:8', 'v5e:4x4'])
+@pytest.mark.parametrize('name', ['h200:8', 'v5e:4x4'])
 def test_advice_fits_and_needs_its_flags_alone(name):
   topology = plan_devices.parse(name)
   config = make_config(llama2_7b_cpt, train__num_steps=200, sparsity__rungs=1)
   assert plan_advice.price(config, topology)[0] > topology.chip.memory
   advice = plan_advice.cheapest(config, topology)
-  assert advice.total < topology.chip.memory
-  assert advice.flags
+  assert plan_advice.price(advice, topology)[0] < topology.chip.memory
+  flags = plan_advice.flags(config, advice)
+  assert flags
   changed = config.to_dict()
-  for flag in advice.flags:
+  for flag in flags:
     key, _, value = flag.removeprefix('--config.').partition('=')
     group, name = key.split('.')
     kind = type(changed[group][name])
     changed[group][name] = kind(value)
-  assert Config.from_dict(changed) == advice.config
-  assert plan_advice.price(advice.config, topology)[1] == advice.seconds
+  assert Config.from_dict(changed) == advice
 
 
 def test_parameters_stay_within_a_slice():
@@ -243,7 +240,7 @@ def test_a_refusal_of_the_compiler_is_a_row():
   )
   program = plan_memory.distinct(config)[0]
   closed = memory(config, 1)
-  row = plan_topology.Row(program.phase, 3, 1e12, closed, refused, {}, None)
+  row = plan_topology.Row(program, 1e12, closed, refused, {}, None)
   result = plan_topology.Result(config, topology, (row,), ())
   text = plan_table.render(result)
   assert not row.fits(topology)
