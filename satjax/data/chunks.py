@@ -5,41 +5,38 @@ where they are tokenised.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-import dataclasses
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from satjax import errors
-from satjax.data import cutting, documents
+from satjax.data import documents
 from satjax.data.documents import Document
 
 CHUNK_BYTES = 2**19  # about this much is read at a time
 # Tokenizers take up to 150 bytes of memory for a character of a single text.
 MAX_CHARS = 2**20
+_MARKS = ('\n\n', '\n \n', '\n', ' ', '')  # '' is found at the end
 Position = tuple[int, ...]  # (): the beginning
 
 
-class Chunk(Protocol):
+class Chunk(NamedTuple):
   """A stretch of a source.
 
   Attributes:
+    documents: makes the documents; counts what is 'empty', or was 'cut'. It
+      goes to other processes: a function of a module, with its arguments.
+    volume: about how many bytes of text it holds.
     next: where the chunk after it begins.
     done: of the size of the source, what lies before `next`.
-    volume: about how many bytes of text it holds.
   """
 
+  documents: Callable[[Counter[str]], Iterator[Document]]
+  volume: int
   next: Position
   done: int
 
-  @property
-  def volume(self) -> int: ...
 
-  def documents(self, counts: Counter[str]) -> Iterator[Document]:
-    """Makes the documents; counts those that are empty, or were cut."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
   """A source that has been found.
 
   Attributes:
@@ -84,9 +81,32 @@ def of_record(
       f' {MAX_CHARS:,}; leave it out, or split it'
     )
   counts['cut'] += 1
-  pieces = cutting.cut([document.text], MAX_CHARS, MAX_CHARS)
-  for number, piece in enumerate(pieces):
+  for number, piece in enumerate(cut([document.text], MAX_CHARS, MAX_CHARS)):
     yield Document(f'{id}/{number}', piece, group=id)
+
+
+def cut(blocks: Iterable[str], uncut: int, piece: int) -> Iterator[str]:
+  """Cuts a long text where it hurts least; nothing is lost or added.
+
+  Args:
+    blocks: the text, in parts of any length.
+    uncut: characters of a text that stays whole.
+    piece: characters of a piece of a longer one, at most; not above `uncut`.
+  """
+  text, is_long = '', False
+  for block in blocks:
+    text += block
+    is_long = is_long or len(text) > uncut
+    start = 0
+    while is_long and len(text) - start > piece:
+      window = text[start : start + piece]
+      mark = next(mark for mark in _MARKS if mark in window)
+      size = window.rfind(mark) + len(mark)
+      yield window[:size]
+      start += size
+    text = text[start:]
+  if text:
+    yield text
 
 
 def num_chars(document: Document) -> int:

@@ -1,13 +1,13 @@
 """Documents to tokens, and to which of them the loss counts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
 from satjax import errors
-from satjax.data import chat
+from satjax.data import chat, chunks
 from satjax.data.chat import Piece
 from satjax.data.documents import Document, Message
 from satjax.data.tokenizers import Tokenizer
@@ -64,6 +64,27 @@ class Encoder:
       for document, pieces in zip(documents, written)
     ]
 
+  def each(
+    self, documents: Iterable[Document]
+  ) -> Iterator[tuple[Document, Encoded]]:
+    """Yields documents with their tokens.
+
+    As many are encoded together as memory allows, so that the tokenizer can
+    use all cores.
+
+    Raises:
+      DataError: as of a call.
+    """
+    group, size = [], 0
+    for document in documents:
+      group.append(document)
+      size += chunks.num_chars(document)
+      if size >= chunks.CHUNK_BYTES:
+        yield from zip(group, self(group))
+        group, size = [], 0
+    if group:
+      yield from zip(group, self(group))
+
   def prompt(self, messages: Iterable[Message]) -> np.ndarray:
     """Tokens up to where the assistant goes on, begin of text first."""
     pieces = [_BEGIN, *chat.opening(self.template, tuple(messages))]
@@ -116,3 +137,15 @@ class Encoder:
 
 
 _BEGIN = Piece('', kind='begin')
+
+
+def trained(found: Sequence[Encoded]) -> np.ndarray | None:
+  """What is trained of documents end to end; None: all but their first."""
+  if all(encoded.is_trained is None for encoded in found):
+    return None
+  return np.concatenate(
+    [
+      np.arange(len(tokens)) > 0 if is_trained is None else is_trained
+      for tokens, is_trained in found
+    ]
+  )

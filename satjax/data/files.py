@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
-import dataclasses
 import functools
 import glob
 import hashlib
@@ -15,7 +14,7 @@ from satjax import errors
 from satjax.data.chunks import Chunk, Position, Source
 
 
-class File(NamedTuple):
+class SourceFile(NamedTuple):
   """A file of a source."""
 
   name: str  # relative to the source, with forward slashes
@@ -24,10 +23,15 @@ class File(NamedTuple):
 
 
 # From a file, where in it to start, and about how many bytes to read at a time.
-Reader = Callable[[File, Position, int], Iterator[Chunk]]
+Reader = Callable[[SourceFile, Position, int], Iterator[Chunk]]
 
 
-def matching(source: str, pattern: str) -> list[File]:
+def matching(source: str, pattern: str) -> list[SourceFile]:
+  """The files that a source names.
+
+  Raises:
+    DataError: there is none.
+  """
   pattern = os.path.expanduser(pattern)
   paths = [p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p)]
   if not paths:
@@ -42,14 +46,14 @@ def matching(source: str, pattern: str) -> list[File]:
   return sorted(map(functools.partial(below, root), paths))
 
 
-def below(root: str, path: str) -> File:
+def below(root: str, path: str) -> SourceFile:
   """A file, named as seen from a folder above it."""
   name = pathlib.Path(os.path.relpath(path, root)).as_posix()
   with reading(path):
-    return File(name, path, os.path.getsize(path))
+    return SourceFile(name, path, os.path.getsize(path))
 
 
-def identity(files: Sequence[File]) -> str:
+def identity(files: Sequence[SourceFile]) -> str:
   """Changes with the names and sizes of files."""
   digest = hashlib.blake2b(digest_size=16)
   for name, _, size in files:
@@ -57,7 +61,7 @@ def identity(files: Sequence[File]) -> str:
   return digest.hexdigest()
 
 
-def source(files: list[File], read: Reader) -> Source:
+def source(files: list[SourceFile], read: Reader) -> Source:
   """The source that consists of files.
 
   Args:
@@ -71,8 +75,8 @@ def source(files: list[File], read: Reader) -> Source:
     before = sum(file.size for file in files[:first])
     for number, file in enumerate(files[first:], first):
       for chunk in read(file, tuple(place), size):
-        yield dataclasses.replace(
-          chunk, next=(number, *chunk.next), done=before + chunk.done
+        yield chunk._replace(
+          next=(number, *chunk.next), done=before + chunk.done
         )
       before, place = before + file.size, ()
 
@@ -80,12 +84,13 @@ def source(files: list[File], read: Reader) -> Source:
 
 
 def read(path: str) -> bytes:
-  with reading(path):
-    return pathlib.Path(path).read_bytes()
+  with opened(path) as file:
+    return file.read()
 
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[BinaryIO]:
+  """A file to read; explains why it cannot be."""
   with reading(path), open(path, 'rb') as file:
     yield file
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from satjax import errors, files
+from satjax import errors
 
 FORMAT = 1
 NAME = 'table.json'
@@ -16,7 +16,7 @@ ADDED = {'test': 0.0}
 
 
 @dataclasses.dataclass
-class File:
+class WrittenFile:
   """A file, and how to tell whether it is what was written."""
 
   name: str
@@ -25,7 +25,7 @@ class File:
 
 
 @dataclasses.dataclass
-class Shard(File):
+class Shard(WrittenFile):
   """A file of tokens."""
 
   num_tokens: int
@@ -44,7 +44,7 @@ class Split:
   num_documents: int = 0
   num_tokens: int = 0
   has_turns: bool = False
-  starts: File | None = None
+  starts: WrittenFile | None = None
   shards: list[Shard] = dataclasses.field(default_factory=list)
 
 
@@ -88,6 +88,16 @@ class Manifest:
     return cls(**fields | {'parts': [_part(p) for p in fields['parts']]})
 
 
+def _part(described: dict[str, Any]) -> Part:
+  splits = {}
+  for name, split in described['splits'].items():
+    files = {'shards': [Shard(**shard) for shard in split['shards']]}
+    if split['starts']:
+      files['starts'] = WrittenFile(**split['starts'])
+    splits[name] = Split(**split | files)
+  return Part(**described | {'splits': splits})
+
+
 def check_same(before: Manifest, now: Manifest, directory: Path) -> None:
   """Raises ConfigError unless both are made from the same."""
   asked = json.loads(json.dumps(now.made_from))
@@ -111,49 +121,31 @@ def folder(number: int, split: str) -> str:
   return f'part-{number:02}/{split}'
 
 
-def read(directory: str | os.PathLike) -> Manifest | None:
+def read(directory: Path) -> Manifest | None:
   """The manifest of a directory; None: it has none.
 
   Raises:
     DataError: it has one that cannot be read.
   """
-  path = Path(directory) / NAME
+  path = directory / NAME
   try:
     described = json.loads(path.read_text(encoding='utf-8'))
-    if described['format'] != FORMAT:
-      raise errors.DataError(
-        f'{path} has format {described["format"]}, and this satjax reads'
-        f' {FORMAT}; prepare it again'
-      )
-    return Manifest.from_json(described)
+    if described['format'] == FORMAT:
+      return Manifest.from_json(described)
   except FileNotFoundError:
     return None
   except (ValueError, LookupError, TypeError, AttributeError) as error:
-    if isinstance(error, errors.DataError):
-      raise
     raise errors.DataError(
       f'{path} is damaged ({error!r}); prepare the table again'
     ) from error
+  raise errors.DataError(
+    f'{path} has format {described["format"]}, and this satjax reads {FORMAT};'
+    ' prepare it again'
+  )
 
 
-def write(directory: str | os.PathLike, manifest: Manifest) -> None:
-  """Writes it at once: it is there whole, or not at all."""
-  path = Path(directory) / NAME
-  files.write_json(path, manifest.to_json())
-
-
-def file_of(path: Path) -> File:
+def file_of(path: Path) -> WrittenFile:
   """What a file is now."""
   with path.open('rb') as file:
     digest = hashlib.file_digest(file, 'sha256').hexdigest()
-    return File(path.name, os.fstat(file.fileno()).st_size, digest)
-
-
-def _part(described: dict[str, Any]) -> Part:
-  splits = {}
-  for name, split in described['splits'].items():
-    files = {'shards': [Shard(**shard) for shard in split['shards']]}
-    if split['starts']:
-      files['starts'] = File(**split['starts'])
-    splits[name] = Split(**split | files)
-  return Part(**described | {'splits': splits})
+    return WrittenFile(path.name, os.fstat(file.fileno()).st_size, digest)

@@ -10,8 +10,8 @@ import numpy as np
 
 from satjax import errors
 from satjax.data import blocks, manifest, table
-from satjax.data.manifest import File, Manifest, Split
-from satjax.data.table import Table
+from satjax.data.manifest import Manifest, Split, WrittenFile
+from satjax.data.table import TokenTable
 from satjax.data.tokenizers import Tokenizer
 
 
@@ -23,7 +23,7 @@ def open_tables(
   template: str,
   held_out: float,
   test: float,
-) -> list[tuple[Table, float]]:
+) -> list[tuple[TokenTable, float]]:
   """The tables of a directory that `satjax prepare` wrote, with their weights.
 
   Nothing is read but sizes; see `verify`.
@@ -114,13 +114,13 @@ def _check_made(found, root, tokenizer, settings) -> None:
       )
 
 
-def _table(folder: Path, split: Split, dtype: str, name: str) -> Table:
+def _table(folder: Path, split: Split, dtype: str, name: str) -> TokenTable:
   _files(folder, split)
   paths = [folder / shard.name for shard in split.shards]
   sizes = [shard.num_tokens for shard in split.shards]
   opened = blocks.Blocks(paths, sizes, np.dtype(dtype))
   described = json.dumps([dtype, dataclasses.asdict(split)])
-  return Table(
+  return TokenTable(
     blocks.Tokens(opened),
     # As an array: the class of mapped ones makes every look-up slower.
     np.asarray(np.load(folder / split.starts.name, mmap_mode='r')),
@@ -130,7 +130,7 @@ def _table(folder: Path, split: Split, dtype: str, name: str) -> Table:
   )
 
 
-def _files(folder: Path, split: Split) -> list[File]:
+def _files(folder: Path, split: Split) -> list[WrittenFile]:
   """The files of a split: they are there, and of their size."""
   files = [split.starts, *split.shards]
   for file in files:

@@ -12,7 +12,7 @@ packed  [bos] a b [bos]                    as inputs: the last token of a
 import numpy as np
 
 from satjax import errors
-from satjax.data.table import Table
+from satjax.data.table import TokenTable
 
 Row = dict[str, np.ndarray]
 
@@ -27,7 +27,7 @@ class Rows:
 
   num_cut = num_dropped = 0  # documents that are longer than a row
 
-  def __init__(self, table: Table, seq_len: int):
+  def __init__(self, table: TokenTable, seq_len: int):
     self.table = table
     self.seq_len = seq_len
 
@@ -66,7 +66,7 @@ class PackedRows:
     num_dropped: those that were left out instead.
   """
 
-  def __init__(self, table: Table, seq_len: int, too_long: str):
+  def __init__(self, table: TokenTable, seq_len: int, too_long: str):
     self.table = table
     self.seq_len = seq_len
     ends = np.append(table.starts[1:], len(table.tokens))
@@ -131,7 +131,7 @@ def _runs(row):
 
 
 def rows(
-  table: Table,
+  table: TokenTable,
   seq_len: int,
   packing: str = 'concat_then_split',
   too_long: str = 'cut',

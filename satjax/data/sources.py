@@ -6,9 +6,10 @@ system.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+import functools
 
 from satjax import errors
-from satjax.data import chunks, files, jsonl, parquet, stdlib, texts, tfds
+from satjax.data import chunks, files, readers, stdlib, tfds
 from satjax.data.chunks import Source
 from satjax.data.documents import Document
 
@@ -24,7 +25,6 @@ FORMS = (
   ' and ?SPLIT if not train; its features as the fields of jsonl:)',
   'tokens:DIR (a folder that satjax prepare wrote; in a configuration only)',
 )
-_FILES = ('text', 'jsonl', 'parquet')
 
 
 def find(source: str, columns: Sequence[str] = ()) -> Source:
@@ -40,13 +40,9 @@ def find(source: str, columns: Sequence[str] = ()) -> Source:
       used.
   """
   kind, _, name = source.partition(':')
-  if kind in _FILES and name:
-    readers = {
-      'text': texts.read,
-      'jsonl': jsonl.reader(columns),
-      'parquet': parquet.reader(columns),
-    }
-    return files.source(files.matching(source, name), readers[kind])
+  if kind in readers.READERS and name:
+    read = functools.partial(readers.READERS[kind], tuple(columns))
+    return files.source(files.matching(source, name), read)
   if kind == 'tfds' and name:
     return tfds.source(name, columns)
   if kind == 'tokens':

@@ -1,4 +1,4 @@
-"""Subword tokenizers out of files: what they share, and `tokenizers`.
+"""Subword tokenizers out of files, of the libraries that made them.
 
 Begin and end of text are never found inside of a text: a document that spells
 them is read as the characters that it has.
@@ -7,6 +7,7 @@ them is read as the characters that it has.
 from collections.abc import Iterable, Sequence
 import functools
 import hashlib
+import importlib
 import json
 from pathlib import Path
 import re
@@ -29,6 +30,7 @@ FILES = (
   'chat_template.jinja',
 )
 _SURROGATES = re.compile('[\ud800-\udfff]')
+_SPACE = '\u2581'  # how sentencepiece writes a space in a token
 _BYTE = re.compile('<0x[0-9A-Fa-f]{2}>')
 
 
@@ -94,12 +96,12 @@ class HuggingFaceTokenizer(Subword):
         that is not installed.
       DataError: a file cannot be used.
     """
-    library = import_library('tokenizers', f'hf:{path}')
+    library = _import_library('tokenizers', f'hf:{path}')
     self.name = f'hf:{path}'
     place = Path(path).expanduser()
     self._folder = place if place.is_dir() else None
     self._file = place / 'tokenizer.json' if place.is_dir() else place
-    self._content = read_file(
+    self._content = _read_file(
       self._file,
       'hf:PATH names a tokenizer.json or a directory that has one; a'
       " sentencepiece model is named 'sentencepiece:DIR/tokenizer.model'",
@@ -170,7 +172,7 @@ class HuggingFaceTokenizer(Subword):
     for name in FILES[1:] if self._folder else ():
       path = self._folder / name
       if path.is_file():
-        found[name] = read_file(path, 'it was there a moment ago')
+        found[name] = _read_file(path, 'it was there a moment ago')
     config = special_tokens.parse(
       found.get('tokenizer_config.json', b'{}'), self._file
     )
@@ -180,25 +182,113 @@ class HuggingFaceTokenizer(Subword):
       config['eos_token'] = self._tokenizer.id_to_token(self.eos_id)
     if 'bos_token' not in config:
       config['bos_token'] = self._tokenizer.id_to_token(self.bos_id)
-    return found | {'tokenizer_config.json': to_json(config)}
+    return found | {'tokenizer_config.json': _to_json(config)}
 
 
-def import_library(name: str, spec: str) -> Any:
+class SentencePieceTokenizer(Subword):
+  """A sentencepiece model.
+
+  Attributes:
+    name, vocab_size, bos_id, eos_id, fingerprint: as of every tokenizer.
+  """
+
+  def __init__(self, path: str):
+    """Reads the model.
+
+    Args:
+      path: a file such as tokenizer.model.
+
+    Raises:
+      ConfigError: it is not there, has no end of text, or needs a library
+        that is not installed.
+      DataError: the file cannot be used.
+    """
+    library = _import_library('sentencepiece', f'sentencepiece:{path}')
+    self.name = f'sentencepiece:{path}'
+    file = Path(path).expanduser()
+    self._content = _read_file(file, 'sentencepiece:PATH names a .model file')
+    self._pieces = library.SentencePieceProcessor()
+    try:
+      self._pieces.LoadFromSerializedProto(self._content)
+    except RuntimeError as error:
+      raise errors.DataError(
+        f'{file} is no sentencepiece model: {error}'
+      ) from error
+    self.vocab_size = self._pieces.vocab_size()
+    self.eos_id = self._pieces.eos_id()
+    if self.eos_id < 0:
+      raise errors.ConfigError(
+        f'{file} has no end of text; train it with an eos_id of at least 0, or'
+        ' convert it to a tokenizer.json and use hf:PATH'
+      )
+    begin = self._pieces.bos_id()
+    self.bos_id = begin if begin >= 0 else self.eos_id
+    self._identify(self._content)
+
+  def special_id(self, token: str) -> int | None:
+    """The id of a token that no text spells; None: there is none."""
+    number = self._pieces.piece_to_id(token)
+    return number if self._pieces.is_control(number) else None
+
+  def token(self, number: int) -> str:
+    """What an id is called, for messages."""
+    known = 0 <= number < self.vocab_size
+    return self._pieces.id_to_piece(number) if known else f'<{number}>'
+
+  def _encode(self, texts: list[str]) -> list[list[int]]:
+    return self._pieces.encode(texts, add_bos=False, add_eos=False)
+
+  def _decode(self, ids: list[int]) -> str:
+    return self._pieces.decode(ids)
+
+  @functools.cached_property
+  def id_bytes(self) -> np.ndarray:
+    """int64 [vocab_size]: bytes of text of each id; special tokens: none."""
+    sizes = np.zeros(self.vocab_size, np.int64)
+    for i in range(self.vocab_size):
+      if self._pieces.is_byte(i):
+        sizes[i] = 1
+      elif not (
+        self._pieces.is_control(i)
+        or self._pieces.is_unknown(i)
+        or self._pieces.is_unused(i)
+      ):
+        piece = self._pieces.id_to_piece(i)
+        sizes[i] = len(piece.replace(_SPACE, ' ').encode())
+    return sizes
+
+  def files(self) -> dict[str, bytes]:
+    """Content of the files that AutoTokenizer reads, by name."""
+    names = {'bos': self.bos_id, 'eos': self.eos_id}
+    if self._pieces.unk_id() >= 0:
+      names['unk'] = self._pieces.unk_id()
+    config = {
+      'tokenizer_class': 'LlamaTokenizer',
+      'add_bos_token': self.bos_id != self.eos_id,
+      'add_eos_token': False,
+      'clean_up_tokenization_spaces': False,
+      'legacy': True,  # a space before every text, as the library has it
+    }
+    for kind, number in names.items():
+      config[f'{kind}_token'] = self._pieces.id_to_piece(number)
+    return {
+      'tokenizer.model': self._content,
+      'tokenizer_config.json': _to_json(config),
+    }
+
+
+def _import_library(name: str, spec: str) -> Any:
   """Imports one of the two libraries that are optional."""
   try:
-    if name == 'tokenizers':
-      import tokenizers as library
-    else:
-      import sentencepiece as library
+    return importlib.import_module(name)
   except ImportError:
     raise errors.ConfigError(
       f'data.tokenizer {spec!r} needs the library {name}, which is not'
       " installed; run: pip install 'satjax[data]'"
     ) from None
-  return library
 
 
-def read_file(path: Path, remedy: str) -> bytes:
+def _read_file(path: Path, remedy: str) -> bytes:
   try:
     return path.read_bytes()
   except OSError as error:
@@ -207,5 +297,5 @@ def read_file(path: Path, remedy: str) -> bytes:
     ) from error
 
 
-def to_json(content: dict[str, Any]) -> bytes:
+def _to_json(content: dict[str, Any]) -> bytes:
   return (json.dumps(content, indent=2) + '\n').encode()

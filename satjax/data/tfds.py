@@ -6,40 +6,19 @@ dataset is not needed, and never run.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-import dataclasses
 import functools
 import os
 from typing import Any, NamedTuple
 
 from satjax import errors
 from satjax.data import chunks
-from satjax.data.chunks import Position, Source
+from satjax.data.chunks import Chunk, Position, Source
 from satjax.data.documents import Document
 
 _REMEDY = (
   "prepare it with file_format='array_record' on a machine that has TensorFlow,"
   ' or write it as Parquet and use parquet:GLOB'
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Examples:
-  """Some examples of a split."""
-
-  name: str
-  first: int
-  columns: Sequence[str]
-  volume: int
-  next: Position
-  done: int
-
-  def documents(self, counts: Counter[str]) -> Iterator[Document]:
-    opened = _opened(self.name)
-    for number in range(self.first, *self.next):
-      id = f'{opened.name}#{number}'
-      place = f'tfds:{self.name}, example {number}'
-      record = chunks.text_of(opened.examples[number])
-      yield from chunks.of_record(record, self.columns, id, place, counts)
 
 
 def source(name: str, columns: Sequence[str]) -> Source:
@@ -56,15 +35,25 @@ def source(name: str, columns: Sequence[str]) -> Source:
   opened = _opened(name)
   count, average = len(opened.examples), opened.bytes_each
 
-  def read(start: Position, size: int) -> Iterator[_Examples]:
+  def read(start: Position, size: int) -> Iterator[Chunk]:
     (first,) = start or (0,)
     step = max(1, size // average)
     for begin in range(first, count, step):
       end = min(count, begin + step)
-      volume, done = average * (end - begin), average * end
-      yield _Examples(name, begin, tuple(columns), volume, (end,), done)
+      made = functools.partial(_documents, name, begin, end, tuple(columns))
+      yield Chunk(made, average * (end - begin), (end,), average * end)
 
   return Source(f'{opened.name} {count} {average}', average * count, read)
+
+
+def _documents(
+  name: str, begin: int, end: int, columns: Sequence[str], counts: Counter[str]
+) -> Iterator[Document]:
+  opened = _opened(name)
+  for number in range(begin, end):
+    id, place = f'{opened.name}#{number}', f'tfds:{name}, example {number}'
+    record = chunks.text_of(opened.examples[number])
+    yield from chunks.of_record(record, columns, id, place, counts)
 
 
 class _Opened(NamedTuple):

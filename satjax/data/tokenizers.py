@@ -8,7 +8,7 @@ import numpy as np
 
 from satjax import errors
 from satjax.config import data as config_data
-from satjax.data import sentence_pieces, subword
+from satjax.data import subword
 
 
 class Tokenizer(Protocol):
@@ -108,5 +108,5 @@ def get_tokenizer(spec: str) -> Tokenizer:
   if kind == 'hf':
     return subword.HuggingFaceTokenizer(path)
   if kind == 'sentencepiece':
-    return sentence_pieces.SentencePieceTokenizer(path)
+    return subword.SentencePieceTokenizer(path)
   return ByteTokenizer()

@@ -14,11 +14,10 @@ from satjax.data import (
   chunks,
   manifest,
   prepare,
-  prepare_steps,
   prepared,
   table,
+  tokenise,
   tokenizers,
-  workers,
 )
 from satjax.data.encode import Encoder
 from satjax.data.tokenise import Settings
@@ -201,14 +200,14 @@ def interrupted(monkeypatch, cls, name, call, after):
 
 
 STEPS = [
-  (prepare_steps.Progress, '_add', False),
-  (prepare_steps.SplitWriter, 'finish', True),
+  (prepare.TableWriter, '_add', False),
+  (prepare.SplitWriter, 'finish', True),
 ]
 MORE_STEPS = [
-  (prepare_steps.Progress, '_add', True),
-  (prepare_steps.Progress, '_commit', False),
-  (prepare_steps.Progress, '_commit', True),
-  (prepare_steps.SplitWriter, 'finish', False),
+  (prepare.TableWriter, '_add', True),
+  (prepare.TableWriter, '_commit', False),
+  (prepare.TableWriter, '_commit', True),
+  (prepare.SplitWriter, 'finish', False),
 ]
 MORE_STEPS = [
   pytest.param(*step, marks=pytest.mark.slow) for step in MORE_STEPS
@@ -245,7 +244,7 @@ def test_interrupted_again_and_again(texts, tmp_path, small_steps, monkeypatch):
   kills = 0
   while True:
     with monkeypatch.context() as patched:
-      interrupted(patched, prepare_steps.Progress, '_add', 2, False)
+      interrupted(patched, prepare.TableWriter, '_add', 2, False)
       try:
         run(names, tmp_path / 'out', shard_tokens=1, duplicates='near')
         break
@@ -260,17 +259,17 @@ def test_goes_on_without_reading_again(
 ):
   names = [f'text:{texts}/a.txt', f'text:{texts}/b.txt']
   with monkeypatch.context() as patched:
-    interrupted(patched, prepare_steps.Progress, '_add', 12, False)
+    interrupted(patched, prepare.TableWriter, '_add', 12, False)
     with pytest.raises(Killed):
       run(names, tmp_path / 'out', shard_tokens=1)
   seen = []
-  original = prepare_steps.Progress._add
+  original = prepare.TableWriter._add
 
   def method(self, part, writers, found):
     seen.append(found)
     original(self, part, writers, found)
 
-  monkeypatch.setattr(prepare_steps.Progress, '_add', method)
+  monkeypatch.setattr(prepare.TableWriter, '_add', method)
   run(names, tmp_path / 'whole', shard_tokens=1)
   whole = len(seen)
   run(names, tmp_path / 'out', shard_tokens=1)
@@ -297,7 +296,7 @@ def test_another_command_is_refused(texts, tmp_path, monkeypatch, small_steps):
       run([f'jsonl:{texts}/b.jsonl'], out)
 
   with monkeypatch.context() as patched:
-    interrupted(patched, prepare_steps.Progress, '_add', 3, False)
+    interrupted(patched, prepare.TableWriter, '_add', 3, False)
     with pytest.raises(Killed):
       run(names, out)
   check()
@@ -312,7 +311,7 @@ def test_changed_files_are_refused(tmp_path, monkeypatch):
   (tmp_path / 'a.txt').write_text('one')
   name, out = f'text:{tmp_path}/*.txt', tmp_path / 'out'
   with monkeypatch.context() as patched:
-    interrupted(patched, prepare_steps.Progress, '_add', 0, False)
+    interrupted(patched, prepare.TableWriter, '_add', 0, False)
     with pytest.raises(Killed):
       run([name], out)
   (tmp_path / 'b.txt').write_text('two')
@@ -433,6 +432,6 @@ class Deadly:
 
 
 def test_killed_worker_is_explained():
-  pool = workers.Workers(SETTINGS, 1)
+  pool = tokenise.Workers(SETTINGS, 1)
   with pool, pytest.raises(errors.SatjaxError, match='fewer --workers'):
     list(pool.tokenise([[Deadly()]]))

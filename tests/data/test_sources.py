@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from satjax import errors
-from satjax.data import docstrings, sources, stdlib
+from satjax.data import sources, stdlib
 
 
 def read(source):
@@ -88,7 +88,7 @@ def test_docstrings_inside_if_and_try_are_found():
     'try:\n  pass\n'
     'except E:\n  class C:\n    """C."""\n    def m(self):\n      """M."""\n'
   )
-  assert list(docstrings.sections(tree, 'x')) == [
+  assert list(stdlib.sections(tree, 'x')) == [
     ('x', 'Top.'),
     ('x.f', 'F.'),
     ('x.g', 'G.'),
