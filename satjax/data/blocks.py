@@ -62,13 +62,7 @@ class Blocks:
   def __init__(
     self, paths: Sequence[Path], sizes: Sequence[int], dtype: np.dtype
   ):
-    """Takes the files for what they are said to be, and opens none.
-
-    Args:
-      paths: in order.
-      sizes: tokens in each.
-      dtype: of a token.
-    """
+    """Takes the files for what they are said to be: `sizes` in tokens."""
     from array_record.python import array_record_data_source
 
     self.dtype = np.dtype(dtype).newbyteorder('<')
@@ -85,11 +79,7 @@ class Blocks:
   def stretches(
     self, first: int, last: int
   ) -> Iterator[tuple[bytes, int, slice]]:
-    """Yields the parts of tokens first to last.
-
-    Yields:
-      a block, its number of tokens, and which of them are meant.
-    """
+    """Yields blocks of tokens first to last, their sizes, and what is meant."""
     while first < last:
       file = int(np.searchsorted(self.ends, first, side='right'))
       begin = int(self.ends[file - 1]) if file else 0

@@ -37,8 +37,7 @@ class Document(NamedTuple):
     id: path inside the source.
     text: what is learned; empty for a conversation only.
     prompt: what stands before the text and is read only; empty: no pair.
-    group: documents of one group fall into the same split; empty: `id`
-      decides alone.
+    group: documents of one group fall into the same split; empty: `id` decides.
     messages: of a conversation.
   """
 
@@ -59,7 +58,7 @@ class Document(NamedTuple):
 def from_record(
   record: Any, columns: Sequence[str], id: str, place: str
 ) -> Document | None:
-  """The document that a record holds.
+  """The document that a record holds; None: its text is empty.
 
   Args:
     record: what was read; should be a mapping.
@@ -68,9 +67,6 @@ def from_record(
       or "conversations", or one of the usual pairs.
     id: of the document.
     place: of the record, for messages of errors.
-
-  Returns:
-    None: the text is empty.
 
   Raises:
     DataError: the fields are not there, or hold something else.

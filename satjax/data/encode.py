@@ -67,13 +67,10 @@ class Encoder:
   def each(
     self, documents: Iterable[Document]
   ) -> Iterator[tuple[Document, Encoded]]:
-    """Yields documents with their tokens.
+    """Yields documents with their tokens; raises as a call does.
 
-    As many are encoded together as memory allows, so that the tokenizer can
-    use all cores.
-
-    Raises:
-      DataError: as of a call.
+    As many are encoded together as memory allows, which lets a tokenizer use
+    all cores.
     """
     group, size = [], 0
     for document in documents:

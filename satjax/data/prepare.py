@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from satjax import errors, files
-from satjax.data import blocks, chat, chunks, duplicates, manifest, sources
+from satjax.data import blocks, chat, chunks, duplicates, prepared, sources
 from satjax.data import table as tables
 from satjax.data.chunks import Position, Source
 from satjax.data.journal import Journal
-from satjax.data.manifest import Manifest, Part, Shard, Split
+from satjax.data.prepared import Manifest, Part, Shard, Split
 from satjax.data.tokenise import Batch, Settings, Tokenised, Tokeniser, Workers
 
 _JOURNAL = 'journal.sqlite'
@@ -81,8 +81,8 @@ def prepare(
   out = Path(out).expanduser()
   found = [sources.find(name, mixture.columns) for name in mixture.sources]
   made = _manifest(mixture, settings, found)
-  if finished := manifest.read(out):
-    manifest.check_same(finished, made, out)
+  if finished := prepared.read(out):
+    prepared.check_same(finished, made, out)
     made = finished
   else:
     if out.exists() and any(out.iterdir()) and not (out / _JOURNAL).exists():
@@ -99,7 +99,7 @@ def prepare(
         for source in left:
           writer.write_part(source, pool, mixture.shard_tokens, advance)
       made = writer.manifest
-      files.write_json(out / manifest.NAME, made.to_json())
+      files.write_json(out / prepared.NAME, made.to_json())
   for path in out.glob(f'{_JOURNAL}*'):
     path.unlink()
   return made
@@ -184,7 +184,7 @@ class TableWriter:
     self._next, self.done = (), 0
     if state := journal.state():
       self.manifest = Manifest.from_json(state['manifest'])
-      manifest.check_same(self.manifest, empty, out)
+      prepared.check_same(self.manifest, empty, out)
       self.number, self.done = state['number'], state['done']
       self._next = tuple(state['next'])
     else:
@@ -205,7 +205,7 @@ class TableWriter:
     part = self.manifest.parts[self.number]
     writers = {
       name: SplitWriter(
-        self._out / manifest.folder(self.number, name),
+        self._out / prepared.folder(self.number, name),
         np.dtype(self.manifest.dtype),
         split,
       )
@@ -334,7 +334,7 @@ class SplitWriter:
       files.sync(self._partial)
       path = self._folder / f'{len(split.shards):05}.array_record'
       self._partial.replace(path)
-      written = dataclasses.asdict(manifest.file_of(path))
+      written = dataclasses.asdict(prepared.file_of(path))
       split.shards.append(Shard(**written, num_tokens=self.num_tokens))
       split.num_tokens += self.num_tokens
       split.num_documents += len(starts)
@@ -345,7 +345,7 @@ class SplitWriter:
   def close(self) -> None:
     """Ends the shard, and the split."""
     self.finish()
-    self._split.starts = manifest.file_of(self._folder / STARTS)
+    self._split.starts = prepared.file_of(self._folder / STARTS)
 
 
 def _append(path: Path, starts: np.ndarray, count: int) -> None:

@@ -5,6 +5,7 @@ that never ends, or packing that cuts what it should not.
 """
 
 from collections.abc import Iterator
+import itertools
 import os
 import pathlib
 
@@ -34,7 +35,7 @@ def preview(
     config: of the run; its growth is not looked at.
     step: number of the batch, from 0.
     num_rows: of the batch, at most.
-    out: HTML file to write the same to; None: none.
+    out: HTML file to write the same to.
 
   Raises:
     ConfigError: there is no such batch.
@@ -91,16 +92,13 @@ def render(row: Row, tokenizer: tokenizers.Tokenizer) -> Text:
 
 def _runs(row, tokenizer) -> Iterator[tuple[list[int], bool]]:
   """Tokens next to each other of one kind, and whether they are learned."""
-  kind, run = None, []
-  for number, is_learned in _tokens(row):
-    now = is_learned, tokenizer.id_bytes[number] > 0
-    if run and now != kind:
-      yield run, kind[0]
-      run = []
-    kind = now
-    run.append(number)
-  if run:
-    yield run, kind[0]
+
+  def kind(token):
+    number, is_learned = token
+    return is_learned, tokenizer.id_bytes[number] > 0
+
+  for (is_learned, _), run in itertools.groupby(_tokens(row), kind):
+    yield [number for number, _ in run], is_learned
 
 
 def _tokens(row: Row) -> Iterator[tuple[int, bool]]:
@@ -126,9 +124,8 @@ def _summary(row: Row) -> str:
 
 def _counts(batches: pipeline.Batches, batch_size: int) -> Table:
   """What each source has, and how much of it is learned."""
-  names = ('source', 'documents', 'tokens', 'rows', 'cut', 'left out')
   table = Table(title=f'batches of {batch_size} rows')
-  for name in names:
+  for name in ('source', 'documents', 'tokens', 'rows', 'cut', 'left out'):
     table.add_column(name, justify='left' if name == 'source' else 'right')
   for source in batches.sources:
     table.add_row(source.name, *(f'{value:,}' for value in source[1:]))

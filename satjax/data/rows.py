@@ -159,7 +159,14 @@ def rows(
       all of its rows, or no document is whole.
   """
   if packing == 'best_fit':
-    return _packed(table, seq_len, too_long)
+    packed = PackedRows(table, seq_len, too_long)
+    if packed.num_cut + packed.num_dropped == len(table.starts):
+      raise errors.DataError(
+        f'{table.name}: all of its {len(table.starts)} documents are longer'
+        f' than data.seq_len {seq_len}, so that none would be learned to its'
+        " end; raise data.seq_len, or use data.packing='concat_then_split'"
+      )
+    return packed
   num_tokens = len(table.tokens)
   if num_tokens < seq_len + 1:
     raise errors.DataError(
@@ -175,14 +182,3 @@ def rows(
       ' shorten the prompt, or give this split more pairs'
     )
   return cut
-
-
-def _packed(table, seq_len, too_long):
-  packed = PackedRows(table, seq_len, too_long)
-  if packed.num_cut + packed.num_dropped == len(table.starts):
-    raise errors.DataError(
-      f'{table.name}: all of its {len(table.starts)} documents are longer than'
-      f' data.seq_len {seq_len}, so that none would be learned to its end;'
-      " raise data.seq_len, or use data.packing='concat_then_split'"
-    )
-  return packed

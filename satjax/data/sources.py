@@ -28,10 +28,9 @@ FORMS = (
 
 
 def find(source: str, columns: Sequence[str] = ()) -> Source:
-  """Looks a source up.
+  """Looks up one of `FORMS`; globs understand `**` and `~`.
 
   Args:
-    source: one of `FORMS`. Globs understand `**` and `~`.
     columns: fields to read of records, as `documents.from_record` does.
 
   Raises:

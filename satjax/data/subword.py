@@ -51,7 +51,7 @@ class Subword:
     self.fingerprint = digest.hexdigest()
 
   def encode(self, text: str) -> np.ndarray:
-    """Returns uint32 [num_tokens], without begin and end of text.
+    """uint32 [num_tokens].
 
     Lone surrogates, which neither library takes, become U+FFFD.
     """
@@ -79,11 +79,7 @@ class Subword:
 
 
 class HuggingFaceTokenizer(Subword):
-  """A tokenizer.json, and the settings beside it where a directory is named.
-
-  Attributes:
-    name, vocab_size, bos_id, eos_id, fingerprint: as of every tokenizer.
-  """
+  """A tokenizer.json, and the settings beside it where a directory is named."""
 
   def __init__(self, path: str):
     """Reads the files.
@@ -129,11 +125,9 @@ class HuggingFaceTokenizer(Subword):
     self._identify(self._content)
 
   def special_id(self, token: str) -> int | None:
-    """The id of a token that no text spells; None: there is none."""
     return self._special.get(token)
 
   def token(self, number: int) -> str:
-    """What an id is called, for messages."""
     return self._tokenizer.id_to_token(number) or f'<{number}>'
 
   def _encode(self, texts: list[str]) -> list[list[int]]:
@@ -145,7 +139,6 @@ class HuggingFaceTokenizer(Subword):
 
   @functools.cached_property
   def id_bytes(self) -> np.ndarray:
-    """int64 [vocab_size]: bytes of text of each id; special tokens: none."""
     decoder = json.dumps(self._described.get('decoder'))
     added = self._tokenizer.get_added_tokens_decoder()
     sizes, rest = np.zeros(self.vocab_size, np.int64), []
@@ -167,7 +160,6 @@ class HuggingFaceTokenizer(Subword):
     return sizes
 
   def files(self) -> dict[str, bytes]:
-    """Content of the files that AutoTokenizer reads, by name."""
     found = {'tokenizer.json': self._content}
     for name in FILES[1:] if self._folder else ():
       path = self._folder / name
@@ -186,23 +178,10 @@ class HuggingFaceTokenizer(Subword):
 
 
 class SentencePieceTokenizer(Subword):
-  """A sentencepiece model.
-
-  Attributes:
-    name, vocab_size, bos_id, eos_id, fingerprint: as of every tokenizer.
-  """
+  """A sentencepiece model."""
 
   def __init__(self, path: str):
-    """Reads the model.
-
-    Args:
-      path: a file such as tokenizer.model.
-
-    Raises:
-      ConfigError: it is not there, has no end of text, or needs a library
-        that is not installed.
-      DataError: the file cannot be used.
-    """
+    """Reads a file such as tokenizer.model; raises as the other kind."""
     library = _import_library('sentencepiece', f'sentencepiece:{path}')
     self.name = f'sentencepiece:{path}'
     file = Path(path).expanduser()
@@ -226,12 +205,10 @@ class SentencePieceTokenizer(Subword):
     self._identify(self._content)
 
   def special_id(self, token: str) -> int | None:
-    """The id of a token that no text spells; None: there is none."""
     number = self._pieces.piece_to_id(token)
     return number if self._pieces.is_control(number) else None
 
   def token(self, number: int) -> str:
-    """What an id is called, for messages."""
     known = 0 <= number < self.vocab_size
     return self._pieces.id_to_piece(number) if known else f'<{number}>'
 
@@ -243,7 +220,6 @@ class SentencePieceTokenizer(Subword):
 
   @functools.cached_property
   def id_bytes(self) -> np.ndarray:
-    """int64 [vocab_size]: bytes of text of each id; special tokens: none."""
     sizes = np.zeros(self.vocab_size, np.int64)
     for i in range(self.vocab_size):
       if self._pieces.is_byte(i):
@@ -258,7 +234,6 @@ class SentencePieceTokenizer(Subword):
     return sizes
 
   def files(self) -> dict[str, bytes]:
-    """Content of the files that AutoTokenizer reads, by name."""
     names = {'bos': self.bos_id, 'eos': self.eos_id}
     if self._pieces.unk_id() >= 0:
       names['unk'] = self._pieces.unk_id()

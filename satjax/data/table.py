@@ -94,12 +94,11 @@ def build_table(
   """Tokenises the documents of one split.
 
   Args:
-    source: one of the forms of `sources.documents`.
+    source: one of `sources.FORMS`.
     encoder: of its documents.
     split: one of `SPLITS`.
-    held_out: share of the documents (of their groups, where they have some),
-      not of the tokens, that is held out.
-    test: likewise, for final numbers.
+    held_out, test: shares of the documents (of their groups, where they have
+      some), not of the tokens.
     columns: fields to read of records, as `documents.from_record` does.
 
   Raises:

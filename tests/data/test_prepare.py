@@ -12,7 +12,6 @@ import pytest
 from satjax import errors
 from satjax.data import (
   chunks,
-  manifest,
   prepare,
   prepared,
   table,
@@ -230,7 +229,7 @@ def test_goes_on_where_it_was(
         run(names, out, **options)
         break
       except Killed:
-        assert not (out / manifest.NAME).exists()
+        assert not (out / prepared.NAME).exists()
     run(names, out, **options)
     assert files_of(out) == files_of(tmp_path / 'whole')
     call += 1 + call
@@ -351,7 +350,7 @@ def test_bad_input_is_explained(tmp_path, data, message):
   with pytest.raises(errors.DataError, match=message) as caught:
     run([f'jsonl:{tmp_path}/a.jsonl'], tmp_path / 'out', min_tokens=4)
   assert 'a.jsonl' in str(caught.value)
-  assert not (tmp_path / 'out' / manifest.NAME).exists()
+  assert not (tmp_path / 'out' / prepared.NAME).exists()
 
 
 def test_bad_input_is_explained_by_workers(tmp_path):

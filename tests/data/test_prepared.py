@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from satjax import cli, errors
-from satjax.data import blocks, manifest, prepared, rows, table, tokenizers
+from satjax.data import blocks, prepared, rows, table, tokenizers
 from satjax.data.encode import Encoder
 
 BYTE = tokenizers.get_tokenizer('byte')
@@ -154,7 +154,7 @@ def test_tables_from_before_the_test_split_stay_readable(
   out = tmp_path / 'out'
   run(folder, f'--out={out}', '--test=0.0', '--workers=0')
   assert not list(out.rglob('test'))  # off means absent
-  path = out / manifest.NAME
+  path = out / prepared.NAME
   described = json.loads(path.read_text())
   assert described['made_from'].pop('test') == 0
   path.write_text(json.dumps(described))
@@ -184,7 +184,7 @@ def copy(folder, tmp_path):
 def files(out):
   found = sorted(path for path in out.rglob('*') if path.is_file())
   assert len(found) == 13
-  return [path for path in found if path.name != manifest.NAME]
+  return [path for path in found if path.name != prepared.NAME]
 
 
 def test_every_flipped_bit_is_found(copy, capsys):
@@ -229,7 +229,7 @@ def test_missing_and_short_files_are_found_when_opened(copy):
   ],
 )
 def test_damaged_manifest_is_explained(copy, change, message):
-  path = copy / manifest.NAME
+  path = copy / prepared.NAME
   path.write_text(change(path.read_text()))
   with pytest.raises(errors.DataError, match=message):
     opened(copy)
