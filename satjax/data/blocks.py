@@ -14,14 +14,11 @@ from satjax import errors
 
 BLOCK_TOKENS = 8192
 _CACHED_BLOCKS = 64
+TOKENS, IS_TRAINED = 0, 1  # columns of a block
 
 
 class BlockWriter:
-  """Writes one file.
-
-  Attributes:
-    num_tokens: so far.
-  """
+  """Writes one file, of `num_tokens` so far."""
 
   def __init__(self, path: Path, dtype: np.dtype):
     from array_record.python import array_record_module
@@ -65,74 +62,62 @@ class Blocks:
     """Takes the files for what they are said to be: `sizes` in tokens."""
     from array_record.python import array_record_data_source
 
+    self.num_tokens = sum(sizes)
     self.dtype = np.dtype(dtype).newbyteorder('<')
-    self.ends = np.cumsum(sizes, dtype=np.int64)  # in tokens
+    self._ends = np.cumsum(sizes, dtype=np.int64)
     counts = [-(-size // BLOCK_TOKENS) for size in sizes]
     self._first = np.cumsum([0, *counts])  # block of each file
     self._folder = paths[0].parent
     # A file whose number of records is named need not be opened to count them.
-    records = array_record_data_source.ArrayRecordDataSource(
+    self._records = array_record_data_source.ArrayRecordDataSource(
       [f'{path}[0:{count}]' for path, count in zip(paths, counts)]
     )
-    self._record = functools.lru_cache(_CACHED_BLOCKS)(records.__getitem__)
+    self._block = functools.lru_cache(_CACHED_BLOCKS)(self._decoded)
 
   def stretches(
     self, first: int, last: int
-  ) -> Iterator[tuple[bytes, int, slice]]:
-    """Yields blocks of tokens first to last, their sizes, and what is meant."""
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields tokens first to last, and whether they are trained, in parts."""
     while first < last:
-      file = int(np.searchsorted(self.ends, first, side='right'))
-      begin = int(self.ends[file - 1]) if file else 0
+      file = int(np.searchsorted(self._ends, first, side='right'))
+      begin = int(self._ends[file - 1]) if file else 0
       block, offset = divmod(first - begin, BLOCK_TOKENS)
-      left = int(self.ends[file]) - begin - block * BLOCK_TOKENS
+      left = int(self._ends[file]) - begin - block * BLOCK_TOKENS
       size = min(BLOCK_TOKENS, left)
       end = min(size, offset + last - first)
-      record = self._checked(int(self._first[file]) + block, size)
-      yield record, size, slice(offset, end)
+      found = self._block(int(self._first[file]) + block, size)
+      yield tuple(array[offset:end] for array in found)
       first += end - offset
 
-  def _checked(self, number: int, size: int) -> bytes:
-    record = self._record(number)
-    expected = size * self.dtype.itemsize + -(-size // 8)
+  def _decoded(self, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    record = self._records[number]
+    num_bytes = size * self.dtype.itemsize
+    expected = num_bytes + -(-size // 8)
     if len(record) != expected:
       raise errors.DataError(
         f'{self._folder}: block {number} has {len(record)} bytes, and not'
         f' {expected}; satjax prepare --verify says which file is damaged'
       )
-    return record
+    bits = np.frombuffer(record, np.uint8, offset=num_bytes)
+    is_trained = np.unpackbits(bits, count=size).astype(bool)
+    return np.frombuffer(record, self.dtype, size), is_trained
 
 
-class Tokens:
-  """The tokens: an array that is read by slices."""
+class Column:
+  """An array of as many values as there are tokens, read by slices."""
 
-  def __init__(self, blocks: Blocks):
+  def __init__(self, blocks: Blocks, number: int):
+    """Takes `TOKENS`, or `IS_TRAINED`: whether the loss counts each."""
     self._blocks = blocks
-    self.dtype = blocks.dtype
+    self._number = number
+    self.dtype = (blocks.dtype, np.dtype(bool))[number]
 
   def __len__(self) -> int:
-    return int(self._blocks.ends[-1])
+    return self._blocks.num_tokens
 
   def __getitem__(self, index: slice) -> np.ndarray:
     first, last, step = index.indices(len(self))
     assert step == 1, 'only stretches can be read'
-    found = [
-      self._decode(record, size)[meant]
-      for record, size, meant in self._blocks.stretches(first, last)
-    ]
+    parts = self._blocks.stretches(first, last)
+    found = [part[self._number] for part in parts]
     return np.concatenate([np.empty(0, self.dtype), *found])
-
-  def _decode(self, record: bytes, size: int) -> np.ndarray:
-    return np.frombuffer(record, self.dtype, size)
-
-
-class IsTrained(Tokens):
-  """Whether the loss counts each token."""
-
-  def __init__(self, blocks: Blocks):
-    super().__init__(blocks)
-    self.dtype = np.dtype(bool)
-
-  def _decode(self, record: bytes, size: int) -> np.ndarray:
-    offset = size * self._blocks.dtype.itemsize
-    bits = np.frombuffer(record, np.uint8, offset=offset)
-    return np.unpackbits(bits, count=size).astype(bool)

@@ -20,34 +20,23 @@ Position = tuple[int, ...]  # (): the beginning
 
 
 class Chunk(NamedTuple):
-  """A stretch of a source.
+  """A stretch of a source."""
 
-  Attributes:
-    documents: makes the documents; counts what is 'empty', or was 'cut'. It
-      goes to other processes: a function of a module, with its arguments.
-    volume: about how many bytes of text it holds.
-    next: where the chunk after it begins.
-    done: of the size of the source, what lies before `next`.
-  """
-
+  # Makes the documents; counts what is 'empty', or was 'cut'. It goes to other
+  # processes: a function of a module, with its arguments.
   documents: Callable[[Counter[str]], Iterator[Document]]
-  volume: int
-  next: Position
-  done: int
+  volume: int  # about how many bytes of text it holds
+  next: Position  # where the chunk after it begins
+  done: int  # of the size of the source, what lies before `next`
 
 
 class Source(NamedTuple):
-  """A source that has been found.
+  """A source that has been found."""
 
-  Attributes:
-    identity: of its files, by their names and sizes.
-    size: of the whole, in bytes where that is known.
-    chunks: reads on from a position, about so many bytes at a time. The chunks
-      after a position that was given are always the same.
-  """
-
-  identity: str
-  size: int
+  identity: str  # of its files, by their names and sizes
+  size: int  # of the whole, in bytes where that is known
+  # Reads on from a position, about so many bytes at a time. The chunks after a
+  # position that was given are always the same.
   chunks: Callable[[Position, int], Iterator[Chunk]]
 
 
@@ -60,9 +49,7 @@ def of_record(
 ) -> Iterator[Document]:
   """The document of a record; several, where its text is very long.
 
-  Args:
-    record, columns, id, place: as `documents.from_record` has them.
-    counts: what is 'empty', or 'cut', is added.
+  The arguments are those of `documents.from_record`, and what is counted.
 
   Raises:
     DataError: the record is none, or a very long pair or conversation.
@@ -107,6 +94,21 @@ def cut(blocks: Iterable[str], uncut: int, piece: int) -> Iterator[str]:
     text = text[start:]
   if text:
     yield text
+
+
+def grouped(
+  items: Iterable[Any], volume: Callable[[Any], int], enough: int
+) -> Iterator[list[Any]]:
+  """Yields items together, until what they have together is enough."""
+  group, total = [], 0
+  for item in items:
+    group.append(item)
+    total += volume(item)
+    if total >= enough:
+      yield group
+      group, total = [], 0
+  if group:
+    yield group
 
 
 def num_chars(document: Document) -> int:

@@ -14,64 +14,20 @@ from satjax.data import prepared
 from satjax.data import rows as rows_lib
 from satjax.data import table as tables
 from satjax.data.encode import Encoder
-from satjax.data.rows import Row
 from satjax.data.tokenizers import Tokenizer
 
 Batch = dict[str, np.ndarray]
 
 
 class SourceCounts(NamedTuple):
-  """What a source of a mixture has.
+  """What a source of a mixture has, once each."""
 
-  Attributes:
-    name: of source and split.
-    num_documents, num_tokens, num_rows: once each.
-    num_cut, num_dropped: documents longer than a row, where rows hold whole
-      documents.
-  """
-
-  name: str
+  name: str  # of source and split
   num_documents: int
   num_tokens: int
   num_rows: int
-  num_cut: int
+  num_cut: int  # documents longer than a row, where rows hold whole documents
   num_dropped: int
-
-
-class CheckedRows:
-  """Rows whose ids are within the vocabulary.
-
-  JAX clamps an index that is out of range, so that a wrong id would train the
-  last row of the embedding without an error.
-  """
-
-  def __init__(self, rows: rows_lib.Rows, vocab_size: int):
-    self._rows = rows
-    self._vocab_size = vocab_size
-    self.table = table = rows.table
-    self.counts = SourceCounts(
-      table.name,
-      len(table.starts),
-      len(table.tokens),
-      len(rows),
-      rows.num_cut,
-      rows.num_dropped,
-    )
-
-  def __len__(self) -> int:
-    return len(self._rows)
-
-  def __getitem__(self, row: int) -> Row:
-    values = self._rows[row]
-    for key in ('tokens', 'targets'):
-      low, high = values[key].min(), values[key].max()
-      if low < 0 or high >= self._vocab_size:
-        raise errors.DataError(
-          f'{self.table.name}, row {row}: token id'
-          f' {low if low < 0 else high} is outside of the vocabulary, 0 to'
-          f' {self._vocab_size - 1}; the tokenizer must fit model.vocab_size'
-        )
-    return values
 
 
 class Batches:
@@ -93,11 +49,6 @@ class Batches:
     self.sources = tuple(sources)
     self.fingerprint = fingerprint
 
-  @property
-  def num_rows(self) -> int:
-    """Of all sources, once each."""
-    return sum(source.num_rows for source in self.sources)
-
   def __getitem__(self, step: int) -> Batch:
     """Returns batch `step`: the keys of `rows.rows`, all [B, T]."""
     return self._dataset[_counted(step)]
@@ -105,9 +56,7 @@ class Batches:
   def iterate(self, start_step: int, *, prefetch: int = 4) -> Iterator[Batch]:
     """Yields batches from `start_step` on, at the cost of one, in order.
 
-    Args:
-      start_step: number of the first batch.
-      prefetch: batches that a background thread keeps ready; 0: no thread.
+    A background thread keeps `prefetch` batches ready; 0: there is no thread.
     """
     import grain
 
@@ -136,7 +85,6 @@ def make_batches(
   """Tokenises the sources and mixes their rows by weight.
 
   Args:
-    data_config: all but `eval` is read.
     split: of `table.SPLITS`.
     vocab_size: of the model; every id is checked against it.
 
@@ -168,7 +116,7 @@ def make_batches(
   return Batches(
     # Without it, the length of an endless set overflows at batch size 1.
     mixed.batch(batch_size, drop_remainder=True),
-    [part.counts for part in parts],
+    list(map(_counts, parts)),
     _hash(identity, 16).hex(),
   )
 
@@ -228,7 +176,7 @@ def _parts(
   split: str,
   tokenizer: Tokenizer,
   vocab_size: int,
-) -> list[tuple[CheckedRows, float]]:
+) -> list[tuple[rows_lib.Rows, float]]:
   """Rows of a source, in as many parts as it was prepared from, and shares."""
   shares = {'held_out': c.held_out, 'test': c.test}
   if source.startswith('tokens:'):
@@ -247,19 +195,27 @@ def _parts(
     found = [(built, 1.0)]
   parts = []
   for table, share in found:
-    rows = rows_lib.rows(table, c.seq_len, c.packing, c.too_long)
+    rows = rows_lib.rows(table, c.seq_len, c.packing, c.too_long, vocab_size)
     if rows.num_cut or rows.num_dropped:
       logging.warning(
-        '%s: %d of %d documents are longer than data.seq_len %d and were cut,'
-        ' %d were left out',
-        table.name,
-        rows.num_cut,
-        len(table.starts),
-        c.seq_len,
-        rows.num_dropped,
+        f'{table.name}: {rows.num_cut} of {len(table.starts)} documents are'
+        f' longer than data.seq_len {c.seq_len} and were cut,'
+        f' {rows.num_dropped} were left out'
       )
-    parts.append((CheckedRows(rows, vocab_size), share))
+    parts.append((rows, share))
   return parts
+
+
+def _counts(rows: rows_lib.Rows) -> SourceCounts:
+  table = rows.table
+  return SourceCounts(
+    table.name,
+    len(table.starts),
+    len(table.tokens),
+    len(rows),
+    rows.num_cut,
+    rows.num_dropped,
+  )
 
 
 def _seed(seed: int, number: int) -> int:

@@ -6,7 +6,7 @@ says so. What came after it is written again by whoever goes on from there, and
 is the same.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 import os
@@ -17,14 +17,14 @@ import numpy as np
 from satjax import errors, files
 from satjax.data import blocks, chat, chunks, duplicates, prepared, sources
 from satjax.data import table as tables
-from satjax.data.chunks import Position, Source
+from satjax.data.chunks import Source
 from satjax.data.journal import Journal
 from satjax.data.prepared import Manifest, Part, Shard, Split
-from satjax.data.tokenise import Batch, Settings, Tokenised, Tokeniser, Workers
+from satjax.data.tokenise import Settings, Tokenised, Tokeniser, Workers
 
 _JOURNAL = 'journal.sqlite'
 STARTS = 'starts.npy'
-COUNTS = (
+_COUNTS = [
   'documents',
   'empty',
   'cut',
@@ -32,28 +32,17 @@ COUNTS = (
   'too_short',
   'too_long',
   'duplicates',
-)
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-  """What is prepared.
+  """What is prepared."""
 
-  Attributes:
-    sources: of `sources.FORMS`.
-    weights: of each in training.
-    columns: fields to read of records, as `documents.from_record` does.
-    shard_tokens: a file ends with the step that reaches so many.
-  """
-
-  sources: Sequence[str]
-  weights: Sequence[float]
-  columns: Sequence[str]
-  shard_tokens: int
-
-
-# From a whole in bytes to a function that is told what was done of it.
-Start = Callable[[int], Callable[[int], None]]
+  sources: Sequence[str]  # of `sources.FORMS`
+  weights: Sequence[float]  # of each in training
+  columns: Sequence[str]  # of records, as `documents.from_record` has them
+  shard_tokens: int  # a file ends with the step that reaches so many
 
 
 def prepare(
@@ -62,15 +51,16 @@ def prepare(
   out: str | os.PathLike,
   *,
   workers: int = 0,
-  start: Start = lambda size: lambda done: None,
+  start: Callable[[int], Callable[[int], None]] = lambda size: (
+    lambda done: None
+  ),
 ) -> Manifest:
   """Writes a table, or goes on with one.
 
   Args:
-    mixture, settings: what it consists of.
     out: directory, new or of an earlier call with the same arguments.
     workers: processes; 0: none but this one.
-    start: shows progress.
+    start: shows progress: from a whole in bytes to what is told of parts of it.
 
   Raises:
     ConfigError: a setting is wrong, or another one than before.
@@ -121,7 +111,7 @@ def _manifest(
   }
   splits = [name for name in tables.SPLITS if name != 'test' or settings.test]
   parts = [
-    Part(name, weight, dict.fromkeys(COUNTS, 0), {s: Split() for s in splits})
+    Part(name, weight, dict.fromkeys(_COUNTS, 0), {s: Split() for s in splits})
     for name, weight in zip(mixture.sources, mixture.weights)
   ]
   return Manifest(made_from, described, encoder.dtype.name, parts)
@@ -129,7 +119,7 @@ def _manifest(
 
 def _check(mixture: Mixture, settings: Settings, workers: int) -> None:
   """Raises ConfigError if a setting is out of range."""
-  m, s = mixture, settings
+  m, s, known = mixture, settings, duplicates.RULES
   is_weight = (0 < weight < math.inf for weight in m.weights)
   fits_in = s.max_tokens is None or s.max_tokens >= max(1, s.min_tokens)
   rules = {
@@ -148,11 +138,7 @@ def _check(mixture: Mixture, settings: Settings, workers: int) -> None:
       s.test >= 0 and s.held_out + s.test < 1,
       'from 0, and below 1 together with --held_out',
     ),
-    'duplicates': (
-      s.duplicates,
-      s.duplicates in duplicates.RULES,
-      duplicates.RULES,
-    ),
+    'duplicates': (s.duplicates, s.duplicates in known, known),
     'min_tokens': (s.min_tokens, s.min_tokens >= 0, '0 or more'),
     'max_tokens': (s.max_tokens, fits_in, 'at least --min_tokens, and 1'),
     'workers': (workers, workers >= 0, '0 or more'),
@@ -164,10 +150,9 @@ def _check(mixture: Mixture, settings: Settings, workers: int) -> None:
 
 
 class TableWriter:
-  """A table on its way to disk.
+  """A table on its way to disk: its manifest, of the documents so far.
 
   Attributes:
-    manifest: of the documents so far.
     number: of the part that is written.
     done: bytes of its source.
   """
@@ -211,8 +196,10 @@ class TableWriter:
       )
       for name, split in part.splits.items()
     }
+    some = source.chunks(self._next, chunks.CHUNK_BYTES)
+    batches = chunks.grouped(some, lambda c: c.volume, chunks.CHUNK_BYTES)
     try:
-      for batch, found in pool.tokenise(_batches(source, self._next)):
+      for batch, found in pool.tokenise(batches):
         self._add(part, writers, found)
         if batch[-1].done > self.done:
           advance(batch[-1].done - self.done)
@@ -264,25 +251,8 @@ class TableWriter:
     )
 
 
-def _batches(source: Source, start: Position) -> Iterator[Batch]:
-  """Chunks of about the same volume together."""
-  batch, volume = [], 0
-  for chunk in source.chunks(start, chunks.CHUNK_BYTES):
-    batch.append(chunk)
-    volume += chunk.volume
-    if volume >= chunks.CHUNK_BYTES:
-      yield batch
-      batch, volume = [], 0
-  if batch:
-    yield batch
-
-
 class SplitWriter:
-  """Writes the documents of one split below a folder, shard after shard.
-
-  Attributes:
-    num_tokens: that are not finished yet.
-  """
+  """Writes the documents of one split below a folder, shard after shard."""
 
   def __init__(self, folder: Path, dtype: np.dtype, split: Split):
     """Goes on after what a split has; it is changed by `finish`."""
@@ -296,6 +266,7 @@ class SplitWriter:
 
   @property
   def num_tokens(self) -> int:
+    """Tokens that are not finished yet."""
     return self._shard.num_tokens if self._shard else 0
 
   def add(
@@ -304,13 +275,7 @@ class SplitWriter:
     lengths: np.ndarray,
     is_trained: np.ndarray | None,
   ) -> None:
-    """Appends documents, end to end.
-
-    Args:
-      tokens: [n] of all.
-      lengths: int64, of each in tokens, none of which is empty.
-      is_trained: bool [n]; None: all but the first of each.
-    """
+    """Appends documents, end to end; `tokenise.Tokenised` has the shapes."""
     if not len(lengths):
       return
     if self._shard is None:

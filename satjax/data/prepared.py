@@ -38,18 +38,12 @@ class Shard(WrittenFile):
 
 @dataclasses.dataclass
 class Split:
-  """The documents of one split of a part.
-
-  Attributes:
-    has_turns: whether some are pairs or conversations.
-    starts: the file that says where they begin; None: it is not finished.
-    shards: in order.
-  """
+  """The documents of one split of a part."""
 
   num_documents: int = 0
   num_tokens: int = 0
-  has_turns: bool = False
-  starts: WrittenFile | None = None
+  has_turns: bool = False  # some are pairs or conversations
+  starts: WrittenFile | None = None  # where they begin; None: not finished
   shards: list[Shard] = dataclasses.field(default_factory=list)
 
   @property
@@ -59,33 +53,21 @@ class Split:
 
 @dataclasses.dataclass
 class Part:
-  """What came of one source.
-
-  Attributes:
-    counts: of its documents: how many it has, and how many were left out why.
-    splits: by name.
-  """
+  """What came of one source."""
 
   source: str
   weight: float
-  counts: dict[str, int]
+  counts: dict[str, int]  # of its documents: all, and those left out, by why
   splits: dict[str, Split]
 
 
 @dataclasses.dataclass
 class Manifest:
-  """A prepared table: its table.json.
+  """A prepared table: its table.json."""
 
-  Attributes:
-    made_from: everything that the tokens depend on.
-    tokenizer: its name and sizes.
-    dtype: of a token.
-    parts: by number.
-  """
-
-  made_from: dict[str, Any]
-  tokenizer: dict[str, Any]
-  dtype: str
+  made_from: dict[str, Any]  # everything that the tokens depend on
+  tokenizer: dict[str, Any]  # its name and sizes
+  dtype: str  # of a token
   parts: list[Part]
 
   def to_json(self) -> dict[str, Any]:
@@ -173,17 +155,12 @@ def open_tables(
 
   Nothing is read but sizes; see `verify`.
 
-  Args:
-    directory: `~` is understood.
-    split: of `table.SPLITS`.
-    tokenizer, template, held_out, test: of the run.
-
   Returns:
     The tables, and their weights, which are 1 together.
 
   Raises:
     ConfigError: there is no such table, or it was made with another tokenizer,
-      template or other shares for the splits.
+      template or other shares for the splits than those of the run.
     DataError: a file is missing or has another size, or a source has no
       document in the split.
   """
@@ -264,12 +241,12 @@ def _table(place: Path, split: Split, dtype: str, name: str) -> TokenTable:
   )
   described = json.dumps([dtype, dataclasses.asdict(split)])
   return TokenTable(
-    blocks.Tokens(opened),
+    blocks.Column(opened, blocks.TOKENS),
     # As an array: the class of mapped ones makes every look-up slower.
     np.asarray(np.load(place / split.starts.name, mmap_mode='r')),
     hashlib.blake2b(described.encode(), digest_size=16).hexdigest(),
     name,
-    blocks.IsTrained(opened) if split.has_turns else None,
+    blocks.Column(opened, blocks.IS_TRAINED) if split.has_turns else None,
   )
 
 

@@ -33,8 +33,6 @@ def preview(
 
   Args:
     config: of the run; its growth is not looked at.
-    step: number of the batch, from 0.
-    num_rows: of the batch, at most.
     out: HTML file to write the same to.
 
   Raises:
@@ -67,7 +65,11 @@ def preview(
     )
   )
   for number, row in enumerate(rows):
-    console.rule(f'batch {step}, row {number}: {_summary(row)}', style=_READ)
+    console.rule(
+      f'batch {step}, row {number}: {row["segments"].max()} documents,'
+      f' {np.sum(row["weights"] > 0)} of {len(row["weights"])} targets learned',
+      style=_READ,
+    )
     console.print(render(row, tokenizer), soft_wrap=out is None)
   if out is not None:
     page = console.export_html(inline_styles=True)
@@ -77,10 +79,16 @@ def preview(
 
 def render(row: Row, tokenizer: tokenizers.Tokenizer) -> Text:
   """A row as coloured text; a token without text is shown by its name."""
+
+  def kind(token: tuple[int, bool]) -> tuple[bool, bool]:
+    number, is_learned = token
+    return is_learned, tokenizer.id_bytes[number] > 0
+
   text = Text()
-  for ids, is_learned in _runs(row, tokenizer):
+  for (is_learned, has_text), run in itertools.groupby(_tokens(row), kind):
+    ids = [number for number, _ in run]
     style = _LEARNED if is_learned else _READ
-    if tokenizer.id_bytes[ids[0]]:
+    if has_text:
       text.append(tokenizer.decode(ids), style)
     else:
       text.append(''.join(map(tokenizer.token, ids)), f'reverse {style}')
@@ -88,17 +96,6 @@ def render(row: Row, tokenizer: tokenizers.Tokenizer) -> Text:
   if empty:
     text.append(f'\n{empty} empty places', _EMPTY)
   return text
-
-
-def _runs(row, tokenizer) -> Iterator[tuple[list[int], bool]]:
-  """Tokens next to each other of one kind, and whether they are learned."""
-
-  def kind(token):
-    number, is_learned = token
-    return is_learned, tokenizer.id_bytes[number] > 0
-
-  for (is_learned, _), run in itertools.groupby(_tokens(row), kind):
-    yield [number for number, _ in run], is_learned
 
 
 def _tokens(row: Row) -> Iterator[tuple[int, bool]]:
@@ -113,13 +110,6 @@ def _tokens(row: Row) -> Iterator[tuple[int, bool]]:
     is_last = at + 1 == len(segments) or segments[at + 1] != segments[at]
     if is_last and weights[at]:
       yield int(row['targets'][at]), True
-
-
-def _summary(row: Row) -> str:
-  learned, places = int(np.sum(row['weights'] > 0)), len(row['weights'])
-  return (
-    f'{row["segments"].max()} documents, {learned} of {places} targets learned'
-  )
 
 
 def _counts(batches: pipeline.Batches, batch_size: int) -> Table:

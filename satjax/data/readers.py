@@ -1,18 +1,26 @@
-"""What is in a text, JSONL or Parquet file: its chunks, from a position on."""
+"""Sources that are files which the user names with a glob.
+
+What is in a text, JSONL or Parquet file is read from a position on.
+"""
 
 import codecs
 from collections import Counter
 from collections.abc import Iterator, Sequence
+import contextlib
 import functools
+import glob
+import hashlib
 import itertools
 import json
-from typing import Any, BinaryIO
+import os
+import pathlib
+import re
+from typing import Any, BinaryIO, NamedTuple
 
 from satjax import errors
-from satjax.data import chunks, files
-from satjax.data.chunks import Chunk, Position
+from satjax.data import chunks
+from satjax.data.chunks import Chunk, Position, Source
 from satjax.data.documents import Document
-from satjax.data.files import SourceFile
 
 # A longer text becomes several documents, so that a share of a single book can
 # be held out.
@@ -23,29 +31,108 @@ _MAX_LINE_BYTES = 2**25
 _MAX_ROWS = 1024  # in memory; what a row holds is not known before
 
 
+class SourceFile(NamedTuple):
+  """A file of a source."""
+
+  name: str  # relative to the source, with forward slashes
+  path: str
+  size: int  # bytes
+
+
+def source(name: str, columns: Sequence[str]) -> Source:
+  """The source that a kind of `READERS` and a glob name.
+
+  Raises:
+    DataError: there is no such file.
+  """
+  kind, _, pattern = name.partition(':')
+  files = _matching(name, pattern)
+
+  def read(start: Position, size: int) -> Iterator[Chunk]:
+    # A file has positions of its own, and each of its chunks what is done of
+    # it; those of the source begin with the number of the file.
+    first, *place = start or (0,)
+    before = sum(file.size for file in files[:first])
+    for number, file in enumerate(files[first:], first):
+      for chunk in READERS[kind](tuple(columns), file, tuple(place), size):
+        yield chunk._replace(
+          next=(number, *chunk.next), done=before + chunk.done
+        )
+      before, place = before + file.size, ()
+
+  return Source(identity(files), sum(file.size for file in files), read)
+
+
+def _matching(source: str, pattern: str) -> list[SourceFile]:
+  pattern = os.path.expanduser(pattern)
+  paths = [p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p)]
+  if not paths:
+    hint = 'check the path; ** stands for any folders'
+    if os.path.isdir(pattern):
+      hint = f'it is a folder; name its files: {source.rstrip("/")}/**/*'
+    raise errors.DataError(
+      f'{source!r} matches no file, seen from {os.getcwd()}; {hint}'
+    )
+  # Names, which decide the split, must not depend on where the data lies.
+  root = os.path.dirname(re.split(r'[*?[]', pattern, maxsplit=1)[0]) or '.'
+  return sorted(map(functools.partial(below, root), paths))
+
+
+def below(root: str, path: str) -> SourceFile:
+  """A file, named as seen from a folder above it."""
+  name = pathlib.Path(os.path.relpath(path, root)).as_posix()
+  with reading(path):
+    return SourceFile(name, path, os.path.getsize(path))
+
+
+def identity(files: Sequence[SourceFile]) -> str:
+  """Changes with the names and sizes of files."""
+  digest = hashlib.blake2b(digest_size=16)
+  for name, _, size in files:
+    digest.update(f'{name}\0{size}\n'.encode('utf-8', 'surrogateescape'))
+  return digest.hexdigest()
+
+
+def read(path: str) -> bytes:
+  with opened(path) as file:
+    return file.read()
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+  """A file to read; explains why it cannot be."""
+  with reading(path), open(path, 'rb') as file:
+    yield file
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+  """Explains why a file cannot be read."""
+  try:
+    yield
+  except OSError as error:
+    raise errors.DataError(
+      f'{path} cannot be read ({error.strerror}); fix its permissions, or'
+      ' leave it out of the glob'
+    ) from error
+
+
 def texts(
   columns: Sequence[str], file: SourceFile, start: Position, size: int
 ) -> Iterator[Chunk]:
   """One document a file, or several; positions are their numbers."""
   del columns
   (first,) = start or (0,)
-  some, volume = [], 0
-
-  def chunk(done: int) -> Chunk:
-    made = functools.partial(_pieces, file.name, first, some)
-    # A file without text has a chunk too: its document is counted as empty.
-    return Chunk(made, volume, (first + max(1, len(some)),), done)
-
-  with files.opened(file.path) as data:
-    pieces = chunks.cut(_decoded(data), _UNCUT_CHARS, _PIECE_CHARS)
-    for text in itertools.islice(pieces, first, None):
-      some.append(text)
-      volume += len(text)
-      if volume >= size:
-        yield chunk(data.tell())
-        first, some, volume = first + len(some), [], 0
-  if some or not first:
-    yield chunk(file.size)
+  with opened(file.path) as handle:
+    pieces = chunks.cut(_decoded(handle), _UNCUT_CHARS, _PIECE_CHARS)
+    left = itertools.islice(pieces, first, None)
+    for some in chunks.grouped(left, len, size):
+      made = functools.partial(_pieces, file.name, first, some)
+      first += len(some)
+      yield Chunk(made, sum(map(len, some)), (first,), handle.tell())
+  if not first:  # there is no text: its document is counted as empty
+    made = functools.partial(_pieces, file.name, 0, [])
+    yield Chunk(made, 0, (1,), file.size)
 
 
 def _pieces(
@@ -76,8 +163,8 @@ def jsonl(
   Positions are a byte and the number of its line, from 1.
   """
   offset, line = start or (0, 1)
-  with files.opened(file.path) as opened:
-    while data := _whole_lines(opened, offset, size, file, line):
+  with opened(file.path) as handle:
+    while data := _whole_lines(handle, offset, size, file, line):
       made = functools.partial(_of_lines, file, line, data, columns)
       offset, line = offset + len(data), line + data.count(b'\n')
       yield Chunk(made, len(data), (offset, line), offset)
@@ -108,16 +195,16 @@ def _of_lines(
 
 
 def _whole_lines(
-  opened: BinaryIO, offset: int, size: int, file: SourceFile, line: int
+  handle: BinaryIO, offset: int, size: int, file: SourceFile, line: int
 ) -> bytes:
   """Reads about `size` bytes, up to the end of a line."""
-  opened.seek(offset)
-  data = opened.read(size)
+  handle.seek(offset)
+  data = handle.read(size)
   if len(data) < size:
     return data
   if end := data.rfind(b'\n') + 1:
     return data[:end]
-  data += opened.readline(_MAX_LINE_BYTES)
+  data += handle.readline(_MAX_LINE_BYTES)
   if len(data) > _MAX_LINE_BYTES:
     raise errors.DataError(
       f'{file.path}, line {line}: longer than {_MAX_LINE_BYTES:,} bytes; write'
@@ -137,8 +224,8 @@ def parquet(
   try:
     # A buffer of its own keeps it from reading whole groups of rows.
     with (
-      files.opened(file.path) as opened,
-      ParquetFile(opened, buffer_size=2**20) as found,
+      opened(file.path) as handle,
+      ParquetFile(handle, buffer_size=2**20) as found,
     ):
       names = _names(found, columns, file)
       for end, rows in _batches(found, names, first, size):

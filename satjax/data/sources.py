@@ -6,10 +6,9 @@ system.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-import functools
 
 from satjax import errors
-from satjax.data import chunks, files, readers, stdlib, tfds
+from satjax.data import chunks, readers, stdlib, tfds
 from satjax.data.chunks import Source
 from satjax.data.documents import Document
 
@@ -40,8 +39,7 @@ def find(source: str, columns: Sequence[str] = ()) -> Source:
   """
   kind, _, name = source.partition(':')
   if kind in readers.READERS and name:
-    read = functools.partial(readers.READERS[kind], tuple(columns))
-    return files.source(files.matching(source, name), read)
+    return readers.source(source, columns)
   if kind == 'tfds' and name:
     return tfds.source(name, columns)
   if kind == 'tokens':
@@ -58,10 +56,7 @@ def find(source: str, columns: Sequence[str] = ()) -> Source:
 
 
 def documents(source: str, columns: Sequence[str] = ()) -> Iterator[Document]:
-  """Yields the documents of a source, in the order of their paths.
-
-  Args, Raises: as `find`.
-  """
+  """The documents of what `find` finds, in the order of their paths."""
   found = find(source, columns)
   counts = Counter()
   return (

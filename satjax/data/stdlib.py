@@ -5,7 +5,7 @@ Modules are read and parsed, never imported.
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import functools
 import gc
@@ -17,10 +17,10 @@ import textwrap
 import warnings
 
 from satjax import errors
-from satjax.data import chunks, files
+from satjax.data import chunks, readers
 from satjax.data.chunks import Chunk, Position, Source
 from satjax.data.documents import Document
-from satjax.data.files import SourceFile
+from satjax.data.readers import SourceFile
 
 # Tests differ between distributions; the rest is not the standard library.
 _NOT_LIBRARY = {
@@ -50,27 +50,20 @@ def source(name: str) -> Source | None:
   def read(start: Position, size: int) -> Iterator[Chunk]:
     (first,) = start or (0,)
     done = _size(found[:first])
-    while first < len(found):
-      last, volume = first, 0
-      while last < len(found) and volume < size:
-        volume += chunks.num_chars(found[last])
-        last += 1
-      done += volume
-      made = functools.partial(_same, found[first:last])
-      yield Chunk(made, volume, (last,), done)
-      first = last
+    for some in chunks.grouped(found[first:], chunks.num_chars, size):
+      volume = _size(some)
+      first, done = first + len(some), done + volume
+      yield Chunk(functools.partial(_part, some), volume, (first,), done)
 
-  return Source(files.identity(modules), _size(found), read)
+  return Source(readers.identity(modules), _size(found), read)
 
 
-def _same(
-  found: tuple[Document, ...], counts: Counter[str]
-) -> Iterator[Document]:
+def _part(found: Sequence[Document], counts: Counter) -> Iterator[Document]:
   del counts  # none is empty
   return iter(found)
 
 
-def _size(found: tuple[Document, ...]) -> int:
+def _size(found: Sequence[Document]) -> int:
   return sum(map(chunks.num_chars, found))
 
 
@@ -80,7 +73,7 @@ def _files(source: str) -> list[SourceFile]:
   for folder, folders, names in os.walk(root):
     folders[:] = [name for name in folders if name not in _NOT_LIBRARY]
     paths = [pathlib.Path(folder, name) for name in names if name[-3:] == '.py']
-    found += [files.below(str(root), str(path)) for path in paths]
+    found += [readers.below(str(root), str(path)) for path in paths]
   if not found:
     raise errors.DataError(
       f'{source!r}: this Python has no library sources in {root}; use a Python'
@@ -91,7 +84,7 @@ def _files(source: str) -> list[SourceFile]:
 
 def _code(modules: tuple[SourceFile, ...]) -> tuple[Document, ...]:
   """One document per module."""
-  texts = (files.read(m.path).decode('utf-8', 'replace') for m in modules)
+  texts = (readers.read(m.path).decode('utf-8', 'replace') for m in modules)
   return tuple(
     Document(m.name, text) for m, text in zip(modules, texts) if text
   )
@@ -142,7 +135,7 @@ def _parsed(
     warnings.simplefilter('ignore')  # about invalid escapes in the sources
     for file in modules:
       try:
-        source = importlib.util.decode_source(files.read(file.path))
+        source = importlib.util.decode_source(readers.read(file.path))
         module = ast.parse(source)
       except (SyntaxError, ValueError):
         continue  # Python itself could not import that file either
@@ -165,6 +158,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _topics(module: ast.Module) -> dict[str, str]:
+  """The texts of `help`, in the one dict of a module."""
   for node in module.body:
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
       return ast.literal_eval(node.value)
@@ -185,12 +179,8 @@ def pairs(
 
   The prompt asks for the docstring and shows the source from `def` or `class`
   up to it; the answer is the docstring without its indentation. A name that is
-  defined several times counts once, as at first.
-
-  Args:
-    source: what `module` was parsed from, its lines ended by newlines alone.
-    module: syntax tree of `source`.
-    name: dotted name of the module.
+  defined several times counts once, as at first. The lines of the source, which
+  the module was parsed from, are ended by newlines alone.
   """
   lines = source.split('\n')  # not splitlines, which knows more line ends
   found = {}

@@ -37,11 +37,6 @@ _BYTE = re.compile('<0x[0-9A-Fa-f]{2}>')
 class Subword:
   """What both kinds share; a kind sets the attributes of `Tokenizer`."""
 
-  name: str
-  vocab_size: int
-  bos_id: int
-  eos_id: int
-
   def _identify(self, content: bytes) -> None:
     """Sets the fingerprint, which does not depend on where the file is."""
     kind = self.name.partition(':')[0]
@@ -82,10 +77,7 @@ class HuggingFaceTokenizer(Subword):
   """A tokenizer.json, and the settings beside it where a directory is named."""
 
   def __init__(self, path: str):
-    """Reads the files.
-
-    Args:
-      path: a tokenizer.json under any name, or a directory that has one.
+    """Reads a tokenizer.json under any name, or a directory that has one.
 
     Raises:
       ConfigError: it is not there, has no end of text, or needs a library

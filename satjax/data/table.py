@@ -31,20 +31,14 @@ class TokenTable:
 
   `tokens` and `is_trained` are read by slices alone: they need not be in
   memory.
-
-  Attributes:
-    tokens: uint16 or uint32 [num_tokens], every document with begin and end.
-    starts: int64 [num_documents], where each document begins in `tokens`.
-    fingerprint: hash of all arrays; equal tables give equal batches.
-    name: source and split, for messages.
-    is_trained: bool [num_tokens], whether the loss counts a token as a target;
-      None: every one that begins no document.
   """
 
-  tokens: Any
-  starts: np.ndarray
-  fingerprint: str
-  name: str
+  tokens: Any  # uint16 or uint32 [num_tokens]
+  starts: np.ndarray  # int64 [num_documents], where each begins in `tokens`
+  fingerprint: str  # of all arrays; equal tables give equal batches
+  name: str  # source and split, for messages
+  # bool [num_tokens], whether the loss counts a token as a target; None: every
+  # one that begins no document.
   is_trained: Any = None
 
   @functools.cached_property
@@ -94,12 +88,9 @@ def build_table(
   """Tokenises the documents of one split.
 
   Args:
-    source: one of `sources.FORMS`.
-    encoder: of its documents.
-    split: one of `SPLITS`.
+    source, columns: as `sources.find` has them.
     held_out, test: shares of the documents (of their groups, where they have
       some), not of the tokens.
-    columns: fields to read of records, as `documents.from_record` does.
 
   Raises:
     ConfigError: `source` or `split` is unknown.

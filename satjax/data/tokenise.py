@@ -26,44 +26,27 @@ _MAX_VOLUME = 16 * chunks.CHUNK_BYTES
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What tokens depend on, beside their source.
-
-  Attributes:
-    tokenizer: of `tokenizers.get_tokenizer`.
-    template: of `chat.TEMPLATES`.
-    held_out, test: shares of the documents, as `table.split_of` has them.
-    duplicates: of `duplicates.RULES`.
-    min_tokens, max_tokens: of a document that is taken, with begin and end of
-      text; None: any.
-  """
+  """What tokens depend on, beside their source."""
 
   tokenizer: str
   template: str
-  held_out: float
+  held_out: float  # share of the documents, as `table.split_of` has it
   test: float
-  duplicates: str
-  min_tokens: int
+  duplicates: str  # of `duplicates.RULES`
+  min_tokens: int  # of a document that is taken, with begin and end of text
   max_tokens: int | None
 
 
 class Tokenised(NamedTuple):
-  """Documents end to end, but for those whose length leaves them out.
+  """Documents end to end, but for those whose length leaves them out."""
 
-  Attributes:
-    tokens: uint16 or uint32 [num_tokens].
-    lengths: int64 [num_documents], in tokens.
-    is_trained: bool [num_tokens]; None: no document has turns.
-    splits: uint8 [num_documents], numbers in `table.SPLITS`.
-    keys: of each document, see `duplicates`; None: all are kept.
-    counts: of the documents that there were.
-  """
-
-  tokens: np.ndarray
-  lengths: np.ndarray
+  tokens: np.ndarray  # uint16 or uint32 [num_tokens]
+  lengths: np.ndarray  # int64 [num_documents], in tokens
+  # bool [num_tokens]; None: no document has turns.
   is_trained: np.ndarray | None
-  splits: np.ndarray
-  keys: list[list[bytes]] | None
-  counts: Counter[str]
+  splits: np.ndarray  # uint8 [num_documents], numbers in `table.SPLITS`
+  keys: list[list[bytes]] | None  # see `duplicates`; None: all are kept
+  counts: Counter[str]  # of the documents that there were
 
 
 class Tokeniser:
@@ -120,16 +103,13 @@ class Tokeniser:
 Batch = Sequence[Chunk]
 
 
-class Workers:
+class Workers(contextlib.AbstractContextManager):
   """Tokenises batches in processes, or in this one."""
 
   def __init__(self, settings: Settings, count: int):
-    """Starts processes.
+    """Starts `count` processes, with one thread each.
 
-    Args:
-      settings: of the tokens.
-      count: of processes, with one thread each; 0: none, and the threads of
-        the tokenizer's library in this one.
+    0: none, and the threads of the tokenizer's library in this one.
     """
     self._settings = settings
     self._count = count
@@ -137,9 +117,6 @@ class Workers:
     self._pool = count and futures.ProcessPoolExecutor(
       count, multiprocessing.get_context('spawn'), _begin
     )
-
-  def __enter__(self) -> 'Workers':
-    return self
 
   def __exit__(self, *_: Any) -> None:
     if self._pool:
@@ -163,9 +140,10 @@ class Workers:
         job = self._pool.submit(_tokenise, self._settings, batch)
         waiting.append((batch, job))
         while self._is_enough(waiting):
-          yield _result(*waiting.popleft())
-      while waiting:
-        yield _result(*waiting.popleft())
+          first, job = waiting.popleft()
+          yield first, job.result()
+      for batch, job in waiting:
+        yield batch, job.result()
     except futures.process.BrokenProcessPool as error:
       raise errors.SatjaxError(
         'a worker process was killed, most likely for want of memory; run the'
@@ -175,10 +153,6 @@ class Workers:
   def _is_enough(self, waiting: deque) -> bool:
     volume = sum(chunk.volume for batch, _ in waiting for chunk in batch)
     return len(waiting) > 2 * self._count or volume > _MAX_VOLUME
-
-
-def _result(batch: Batch, job: futures.Future) -> tuple[Batch, Tokenised]:
-  return batch, job.result()
 
 
 def _tokenise(settings: Settings, batch: Batch) -> Tokenised:

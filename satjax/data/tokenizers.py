@@ -94,10 +94,7 @@ class ByteTokenizer:
 
 
 def get_tokenizer(spec: str) -> Tokenizer:
-  """Returns the tokenizer that a configuration names.
-
-  Args:
-    spec: 'byte', 'hf:PATH' or 'sentencepiece:PATH'; `~` is understood.
+  """The tokenizer 'byte', 'hf:PATH' or 'sentencepiece:PATH', `~` understood.
 
   Raises:
     ConfigError: `spec` names none, or a library for it is missing.

@@ -49,8 +49,8 @@ def stretches(size, count=200):
 def test_any_stretch_is_what_was_written(written):
   found, tokens, masks = written
   for array, whole in (
-    (blocks.Tokens(found), tokens),
-    (blocks.IsTrained(found), masks),
+    (blocks.Column(found, blocks.TOKENS), tokens),
+    (blocks.Column(found, blocks.IS_TRAINED), masks),
   ):
     assert len(array) == len(whole)
     np.testing.assert_array_equal(array[:], whole)
@@ -62,7 +62,7 @@ def test_any_stretch_is_what_was_written(written):
 
 def test_threads_read_the_same(written):
   found, tokens, _ = written
-  copy = blocks.Tokens(found)
+  copy = blocks.Column(found, blocks.TOKENS)
   asked = list(stretches(len(tokens)))
   with futures.ThreadPoolExecutor(8) as pool:
     parts = pool.map(lambda pair: copy[slice(*pair)], asked)
