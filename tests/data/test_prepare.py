@@ -93,7 +93,7 @@ def texts(tmp_path_factory):
     content = '\n'.join(map(json.dumps, part))
     (root / f'{name}.jsonl').write_text(content)
   (root / 'a.txt').write_text('\n'.join(line['text'] for line in lines))
-  (root / 'b.txt').write_bytes(b'\r\n\xff\n' * 40_000)
+  (root / 'b.txt').write_bytes(b'\r\n\xff\n' * 24_000)
   pairs = [{'prompt': f'q{i}' * i, 'answer': f'a{i}' * i} for i in range(40)]
   pairs.insert(20, {'text': 'between'})
   (root / 'pairs.jsonl').write_text('\n'.join(map(json.dumps, pairs)))
@@ -113,7 +113,7 @@ def test_same_documents_as_in_memory(
     assert_same(one, built(name, split))
     shards = found.parts[0].splits[split].shards
     assert sum(shard.num_tokens for shard in shards) == len(one.tokens)
-    assert len(shards) > (5 if shard_tokens == 1 and 'text' in name else 0)
+    assert len(shards) > (3 if shard_tokens == 1 and 'text' in name else 0)
 
 
 @pytest.mark.parametrize('kind', ['llama', 'bytelevel', 'sentencepiece'])
@@ -170,11 +170,10 @@ def test_source_of_duplicates_alone_is_named(texts, tmp_path):
     run([name, name], tmp_path / 'out', duplicates='exact')
 
 
-@pytest.mark.parametrize('rule', ['exact', 'near'])
-def test_any_number_of_workers_writes_the_same(texts, tmp_path, rule):
+def test_any_number_of_workers_writes_the_same(texts, tmp_path):
   names = [f'jsonl:{texts}/*.jsonl', f'text:{texts}/*.txt']
   for count in (0, 2):
-    run(names, tmp_path / str(count), count, duplicates=rule, shard_tokens=1)
+    run(names, tmp_path / str(count), count, duplicates='near', shard_tokens=1)
   assert files_of(tmp_path / '0') == files_of(tmp_path / '2')
 
 
