@@ -4,11 +4,9 @@ An ArrayRecord file holds blocks of as many tokens each; the last may be
 shorter. A block is its tokens, and a bit for each: whether the loss counts it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import functools
-import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,16 +14,13 @@ from satjax import errors
 
 BLOCK_TOKENS = 8192
 _CACHED_BLOCKS = 64
+TOKENS, IS_TRAINED = 0, 1  # columns of a block
 
 
-class Writer:
-  """Writes one file.
+class BlockWriter:
+  """Writes one file, of `num_tokens` so far."""
 
-  Attributes:
-    num_tokens: so far.
-  """
-
-  def __init__(self, path: str | os.PathLike, dtype: np.dtype):
+  def __init__(self, path: Path, dtype: np.dtype):
     from array_record.python import array_record_module
 
     self.num_tokens = 0
@@ -48,6 +43,7 @@ class Writer:
       tokens, is_trained = tokens[size:], is_trained[size:]
 
   def close(self) -> None:
+    """Writes the last block, which may be shorter."""
     if rest := self.num_tokens % BLOCK_TOKENS:
       self._write(rest)
     self._file.close()
@@ -57,110 +53,71 @@ class Writer:
     self._file.write(self._tokens[:size].tobytes() + bits.tobytes())
 
 
-class _File(NamedTuple):
-  """A file in the words of array_record, which need not open it then."""
-
-  filename: str
-  skip: int
-  take: int
-  examples_in_shard: int
-
-
 class Blocks:
   """Files one after the other; safe to be read by several threads."""
 
   def __init__(
     self, paths: Sequence[Path], sizes: Sequence[int], dtype: np.dtype
   ):
-    """Takes the files for what they are said to be.
-
-    Args:
-      paths: in order.
-      sizes: tokens in each.
-      dtype: of a token.
-    """
+    """Takes the files for what they are said to be: `sizes` in tokens."""
     from array_record.python import array_record_data_source
 
+    self.num_tokens = sum(sizes)
     self.dtype = np.dtype(dtype).newbyteorder('<')
-    self.ends = np.cumsum(sizes, dtype=np.int64)  # in tokens
+    self._ends = np.cumsum(sizes, dtype=np.int64)
     counts = [-(-size // BLOCK_TOKENS) for size in sizes]
     self._first = np.cumsum([0, *counts])  # block of each file
-    files = [_File(str(p), 0, n, n) for p, n in zip(paths, counts)]
-    self._opening = paths, sizes, dtype
-    self._records = array_record_data_source.ArrayRecordDataSource(files)
-    self._record = functools.lru_cache(_CACHED_BLOCKS)(
-      self._records.__getitem__
+    self._folder = paths[0].parent
+    # A file whose number of records is named need not be opened to count them.
+    self._records = array_record_data_source.ArrayRecordDataSource(
+      [f'{path}[0:{count}]' for path, count in zip(paths, counts)]
     )
+    self._block = functools.lru_cache(_CACHED_BLOCKS)(self._decoded)
 
-  def __reduce__(self):
-    return Blocks, self._opening
-
-  def stretches(self, first: int, last: int):
-    """Yields the parts of tokens first to last.
-
-    Yields:
-      record, its number of tokens, and which of them are meant: from, to.
-    """
+  def stretches(
+    self, first: int, last: int
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields tokens first to last, and whether they are trained, in parts."""
     while first < last:
-      file = int(np.searchsorted(self.ends, first, side='right'))
-      begin = int(self.ends[file - 1]) if file else 0
+      file = int(np.searchsorted(self._ends, first, side='right'))
+      begin = int(self._ends[file - 1]) if file else 0
       block, offset = divmod(first - begin, BLOCK_TOKENS)
-      left = int(self.ends[file]) - begin - block * BLOCK_TOKENS
+      left = int(self._ends[file]) - begin - block * BLOCK_TOKENS
       size = min(BLOCK_TOKENS, left)
       end = min(size, offset + last - first)
-      number = int(self._first[file]) + block
-      yield self._checked(number, size), size, offset, end
+      found = self._block(int(self._first[file]) + block, size)
+      yield tuple(array[offset:end] for array in found)
       first += end - offset
 
-  def _checked(self, number: int, size: int) -> bytes:
-    record = self._record(number)
-    expected = size * self.dtype.itemsize + -(-size // 8)
+  def _decoded(self, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    record = self._records[number]
+    num_bytes = size * self.dtype.itemsize
+    expected = num_bytes + -(-size // 8)
     if len(record) != expected:
       raise errors.DataError(
-        f'{self._opening[0][0].parent}: block {number} has {len(record)} bytes,'
-        f' and not {expected}; satjax prepare --verify says which file is'
-        ' damaged'
+        f'{self._folder}: block {number} has {len(record)} bytes, and not'
+        f' {expected}; satjax prepare --verify says which file is damaged'
       )
-    return record
+    bits = np.frombuffer(record, np.uint8, offset=num_bytes)
+    is_trained = np.unpackbits(bits, count=size).astype(bool)
+    return np.frombuffer(record, self.dtype, size), is_trained
 
 
-class _Column:
+class Column:
   """An array of as many values as there are tokens, read by slices."""
 
-  def __init__(self, blocks: Blocks):
+  def __init__(self, blocks: Blocks, number: int):
+    """Takes `TOKENS`, or `IS_TRAINED`: whether the loss counts each."""
     self._blocks = blocks
+    self._number = number
+    self.dtype = (blocks.dtype, np.dtype(bool))[number]
 
   def __len__(self) -> int:
-    ends = self._blocks.ends
-    return int(ends[-1]) if len(ends) else 0
+    return self._blocks.num_tokens
 
   def __getitem__(self, index: slice) -> np.ndarray:
     first, last, step = index.indices(len(self))
     assert step == 1, 'only stretches can be read'
-    found = [
-      self._decode(record, size)[begin:end]
-      for record, size, begin, end in self._blocks.stretches(first, last)
-    ]
+    parts = self._blocks.stretches(first, last)
+    found = [part[self._number] for part in parts]
     return np.concatenate([np.empty(0, self.dtype), *found])
-
-
-class Tokens(_Column):
-  """The tokens."""
-
-  @property
-  def dtype(self) -> np.dtype:
-    return self._blocks.dtype
-
-  def _decode(self, record: bytes, size: int) -> np.ndarray:
-    return np.frombuffer(record, self.dtype, size)
-
-
-class IsTrained(_Column):
-  """Whether the loss counts each."""
-
-  dtype = np.dtype(bool)
-
-  def _decode(self, record: bytes, size: int) -> np.ndarray:
-    offset = size * self._blocks.dtype.itemsize
-    bits = np.frombuffer(record, np.uint8, offset=offset)
-    return np.unpackbits(bits, count=size).astype(bool)

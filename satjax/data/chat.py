@@ -19,17 +19,12 @@ _ALPACA = (
 
 
 class Piece(NamedTuple):
-  """A part of a document.
+  """A part of a document."""
 
-  Attributes:
-    text: what it says, or the name of a marker.
-    is_trained: whether the loss counts it.
-    kind: 'text'; 'marker', one token; 'stop', the one that ends a turn of the
-      assistant; 'begin', begin of text.
-  """
-
-  text: str
-  is_trained: bool = False
+  text: str  # what it says, or the name of a marker
+  is_trained: bool = False  # whether the loss counts it
+  # 'text'; 'marker', one token; 'stop', the one that ends a turn of the
+  # assistant; 'begin' or 'end' of text.
   kind: str = 'text'
 
 

@@ -5,52 +5,38 @@ where they are tokenised.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-import dataclasses
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from satjax import errors
-from satjax.data import cutting, documents
+from satjax.data import documents
 from satjax.data.documents import Document
 
 CHUNK_BYTES = 2**19  # about this much is read at a time
 # Tokenizers take up to 150 bytes of memory for a character of a single text.
 MAX_CHARS = 2**20
+_MARKS = ('\n\n', '\n \n', '\n', ' ', '')  # '' is found at the end
 Position = tuple[int, ...]  # (): the beginning
 
 
-class Chunk(Protocol):
-  """A stretch of a source.
+class Chunk(NamedTuple):
+  """A stretch of a source."""
 
-  Attributes:
-    next: where the chunk after it begins.
-    done: of the size of the source, what lies before `next`.
-    volume: about how many bytes of text it holds.
-  """
-
-  next: Position
-  done: int
-
-  @property
-  def volume(self) -> int: ...
-
-  def documents(self, counts: Counter[str]) -> Iterator[Document]:
-    """Makes the documents; counts those that are empty, or were cut."""
+  # Makes the documents; counts what is 'empty', or was 'cut'. It goes to other
+  # processes: a function of a module, with its arguments.
+  documents: Callable[[Counter[str]], Iterator[Document]]
+  volume: int  # about how many bytes of text it holds
+  next: Position  # where the chunk after it begins
+  done: int  # of the size of the source, what lies before `next`
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """A source that has been found.
+class Source(NamedTuple):
+  """A source that has been found."""
 
-  Attributes:
-    identity: of its files, by their names and sizes.
-    size: of the whole, in bytes where that is known.
-    chunks: reads on from a position, about so many bytes at a time. The chunks
-      after a position that was given are always the same.
-  """
-
-  identity: str
-  size: int
+  identity: str  # of its files, by their names and sizes
+  size: int  # of the whole, in bytes where that is known
+  # Reads on from a position, about so many bytes at a time. The chunks after a
+  # position that was given are always the same.
   chunks: Callable[[Position, int], Iterator[Chunk]]
 
 
@@ -63,9 +49,7 @@ def of_record(
 ) -> Iterator[Document]:
   """The document of a record; several, where its text is very long.
 
-  Args:
-    record, columns, id, place: as `documents.from_record` has them.
-    counts: what is 'empty', or 'cut', is added.
+  The arguments are those of `documents.from_record`, and what is counted.
 
   Raises:
     DataError: the record is none, or a very long pair or conversation.
@@ -84,9 +68,47 @@ def of_record(
       f' {MAX_CHARS:,}; leave it out, or split it'
     )
   counts['cut'] += 1
-  pieces = cutting.cut([document.text], MAX_CHARS, MAX_CHARS)
-  for number, piece in enumerate(pieces):
+  for number, piece in enumerate(cut([document.text], MAX_CHARS, MAX_CHARS)):
     yield Document(f'{id}/{number}', piece, group=id)
+
+
+def cut(blocks: Iterable[str], uncut: int, piece: int) -> Iterator[str]:
+  """Cuts a long text where it hurts least; nothing is lost or added.
+
+  Args:
+    blocks: the text, in parts of any length.
+    uncut: characters of a text that stays whole.
+    piece: characters of a piece of a longer one, at most; not above `uncut`.
+  """
+  text, is_long = '', False
+  for block in blocks:
+    text += block
+    is_long = is_long or len(text) > uncut
+    start = 0
+    while is_long and len(text) - start > piece:
+      window = text[start : start + piece]
+      mark = next(mark for mark in _MARKS if mark in window)
+      size = window.rfind(mark) + len(mark)
+      yield window[:size]
+      start += size
+    text = text[start:]
+  if text:
+    yield text
+
+
+def grouped(
+  items: Iterable[Any], volume: Callable[[Any], int], enough: int
+) -> Iterator[list[Any]]:
+  """Yields items together, until what they have together is enough."""
+  group, total = [], 0
+  for item in items:
+    group.append(item)
+    total += volume(item)
+    if total >= enough:
+      yield group
+      group, total = [], 0
+  if group:
+    yield group
 
 
 def num_chars(document: Document) -> int:

@@ -1,6 +1,6 @@
 """What a source yields, and how a record of a file becomes it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from satjax import errors
@@ -31,22 +31,14 @@ class Message(NamedTuple):
 
 
 class Document(NamedTuple):
-  """A text, a pair (a prompt, and the text that answers it) or a conversation.
+  """A text, a pair of a prompt and its answer, or a conversation."""
 
-  Attributes:
-    id: path inside the source.
-    text: what is learned; empty for a conversation only.
-    prompt: what stands before the text and is read only; empty: no pair.
-    group: documents of one group fall into the same split; empty: `id`
-      decides alone.
-    messages: of a conversation.
-  """
-
-  id: str
-  text: str
-  prompt: str = ''
+  id: str  # path inside the source
+  text: str  # what is learned; empty for a conversation only
+  prompt: str = ''  # stands before the text and is read only; empty: no pair
+  # Documents of one group fall into the same split; empty: `id` decides alone.
   group: str = ''
-  messages: tuple[Message, ...] = ()
+  messages: tuple[Message, ...] = ()  # of a conversation
 
   @property
   def turns(self) -> tuple[Message, ...]:
@@ -59,18 +51,13 @@ class Document(NamedTuple):
 def from_record(
   record: Any, columns: Sequence[str], id: str, place: str
 ) -> Document | None:
-  """The document that a record holds.
+  """The document that a record holds; None: its text is empty.
 
   Args:
-    record: what was read; should be a mapping.
     columns: fields to read: one that holds a text or a list of messages, or
       two, a prompt and its answer. (): a text in "text", messages in "messages"
       or "conversations", or one of the usual pairs.
-    id: of the document.
     place: of the record, for messages of errors.
-
-  Returns:
-    None: the text is empty.
 
   Raises:
     DataError: the fields are not there, or hold something else.
@@ -108,15 +95,19 @@ def _messages(values: Any, place: str) -> tuple[Message, ...]:
 
   The system speaks first, if at all; an assistant answers somewhere.
   """
-  if isinstance(values, Mapping):  # a list of structs, as TFDS has it
-    values = [dict(zip(values, turn)) for turn in zip(*values.values())]
+  if isinstance(values, Mapping):
+    if any(map(_is_single, values.values())):
+      values = [values]
+    else:  # a list of structs, as TFDS has it
+      values = [dict(zip(values, turn)) for turn in zip(*values.values())]
   found = []
   for number, value in enumerate(values, 1):
     fields = {}
     if isinstance(value, Mapping):
       fields = {_KEYS.get(key, key): text for key, text in value.items()}
-    role = _SPEAKERS.get(fields.get('role'), fields.get('role'))
-    content = fields.get('content')
+    role, content = fields.get('role'), fields.get('content')
+    if isinstance(role, str):
+      role = _SPEAKERS.get(role, role)
     if role not in ROLES or not isinstance(content, str):
       raise errors.DataError(
         f'{place}, message {number}: {errors.brief(value)} is no message; write'
@@ -135,6 +126,10 @@ def _messages(values: Any, place: str) -> tuple[Message, ...]:
       ' there is nothing to learn; leave this conversation out'
     )
   return tuple(found)
+
+
+def _is_single(value: Any) -> bool:
+  return isinstance(value, str) or not isinstance(value, Iterable)
 
 
 def _misfit(

@@ -17,7 +17,6 @@ from satjax import errors
 from satjax.data.documents import Document
 
 Keys = Callable[[Document], list[bytes]]
-
 RULES = ('keep', 'exact', 'near')
 _RUN = 5  # words
 _THRESHOLD = 0.8

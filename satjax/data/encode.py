@@ -1,47 +1,36 @@
 """Documents to tokens, and to which of them the loss counts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
 from satjax import errors
-from satjax.data import chat
+from satjax.data import chat, chunks
 from satjax.data.chat import Piece
 from satjax.data.documents import Document, Message
 from satjax.data.tokenizers import Tokenizer
 
 
 class Encoded(NamedTuple):
-  """A document: tokens [n], of which the loss counts those that are trained.
+  """A document: tokens, of which the loss counts those that are trained."""
 
-  Attributes:
-    tokens: uint16 or uint32 [n], begin of text first.
-    is_trained: bool [n]; None: all but the first.
-  """
-
-  tokens: np.ndarray
-  is_trained: np.ndarray | None
+  tokens: np.ndarray  # uint16 or uint32 [n], begin of text first
+  is_trained: np.ndarray | None  # bool [n]; None: all but the first
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """Encodes documents: begin, text, end; or a conversation in a template.
-
-  Attributes:
-    tokenizer: its vocabulary decides between uint16 and uint32.
-    template: of `chat.TEMPLATES`, for pairs and conversations.
-  """
+  """Encodes documents: begin, text, end; or a conversation in a template."""
 
   tokenizer: Tokenizer
-  template: str = 'plain'
+  template: str = 'plain'  # of `chat.TEMPLATES`, for pairs and conversations
 
   @property
   def dtype(self) -> np.dtype:
-    return np.dtype(
-      np.uint16 if self.tokenizer.vocab_size <= 2**16 else np.uint32
-    )
+    is_small = self.tokenizer.vocab_size <= 2**16
+    return np.dtype(np.uint16 if is_small else np.uint32)
 
   @property
   def stop_id(self) -> int:
@@ -55,64 +44,94 @@ class Encoder:
     Raises:
       DataError: the tokenizer gives an id outside of its vocabulary.
     """
-    written = [self._pieces(document) for document in documents]
-    # A piece is encoded for itself: no token is half prompt and half answer.
-    texts = [p.text for pieces in written for p in pieces if self._is_text(p)]
-    ids = iter(self.tokenizer.encode_batch(texts))
+    found = self._encode([(d.id, self._pieces(d)) for d in documents])
     return [
-      self._join(document, pieces, ids)
-      for document, pieces in zip(documents, written)
+      encoded if document.turns else Encoded(encoded.tokens, None)
+      for document, encoded in zip(documents, found)
     ]
+
+  def each(
+    self, documents: Iterable[Document]
+  ) -> Iterator[tuple[Document, Encoded]]:
+    """Yields documents with their tokens; raises as a call does.
+
+    As many are encoded together as memory allows, which lets a tokenizer use
+    all cores.
+    """
+    for group in chunks.grouped(
+      documents, chunks.num_chars, chunks.CHUNK_BYTES
+    ):
+      yield from zip(group, self(group))
 
   def prompt(self, messages: Iterable[Message]) -> np.ndarray:
     """Tokens up to where the assistant goes on, begin of text first."""
     pieces = [_BEGIN, *chat.opening(self.template, tuple(messages))]
-    texts = [p.text for p in pieces if self._is_text(p)]
-    ids = iter(self.tokenizer.encode_batch(texts))
-    return self._join(Document('prompt', ''), pieces, ids).tokens
+    (found,) = self._encode([('prompt', pieces)])
+    return found.tokens
 
   def _pieces(self, document: Document) -> list[Piece]:
     if document.turns:
       return [_BEGIN, *chat.pieces(self.template, document.turns)]
     return [_BEGIN, Piece(document.text, True), Piece('', True, kind='end')]
 
-  def _is_text(self, piece: Piece) -> bool:
-    return piece.kind == 'text' or (
-      piece.kind == 'marker' and self.tokenizer.special_id(piece.text) is None
-    )
+  def _token(self, piece: Piece) -> int | None:
+    """The token that a piece is; None: it is text, or spelled as text."""
+    match piece.kind:
+      case 'marker':
+        return self.tokenizer.special_id(piece.text)
+      case 'begin':
+        return self.tokenizer.bos_id
+      case 'end':
+        return self.tokenizer.eos_id
+      case 'stop':
+        return self.stop_id
+    return None
 
-  def _join(self, document, pieces, ids) -> Encoded:
-    parts = [
-      self._checked(next(ids), document)
-      if self._is_text(piece)
-      else np.array([self._marker(piece)])
+  def _encode(
+    self, written: Sequence[tuple[str, Sequence[Piece]]]
+  ) -> Iterator[Encoded]:
+    """Yields the tokens of pieces, which have the id of a document."""
+    # A piece is encoded for itself: no token is half prompt and half answer.
+    texts = [
+      piece.text
+      for _, pieces in written
       for piece in pieces
+      if self._token(piece) is None
     ]
-    tokens = np.concatenate(parts, dtype=self.dtype, casting='unsafe')
-    if not document.turns:
-      return Encoded(tokens, None)
-    is_trained = [piece.is_trained for piece in pieces]
-    return Encoded(tokens, np.repeat(is_trained, list(map(len, parts))))
+    ids = iter(self.tokenizer.encode_batch(texts))
+    for id, pieces in written:
+      parts = [
+        self._checked(next(ids), id) if token is None else [token]
+        for token in map(self._token, pieces)
+      ]
+      sizes = list(map(len, parts))
+      yield Encoded(
+        np.concatenate(parts, dtype=self.dtype, casting='unsafe'),
+        np.repeat([piece.is_trained for piece in pieces], sizes),
+      )
 
-  def _marker(self, piece: Piece) -> int:
-    if piece.kind == 'marker':
-      return self.tokenizer.special_id(piece.text)
-    return {
-      'begin': self.tokenizer.bos_id,
-      'end': self.tokenizer.eos_id,
-      'stop': self.stop_id,
-    }[piece.kind]
-
-  def _checked(self, ids: np.ndarray, document: Document) -> np.ndarray:
+  def _checked(self, ids: np.ndarray, id: str) -> np.ndarray:
     # Before the cast, which would wrap a wrong id into a valid one.
     size = self.tokenizer.vocab_size
     if len(ids) and not 0 <= ids.min() <= ids.max() < size:
       raise errors.DataError(
-        f'document {document.id!r}: tokenizer {self.tokenizer.name!r} gives ids'
-        f' from {ids.min()} to {ids.max()}, but its vocabulary has {size};'
-        ' repair the tokenizer files'
+        f'document {id!r}: tokenizer {self.tokenizer.name!r} gives ids from'
+        f' {ids.min()} to {ids.max()}, but its vocabulary has {size}; repair'
+        ' the tokenizer files'
       )
     return ids
 
 
 _BEGIN = Piece('', kind='begin')
+
+
+def trained(found: Sequence[Encoded]) -> np.ndarray | None:
+  """What is trained of documents end to end; None: all but their first."""
+  if all(encoded.is_trained is None for encoded in found):
+    return None
+  return np.concatenate(
+    [
+      np.arange(len(tokens)) > 0 if is_trained is None else is_trained
+      for tokens, is_trained in found
+    ]
+  )

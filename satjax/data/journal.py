@@ -12,7 +12,7 @@ from satjax import errors
 _CACHE_KIB = 65536
 
 
-class Journal:
+class Journal(contextlib.AbstractContextManager):
   """A state, and a set of keys, that change together or not at all."""
 
   def __init__(self, path: str | os.PathLike):
@@ -39,9 +39,6 @@ class Journal:
       raise errors.StorageError(
         f'{path} cannot be opened ({error}); {remedy}'
       ) from error
-
-  def __enter__(self) -> 'Journal':
-    return self
 
   def __exit__(self, *_: Any) -> None:
     """Forgets what was not committed."""

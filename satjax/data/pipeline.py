@@ -3,17 +3,31 @@
 from collections.abc import Iterator, Sequence
 import hashlib
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
+from absl import logging
 import numpy as np
 
 from satjax import errors
 from satjax.config.data import DataConfig
-from satjax.data import parts as parts_lib
-from satjax.data import tokenizers
-from satjax.data.parts import Source
+from satjax.data import prepared
+from satjax.data import rows as rows_lib
+from satjax.data import table as tables
+from satjax.data.encode import Encoder
+from satjax.data.tokenizers import Tokenizer
 
 Batch = dict[str, np.ndarray]
+
+
+class SourceCounts(NamedTuple):
+  """What a source of a mixture has, once each."""
+
+  name: str  # of source and split
+  num_documents: int
+  num_tokens: int
+  num_rows: int
+  num_cut: int  # documents longer than a row, where rows hold whole documents
+  num_dropped: int
 
 
 class Batches:
@@ -28,20 +42,12 @@ class Batches:
       with the batch size and t it determines a batch.
   """
 
-  def __init__(self, dataset: Any, sources: Sequence[Source], fingerprint: str):
+  def __init__(
+    self, dataset: Any, sources: Sequence[SourceCounts], fingerprint: str
+  ):
     self._dataset = dataset
     self.sources = tuple(sources)
     self.fingerprint = fingerprint
-
-  @property
-  def num_rows(self) -> int:
-    """Of all sources, once each."""
-    return sum(source.num_rows for source in self.sources)
-
-  @property
-  def num_tokens(self) -> int:
-    """Of all sources, once each."""
-    return sum(source.num_tokens for source in self.sources)
 
   def __getitem__(self, step: int) -> Batch:
     """Returns batch `step`: the keys of `rows.rows`, all [B, T]."""
@@ -50,9 +56,7 @@ class Batches:
   def iterate(self, start_step: int, *, prefetch: int = 4) -> Iterator[Batch]:
     """Yields batches from `start_step` on, at the cost of one, in order.
 
-    Args:
-      start_step: number of the first batch.
-      prefetch: batches that a background thread keeps ready; 0: no thread.
+    A background thread keeps `prefetch` batches ready; 0: there is no thread.
     """
     import grain
 
@@ -75,19 +79,14 @@ def make_batches(
   *,
   split: str,
   batch_size: int,
-  tokenizer: tokenizers.Tokenizer,
+  tokenizer: Tokenizer,
   vocab_size: int,
-  sources: Sequence[Any] | None = None,
-  shuffle: bool = True,
 ) -> Batches:
   """Tokenises the sources and mixes their rows by weight.
 
   Args:
-    data_config: all but `eval` is read.
     split: of `table.SPLITS`.
     vocab_size: of the model; every id is checked against it.
-    sources: instead of `data_config.train`.
-    shuffle: False: rows in the order of the documents, every epoch.
 
   Raises:
     ConfigError: a source is unknown.
@@ -97,30 +96,28 @@ def make_batches(
   import grain
 
   parts, weights, datasets = [], [], []
-  for source, weight in weighted(
-    data_config.train if sources is None else sources
-  ):
-    found = parts_lib.parts(data_config, source, split, tokenizer, vocab_size)
+  for source, weight in weighted(data_config.train):
+    found = _parts(data_config, source, split, tokenizer, vocab_size)
     for part, share in found:
       dataset = grain.MapDataset.source(part)
-      if shuffle:
-        dataset = dataset.shuffle(seed=_seed(data_config.seed, len(parts)))
+      dataset = dataset.shuffle(seed=_seed(data_config.seed, len(parts)))
+      datasets.append(dataset.repeat(reseed_each_epoch=True))
       parts.append(part)
       weights.append(weight * share)
-      datasets.append(dataset.repeat(reseed_each_epoch=True))
   mixed = grain.MapDataset.mix(datasets, weights)
+  identity = {
+    'tables': [part.table.fingerprint for part in parts],
+    'weights': [weight / sum(weights) for weight in weights],
+    'seq_len': data_config.seq_len,
+    'packing': [data_config.packing, data_config.too_long],
+    'seed': data_config.seed,
+    'tokenizer': tokenizer.fingerprint,
+  }
   return Batches(
     # Without it, the length of an endless set overflows at batch size 1.
     mixed.batch(batch_size, drop_remainder=True),
-    [part.source for part in parts],
-    fingerprint=_fingerprint(
-      tables=[part.rows.table.fingerprint for part in parts],
-      weights=[weight / sum(weights) for weight in weights],
-      seq_len=data_config.seq_len,
-      packing=[data_config.packing, data_config.too_long],
-      seed=data_config.seed if shuffle else None,
-      tokenizer=tokenizer.fingerprint,
-    ),
+    list(map(_counts, parts)),
+    _hash(identity, 16).hex(),
   )
 
 
@@ -129,7 +126,7 @@ def eval_batches(
   source: str,
   *,
   batch_size: int,
-  tokenizer: tokenizers.Tokenizer,
+  tokenizer: Tokenizer,
   vocab_size: int,
   max_batches: int,
   split: str = 'held_out',
@@ -144,7 +141,7 @@ def eval_batches(
     ConfigError, DataError: as `make_batches`; DataError also if the rows taken
       hold prompts alone, whose loss is of nothing.
   """
-  parts = parts_lib.parts(data_config, source, split, tokenizer, vocab_size)
+  parts = _parts(data_config, source, split, tokenizer, vocab_size)
   ends = np.cumsum([len(part) for part, _ in parts])
   count = min(int(ends[-1]), max_batches * batch_size)
   taken = []
@@ -173,6 +170,54 @@ def weighted(mixture: Sequence[Any]) -> list[tuple[str, float]]:
   return [(s, 1.0) if isinstance(s, str) else tuple(s) for s in mixture]
 
 
+def _parts(
+  c: DataConfig,
+  source: str,
+  split: str,
+  tokenizer: Tokenizer,
+  vocab_size: int,
+) -> list[tuple[rows_lib.Rows, float]]:
+  """Rows of a source, in as many parts as it was prepared from, and shares."""
+  shares = {'held_out': c.held_out, 'test': c.test}
+  if source.startswith('tokens:'):
+    found = prepared.open_tables(
+      source.removeprefix('tokens:'),
+      split,
+      tokenizer,
+      template=c.template,
+      **shares,
+    )
+  else:
+    encoder = Encoder(tokenizer, c.template)
+    built = tables.build_table(
+      source, encoder, split=split, columns=c.columns, **shares
+    )
+    found = [(built, 1.0)]
+  parts = []
+  for table, share in found:
+    rows = rows_lib.rows(table, c.seq_len, c.packing, c.too_long, vocab_size)
+    if rows.num_cut or rows.num_dropped:
+      logging.warning(
+        f'{table.name}: {rows.num_cut} of {len(table.starts)} documents are'
+        f' longer than data.seq_len {c.seq_len} and were cut,'
+        f' {rows.num_dropped} were left out'
+      )
+    parts.append((rows, share))
+  return parts
+
+
+def _counts(rows: rows_lib.Rows) -> SourceCounts:
+  table = rows.table
+  return SourceCounts(
+    table.name,
+    len(table.starts),
+    len(table.tokens),
+    len(rows),
+    rows.num_cut,
+    rows.num_dropped,
+  )
+
+
 def _seed(seed: int, number: int) -> int:
   """A seed of its own for each source of the mixture.
 
@@ -180,10 +225,6 @@ def _seed(seed: int, number: int) -> int:
   would be the first of seed 1.
   """
   return int.from_bytes(_hash([seed, number], 4), 'big')
-
-
-def _fingerprint(**identity: Any) -> str:
-  return _hash(identity, 16).hex()
 
 
 def _hash(values: Any, num_bytes: int) -> bytes:

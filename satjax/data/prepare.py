@@ -1,26 +1,30 @@
-"""Sources to a tokenised table on disk, in a stream that can be interrupted.
+"""`satjax prepare`: sources to a table on disk, whatever stops it on the way.
 
-Killed at any time, the same call goes on where it was. The table is the same,
-byte for byte, however often that happens and for any number of processes.
+Parts, one for each source, are written one after the other, in steps that the
+journal keeps. A step ends with its shards: they are on disk before the journal
+says so. What came after it is written again by whoever goes on from there, and
+is the same.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
 import os
 from pathlib import Path
 
-from satjax import errors
-from satjax.data import chat, duplicates, manifest, sources, table
+import numpy as np
+
+from satjax import errors, files
+from satjax.data import blocks, chat, chunks, duplicates, prepared, sources
+from satjax.data import table as tables
 from satjax.data.chunks import Source
 from satjax.data.journal import Journal
-from satjax.data.manifest import Manifest, Part, Split
-from satjax.data.prepare_steps import Progress
-from satjax.data.tokenise import Settings, Tokeniser
-from satjax.data.workers import Workers
+from satjax.data.prepared import Manifest, Part, Shard, Split
+from satjax.data.tokenise import Settings, Tokenised, Tokeniser, Workers
 
 _JOURNAL = 'journal.sqlite'
-COUNTS = (
+STARTS = 'starts.npy'
+_COUNTS = [
   'documents',
   'empty',
   'cut',
@@ -28,28 +32,17 @@ COUNTS = (
   'too_short',
   'too_long',
   'duplicates',
-)
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-  """What is prepared.
+  """What is prepared."""
 
-  Attributes:
-    sources: of `sources.FORMS`.
-    weights: of each in training.
-    columns: fields to read of records, as `documents.from_record` does.
-    shard_tokens: a file ends with the step that reaches so many.
-  """
-
-  sources: Sequence[str]
-  weights: Sequence[float]
-  columns: Sequence[str]
-  shard_tokens: int
-
-
-# From a whole in bytes to a function that is told what was done of it.
-Start = Callable[[int], Callable[[int], None]]
+  sources: Sequence[str]  # of `sources.FORMS`
+  weights: Sequence[float]  # of each in training
+  columns: Sequence[str]  # of records, as `documents.from_record` has them
+  shard_tokens: int  # a file ends with the step that reaches so many
 
 
 def prepare(
@@ -58,15 +51,16 @@ def prepare(
   out: str | os.PathLike,
   *,
   workers: int = 0,
-  start: Start = lambda size: lambda done: None,
+  start: Callable[[int], Callable[[int], None]] = lambda size: (
+    lambda done: None
+  ),
 ) -> Manifest:
   """Writes a table, or goes on with one.
 
   Args:
-    mixture, settings: what it consists of.
     out: directory, new or of an earlier call with the same arguments.
     workers: processes; 0: none but this one.
-    start: shows progress.
+    start: shows progress: from a whole in bytes to what is told of parts of it.
 
   Raises:
     ConfigError: a setting is wrong, or another one than before.
@@ -76,36 +70,33 @@ def prepare(
   _check(mixture, settings, workers)
   out = Path(out).expanduser()
   found = [sources.find(name, mixture.columns) for name in mixture.sources]
-  fresh = _manifest(mixture, settings, found)
-  if finished := manifest.read(out):
-    manifest.check_same(finished, fresh, out)
+  made = _manifest(mixture, settings, found)
+  if finished := prepared.read(out):
+    prepared.check_same(finished, made, out)
+    made = finished
   else:
-    finished = _write(out, fresh, found, mixture, settings, workers, start)
+    if out.exists() and any(out.iterdir()) and not (out / _JOURNAL).exists():
+      raise errors.ConfigError(
+        f'--out={out} has files that satjax prepare did not write; name a new'
+        ' folder'
+      )
+    out.mkdir(parents=True, exist_ok=True)
+    with Journal(out / _JOURNAL) as journal:
+      writer = TableWriter(out, journal, made)
+      left = found[writer.number :]
+      advance = start(sum(source.size for source in left) - writer.done)
+      with Workers(settings, workers) as pool:
+        for source in left:
+          writer.write_part(source, pool, mixture.shard_tokens, advance)
+      made = writer.manifest
+      files.write_json(out / prepared.NAME, made.to_json())
   for path in out.glob(f'{_JOURNAL}*'):
     path.unlink()
-  return finished
-
-
-def _write(out, fresh, found, mixture, settings, workers, start) -> Manifest:
-  if out.exists() and any(out.iterdir()) and not (out / _JOURNAL).exists():
-    raise errors.ConfigError(
-      f'--out={out} has files that satjax prepare did not write; name a new'
-      ' folder'
-    )
-  out.mkdir(parents=True, exist_ok=True)
-  with Journal(out / _JOURNAL) as journal:
-    progress = Progress(out, journal, fresh)
-    sizes = [source.size for source in found]
-    advance = start(sum(sizes[progress.number :]) - progress.done)
-    with Workers(settings, workers) as pool:
-      for source in found[progress.number :]:
-        progress.write_part(source, pool, mixture.shard_tokens, advance)
-    manifest.write(out, progress.manifest)
-  return progress.manifest
+  return made
 
 
 def _manifest(
-  mixture: Mixture, settings: Settings, found: Iterable[Source]
+  mixture: Mixture, settings: Settings, found: Sequence[Source]
 ) -> Manifest:
   """The manifest of a table that is still empty."""
   encoder = Tokeniser(settings).encoder
@@ -118,14 +109,9 @@ def _manifest(
     'vocab_size': tokenizer.vocab_size,
     'stop_id': encoder.stop_id,
   }
-  splits = [name for name in table.SPLITS if name != 'test' or settings.test]
+  splits = [name for name in tables.SPLITS if name != 'test' or settings.test]
   parts = [
-    Part(
-      name,
-      weight,
-      dict.fromkeys(COUNTS, 0),
-      {split: Split() for split in splits},
-    )
+    Part(name, weight, dict.fromkeys(_COUNTS, 0), {s: Split() for s in splits})
     for name, weight in zip(mixture.sources, mixture.weights)
   ]
   return Manifest(made_from, described, encoder.dtype.name, parts)
@@ -133,53 +119,209 @@ def _manifest(
 
 def _check(mixture: Mixture, settings: Settings, workers: int) -> None:
   """Raises ConfigError if a setting is out of range."""
-  most = settings.max_tokens
+  m, s, known = mixture, settings, duplicates.RULES
+  is_weight = (0 < weight < math.inf for weight in m.weights)
+  fits_in = s.max_tokens is None or s.max_tokens >= max(1, s.min_tokens)
   rules = {
-    '--source': (mixture.sources, len(mixture.sources) > 0, 'at least one'),
-    '--weight': (
-      mixture.weights,
-      len(mixture.weights) == len(mixture.sources)
-      and all(0 < weight < math.inf for weight in mixture.weights),
+    'source': (m.sources, m.sources, 'at least one'),
+    'weight': (
+      m.weights,
+      len(m.weights) == len(m.sources) and all(is_weight),
       'one above 0 for each --source, or none at all',
     ),
-    '--columns': (mixture.columns, len(mixture.columns) <= 2, 'two at most'),
-    '--shard_tokens': (
-      mixture.shard_tokens,
-      mixture.shard_tokens > 0,
-      'above 0',
-    ),
-    '--template': (
-      settings.template,
-      settings.template in chat.TEMPLATES,
-      ', '.join(chat.TEMPLATES),
-    ),
-    '--held_out': (
-      settings.held_out,
-      0 < settings.held_out < 1,
-      'between 0 and 1',
-    ),
-    '--test': (
-      settings.test,
-      settings.test >= 0 and settings.held_out + settings.test < 1,
+    'columns': (m.columns, len(m.columns) <= 2, 'two at most'),
+    'shard_tokens': (m.shard_tokens, m.shard_tokens > 0, 'above 0'),
+    'template': (s.template, s.template in chat.TEMPLATES, chat.TEMPLATES),
+    'held_out': (s.held_out, 0 < s.held_out < 1, 'between 0 and 1'),
+    'test': (
+      s.test,
+      s.test >= 0 and s.held_out + s.test < 1,
       'from 0, and below 1 together with --held_out',
     ),
-    '--duplicates': (
-      settings.duplicates,
-      settings.duplicates in duplicates.RULES,
-      ', '.join(duplicates.RULES),
-    ),
-    '--min_tokens': (
-      settings.min_tokens,
-      settings.min_tokens >= 0,
-      '0 or more',
-    ),
-    '--max_tokens': (
-      most,
-      most is None or most >= max(1, settings.min_tokens),
-      'at least --min_tokens, and 1',
-    ),
-    '--workers': (workers, workers >= 0, '0 or more'),
+    'duplicates': (s.duplicates, s.duplicates in known, known),
+    'min_tokens': (s.min_tokens, s.min_tokens >= 0, '0 or more'),
+    'max_tokens': (s.max_tokens, fits_in, 'at least --min_tokens, and 1'),
+    'workers': (workers, workers >= 0, '0 or more'),
   }
   for flag, (value, is_right, allowed) in rules.items():
     if not is_right:
-      raise errors.ConfigError(f'{flag} {value}; allowed: {allowed}')
+      words = allowed if isinstance(allowed, str) else ', '.join(allowed)
+      raise errors.ConfigError(f'--{flag} {value}; allowed: {words}')
+
+
+class TableWriter:
+  """A table on its way to disk: its manifest, of the documents so far.
+
+  Attributes:
+    number: of the part that is written.
+    done: bytes of its source.
+  """
+
+  def __init__(self, out: Path, journal: Journal, empty: Manifest):
+    """Goes on after the last step of a journal, if it has one.
+
+    Raises:
+      ConfigError: the journal is of another table than the empty one.
+    """
+    self._out = out
+    self._journal = journal
+    self.manifest, self.number = empty, 0
+    self._next, self.done = (), 0
+    if state := journal.state():
+      self.manifest = Manifest.from_json(state['manifest'])
+      prepared.check_same(self.manifest, empty, out)
+      self.number, self.done = state['number'], state['done']
+      self._next = tuple(state['next'])
+    else:
+      self._commit()
+
+  def write_part(
+    self,
+    source: Source,
+    pool: Workers,
+    shard_tokens: int,
+    advance: Callable[[int], None],
+  ) -> None:
+    """Writes what is left of a source.
+
+    Raises:
+      DataError: it cannot be used, or gives no document.
+    """
+    part = self.manifest.parts[self.number]
+    writers = {
+      name: SplitWriter(
+        self._out / prepared.folder(self.number, name),
+        np.dtype(self.manifest.dtype),
+        split,
+      )
+      for name, split in part.splits.items()
+    }
+    some = source.chunks(self._next, chunks.CHUNK_BYTES)
+    batches = chunks.grouped(some, lambda c: c.volume, chunks.CHUNK_BYTES)
+    try:
+      for batch, found in pool.tokenise(batches):
+        self._add(part, writers, found)
+        if batch[-1].done > self.done:
+          advance(batch[-1].done - self.done)
+        self._next, self.done = batch[-1].next, batch[-1].done
+        if sum(w.num_tokens for w in writers.values()) >= shard_tokens:
+          for writer in writers.values():
+            writer.finish()
+          self._commit()
+    except errors.DataError as error:
+      raise errors.DataError(f'{part.source!r}, {error}') from error
+    for writer in writers.values():
+      writer.close()
+    if not any(split.num_documents for split in part.splits.values()):
+      counts = ', '.join(f'{n} {key}' for key, n in part.counts.items() if n)
+      raise errors.DataError(
+        f'{part.source!r} gives no document ({counts or "it has none"}); leave'
+        ' it out, or change --min_tokens or --max_tokens; and name another'
+        ' --out'
+      )
+    self.number, self._next, self.done = self.number + 1, (), 0
+    self._commit()
+
+  def _add(
+    self, part: Part, writers: dict[str, 'SplitWriter'], found: Tokenised
+  ) -> None:
+    for name, count in found.counts.items():
+      part.counts[name] += count
+    is_kept = np.ones(len(found.lengths), bool)
+    if found.keys is not None:
+      is_kept[:] = [self._journal.add(keys) for keys in found.keys]
+      part.counts['duplicates'] += int(np.sum(~is_kept))
+    for name, writer in writers.items():
+      is_mine = (found.splits == tables.SPLITS.index(name)) & is_kept
+      is_token = np.repeat(is_mine, found.lengths)
+      writer.add(
+        found.tokens[is_token],
+        found.lengths[is_mine],
+        None if found.is_trained is None else found.is_trained[is_token],
+      )
+
+  def _commit(self) -> None:
+    self._journal.commit(
+      {
+        'manifest': self.manifest.to_json(),
+        'number': self.number,
+        'next': self._next,
+        'done': self.done,
+      }
+    )
+
+
+class SplitWriter:
+  """Writes the documents of one split below a folder, shard after shard."""
+
+  def __init__(self, folder: Path, dtype: np.dtype, split: Split):
+    """Goes on after what a split has; it is changed by `finish`."""
+    self._folder = folder
+    self._partial = folder / 'shard.tmp'
+    self._dtype = dtype
+    self._split = split
+    self._shard = None
+    self._starts, self._has_turns = [], False
+    folder.mkdir(parents=True, exist_ok=True)
+
+  @property
+  def num_tokens(self) -> int:
+    """Tokens that are not finished yet."""
+    return self._shard.num_tokens if self._shard else 0
+
+  def add(
+    self,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    is_trained: np.ndarray | None,
+  ) -> None:
+    """Appends documents, end to end; `tokenise.Tokenised` has the shapes."""
+    if not len(lengths):
+      return
+    if self._shard is None:
+      self._shard = blocks.BlockWriter(self._partial, self._dtype)
+    starts = np.cumsum(lengths) - lengths
+    self._starts.append(starts + self._split.num_tokens + self.num_tokens)
+    if is_trained is None:
+      is_trained = np.ones(len(tokens), bool)
+      is_trained[starts] = False
+    else:
+      self._has_turns = True
+    self._shard.add(tokens, is_trained)
+
+  def finish(self) -> None:
+    """Ends the shard; afterwards it is on disk, and the split counts it."""
+    split = self._split
+    starts = np.concatenate([np.empty(0, np.int64), *self._starts])
+    _append(self._folder / STARTS, starts, split.num_documents)
+    if self._shard is not None:
+      self._shard.close()
+      files.sync(self._partial)
+      path = self._folder / f'{len(split.shards):05}.array_record'
+      self._partial.replace(path)
+      written = dataclasses.asdict(prepared.file_of(path))
+      split.shards.append(Shard(**written, num_tokens=self.num_tokens))
+      split.num_tokens += self.num_tokens
+      split.num_documents += len(starts)
+      split.has_turns |= self._has_turns
+    files.sync(self._folder)
+    self._shard, self._starts = None, []
+
+  def close(self) -> None:
+    """Ends the shard, and the split."""
+    self.finish()
+    self._split.starts = prepared.file_of(self._folder / STARTS)
+
+
+def _append(path: Path, starts: np.ndarray, count: int) -> None:
+  """Adds to an .npy file after `count` numbers; drops what came after them."""
+  path.touch()
+  with path.open('r+b') as file:
+    # The header has room for any length: it is always as long.
+    header = {'descr': '<i8', 'fortran_order': False}
+    header['shape'] = (count + len(starts),)
+    np.lib.format.write_array_header_1_0(file, header)
+    file.seek(8 * count, 1)
+    file.write(starts.astype('<i8').tobytes())
+    file.truncate()
+  files.sync(path)

@@ -1,18 +1,145 @@
-"""Prepared tables: opened, and checked against what they say of themselves."""
+"""Prepared tables: described by their table.json, opened, and checked."""
 
 import dataclasses
 import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from satjax import errors
-from satjax.data import blocks, manifest, table
-from satjax.data.manifest import File, Manifest, Split
-from satjax.data.table import Table
+from satjax.data import blocks, table
+from satjax.data.table import TokenTable
 from satjax.data.tokenizers import Tokenizer
+
+FORMAT = 1
+NAME = 'table.json'
+# What tables were made with before it was a setting.
+_ADDED = {'test': 0.0}
+
+
+@dataclasses.dataclass
+class WrittenFile:
+  """A file, and how to tell whether it is what was written."""
+
+  name: str
+  num_bytes: int
+  sha256: str
+
+
+@dataclasses.dataclass
+class Shard(WrittenFile):
+  """A file of tokens."""
+
+  num_tokens: int
+
+
+@dataclasses.dataclass
+class Split:
+  """The documents of one split of a part."""
+
+  num_documents: int = 0
+  num_tokens: int = 0
+  has_turns: bool = False  # some are pairs or conversations
+  starts: WrittenFile | None = None  # where they begin; None: not finished
+  shards: list[Shard] = dataclasses.field(default_factory=list)
+
+  @property
+  def files(self) -> list[WrittenFile]:
+    return [self.starts, *self.shards]
+
+
+@dataclasses.dataclass
+class Part:
+  """What came of one source."""
+
+  source: str
+  weight: float
+  counts: dict[str, int]  # of its documents: all, and those left out, by why
+  splits: dict[str, Split]
+
+
+@dataclasses.dataclass
+class Manifest:
+  """A prepared table: its table.json."""
+
+  made_from: dict[str, Any]  # everything that the tokens depend on
+  tokenizer: dict[str, Any]  # its name and sizes
+  dtype: str  # of a token
+  parts: list[Part]
+
+  def to_json(self) -> dict[str, Any]:
+    return {'format': FORMAT, **dataclasses.asdict(self)}
+
+  @classmethod
+  def from_json(cls, described: dict[str, Any]) -> 'Manifest':
+    fields = {key: described[key] for key in described if key != 'format'}
+    return cls(**fields | {'parts': [_part(p) for p in fields['parts']]})
+
+
+def _part(described: dict[str, Any]) -> Part:
+  splits = {}
+  for name, split in described['splits'].items():
+    files = {'shards': [Shard(**shard) for shard in split['shards']]}
+    if split['starts']:
+      files['starts'] = WrittenFile(**split['starts'])
+    splits[name] = Split(**split | files)
+  return Part(**described | {'splits': splits})
+
+
+def read(directory: Path) -> Manifest | None:
+  """What a directory says of itself; None: it holds no table.
+
+  Raises:
+    DataError: its table.json cannot be read.
+  """
+  path = directory / NAME
+  try:
+    described = json.loads(path.read_text(encoding='utf-8'))
+    if described['format'] == FORMAT:
+      return Manifest.from_json(described)
+  except FileNotFoundError:
+    return None
+  except (ValueError, LookupError, TypeError, AttributeError) as error:
+    raise errors.DataError(
+      f'{path} is damaged ({error!r}); prepare the table again'
+    ) from error
+  raise errors.DataError(
+    f'{path} has format {described["format"]}, and this satjax reads {FORMAT};'
+    ' prepare it again'
+  )
+
+
+def check_same(before: Manifest, now: Manifest, directory: Path) -> None:
+  """Raises ConfigError unless both are made from the same."""
+  asked = json.loads(json.dumps(now.made_from))
+  made = _ADDED | before.made_from
+  for key, value in asked.items():
+    if made.get(key) != value:
+      flag = {'sources': 'source', 'weights': 'weight'}.get(key, key)
+      what = f'--{flag}={made.get(key)}, not {value}'
+      if key == 'inputs':
+        what = 'other files: their names or sizes have changed'
+      if key == 'tokenizer':
+        what = f'another tokenizer, {before.tokenizer["name"]}'
+      raise errors.ConfigError(
+        f'{directory} was begun with {what}; name another --out, or run the'
+        ' command that it was begun with'
+      )
+
+
+def folder(number: int, split: str) -> str:
+  """Where the files of a split of a part lie."""
+  return f'part-{number:02}/{split}'
+
+
+def file_of(path: Path) -> WrittenFile:
+  """What a file is now."""
+  with path.open('rb') as file:
+    digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    return WrittenFile(path.name, os.fstat(file.fileno()).st_size, digest)
 
 
 def open_tables(
@@ -23,32 +150,24 @@ def open_tables(
   template: str,
   held_out: float,
   test: float,
-) -> list[tuple[Table, float]]:
-  """The tables of a directory that `satjax prepare` wrote, with their weights.
+) -> list[tuple[TokenTable, float]]:
+  """The tables that `satjax prepare` wrote, one for each source.
 
   Nothing is read but sizes; see `verify`.
 
-  Args:
-    directory: `~` is understood.
-    split: of `table.SPLITS`.
-    tokenizer: of the run.
-    template: data.template of the run.
-    held_out: data.held_out of the run.
-    test: data.test of the run.
-
   Returns:
-    A table for each source that was prepared; the weights are 1 together.
+    The tables, and their weights, which are 1 together.
 
   Raises:
     ConfigError: there is no such table, or it was made with another tokenizer,
-      template or other shares for the splits.
+      template or other shares for the splits than those of the run.
     DataError: a file is missing or has another size, or a source has no
       document in the split.
   """
   if split not in table.SPLITS:
     raise errors.ConfigError(f'split {split!r}; allowed: {table.SPLITS}')
   root = Path(directory).expanduser()
-  found = _read(root)
+  found = _read_finished(root)
   shares = {'held_out': held_out, 'test': test}
   _check_made(found, root, tokenizer, {'template': template} | shares)
   total = sum(part.weight for part in found.parts)
@@ -62,8 +181,7 @@ def open_tables(
         f'{name}: no document fell into this split ({key} {shares[key]}); add'
         f' documents, or prepare it with another --{key}'
       )
-    folder = root / manifest.folder(number, split)
-    opened = _table(folder, described, found.dtype, name)
+    opened = _table(root / folder(number, split), described, found.dtype, name)
     tables.append((opened, part.weight / total))
   return tables
 
@@ -77,28 +195,28 @@ def verify(directory: str | os.PathLike) -> int:
   """
   root = Path(directory).expanduser()
   total = 0
-  for number, part in enumerate(_read(root).parts):
+  for number, part in enumerate(_read_finished(root).parts):
     for name, split in part.splits.items():
-      folder = root / manifest.folder(number, name)
-      for file in _files(folder, split):
-        found = manifest.file_of(folder / file.name)
-        if found.sha256 != file.sha256:
-          raise _damaged(folder / file.name, 'its checksum is another one')
-        total += found.num_bytes
+      place = root / folder(number, name)
+      _check_sizes(place, split)
+      for file in split.files:
+        if file_of(place / file.name).sha256 != file.sha256:
+          raise _damaged(place / file.name, 'its checksum is another one')
+        total += file.num_bytes
   return total
 
 
-def _read(root: Path) -> Manifest:
-  if found := manifest.read(root):
+def _read_finished(root: Path) -> Manifest:
+  if found := read(root):
     return found
   raise errors.ConfigError(
-    f'{root} has no {manifest.NAME}; tokens:DIR names a folder that satjax'
-    ' prepare has finished: run its command again, and it goes on'
+    f'{root} has no {NAME}; tokens:DIR names a folder that satjax prepare has'
+    ' finished: run its command again, and it goes on'
   )
 
 
 def _check_made(found, root, tokenizer, settings) -> None:
-  made = manifest.ADDED | found.made_from
+  made = _ADDED | found.made_from
   if made['tokenizer'] != tokenizer.fingerprint:
     raise errors.ConfigError(
       f'{root} was prepared with the tokenizer {found.tokenizer["name"]} of'
@@ -114,32 +232,31 @@ def _check_made(found, root, tokenizer, settings) -> None:
       )
 
 
-def _table(folder: Path, split: Split, dtype: str, name: str) -> Table:
-  _files(folder, split)
-  paths = [folder / shard.name for shard in split.shards]
-  sizes = [shard.num_tokens for shard in split.shards]
-  opened = blocks.Blocks(paths, sizes, np.dtype(dtype))
+def _table(place: Path, split: Split, dtype: str, name: str) -> TokenTable:
+  _check_sizes(place, split)
+  opened = blocks.Blocks(
+    [place / shard.name for shard in split.shards],
+    [shard.num_tokens for shard in split.shards],
+    np.dtype(dtype),
+  )
   described = json.dumps([dtype, dataclasses.asdict(split)])
-  return Table(
-    blocks.Tokens(opened),
+  return TokenTable(
+    blocks.Column(opened, blocks.TOKENS),
     # As an array: the class of mapped ones makes every look-up slower.
-    np.asarray(np.load(folder / split.starts.name, mmap_mode='r')),
+    np.asarray(np.load(place / split.starts.name, mmap_mode='r')),
     hashlib.blake2b(described.encode(), digest_size=16).hexdigest(),
     name,
-    blocks.IsTrained(opened) if split.has_turns else None,
+    blocks.Column(opened, blocks.IS_TRAINED) if split.has_turns else None,
   )
 
 
-def _files(folder: Path, split: Split) -> list[File]:
-  """The files of a split: they are there, and of their size."""
-  files = [split.starts, *split.shards]
-  for file in files:
-    path = folder / file.name
+def _check_sizes(place: Path, split: Split) -> None:
+  for file in split.files:
+    path = place / file.name
     if not path.is_file():
       raise _damaged(path, 'it is missing')
     if (size := path.stat().st_size) != file.num_bytes:
       raise _damaged(path, f'it has {size:,} of {file.num_bytes:,} bytes')
-  return files
 
 
 def _damaged(path: Path, what: str) -> errors.DataError:

@@ -5,6 +5,7 @@ that never ends, or packing that cuts what it should not.
 """
 
 from collections.abc import Iterator
+import itertools
 import os
 import pathlib
 
@@ -32,9 +33,7 @@ def preview(
 
   Args:
     config: of the run; its growth is not looked at.
-    step: number of the batch, from 0.
-    num_rows: of the batch, at most.
-    out: HTML file to write the same to; None: none.
+    out: HTML file to write the same to.
 
   Raises:
     ConfigError: there is no such batch.
@@ -66,7 +65,11 @@ def preview(
     )
   )
   for number, row in enumerate(rows):
-    console.rule(f'batch {step}, row {number}: {_summary(row)}', style=_READ)
+    console.rule(
+      f'batch {step}, row {number}: {row["segments"].max()} documents,'
+      f' {np.sum(row["weights"] > 0)} of {len(row["weights"])} targets learned',
+      style=_READ,
+    )
     console.print(render(row, tokenizer), soft_wrap=out is None)
   if out is not None:
     page = console.export_html(inline_styles=True)
@@ -76,10 +79,16 @@ def preview(
 
 def render(row: Row, tokenizer: tokenizers.Tokenizer) -> Text:
   """A row as coloured text; a token without text is shown by its name."""
+
+  def kind(token: tuple[int, bool]) -> tuple[bool, bool]:
+    number, is_learned = token
+    return is_learned, tokenizer.id_bytes[number] > 0
+
   text = Text()
-  for ids, is_learned in _runs(row, tokenizer):
+  for (is_learned, has_text), run in itertools.groupby(_tokens(row), kind):
+    ids = [number for number, _ in run]
     style = _LEARNED if is_learned else _READ
-    if tokenizer.id_bytes[ids[0]]:
+    if has_text:
       text.append(tokenizer.decode(ids), style)
     else:
       text.append(''.join(map(tokenizer.token, ids)), f'reverse {style}')
@@ -87,20 +96,6 @@ def render(row: Row, tokenizer: tokenizers.Tokenizer) -> Text:
   if empty:
     text.append(f'\n{empty} empty places', _EMPTY)
   return text
-
-
-def _runs(row, tokenizer) -> Iterator[tuple[list[int], bool]]:
-  """Tokens next to each other of one kind, and whether they are learned."""
-  kind, run = None, []
-  for number, is_learned in _tokens(row):
-    now = is_learned, tokenizer.id_bytes[number] > 0
-    if run and now != kind:
-      yield run, kind[0]
-      run = []
-    kind = now
-    run.append(number)
-  if run:
-    yield run, kind[0]
 
 
 def _tokens(row: Row) -> Iterator[tuple[int, bool]]:
@@ -117,18 +112,10 @@ def _tokens(row: Row) -> Iterator[tuple[int, bool]]:
       yield int(row['targets'][at]), True
 
 
-def _summary(row: Row) -> str:
-  learned, places = int(np.sum(row['weights'] > 0)), len(row['weights'])
-  return (
-    f'{row["segments"].max()} documents, {learned} of {places} targets learned'
-  )
-
-
 def _counts(batches: pipeline.Batches, batch_size: int) -> Table:
   """What each source has, and how much of it is learned."""
-  names = ('source', 'documents', 'tokens', 'rows', 'cut', 'left out')
   table = Table(title=f'batches of {batch_size} rows')
-  for name in names:
+  for name in ('source', 'documents', 'tokens', 'rows', 'cut', 'left out'):
     table.add_column(name, justify='left' if name == 'source' else 'right')
   for source in batches.sources:
     table.add_row(source.name, *(f'{value:,}' for value in source[1:]))

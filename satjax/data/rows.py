@@ -12,7 +12,7 @@ packed  [bos] a b [bos]                    as inputs: the last token of a
 import numpy as np
 
 from satjax import errors
-from satjax.data.table import Table
+from satjax.data.table import TokenTable
 
 Row = dict[str, np.ndarray]
 
@@ -27,48 +27,61 @@ class Rows:
 
   num_cut = num_dropped = 0  # documents that are longer than a row
 
-  def __init__(self, table: Table, seq_len: int):
+  def __init__(self, table: TokenTable, seq_len: int, vocab_size: int):
     self.table = table
-    self.seq_len = seq_len
+    self._seq_len = seq_len
+    self._vocab_size = vocab_size
 
   def __len__(self) -> int:
-    return (len(self.table.tokens) - 1) // self.seq_len
+    return (len(self.table.tokens) - 1) // self._seq_len
 
   def __getitem__(self, row: int) -> Row:
     if not 0 <= row < len(self):
       raise IndexError(f'row {row} of a table with {len(self)} rows')
-    first, last = row * self.seq_len, (row + 1) * self.seq_len
+    values = self._row(row)
+    # JAX clamps an index that is out of range: a wrong id would train the last
+    # row of the embedding without an error.
+    for key in ('tokens', 'targets'):
+      low, high = values[key].min(), values[key].max()
+      if low < 0 or high >= self._vocab_size:
+        raise errors.DataError(
+          f'{self.table.name}, row {row}: token id'
+          f' {low if low < 0 else high} is outside of the vocabulary, 0 to'
+          f' {self._vocab_size - 1}; the tokenizer must fit model.vocab_size'
+        )
+    return values
+
+  def _row(self, row: int) -> Row:
+    first, last = row * self._seq_len, (row + 1) * self._seq_len
     ids = self.table.tokens[first : last + 1].astype(np.int32)
     # Documents that begin after the first token, up to the last one.
     begin, end = np.searchsorted(self.table.starts, (first + 1, last))
     inner = self.table.starts[begin:end] - first
-    segments = np.ones(self.seq_len, np.int32)
+    segments = np.ones(self._seq_len, np.int32)
     segments[inner] += 1
-    segments = np.cumsum(segments) - np.arange(self.seq_len)
+    segments = np.cumsum(segments) - np.arange(self._seq_len)
     origins = np.concatenate(([0], inner)).astype(np.int32)
-    positions = np.arange(self.seq_len, dtype=np.int32) - origins[segments - 1]
+    positions = np.arange(self._seq_len, dtype=np.int32)
     return {
       'tokens': ids[:-1],
       'targets': ids[1:],
-      'positions': positions,
+      'positions': positions - origins[segments - 1],
       'segments': segments.astype(np.int32),
       'weights': self.table.weights(first + 1, last + 1),
     }
 
 
-class PackedRows:
+class PackedRows(Rows):
   """Rows of whole documents, by best fit; see `rows`.
 
   A document of n tokens takes n - 1 places: its last token is a target only.
-
-  Attributes:
-    num_cut: documents longer than a row, of which it has the beginning.
-    num_dropped: those that were left out instead.
+  Of those longer than a row it has the beginning, or nothing.
   """
 
-  def __init__(self, table: Table, seq_len: int, too_long: str):
-    self.table = table
-    self.seq_len = seq_len
+  def __init__(
+    self, table: TokenTable, seq_len: int, vocab_size: int, too_long: str
+  ):
+    super().__init__(table, seq_len, vocab_size)
     ends = np.append(table.starts[1:], len(table.tokens))
     places = ends - table.starts - 1
     is_long = places > seq_len
@@ -81,14 +94,10 @@ class PackedRows:
   def __len__(self) -> int:
     return len(self._documents)
 
-  def __getitem__(self, row: int) -> Row:
-    if not 0 <= row < len(self):
-      raise IndexError(f'row {row} of {len(self)} packed rows')
-    values = {
-      name: np.zeros(self.seq_len, np.int32)
-      for name in ('tokens', 'targets', 'positions', 'segments')
-    }
-    values['weights'] = np.zeros(self.seq_len, np.float32)
+  def _row(self, row: int) -> Row:
+    names = ('tokens', 'targets', 'positions', 'segments')
+    values = {name: np.zeros(self._seq_len, np.int32) for name in names}
+    values['weights'] = np.zeros(self._seq_len, np.float32)
     at = 0
     for number, document in enumerate(self._documents[row], 1):
       size, first = self._places[document], self.table.starts[document]
@@ -122,29 +131,28 @@ def _pack(
     length_struct={'document': seq_len},
     num_packing_bins=64,
   )
-  return [_runs(row) for row in packed]
-
-
-def _runs(row):
-  numbers = row['document'][row['document_segment_ids'] > 0]
-  return numbers[np.flatnonzero(np.diff(numbers, prepend=-1))]
+  # A row takes documents in their order, so that their numbers ascend.
+  return [
+    np.unique(r['document'][r['document_segment_ids'] > 0]) for r in packed
+  ]
 
 
 def rows(
-  table: Table,
+  table: TokenTable,
   seq_len: int,
   packing: str = 'concat_then_split',
   too_long: str = 'cut',
-) -> Rows | PackedRows:
+  vocab_size: int = 2**31,
+) -> Rows:
   """A sequence that computes a row when asked for it.
 
   Args:
-    table: at least one row long.
     seq_len: T, tokens in a row.
     packing: 'concat_then_split', documents end to end, cut where rows end; or
       'best_fit', whole documents.
     too_long: what 'best_fit' does with documents longer than a row: 'cut' or
       'drop' them.
+    vocab_size: of the model; a row with another id is refused when it is read.
 
   Returns:
     A sequence of dicts with keys, all [T] and int32 but for weights:
@@ -159,7 +167,14 @@ def rows(
       all of its rows, or no document is whole.
   """
   if packing == 'best_fit':
-    return _packed(table, seq_len, too_long)
+    packed = PackedRows(table, seq_len, vocab_size, too_long)
+    if packed.num_cut + packed.num_dropped == len(table.starts):
+      raise errors.DataError(
+        f'{table.name}: all of its {len(table.starts)} documents are longer'
+        f' than data.seq_len {seq_len}, so that none would be learned to its'
+        " end; raise data.seq_len, or use data.packing='concat_then_split'"
+      )
+    return packed
   num_tokens = len(table.tokens)
   if num_tokens < seq_len + 1:
     raise errors.DataError(
@@ -167,7 +182,7 @@ def rows(
       f' a row needs data.seq_len + 1 = {seq_len + 1}; shorten data.seq_len, or'
       ' give this split more text (data.held_out and data.test move documents)'
     )
-  cut = Rows(table, seq_len)
+  cut = Rows(table, seq_len, vocab_size)
   if table.first_target > len(cut) * seq_len:
     raise errors.DataError(
       f'{table.name}: its first prompt has {table.first_target - 1} tokens, and'
@@ -175,14 +190,3 @@ def rows(
       ' shorten the prompt, or give this split more pairs'
     )
   return cut
-
-
-def _packed(table, seq_len, too_long):
-  packed = PackedRows(table, seq_len, too_long)
-  if packed.num_cut + packed.num_dropped == len(table.starts):
-    raise errors.DataError(
-      f'{table.name}: all of its {len(table.starts)} documents are longer than'
-      f' data.seq_len {seq_len}, so that none would be learned to its end;'
-      " raise data.seq_len, or use data.packing='concat_then_split'"
-    )
-  return packed

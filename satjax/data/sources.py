@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from satjax import errors
-from satjax.data import chunks, files, jsonl, parquet, stdlib, texts, tfds
+from satjax.data import chunks, readers, stdlib, tfds
 from satjax.data.chunks import Source
 from satjax.data.documents import Document
 
@@ -24,14 +24,12 @@ FORMS = (
   ' and ?SPLIT if not train; its features as the fields of jsonl:)',
   'tokens:DIR (a folder that satjax prepare wrote; in a configuration only)',
 )
-_FILES = ('text', 'jsonl', 'parquet')
 
 
 def find(source: str, columns: Sequence[str] = ()) -> Source:
-  """Looks a source up.
+  """Looks up one of `FORMS`; globs understand `**` and `~`.
 
   Args:
-    source: one of `FORMS`. Globs understand `**` and `~`.
     columns: fields to read of records, as `documents.from_record` does.
 
   Raises:
@@ -40,13 +38,8 @@ def find(source: str, columns: Sequence[str] = ()) -> Source:
       used.
   """
   kind, _, name = source.partition(':')
-  if kind in _FILES and name:
-    readers = {
-      'text': texts.read,
-      'jsonl': jsonl.reader(columns),
-      'parquet': parquet.reader(columns),
-    }
-    return files.source(files.matching(source, name), readers[kind])
+  if kind in readers.READERS and name:
+    return readers.source(source, columns)
   if kind == 'tfds' and name:
     return tfds.source(name, columns)
   if kind == 'tokens':
@@ -63,10 +56,7 @@ def find(source: str, columns: Sequence[str] = ()) -> Source:
 
 
 def documents(source: str, columns: Sequence[str] = ()) -> Iterator[Document]:
-  """Yields the documents of a source, in the order of their paths.
-
-  Args, Raises: as `find`.
-  """
+  """The documents of what `find` finds, in the order of their paths."""
   found = find(source, columns)
   counts = Counter()
   return (

@@ -12,8 +12,11 @@ _KNOWN = {
   'bos': ('<s>', '<|begin_of_text|>', '<bos>', '<|startoftext|>'),
   'eos': ('</s>', '<|end_of_text|>', '<eos>', '<|endoftext|>', '<|im_end|>'),
 }
-_BY_NAME = ('tokenizer_config.json', 'special_tokens_map.json')
-_BY_ID = ('generation_config.json',)
+_SETTINGS = {  # files that name a token, or its id; the first that does
+  'tokenizer_config.json': '_token',
+  'special_tokens_map.json': '_token',
+  'generation_config.json': '_token_id',
+}
 
 
 def parse(content: bytes, path: Path) -> dict[str, Any]:
@@ -44,10 +47,7 @@ def find(
   texts with its end, as GPT-2 does.
 
   Args:
-    described: content of the tokenizer.json.
-    vocab: ids by token.
-    folder: with the settings; None: there are none.
-    file: for messages.
+    described: content of the tokenizer.json, which is `file`.
 
   Raises:
     ConfigError: there is no end, or one that is no token.
@@ -79,9 +79,8 @@ def mark(
     if number in there:
       there[number]['special'] = True
     else:
-      entry = dict.fromkeys(
-        ('single_word', 'lstrip', 'rstrip', 'normalized'), False
-      )
+      flags = ('single_word', 'lstrip', 'rstrip', 'normalized')
+      entry = dict.fromkeys(flags, False)
       entry |= {'id': number, 'content': names[number], 'special': True}
       added.append(entry)
   added.sort(key=lambda entry: entry['id'])
@@ -91,11 +90,10 @@ def _from_settings(
   kind: str, vocab: Mapping[str, int], folder: Path | None
 ) -> int | None:
   """What the first file that says something says."""
-  for name in (*_BY_NAME, *_BY_ID) if folder else ():
-    path = folder / name
+  for name, ending in _SETTINGS.items() if folder else ():
+    path, key = folder / name, kind + ending
     if not path.is_file():
       continue
-    key = f'{kind}_token' if name in _BY_NAME else f'{kind}_token_id'
     value = found = parse(path.read_bytes(), path).get(key)
     if isinstance(value, dict):
       found = value.get('content')
@@ -103,7 +101,7 @@ def _from_settings(
       found = value[0] if value else None
     if found is None:
       continue
-    if name in _BY_NAME and isinstance(found, str):
+    if ending == '_token' and isinstance(found, str):
       found = vocab.get(found)
     if type(found) is not int or found not in vocab.values():
       raise errors.ConfigError(

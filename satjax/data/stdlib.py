@@ -5,22 +5,22 @@ Modules are read and parsed, never imported.
 
 import ast
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
-import dataclasses
 import functools
 import gc
 import importlib.util
 import os
 import pathlib
 import sysconfig
+import textwrap
 import warnings
 
 from satjax import errors
-from satjax.data import chunks, docstrings, files
-from satjax.data.chunks import Position, Source
+from satjax.data import chunks, readers
+from satjax.data.chunks import Chunk, Position, Source
 from satjax.data.documents import Document
-from satjax.data.files import File
+from satjax.data.readers import SourceFile
 
 # Tests differ between distributions; the rest is not the standard library.
 _NOT_LIBRARY = {
@@ -32,26 +32,7 @@ _NOT_LIBRARY = {
   'idle_test',
 }
 _TOPICS = 'pydoc_data/topics.py'
-
-
-_Read = Callable[[tuple[File, ...]], tuple[Document, ...]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Some:
-  """Some documents: all of them are in memory."""
-
-  found: tuple[Document, ...]
-  next: Position
-  done: int
-
-  @property
-  def volume(self) -> int:
-    return _size(self.found)
-
-  def documents(self, counts: Counter[str]) -> Iterator[Document]:
-    del counts
-    return iter(self.found)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def source(name: str) -> Source | None:
@@ -64,36 +45,35 @@ def source(name: str) -> Source | None:
   if name not in reads:
     return None
   modules = tuple(_files(name))
-  return _listed(reads[name](modules), files.identity(modules))
+  found = reads[name](modules)
 
-
-def _listed(found: tuple[Document, ...], identity: str) -> Source:
-  def read(start: Position, size: int) -> Iterator[_Some]:
+  def read(start: Position, size: int) -> Iterator[Chunk]:
     (first,) = start or (0,)
     done = _size(found[:first])
-    while first < len(found):
-      last, volume = first, 0
-      while last < len(found) and volume < size:
-        volume += _size(found[last : last + 1])
-        last += 1
-      done += volume
-      yield _Some(found[first:last], (last,), done)
-      first = last
+    for some in chunks.grouped(found[first:], chunks.num_chars, size):
+      volume = _size(some)
+      first, done = first + len(some), done + volume
+      yield Chunk(functools.partial(_part, some), volume, (first,), done)
 
-  return Source(identity, _size(found), read)
+  return Source(readers.identity(modules), _size(found), read)
 
 
-def _size(found: tuple[Document, ...]) -> int:
+def _part(found: Sequence[Document], counts: Counter) -> Iterator[Document]:
+  del counts  # none is empty
+  return iter(found)
+
+
+def _size(found: Sequence[Document]) -> int:
   return sum(map(chunks.num_chars, found))
 
 
-def _files(source: str) -> list[File]:
+def _files(source: str) -> list[SourceFile]:
   root = pathlib.Path(sysconfig.get_paths()['stdlib'])
   found = []
   for folder, folders, names in os.walk(root):
     folders[:] = [name for name in folders if name not in _NOT_LIBRARY]
     paths = [pathlib.Path(folder, name) for name in names if name[-3:] == '.py']
-    found += [files.below(str(root), str(path)) for path in paths]
+    found += [readers.below(str(root), str(path)) for path in paths]
   if not found:
     raise errors.DataError(
       f'{source!r}: this Python has no library sources in {root}; use a Python'
@@ -102,21 +82,22 @@ def _files(source: str) -> list[File]:
   return sorted(found)
 
 
-def _code(modules: tuple[File, ...]) -> tuple[Document, ...]:
+def _code(modules: tuple[SourceFile, ...]) -> tuple[Document, ...]:
   """One document per module."""
-  texts = (files.read(m.path).decode('utf-8', 'replace') for m in modules)
+  texts = (readers.read(m.path).decode('utf-8', 'replace') for m in modules)
   return tuple(
     Document(m.name, text) for m, text in zip(modules, texts) if text
   )
 
 
 @functools.cache  # training and evaluation both read it, and parsing takes 1 s
-def _docs(modules: tuple[File, ...]) -> tuple[Document, ...]:
+def _docs(modules: tuple[SourceFile, ...]) -> tuple[Document, ...]:
   """One document per module, named as in `_code`, and one per topic of help."""
   found = []
   for file, _, module in _parsed(modules):
-    sections = docstrings.sections(module, _dotted(file))
-    text = '\n\n'.join(f'# {title}\n\n{doc}' for title, doc in sections)
+    text = '\n\n'.join(
+      f'# {title}\n\n{doc}' for title, doc in sections(module, _dotted(file))
+    )
     if text:
       found.append(Document(file.name, text + '\n'))
     if file.name == _TOPICS:
@@ -126,34 +107,35 @@ def _docs(modules: tuple[File, ...]) -> tuple[Document, ...]:
 
 
 @functools.cache
-def _pairs(modules: tuple[File, ...]) -> tuple[Document, ...]:
+def _pairs(modules: tuple[SourceFile, ...]) -> tuple[Document, ...]:
   """One pair per function and class that has a docstring.
 
   The methods of a module resemble each other, so that it is held out whole:
   the same modules as in `_docs` and `_code`.
   """
-  found = []
-  for file, source, module in _parsed(modules):
-    pairs = docstrings.pairs(source, module, _dotted(file))
-    for name, (prompt, answer) in sorted(pairs.items()):
-      found.append(Document(f'{file.name}#{name}', answer, prompt, file.name))
-  return tuple(found)
+  return tuple(
+    Document(f'{file.name}#{name}', answer, prompt, file.name)
+    for file, source, module in _parsed(modules)
+    for name, (prompt, answer) in sorted(
+      pairs(source, module, _dotted(file)).items()
+    )
+  )
 
 
-def _dotted(file: File) -> str:
+def _dotted(file: SourceFile) -> str:
   name = file.name.removesuffix('.py').removesuffix('/__init__')
   return name.replace('/', '.')
 
 
 def _parsed(
-  modules: tuple[File, ...],
-) -> Iterator[tuple[File, str, ast.Module]]:
+  modules: tuple[SourceFile, ...],
+) -> Iterator[tuple[SourceFile, str, ast.Module]]:
   """Yields files with source and syntax tree, one tree in memory at a time."""
   with warnings.catch_warnings(), _without_garbage_collection():
     warnings.simplefilter('ignore')  # about invalid escapes in the sources
     for file in modules:
       try:
-        source = importlib.util.decode_source(files.read(file.path))
+        source = importlib.util.decode_source(readers.read(file.path))
         module = ast.parse(source)
       except (SyntaxError, ValueError):
         continue  # Python itself could not import that file either
@@ -176,7 +158,63 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _topics(module: ast.Module) -> dict[str, str]:
+  """The texts of `help`, in the one dict of a module."""
   for node in module.body:
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
       return ast.literal_eval(node.value)
   return {}
+
+
+def sections(module: ast.Module, name: str) -> Iterator[tuple[str, str]]:
+  """Yields qualified name and docstring of the module and what it defines."""
+  for qualified, node in [(name, module), *_definitions(module, name)]:
+    if doc := ast.get_docstring(node):
+      yield qualified, doc
+
+
+def pairs(
+  source: str, module: ast.Module, name: str
+) -> dict[str, tuple[str, str]]:
+  """Returns (prompt, answer) by the qualified name of a function or class.
+
+  The prompt asks for the docstring and shows the source from `def` or `class`
+  up to it; the answer is the docstring without its indentation. A name that is
+  defined several times counts once, as at first. The lines of the source, which
+  the module was parsed from, are ended by newlines alone.
+  """
+  lines = source.split('\n')  # not splitlines, which knows more line ends
+  found = {}
+  for qualified, node in _definitions(module, name):
+    if doc := ast.get_docstring(node):
+      prompt = f'Write the docstring of {qualified}.\n\n'
+      prompt += _signature(lines, node) + '\n'
+      found.setdefault(qualified, (prompt, doc))
+  return found
+
+
+def _definitions(node: ast.AST, name: str) -> Iterator[tuple[str, ast.AST]]:
+  """Yields what a module or class defines, but nothing inside of functions."""
+  for member in _members(node):
+    qualified = f'{name}.{member.name}'
+    yield qualified, member
+    if not isinstance(member, _FUNCTIONS):
+      yield from _definitions(member, qualified)
+
+
+def _members(node: ast.AST) -> Iterator[ast.AST]:
+  """Yields classes and functions, also those inside `if` and `try`."""
+  for block in ('body', 'handlers', 'orelse', 'finalbody'):
+    for child in getattr(node, block, ()):
+      if isinstance(child, (ast.ClassDef, *_FUNCTIONS)):
+        yield child
+      elif isinstance(child, (ast.If, ast.Try, ast.ExceptHandler)):
+        yield from _members(child)
+
+
+def _signature(lines: list[str], node: ast.AST) -> str:
+  """The source of a definition before its docstring, to the left margin."""
+  doc = node.body[0]
+  # Syntax trees count columns in bytes of UTF-8.
+  before = lines[doc.lineno - 1].encode()[: doc.col_offset].decode()
+  header = [*lines[node.lineno - 1 : doc.lineno - 1], before]
+  return textwrap.dedent('\n'.join(header)).rstrip()

@@ -1,4 +1,4 @@
-"""Subword tokenizers out of files: what they share, and `tokenizers`.
+"""Subword tokenizers out of files, of the libraries that made them.
 
 Begin and end of text are never found inside of a text: a document that spells
 them is read as the characters that it has.
@@ -7,6 +7,7 @@ them is read as the characters that it has.
 from collections.abc import Iterable, Sequence
 import functools
 import hashlib
+import importlib
 import json
 from pathlib import Path
 import re
@@ -29,16 +30,12 @@ FILES = (
   'chat_template.jinja',
 )
 _SURROGATES = re.compile('[\ud800-\udfff]')
+_SPACE = '\u2581'  # how sentencepiece writes a space in a token
 _BYTE = re.compile('<0x[0-9A-Fa-f]{2}>')
 
 
 class Subword:
   """What both kinds share; a kind sets the attributes of `Tokenizer`."""
-
-  name: str
-  vocab_size: int
-  bos_id: int
-  eos_id: int
 
   def _identify(self, content: bytes) -> None:
     """Sets the fingerprint, which does not depend on where the file is."""
@@ -49,7 +46,7 @@ class Subword:
     self.fingerprint = digest.hexdigest()
 
   def encode(self, text: str) -> np.ndarray:
-    """Returns uint32 [num_tokens], without begin and end of text.
+    """uint32 [num_tokens].
 
     Lone surrogates, which neither library takes, become U+FFFD.
     """
@@ -77,29 +74,22 @@ class Subword:
 
 
 class HuggingFaceTokenizer(Subword):
-  """A tokenizer.json, and the settings beside it where a directory is named.
-
-  Attributes:
-    name, vocab_size, bos_id, eos_id, fingerprint: as of every tokenizer.
-  """
+  """A tokenizer.json, and the settings beside it where a directory is named."""
 
   def __init__(self, path: str):
-    """Reads the files.
-
-    Args:
-      path: a tokenizer.json under any name, or a directory that has one.
+    """Reads a tokenizer.json under any name, or a directory that has one.
 
     Raises:
       ConfigError: it is not there, has no end of text, or needs a library
         that is not installed.
       DataError: a file cannot be used.
     """
-    library = import_library('tokenizers', f'hf:{path}')
+    library = _import_library('tokenizers', f'hf:{path}')
     self.name = f'hf:{path}'
     place = Path(path).expanduser()
     self._folder = place if place.is_dir() else None
     self._file = place / 'tokenizer.json' if place.is_dir() else place
-    self._content = read_file(
+    self._content = _read_file(
       self._file,
       'hf:PATH names a tokenizer.json or a directory that has one; a'
       " sentencepiece model is named 'sentencepiece:DIR/tokenizer.model'",
@@ -127,11 +117,9 @@ class HuggingFaceTokenizer(Subword):
     self._identify(self._content)
 
   def special_id(self, token: str) -> int | None:
-    """The id of a token that no text spells; None: there is none."""
     return self._special.get(token)
 
   def token(self, number: int) -> str:
-    """What an id is called, for messages."""
     return self._tokenizer.id_to_token(number) or f'<{number}>'
 
   def _encode(self, texts: list[str]) -> list[list[int]]:
@@ -143,7 +131,6 @@ class HuggingFaceTokenizer(Subword):
 
   @functools.cached_property
   def id_bytes(self) -> np.ndarray:
-    """int64 [vocab_size]: bytes of text of each id; special tokens: none."""
     decoder = json.dumps(self._described.get('decoder'))
     added = self._tokenizer.get_added_tokens_decoder()
     sizes, rest = np.zeros(self.vocab_size, np.int64), []
@@ -165,12 +152,11 @@ class HuggingFaceTokenizer(Subword):
     return sizes
 
   def files(self) -> dict[str, bytes]:
-    """Content of the files that AutoTokenizer reads, by name."""
     found = {'tokenizer.json': self._content}
     for name in FILES[1:] if self._folder else ():
       path = self._folder / name
       if path.is_file():
-        found[name] = read_file(path, 'it was there a moment ago')
+        found[name] = _read_file(path, 'it was there a moment ago')
     config = special_tokens.parse(
       found.get('tokenizer_config.json', b'{}'), self._file
     )
@@ -180,25 +166,96 @@ class HuggingFaceTokenizer(Subword):
       config['eos_token'] = self._tokenizer.id_to_token(self.eos_id)
     if 'bos_token' not in config:
       config['bos_token'] = self._tokenizer.id_to_token(self.bos_id)
-    return found | {'tokenizer_config.json': to_json(config)}
+    return found | {'tokenizer_config.json': _to_json(config)}
 
 
-def import_library(name: str, spec: str) -> Any:
+class SentencePieceTokenizer(Subword):
+  """A sentencepiece model."""
+
+  def __init__(self, path: str):
+    """Reads a file such as tokenizer.model; raises as the other kind."""
+    library = _import_library('sentencepiece', f'sentencepiece:{path}')
+    self.name = f'sentencepiece:{path}'
+    file = Path(path).expanduser()
+    self._content = _read_file(file, 'sentencepiece:PATH names a .model file')
+    self._pieces = library.SentencePieceProcessor()
+    try:
+      self._pieces.LoadFromSerializedProto(self._content)
+    except RuntimeError as error:
+      raise errors.DataError(
+        f'{file} is no sentencepiece model: {error}'
+      ) from error
+    self.vocab_size = self._pieces.vocab_size()
+    self.eos_id = self._pieces.eos_id()
+    if self.eos_id < 0:
+      raise errors.ConfigError(
+        f'{file} has no end of text; train it with an eos_id of at least 0, or'
+        ' convert it to a tokenizer.json and use hf:PATH'
+      )
+    begin = self._pieces.bos_id()
+    self.bos_id = begin if begin >= 0 else self.eos_id
+    self._identify(self._content)
+
+  def special_id(self, token: str) -> int | None:
+    number = self._pieces.piece_to_id(token)
+    return number if self._pieces.is_control(number) else None
+
+  def token(self, number: int) -> str:
+    known = 0 <= number < self.vocab_size
+    return self._pieces.id_to_piece(number) if known else f'<{number}>'
+
+  def _encode(self, texts: list[str]) -> list[list[int]]:
+    return self._pieces.encode(texts, add_bos=False, add_eos=False)
+
+  def _decode(self, ids: list[int]) -> str:
+    return self._pieces.decode(ids)
+
+  @functools.cached_property
+  def id_bytes(self) -> np.ndarray:
+    sizes = np.zeros(self.vocab_size, np.int64)
+    for i in range(self.vocab_size):
+      if self._pieces.is_byte(i):
+        sizes[i] = 1
+      elif not (
+        self._pieces.is_control(i)
+        or self._pieces.is_unknown(i)
+        or self._pieces.is_unused(i)
+      ):
+        piece = self._pieces.id_to_piece(i)
+        sizes[i] = len(piece.replace(_SPACE, ' ').encode())
+    return sizes
+
+  def files(self) -> dict[str, bytes]:
+    names = {'bos': self.bos_id, 'eos': self.eos_id}
+    if self._pieces.unk_id() >= 0:
+      names['unk'] = self._pieces.unk_id()
+    config = {
+      'tokenizer_class': 'LlamaTokenizer',
+      'add_bos_token': self.bos_id != self.eos_id,
+      'add_eos_token': False,
+      'clean_up_tokenization_spaces': False,
+      'legacy': True,  # a space before every text, as the library has it
+    }
+    for kind, number in names.items():
+      config[f'{kind}_token'] = self._pieces.id_to_piece(number)
+    return {
+      'tokenizer.model': self._content,
+      'tokenizer_config.json': _to_json(config),
+    }
+
+
+def _import_library(name: str, spec: str) -> Any:
   """Imports one of the two libraries that are optional."""
   try:
-    if name == 'tokenizers':
-      import tokenizers as library
-    else:
-      import sentencepiece as library
+    return importlib.import_module(name)
   except ImportError:
     raise errors.ConfigError(
       f'data.tokenizer {spec!r} needs the library {name}, which is not'
       " installed; run: pip install 'satjax[data]'"
     ) from None
-  return library
 
 
-def read_file(path: Path, remedy: str) -> bytes:
+def _read_file(path: Path, remedy: str) -> bytes:
   try:
     return path.read_bytes()
   except OSError as error:
@@ -207,5 +264,5 @@ def read_file(path: Path, remedy: str) -> bytes:
     ) from error
 
 
-def to_json(content: dict[str, Any]) -> bytes:
+def _to_json(content: dict[str, Any]) -> bytes:
   return (json.dumps(content, indent=2) + '\n').encode()

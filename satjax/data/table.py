@@ -9,44 +9,36 @@ table   [bos] p q a b [eos] [bos] c [eos]  prompt p q, answer a b
 trained   0   0 0 1 1   1     0   1   1
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 import dataclasses
 import functools
 import hashlib
-import itertools
 from typing import Any
 
 import numpy as np
 
 from satjax import errors
-from satjax.data import sources
+from satjax.data import encode, sources
 from satjax.data.documents import Document
 from satjax.data.encode import Encoded, Encoder
 
 SPLITS = ('train', 'held_out', 'test')
-_BATCH = 256  # documents that the tokenizer gets at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Table:
+class TokenTable:
   """The documents of one split, end to end.
 
   `tokens` and `is_trained` are read by slices alone: they need not be in
   memory.
-
-  Attributes:
-    tokens: uint16 or uint32 [num_tokens], every document with begin and end.
-    starts: int64 [num_documents], where each document begins in `tokens`.
-    fingerprint: hash of all arrays; equal tables give equal batches.
-    name: source and split, for messages.
-    is_trained: bool [num_tokens], whether the loss counts a token as a target;
-      None: every one that begins no document.
   """
 
-  tokens: Any
-  starts: np.ndarray
-  fingerprint: str
-  name: str
+  tokens: Any  # uint16 or uint32 [num_tokens]
+  starts: np.ndarray  # int64 [num_documents], where each begins in `tokens`
+  fingerprint: str  # of all arrays; equal tables give equal batches
+  name: str  # source and split, for messages
+  # bool [num_tokens], whether the loss counts a token as a target; None: every
+  # one that begins no document.
   is_trained: Any = None
 
   @functools.cached_property
@@ -92,17 +84,13 @@ def build_table(
   held_out: float,
   test: float = 0.0,
   columns: tuple[str, ...] = (),
-) -> Table:
+) -> TokenTable:
   """Tokenises the documents of one split.
 
   Args:
-    source: one of the forms of `sources.documents`.
-    encoder: of its documents.
-    split: one of `SPLITS`.
-    held_out: share of the documents (of their groups, where they have some),
-      not of the tokens, that is held out.
-    test: likewise, for final numbers.
-    columns: fields to read of records, as `documents.from_record` does.
+    source, columns: as `sources.find` has them.
+    held_out, test: shares of the documents (of their groups, where they have
+      some), not of the tokens.
 
   Raises:
     ConfigError: `source` or `split` is unknown.
@@ -120,7 +108,7 @@ def build_table(
         yield document
 
   try:
-    encoded = list(_encode(mine(), encoder))
+    encoded = [tokens for _, tokens in encoder.each(mine())]
   except errors.DataError as error:
     raise errors.DataError(f'{source!r}, {error}') from error
   if not encoded:
@@ -132,34 +120,19 @@ def build_table(
   return join(encoded, f'{source} ({split})', encoder.stop_id)
 
 
-def _encode(
-  documents: Iterable[Document], encoder: Encoder
-) -> Iterator[Encoded]:
-  """Encodes in batches, which lets a tokenizer use all cores."""
-  documents = iter(documents)
-  while batch := list(itertools.islice(documents, _BATCH)):
-    yield from encoder(batch)
-
-
-def join(encoded: list[Encoded], name: str, stop_id: int) -> Table:
+def join(encoded: list[Encoded], name: str, stop_id: int) -> TokenTable:
   """The table of some documents, which are no longer needed."""
   lengths = [len(one.tokens) for one in encoded]
   starts = np.cumsum([0, *lengths[:-1]], dtype=np.int64)
   tokens = np.concatenate([one.tokens for one in encoded])
-  is_trained = None
-  if any(one.is_trained is not None for one in encoded):
-    is_trained = np.ones(len(tokens), bool)
-    is_trained[starts] = False
-    for start, one in zip(starts, encoded):
-      if one.is_trained is not None:
-        is_trained[start : start + len(one.tokens)] = one.is_trained
-    if not np.any(tokens[is_trained] == stop_id):
-      raise errors.DataError(
-        f'{name}: the loss counts no token that ends an answer (id {stop_id}),'
-        ' and the model would never learn to stop; the template must fit the'
-        ' tokenizer, and every answer end'
-      )
-  return Table(
+  is_trained = encode.trained(encoded)
+  if is_trained is not None and not np.any(tokens[is_trained] == stop_id):
+    raise errors.DataError(
+      f'{name}: the loss counts no token that ends an answer (id {stop_id}),'
+      ' and the model would never learn to stop; the template must fit the'
+      ' tokenizer, and every answer end'
+    )
+  return TokenTable(
     tokens, starts, fingerprint(tokens, starts, is_trained), name, is_trained
   )
 

@@ -6,40 +6,19 @@ dataset is not needed, and never run.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-import dataclasses
 import functools
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 from satjax import errors
 from satjax.data import chunks
-from satjax.data.chunks import Position, Source
+from satjax.data.chunks import Chunk, Position, Source
 from satjax.data.documents import Document
 
 _REMEDY = (
   "prepare it with file_format='array_record' on a machine that has TensorFlow,"
   ' or write it as Parquet and use parquet:GLOB'
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Examples:
-  """Some examples of a split."""
-
-  name: str
-  first: int
-  columns: Sequence[str]
-  volume: int
-  next: Position
-  done: int
-
-  def documents(self, counts: Counter[str]) -> Iterator[Document]:
-    opened = _opened(self.name)
-    for number in range(self.first, *self.next):
-      id = f'{opened.name}#{number}'
-      place = f'tfds:{self.name}, example {number}'
-      record = chunks.text_of(opened.examples[number])
-      yield from chunks.of_record(record, self.columns, id, place, counts)
 
 
 def source(name: str, columns: Sequence[str]) -> Source:
@@ -53,30 +32,33 @@ def source(name: str, columns: Sequence[str]) -> Source:
   Raises:
     DataError: it is not there, or in a format that needs TensorFlow.
   """
-  opened = _opened(name)
-  count, average = len(opened.examples), opened.bytes_each
+  full_name, examples, average = _opened(name)
+  count = len(examples)
 
-  def read(start: Position, size: int) -> Iterator[_Examples]:
+  def read(start: Position, size: int) -> Iterator[Chunk]:
     (first,) = start or (0,)
     step = max(1, size // average)
     for begin in range(first, count, step):
       end = min(count, begin + step)
-      volume, done = average * (end - begin), average * end
-      yield _Examples(name, begin, tuple(columns), volume, (end,), done)
+      made = functools.partial(_documents, name, begin, end, tuple(columns))
+      yield Chunk(made, average * (end - begin), (end,), average * end)
 
-  return Source(f'{opened.name} {count} {average}', average * count, read)
+  return Source(f'{full_name} {count} {average}', average * count, read)
 
 
-class _Opened(NamedTuple):
-  """A split, named as wherever it lies."""
-
-  name: str
-  examples: Any
-  bytes_each: int  # on average
+def _documents(
+  name: str, begin: int, end: int, columns: Sequence[str], counts: Counter[str]
+) -> Iterator[Document]:
+  full_name, examples, _ = _opened(name)
+  for number in range(begin, end):
+    id, place = f'{full_name}#{number}', f'tfds:{name}, example {number}'
+    record = chunks.text_of(examples[number])
+    yield from chunks.of_record(record, columns, id, place, counts)
 
 
 @functools.cache  # each process opens it once
-def _opened(name: str) -> _Opened:
+def _opened(name: str) -> tuple[str, Any, int]:
+  """A split: its full name, its examples, and the bytes of one on average."""
   place, _, split = name.partition('?')
   split = split or 'train'
   builder = _builder(place)
@@ -95,7 +77,7 @@ def _opened(name: str) -> _Opened:
   size = sum(part.num_bytes for part in whole.values())
   count = sum(part.num_examples for part in whole.values())
   average = max(1, size // max(1, count))
-  return _Opened(f'{builder.info.full_name}?{split}', examples, average)
+  return f'{builder.info.full_name}?{split}', examples, average
 
 
 def _builder(place: str) -> Any:

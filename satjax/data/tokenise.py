@@ -1,58 +1,52 @@
-"""Chunks to tokens, in whichever process."""
+"""Chunks to tokens, in this process or in others; results come in order."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent import futures
+import contextlib
 import dataclasses
-from typing import NamedTuple
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from satjax.data import chunks, duplicates, table, tokenizers
+from satjax import errors
+from satjax.data import chunks, duplicates, encode, table, tokenizers
 from satjax.data.chunks import Chunk
 from satjax.data.documents import Document
 from satjax.data.encode import Encoded, Encoder
 
+# Text that all processes together have before them.
+_MAX_VOLUME = 16 * chunks.CHUNK_BYTES
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What tokens depend on, beside their source.
-
-  Attributes:
-    tokenizer: of `tokenizers.get_tokenizer`.
-    template: of `chat.TEMPLATES`.
-    held_out, test: shares of the documents, as `table.split_of` has them.
-    duplicates: of `duplicates.RULES`.
-    min_tokens, max_tokens: of a document that is taken, with begin and end of
-      text; None: any.
-  """
+  """What tokens depend on, beside their source."""
 
   tokenizer: str
   template: str
-  held_out: float
+  held_out: float  # share of the documents, as `table.split_of` has it
   test: float
-  duplicates: str
-  min_tokens: int
+  duplicates: str  # of `duplicates.RULES`
+  min_tokens: int  # of a document that is taken, with begin and end of text
   max_tokens: int | None
 
 
 class Tokenised(NamedTuple):
-  """Documents end to end, but for those whose length leaves them out.
+  """Documents end to end, but for those whose length leaves them out."""
 
-  Attributes:
-    tokens: uint16 or uint32 [num_tokens].
-    lengths: int64 [num_documents], in tokens.
-    is_trained: bool [num_tokens]; None: no document has turns.
-    splits: uint8 [num_documents], numbers in `table.SPLITS`.
-    keys: of each document, see `duplicates`; None: all are kept.
-    counts: of the documents that there were.
-  """
-
-  tokens: np.ndarray
-  lengths: np.ndarray
+  tokens: np.ndarray  # uint16 or uint32 [num_tokens]
+  lengths: np.ndarray  # int64 [num_documents], in tokens
+  # bool [num_tokens]; None: no document has turns.
   is_trained: np.ndarray | None
-  splits: np.ndarray
-  keys: list[list[bytes]] | None
-  counts: Counter[str]
+  splits: np.ndarray  # uint8 [num_documents], numbers in `table.SPLITS`
+  keys: list[list[bytes]] | None  # see `duplicates`; None: all are kept
+  counts: Counter[str]  # of the documents that there were
 
 
 class Tokeniser:
@@ -70,24 +64,25 @@ class Tokeniser:
     Raises:
       DataError: a document cannot be used.
     """
-    counts, taken, found = Counter(), [], []
+    counts, splits, keys, found = Counter(), [], [], []
     documents = (d for chunk in batch for d in chunk.documents(counts))
-    for some in _groups(documents):
-      for document, encoded in zip(some, self.encoder(some)):
-        _count(document, counts)
-        if self._is_taken(encoded, counts):
-          taken.append(self._described(document))
-          found.append(encoded)
+    for document, encoded in self.encoder.each(documents):
+      counts['documents'] += 1
+      texts = [turn.content for turn in document.turns] or [document.text]
+      counts['replaced'] += sum(text.count('\ufffd') for text in texts)
+      if self._is_taken(encoded, counts):
+        found.append(encoded)
+        splits.append(self._split(document))
+        if self._keys:
+          keys.append(self._keys(document))
     counts['documents'] += counts['empty']
-    splits, keys = zip(*taken) if taken else ((), ())
+    none = np.empty(0, self.encoder.dtype)
     return Tokenised(
-      np.concatenate(
-        [np.empty(0, self.encoder.dtype), *(e.tokens for e in found)]
-      ),
-      np.array([len(e.tokens) for e in found], np.int64),
-      _is_trained(found),
+      np.concatenate([none, *(encoded.tokens for encoded in found)]),
+      np.array([len(encoded.tokens) for encoded in found], np.int64),
+      encode.trained(found),
       np.array(splits, np.uint8),
-      list(keys) if self._keys else None,
+      keys if self._keys else None,
       counts,
     )
 
@@ -99,38 +94,83 @@ class Tokeniser:
     counts['too_long'] += is_long
     return not (is_short or is_long)
 
-  def _described(self, document: Document) -> tuple[int, list[bytes]]:
+  def _split(self, document: Document) -> int:
     name, settings = document.group or document.id, self._settings
     split = table.split_of(name, settings.held_out, settings.test)
-    keys = self._keys(document) if self._keys else []
-    return table.SPLITS.index(split), keys
+    return table.SPLITS.index(split)
 
 
-def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
-  """As many documents at a time as memory allows to encode together."""
-  group, size = [], 0
-  for document in documents:
-    group.append(document)
-    size += chunks.num_chars(document)
-    if size >= chunks.CHUNK_BYTES:
-      yield group
-      group, size = [], 0
-  if group:
-    yield group
+Batch = Sequence[Chunk]
 
 
-def _count(document: Document, counts: Counter[str]) -> None:
-  counts['documents'] += 1
-  texts = [turn.content for turn in document.turns] or [document.text]
-  counts['replaced'] += sum(text.count('\ufffd') for text in texts)
+class Workers(contextlib.AbstractContextManager):
+  """Tokenises batches in processes, or in this one."""
+
+  def __init__(self, settings: Settings, count: int):
+    """Starts `count` processes, with one thread each.
+
+    0: none, and the threads of the tokenizer's library in this one.
+    """
+    self._settings = settings
+    self._count = count
+    self._here = Tokeniser(settings) if not count else None
+    self._pool = count and futures.ProcessPoolExecutor(
+      count, multiprocessing.get_context('spawn'), _begin
+    )
+
+  def __exit__(self, *_: Any) -> None:
+    if self._pool:
+      self._pool.shutdown(cancel_futures=True)
+
+  def tokenise(
+    self, batches: Iterable[Batch]
+  ) -> Iterator[tuple[Batch, Tokenised]]:
+    """Yields batches and their tokens, in order.
+
+    Raises:
+      DataError: the first of the documents that cannot be used.
+      SatjaxError: a process was killed.
+    """
+    if self._here:
+      yield from ((batch, self._here(batch)) for batch in batches)
+      return
+    waiting = deque()
+    try:
+      for batch in batches:
+        job = self._pool.submit(_tokenise, self._settings, batch)
+        waiting.append((batch, job))
+        while self._is_enough(waiting):
+          first, job = waiting.popleft()
+          yield first, job.result()
+      for batch, job in waiting:
+        yield batch, job.result()
+    except futures.process.BrokenProcessPool as error:
+      raise errors.SatjaxError(
+        'a worker process was killed, most likely for want of memory; run the'
+        ' same command again with fewer --workers, and it goes on'
+      ) from error
+
+  def _is_enough(self, waiting: deque) -> bool:
+    volume = sum(chunk.volume for batch, _ in waiting for chunk in batch)
+    return len(waiting) > 2 * self._count or volume > _MAX_VOLUME
 
 
-def _is_trained(found: Sequence[Encoded]) -> np.ndarray | None:
-  if all(encoded.is_trained is None for encoded in found):
-    return None
-  masks = []
-  for tokens, is_trained in found:
-    if is_trained is None:
-      is_trained = np.arange(len(tokens)) > 0
-    masks.append(is_trained)
-  return np.concatenate(masks)
+def _tokenise(settings: Settings, batch: Batch) -> Tokenised:
+  return _tokeniser(settings)(batch)
+
+
+_tokeniser = functools.cache(Tokeniser)  # once in each process
+
+
+def _begin() -> None:
+  """Prepares a process."""
+  os.environ['TOKENIZERS_PARALLELISM'] = 'false'  # there are processes enough
+  with contextlib.suppress(ValueError):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent ends it
+  threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+  """Ends with the parent process, however that ends."""
+  multiprocessing.parent_process().join()
+  os._exit(1)

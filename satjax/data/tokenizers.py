@@ -8,7 +8,7 @@ import numpy as np
 
 from satjax import errors
 from satjax.config import data as config_data
-from satjax.data import sentence_pieces, subword
+from satjax.data import subword
 
 
 class Tokenizer(Protocol):
@@ -19,20 +19,27 @@ class Tokenizer(Protocol):
   bos_id: int
   eos_id: int
   fingerprint: str  # changes whenever the same text may give other ids
-  id_bytes: np.ndarray  # [vocab_size], bytes of text that an id stands for
+  # int64 [vocab_size]: bytes of text of each id; special tokens: none.
+  id_bytes: np.ndarray
   prefix_bytes: int  # of those, what encoding puts before every text
 
-  def encode(self, text: str) -> np.ndarray: ...
+  def encode(self, text: str) -> np.ndarray:
+    """The ids of a text, without begin and end of text."""
 
-  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
+  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    """`encode` of each text."""
 
-  def special_id(self, token: str) -> int | None: ...
+  def special_id(self, token: str) -> int | None:
+    """The id of a token that no text spells; None: there is none."""
 
-  def token(self, number: int) -> str: ...
+  def token(self, number: int) -> str:
+    """What an id is called, for messages."""
 
-  def decode(self, ids: Iterable[int]) -> str: ...
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text of ids; those that stand for none are skipped."""
 
-  def files(self) -> dict[str, bytes]: ...
+  def files(self) -> dict[str, bytes]:
+    """Content of the files that AutoTokenizer reads, by name."""
 
 
 class ByteTokenizer:
@@ -54,7 +61,7 @@ class ByteTokenizer:
     return (np.arange(self.vocab_size) < 256).astype(np.int64)
 
   def encode(self, text: str) -> np.ndarray:
-    """Returns uint16 [num_bytes], without begin and end of text.
+    """Returns uint16 [num_bytes].
 
     Every str is accepted: JSON may hold lone surrogates, which strict UTF-8
     refuses. They become three bytes each, and U+FFFD when decoded.
@@ -63,15 +70,12 @@ class ByteTokenizer:
     return np.frombuffer(data, np.uint8).astype(np.uint16)
 
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-    """`encode` of each text."""
     return [self.encode(text) for text in texts]
 
   def special_id(self, token: str) -> None:
-    """No token has a name."""
     del token
 
   def token(self, number: int) -> str:
-    """What an id is called, for messages."""
     names = {self.bos_id: '<begin>', self.eos_id: '<end>'}
     return names.get(number) or f'<{number}>'
 
@@ -90,10 +94,7 @@ class ByteTokenizer:
 
 
 def get_tokenizer(spec: str) -> Tokenizer:
-  """Returns the tokenizer that a configuration names.
-
-  Args:
-    spec: 'byte', 'hf:PATH' or 'sentencepiece:PATH'; `~` is understood.
+  """The tokenizer 'byte', 'hf:PATH' or 'sentencepiece:PATH', `~` understood.
 
   Raises:
     ConfigError: `spec` names none, or a library for it is missing.
@@ -108,5 +109,5 @@ def get_tokenizer(spec: str) -> Tokenizer:
   if kind == 'hf':
     return subword.HuggingFaceTokenizer(path)
   if kind == 'sentencepiece':
-    return sentence_pieces.SentencePieceTokenizer(path)
+    return subword.SentencePieceTokenizer(path)
   return ByteTokenizer()

@@ -103,7 +103,7 @@ def test_one_record_is_enough(tmp_path):
 def test_documents_shorter_than_the_context_share_rows(tmp_path):
   lines = b'\n'.join([PAIR] * 40)
   batches = make(tmp_path, lines, 'jsonl', seq_len=16, packing='best_fit')
-  rows = [batches[step] for step in range(batches.num_rows)]
+  rows = [batches[step] for step in range(batches.sources[0].num_rows)]
   assert sum(row['weights'].sum() for row in rows) == 40 * 3
   assert sum((row['positions'] == 1).sum() for row in rows) == 40
 

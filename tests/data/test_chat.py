@@ -195,6 +195,12 @@ def test_chats_of_a_record(name, keys):
       'message 2: the system speaks first',
     ),
     ({'messages': ['hello']}, (), "message 1: 'hello' is no message"),
+    (
+      {'messages': [{'role': ['user'], 'content': 'a'}]},
+      (),
+      r"message 1: .*'role': \['user'\].* is no message",
+    ),
+    ({'messages': {'role': 1}}, (), "message 1: {'role': 1} is no message"),
     ({'messages': 'hello'}, ('messages', 'b'), r'keys are'),
   ],
 )

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from satjax.data import docstrings, sources, table, tokenizers
+from satjax.data import sources, stdlib, table, tokenizers
 from satjax.data.encode import Encoder
 
 SOURCE = '''
@@ -49,7 +49,7 @@ else:
 
 
 def test_pairs_worked_by_hand():
-  pairs = docstrings.pairs(SOURCE, ast.parse(SOURCE), 'm')
+  pairs = stdlib.pairs(SOURCE, ast.parse(SOURCE), 'm')
   assert pairs == {
     'm.plain': (
       'Write the docstring of m.plain.\n\ndef plain(a, b=1):\n',
@@ -78,9 +78,7 @@ def test_pairs_worked_by_hand():
 
 def test_columns_are_bytes_and_other_line_ends_are_none():
   source = 'def f(a="é\x0c\u2028é"): "Doc."\n'
-  ((prompt, answer),) = docstrings.pairs(
-    source, ast.parse(source), 'm'
-  ).values()
+  ((prompt, answer),) = stdlib.pairs(source, ast.parse(source), 'm').values()
   assert prompt == f'Write the docstring of m.f.\n\n{source[:-8]}\n'
   assert answer == 'Doc.'
 

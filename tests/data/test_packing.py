@@ -107,8 +107,10 @@ def packed_batch():
   lengths = [6, 9, 5, 4, 7]
   made = make(lengths, [2, 3, 1, 0, 4])
   packed = rows.rows(made, 16, 'best_fit')
-  batch = [packed[i] for i in range(len(packed))]
-  stacked = {name: np.stack([row[name] for row in batch]) for name in batch[0]}
+  empty = {name: np.zeros_like(values) for name, values in packed[0].items()}
+  # As many rows as `alone` has, so that both are one program.
+  batch = [*packed, *[empty] * (len(lengths) - len(packed))]
+  stacked = {name: np.stack([row[name] for row in batch]) for name in empty}
   return made, stacked
 
 
@@ -135,7 +137,7 @@ MODEL = models.make(vocab_size=258)
 
 @pytest.fixture(scope='module')
 def params():
-  return decoder.init_params(MODEL, jax.random.key(0))
+  return models.make_params(MODEL)
 
 
 @jax.jit
@@ -149,7 +151,7 @@ def gradients(params, batch):
 def test_packed_loss_and_gradient_are_those_of_the_documents_alone(params):
   made, batch = packed_batch()
   other = alone(made, 16)
-  assert len(batch['weights']) < len(other['weights'])
+  assert batch['segments'].max() > other['segments'].max() == 1
   assert batch['weights'].sum() == other['weights'].sum() > 0
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
@@ -161,17 +163,16 @@ def test_packed_loss_and_gradient_are_those_of_the_documents_alone(params):
 def test_no_gradient_reaches_another_document(params):
   """Every place gets an embedding of its own, to see whose gradient it has."""
   _, batch = packed_batch()
-  row = {name: values[:1] for name, values in batch.items()}
-  segments = row['segments'][0]
+  segments = batch['segments'][0]
   size = len(segments)
-  places = jnp.take(params['embed'], row['tokens'][0], axis=0)
+  places = jnp.take(params['embed'], batch['tokens'][0], axis=0)
   embed = jnp.zeros_like(params['embed']).at[:size].set(places)
   assert segments.max() > 1
   for segment in range(1, segments.max() + 1):
-    own = row | {
-      'tokens': np.arange(size, dtype=np.int32)[None],
-      'weights': row['weights'] * (segments == segment),
-    }
+    own = {name: values.copy() for name, values in batch.items()}
+    own['tokens'][0] = np.arange(size)
+    own['weights'][0] *= segments == segment
+    own['weights'][1:] = 0
     _, found = gradients(params | {'embed': embed}, own)
     reached = np.abs(found['embed'][:size]).max(axis=1) > 0
     assert reached.any() and not reached[segments != segment].any()

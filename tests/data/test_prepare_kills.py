@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from satjax.data import manifest
+from satjax.data import prepared
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +73,7 @@ def test_killed_at_any_moment(text, tmp_path):
   assert kills > 2
   subprocess.run(command(f'jsonl:{text}', out, *options), check=True)
   assert files_of(out) == files_of(whole)
-  assert manifest.read(out).parts[0].counts['documents'] == 6000
+  assert prepared.read(out).parts[0].counts['documents'] == 6000
 
 
 def test_interrupted_from_the_keyboard(text, tmp_path):

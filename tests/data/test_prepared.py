@@ -2,14 +2,13 @@
 
 from concurrent import futures
 import json
-import pickle
 import random
 
 import numpy as np
 import pytest
 
 from satjax import cli, errors
-from satjax.data import blocks, manifest, prepared, rows, table, tokenizers
+from satjax.data import blocks, prepared, rows, table, tokenizers
 from satjax.data.encode import Encoder
 
 BYTE = tokenizers.get_tokenizer('byte')
@@ -27,7 +26,7 @@ def written(tmp_path):
     paths.append(tmp_path / f'{number}.array_record')
     tokens.append(draw.integers(0, 2**16, size, dtype=np.uint16))
     masks.append(draw.random(size) < 0.5)
-    writer = blocks.Writer(paths[-1], np.uint16)
+    writer = blocks.BlockWriter(paths[-1], np.uint16)
     at = 0
     while at < size:
       step = int(draw.integers(1, 2 * block))
@@ -50,8 +49,8 @@ def stretches(size, count=200):
 def test_any_stretch_is_what_was_written(written):
   found, tokens, masks = written
   for array, whole in (
-    (blocks.Tokens(found), tokens),
-    (blocks.IsTrained(found), masks),
+    (blocks.Column(found, blocks.TOKENS), tokens),
+    (blocks.Column(found, blocks.IS_TRAINED), masks),
   ):
     assert len(array) == len(whole)
     np.testing.assert_array_equal(array[:], whole)
@@ -61,9 +60,9 @@ def test_any_stretch_is_what_was_written(written):
       np.testing.assert_array_equal(part, whole[first:last])
 
 
-def test_other_processes_and_threads_read_the_same(written):
+def test_threads_read_the_same(written):
   found, tokens, _ = written
-  copy = blocks.Tokens(pickle.loads(pickle.dumps(found)))
+  copy = blocks.Column(found, blocks.TOKENS)
   asked = list(stretches(len(tokens)))
   with futures.ThreadPoolExecutor(8) as pool:
     parts = pool.map(lambda pair: copy[slice(*pair)], asked)
@@ -155,7 +154,7 @@ def test_tables_from_before_the_test_split_stay_readable(
   out = tmp_path / 'out'
   run(folder, f'--out={out}', '--test=0.0', '--workers=0')
   assert not list(out.rglob('test'))  # off means absent
-  path = out / manifest.NAME
+  path = out / prepared.NAME
   described = json.loads(path.read_text())
   assert described['made_from'].pop('test') == 0
   path.write_text(json.dumps(described))
@@ -185,7 +184,7 @@ def copy(folder, tmp_path):
 def files(out):
   found = sorted(path for path in out.rglob('*') if path.is_file())
   assert len(found) == 13
-  return [path for path in found if path.name != manifest.NAME]
+  return [path for path in found if path.name != prepared.NAME]
 
 
 def test_every_flipped_bit_is_found(copy, capsys):
@@ -230,7 +229,7 @@ def test_missing_and_short_files_are_found_when_opened(copy):
   ],
 )
 def test_damaged_manifest_is_explained(copy, change, message):
-  path = copy / manifest.NAME
+  path = copy / prepared.NAME
   path.write_text(change(path.read_text()))
   with pytest.raises(errors.DataError, match=message):
     opened(copy)

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from satjax import errors
-from satjax.data import chunks, cutting, jsonl, sources, texts
+from satjax.data import chunks, readers, sources
 
 
 def read(source, columns=()):
@@ -58,7 +58,7 @@ UNITS += [
 def test_text_is_read_in_blocks_as_if_it_were_whole(
   tmp_path, monkeypatch, seed, block
 ):
-  monkeypatch.setattr(texts, '_BLOCK_BYTES', block)
+  monkeypatch.setattr(readers, '_BLOCK_BYTES', block)
   draw = random.Random(seed)
   units = draw.choices(UNITS, k=draw.choice([0, 1, 3, 30, 900]))
   data = b''.join(units)
@@ -73,8 +73,8 @@ def test_cutting_does_not_depend_on_the_blocks(uncut, piece):
   text = 'ab c\n\nd e\nfgh  i' * 3
   for size in range(1, len(text)):
     blocks = [text[i : i + size] for i in range(0, len(text), size)]
-    found = list(cutting.cut(blocks, uncut, piece))
-    assert found == list(cutting.cut([text], uncut, piece))
+    found = list(chunks.cut(blocks, uncut, piece))
+    assert found == list(chunks.cut([text], uncut, piece))
     assert ''.join(found) == text
     assert max(map(len, found)) <= piece
 
@@ -170,10 +170,10 @@ def test_line_of_ten_megabytes(tmp_path):
 
 
 def test_line_that_is_too_long_is_named(tmp_path, monkeypatch):
-  monkeypatch.setattr(jsonl, '_MAX_LINE_BYTES', 3000)
+  monkeypatch.setattr(readers, '_MAX_LINE_BYTES', 3000)
   write_jsonl(tmp_path / 'a', [{'text': 'x' * 2900}, {'text': 'y' * 4000}])
   some = sources.find(f'jsonl:{tmp_path}/a').chunks((), 500)
-  assert len(next(some).data) == 2913
+  assert next(some).volume == 2913
   with pytest.raises(
     errors.DataError, match='a, line 2: longer than 3,000 byt'
   ):

@@ -19,7 +19,7 @@ BOS, EOS = 256, 257
 
 def make(tokens, starts):
   tokens, starts = np.array(tokens, np.uint16), np.array(starts, np.int64)
-  return table.Table(
+  return table.TokenTable(
     tokens, starts, table.fingerprint(tokens, starts), 'made up (train)'
   )
 

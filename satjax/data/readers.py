@@ -1,0 +1,323 @@
+"""Sources that are files which the user names with a glob.
+
+What is in a text, JSONL or Parquet file is read from a position on.
+"""
+
+import codecs
+from collections import Counter
+from collections.abc import Iterator, Sequence
+import contextlib
+import functools
+import glob
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import re
+from typing import Any, BinaryIO, NamedTuple
+
+from satjax import errors
+from satjax.data import chunks
+from satjax.data.chunks import Chunk, Position, Source
+from satjax.data.documents import Document
+
+# A longer text becomes several documents, so that a share of a single book can
+# be held out.
+_UNCUT_CHARS = 65536
+_PIECE_CHARS = 8192
+_BLOCK_BYTES = 2**16  # of text that are decoded at a time
+_MAX_LINE_BYTES = 2**25
+_MAX_ROWS = 1024  # in memory; what a row holds is not known before
+
+
+class SourceFile(NamedTuple):
+  """A file of a source."""
+
+  name: str  # relative to the source, with forward slashes
+  path: str
+  size: int  # bytes
+
+
+def source(name: str, columns: Sequence[str]) -> Source:
+  """The source that a kind of `READERS` and a glob name.
+
+  Raises:
+    DataError: there is no such file.
+  """
+  kind, _, pattern = name.partition(':')
+  files = _matching(name, pattern)
+
+  def read(start: Position, size: int) -> Iterator[Chunk]:
+    # A file has positions of its own, and each of its chunks what is done of
+    # it; those of the source begin with the number of the file.
+    first, *place = start or (0,)
+    before = sum(file.size for file in files[:first])
+    for number, file in enumerate(files[first:], first):
+      for chunk in READERS[kind](tuple(columns), file, tuple(place), size):
+        yield chunk._replace(
+          next=(number, *chunk.next), done=before + chunk.done
+        )
+      before, place = before + file.size, ()
+
+  return Source(identity(files), sum(file.size for file in files), read)
+
+
+def _matching(source: str, pattern: str) -> list[SourceFile]:
+  pattern = os.path.expanduser(pattern)
+  paths = [p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p)]
+  if not paths:
+    hint = 'check the path; ** stands for any folders'
+    if os.path.isdir(pattern):
+      hint = f'it is a folder; name its files: {source.rstrip("/")}/**/*'
+    raise errors.DataError(
+      f'{source!r} matches no file, seen from {os.getcwd()}; {hint}'
+    )
+  # Names, which decide the split, must not depend on where the data lies.
+  root = os.path.dirname(re.split(r'[*?[]', pattern, maxsplit=1)[0]) or '.'
+  return sorted(map(functools.partial(below, root), paths))
+
+
+def below(root: str, path: str) -> SourceFile:
+  """A file, named as seen from a folder above it."""
+  name = pathlib.Path(os.path.relpath(path, root)).as_posix()
+  with reading(path):
+    return SourceFile(name, path, os.path.getsize(path))
+
+
+def identity(files: Sequence[SourceFile]) -> str:
+  """Changes with the names and sizes of files."""
+  digest = hashlib.blake2b(digest_size=16)
+  for name, _, size in files:
+    digest.update(f'{name}\0{size}\n'.encode('utf-8', 'surrogateescape'))
+  return digest.hexdigest()
+
+
+def read(path: str) -> bytes:
+  with opened(path) as file:
+    return file.read()
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+  """A file to read; explains why it cannot be."""
+  with reading(path), open(path, 'rb') as file:
+    yield file
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+  """Explains why a file cannot be read."""
+  try:
+    yield
+  except OSError as error:
+    raise errors.DataError(
+      f'{path} cannot be read ({error.strerror}); fix its permissions, or'
+      ' leave it out of the glob'
+    ) from error
+
+
+def texts(
+  columns: Sequence[str], file: SourceFile, start: Position, size: int
+) -> Iterator[Chunk]:
+  """One document a file, or several; positions are their numbers."""
+  del columns
+  (first,) = start or (0,)
+  with opened(file.path) as handle:
+    pieces = chunks.cut(_decoded(handle), _UNCUT_CHARS, _PIECE_CHARS)
+    left = itertools.islice(pieces, first, None)
+    for some in chunks.grouped(left, len, size):
+      made = functools.partial(_pieces, file.name, first, some)
+      first += len(some)
+      yield Chunk(made, sum(map(len, some)), (first,), handle.tell())
+  if not first:  # there is no text: its document is counted as empty
+    made = functools.partial(_pieces, file.name, 0, [])
+    yield Chunk(made, 0, (1,), file.size)
+
+
+def _pieces(
+  name: str, first: int, found: list[str], counts: Counter[str]
+) -> Iterator[Document]:
+  if not found:
+    counts['empty'] += 1
+  for number, text in enumerate(found, first):
+    yield Document(f'{name}#{number}', text)
+
+
+def _decoded(data: BinaryIO) -> Iterator[str]:
+  """UTF-8, its lines ended by newlines alone; other bytes become U+FFFD."""
+  decoder = codecs.getincrementaldecoder('utf-8-sig')('replace')
+  held = ''  # may be the first half of a line end
+  while block := data.read(_BLOCK_BYTES):
+    text = held + decoder.decode(block)
+    held = '\r' if text.endswith('\r') else ''
+    yield text[: len(text) - len(held)].replace('\r\n', '\n')
+  yield held + decoder.decode(b'', final=True)
+
+
+def jsonl(
+  columns: Sequence[str], file: SourceFile, start: Position, size: int
+) -> Iterator[Chunk]:
+  """One document a line that is not empty.
+
+  Positions are a byte and the number of its line, from 1.
+  """
+  offset, line = start or (0, 1)
+  with opened(file.path) as handle:
+    while data := _whole_lines(handle, offset, size, file, line):
+      made = functools.partial(_of_lines, file, line, data, columns)
+      offset, line = offset + len(data), line + data.count(b'\n')
+      yield Chunk(made, len(data), (offset, line), offset)
+
+
+def _of_lines(
+  file: SourceFile,
+  first: int,
+  data: bytes,
+  columns: Sequence[str],
+  counts: Counter[str],
+) -> Iterator[Document]:
+  # Not splitlines: JSON strings may hold U+2028 and its like.
+  for number, line in enumerate(data.split(b'\n'), first):
+    text = line.decode('utf-8-sig', errors='replace')
+    if not text.strip():
+      continue
+    place = f'{file.path}, line {number}'
+    try:
+      record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+      raise errors.DataError(
+        f'{place}: not JSON ({error}); write one object a line, or use'
+        ' text:GLOB'
+      ) from error
+    id = f'{file.name}#{number}'
+    yield from chunks.of_record(record, columns, id, place, counts)
+
+
+def _whole_lines(
+  handle: BinaryIO, offset: int, size: int, file: SourceFile, line: int
+) -> bytes:
+  """Reads about `size` bytes, up to the end of a line."""
+  handle.seek(offset)
+  data = handle.read(size)
+  if len(data) < size:
+    return data
+  if end := data.rfind(b'\n') + 1:
+    return data[:end]
+  data += handle.readline(_MAX_LINE_BYTES)
+  if len(data) > _MAX_LINE_BYTES:
+    raise errors.DataError(
+      f'{file.path}, line {line}: longer than {_MAX_LINE_BYTES:,} bytes; write'
+      ' one object a line, or use text:GLOB'
+    )
+  return data
+
+
+def parquet(
+  columns: Sequence[str], file: SourceFile, start: Position, size: int
+) -> Iterator[Chunk]:
+  """One document a row; positions are numbers of rows, from 0."""
+  import pyarrow
+  from pyarrow.parquet import ParquetFile
+
+  (first,) = start or (0,)
+  try:
+    # A buffer of its own keeps it from reading whole groups of rows.
+    with (
+      opened(file.path) as handle,
+      ParquetFile(handle, buffer_size=2**20) as found,
+    ):
+      names = _names(found, columns, file)
+      for end, rows in _batches(found, names, first, size):
+        begin = end - rows.num_rows
+        made = functools.partial(_of_rows, file, begin, rows, columns)
+        done = file.size * end // found.metadata.num_rows
+        yield Chunk(made, rows.nbytes, (end,), done)
+  except pyarrow.ArrowException as error:
+    raise errors.DataError(
+      f'{file.path} is no Parquet file that can be read ({error}); write it'
+      ' again, or leave it out of the glob'
+    ) from error
+
+
+def _of_rows(
+  file: SourceFile,
+  first: int,
+  rows: Any,
+  columns: Sequence[str],
+  counts: Counter[str],
+) -> Iterator[Document]:
+  """Documents of a pyarrow.RecordBatch."""
+  import pyarrow
+
+  # A string that is not UTF-8 stops pyarrow; as bytes it becomes U+FFFD.
+  values = [
+    column.cast(pyarrow.large_binary()) if _is_string(column.type) else column
+    for column in rows.columns
+  ]
+  values = [chunks.text_of(column.to_pylist()) for column in values]
+  for number, row in enumerate(zip(*values), first):
+    record = dict(zip(rows.schema.names, row))
+    place, id = f'{file.path}, row {number}', f'{file.name}#{number}'
+    yield from chunks.of_record(record, columns, id, place, counts)
+
+
+def _batches(
+  found: Any, names: list[str], first: int, size: int
+) -> Iterator[tuple[int, Any]]:
+  """Rows from a number on, and the number after them."""
+  end = 0
+  for group in range(found.num_row_groups):
+    described = found.metadata.row_group(group)
+    if end + described.num_rows <= first:
+      end += described.num_rows
+      continue
+    in_columns = (described.column(i) for i in range(described.num_columns))
+    volume = sum(
+      column.total_uncompressed_size
+      for column in in_columns
+      if column.path_in_schema.split('.')[0] in names
+    )
+    count = size * described.num_rows // max(1, volume)
+    for rows in found.iter_batches(
+      max(1, min(_MAX_ROWS, count)), row_groups=[group], columns=names
+    ):
+      end += rows.num_rows
+      if end > first:
+        yield end, rows
+
+
+def _names(found: Any, columns: Sequence[str], file: SourceFile) -> list[str]:
+  """The columns to read: those asked for, or all that may hold text."""
+  from pyarrow import types
+
+  schema = found.schema_arrow
+  if missing := set(columns) - set(schema.names):
+    raise errors.DataError(
+      f'{file.path} has no column {" and ".join(sorted(missing))}; data.columns'
+      f' may name {", ".join(schema.names)}'
+    )
+  names = columns or [
+    field.name
+    for field in schema
+    if types.is_nested(field.type)
+    or types.is_dictionary(field.type)
+    or _is_string(field.type)
+  ]
+  if not names:
+    raise errors.DataError(
+      f'{file.path} has no column of text; data.columns may name'
+      f' {", ".join(schema.names)}'
+    )
+  return list(names)
+
+
+def _is_string(kind: Any) -> bool:
+  from pyarrow import types
+
+  checks = (types.is_string, types.is_large_string, types.is_string_view)
+  return any(check(kind) for check in checks)
+
+
+# By the form of a source.
+READERS = {'text': texts, 'jsonl': jsonl, 'parquet': parquet}
