@@ -17,7 +17,7 @@ import numpy as np
 from satjax import errors, tree
 from satjax.config.groups import ModelConfig
 from satjax.data import subword
-from satjax.interop import byte_tokenizer, fused, llama, weights, writer
+from satjax.interop import byte_tokenizer, llama, weights, writer
 
 _NUMPY_DTYPES = tuple(map(np.dtype, weights.DTYPES.values()))
 
@@ -109,7 +109,7 @@ def check(
   slots = llama.slots(config)
   found, problems = weights.scan(directory)
   if family == 'phi3':
-    found, more = fused.split(config, found)
+    found, more = weights.unfuse(config, found)
     problems += more
   problems += weights.differences(config, slots, found)
   if config.tied:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from satjax.config.groups import ModelConfig
 from satjax.config.run import Config
 from satjax.data.tokenizers import Tokenizer
-from satjax.interop import huggingface, weights
+from satjax.interop import huggingface, llama, weights
 from satjax.tree import PyTree
 
 
@@ -95,17 +95,7 @@ def resolve(config: Config) -> Config:
   if not config.model.init_from:
     return config
   stored = huggingface.read_config(config.model.init_from)
-  own = {
-    name: getattr(config.model, name)
-    for name in (
-      'dropout',
-      'dtype',
-      'attention',
-      'scan',
-      'remat',
-      'init_from',
-    )
-  }
+  own = {name: getattr(config.model, name) for name in llama.TRAINING}
   model = dataclasses.replace(stored, **own)
   values = config.to_dict() | {'model': dataclasses.asdict(model)}
   return Config.from_dict(values)

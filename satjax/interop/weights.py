@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 import json
+import math
 import os
 from pathlib import Path
 import re
@@ -184,31 +185,58 @@ def headers(directory: Path, file: str) -> dict[str, Header]:
   if reason := unsafe(directory, file):
     raise OSError(reason)
   try:
-    with safetensors.safe_open(directory / file, framework='numpy') as shard:
-      names = shard.keys()
-      parts = [shard.get_slice(name) for name in names]
-      kinds = [(part.get_dtype(), tuple(part.get_shape())) for part in parts]
+    with safetensors.safe_open(directory / file, framework='numpy'):
+      pass  # It checks the whole header, and that the numbers are all there.
   except safetensors.SafetensorError as error:
     raise OSError(f'is not a whole safetensors file: {error}') from error
-  starts = _starts(directory / file)
-  return {n: Header(file, *kind, starts[n]) for n, kind in zip(names, kinds)}
-
-
-def _starts(path: Path) -> dict[str, int]:
-  """Where each tensor begins, in bytes, of a file that has been checked.
-
-  The format is 8 bytes that hold the length of the header, the header (JSON),
-  and the numbers (safetensors, README). The library keeps the offsets to
-  itself, and its own arrays are copies, which take as long as the disk does.
-  """
-  with path.open('rb') as file:
-    length = int.from_bytes(file.read(8), 'little')
-    entries = json.loads(file.read(length))
+  # 8 bytes hold the length of the header, which is JSON; the numbers follow
+  # (safetensors, README). The library keeps the offsets to itself, and its own
+  # arrays are copies, which take as long as the disk does.
+  with (directory / file).open('rb') as opened:
+    length = int.from_bytes(opened.read(8), 'little')
+    entries = json.loads(opened.read(length))
   entries.pop('__metadata__', None)
   return {
-    name: 8 + length + entry['data_offsets'][0]
+    name: Header(
+      file,
+      entry['dtype'],
+      tuple(entry['shape']),
+      8 + length + entry['data_offsets'][0],
+    )
     for name, entry in entries.items()
   }
+
+
+def unfuse(
+  config: ModelConfig, found: Mapping[str, Header | None]
+) -> tuple[dict[str, Header | None], list[str]]:
+  """The headers of a Llama out of those of a Phi-3, as `scan` returns them.
+
+  Each part of a fused matrix gets a header of its own, where it is in the file.
+  """
+  slots, found, problems = llama.slots(config), dict(found), []
+  for layer in range(config.num_layers):
+    for template, paths in llama.FUSED.items():
+      whole = template.format(layer)
+      names = [llama.TENSORS[path][0].format(layer) for path in paths]
+      shape = (sum(slots[n].shape[0] for n in names), config.embed_dim)
+      is_known = whole in found and not found[whole]  # why there is none
+      header = found.pop(whole, None)
+      if not header or header.shape != shape:
+        if not is_known:
+          problems.append(
+            f'{whole}: found {header or "nothing"}, expected {[*shape]}'
+          )
+        found |= dict.fromkeys(names)
+        continue
+      start = header.start
+      # Of an unknown type, which is refused later, any size will do.
+      size = np.dtype(DTYPES.get(header.dtype, np.uint8)).itemsize
+      for name in names:
+        shape = slots[name].shape
+        found[name] = header._replace(shape=shape, start=start)
+        start += math.prod(shape) * size
+  return found, problems
 
 
 def differences(
