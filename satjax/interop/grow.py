@@ -20,12 +20,12 @@ from satjax.config.groups import ModelConfig
 from satjax.growth import apply
 from satjax.growth import specs as specs_lib
 from satjax.growth.operators import Learn, Length, Operator
-from satjax.interop import checksums, huggingface, llama, weights, writer
+from satjax.interop import huggingface, llama, weights, writer
 
 _SHARD_BYTES = 2**30  # held in memory
 # Tokenizers, templates and settings go along.
 _SMALL_FILES = ('*.json', '*.jinja', '*.model', '*.txt')
-_OF_OTHER_WEIGHTS = ('adapter_config.json', checksums.FILE)
+_OF_OTHER_WEIGHTS = ('adapter_config.json', writer.CHECKSUMS)
 # Keys of config.json that growth makes untrue: the name of the source, code
 # that stays behind, settings of each layer, and what `describe` says anew.
 _STALE = ('_name_or_path', 'auto_map', 'layer_types', 'rope_scaling')

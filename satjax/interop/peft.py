@@ -7,12 +7,10 @@ put on the model directory that the run started from.
 from collections.abc import Iterator
 import os
 from pathlib import Path
-import tempfile
 from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from satjax import errors, tree
 from satjax.config.groups import LoraConfig, ModelConfig
@@ -39,13 +37,13 @@ def save(
     config: of the adapters.
     model: that they are of; its `init_from` names the base.
     adapters: `lora.init`, trained; None: the run has none.
-    dtype: 'float32' or 'bfloat16', of what is stored.
+    dtype: 'float32' or 'bfloat16'.
 
   Raises:
     ConfigError: there are no adapters, or no base that they fit.
     DataError: the base is not there any more.
-    StorageError: the directory cannot be written, holds adapters that satjax
-      did not write, or a file reads back different.
+    StorageError: the directory cannot be written, has too little room, holds
+      adapters that satjax did not write, or a file reads back different.
   """
   if adapters is None:
     raise errors.ConfigError(
@@ -54,17 +52,12 @@ def save(
     )
   _check_base(model.init_from)
   tensors = dict(_tensors(config, adapters, np.dtype(dtype)))
-  root = Path(directory)
-  try:
-    root.mkdir(parents=True, exist_ok=True)
-    _refuse_foreign(root)
-    # Inside the directory, so that moving never crosses file systems.
-    with tempfile.TemporaryDirectory(prefix='.saving-', dir=root) as name:
-      _write(Path(name), tensors, writer.to_json(_describe(config, model)))
-      for file in (CONFIG, WEIGHTS):
-        os.replace(Path(name) / file, root / file)
-  except (OSError, safetensors.SafetensorError) as error:
-    raise errors.StorageError(f'{root} cannot be written: {error}') from error
+  num_bytes = sum(array.nbytes for array in tensors.values())
+  with writer.replacing(
+    Path(directory), _refuse_foreign, num_bytes=num_bytes, last=[WEIGHTS]
+  ) as folder:
+    writer.write_file(folder / CONFIG, writer.to_json(_describe(config, model)))
+    writer.write_tensors(folder / WEIGHTS, tensors, marks=writer.OURS)
 
 
 def _modules(config: LoraConfig, layer: int) -> dict[str, str]:
@@ -132,17 +125,3 @@ def _refuse_foreign(root: Path) -> None:
     raise OSError(
       'it holds adapters that satjax did not write; choose another directory'
     )
-
-
-def _write(folder: Path, tensors: dict[str, np.ndarray], config: bytes) -> None:
-  (folder / CONFIG).write_bytes(config)
-  safetensors.numpy.save_file(
-    tensors, folder / WEIGHTS, metadata={'format': 'pt'} | writer.OURS
-  )
-  # safetensors makes its files private to the user.
-  (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
-  headers = weights.headers(folder, WEIGHTS)
-  for name, array in tensors.items():
-    stored = weights.read_tensor(folder, headers[name])
-    if not weights.same_bits(stored, array):
-      raise OSError(f'{name} in {WEIGHTS} reads back different')
