@@ -90,14 +90,11 @@ def _answer(options):
     what = {'model': options.model}
     where = {'max_length': lm_eval.max_length(options.model)}
   found = lm_eval_tasks.evaluate_tasks(
-    model.config,
-    model.params,
-    tokenizer,
+    lm_eval.adaptor(model.config, model.params, tokenizer, **where),
     options.tasks,
     task_dir=options.task_dir,
     limit=options.limit,
     num_fewshot=options.num_fewshot,
-    **where,
   )
   rich.print(lm_eval_tasks.table(found))
   return what | {'tasks': found.pop('results')} | found

@@ -9,7 +9,7 @@ Bytes and sentence pieces stay ours in two things: a special token that a text
 spells is read as its characters, and a space before a text is kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import json
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ from satjax import console, errors, sharding
 from satjax.config.groups import MeshConfig, ModelConfig
 from satjax.data import tokenizers
 from satjax.generation import generate
-from satjax.interop import lm_eval_generate, lm_eval_scores, weights
+from satjax.interop import lm_eval_scores, weights
 from satjax.model import cached
 from satjax.tree import PyTree
 
@@ -50,8 +50,17 @@ def adaptor(
     batch_tokens: of one pass over the model, padding included; texts that are
       continued take twice as much room. None: what is fast here.
     mesh: where `params` live, or are put; None: copies on all devices.
+
+  Raises:
+    ConfigError: the harness is not installed.
   """
-  from lm_eval.api.model import TemplateLM
+  try:
+    from lm_eval.api.model import TemplateLM
+  except ImportError as error:
+    raise errors.ConfigError(
+      f'tasks need lm-evaluation-harness, which cannot be imported ({error});'
+      " run: pip install 'satjax[eval]'"
+    ) from None
 
   class Satjax(_Adaptor, TemplateLM):
     """Splits texts as the harness does, and scores as `_Adaptor` does."""
@@ -61,8 +70,8 @@ def adaptor(
   params = jax.device_put(params, sharding.tree_sharding(mesh, params))
   if batch_tokens is None:
     batch_tokens = 1024 if jax.default_backend() == 'cpu' else 8192
-  how = {'batch_tokens': batch_tokens, 'mesh': mesh}
-  return Satjax(model, cached.cast(model, params), tokenizer, max_length, how)
+  params = cached.cast(model, params)
+  return Satjax(model, params, tokenizer, max_length, batch_tokens, mesh)
 
 
 def max_length(directory: str | os.PathLike) -> int:
@@ -108,11 +117,12 @@ class _Adaptor:
 
   max_gen_toks = 256  # of a task that does not say
 
-  def __init__(self, model, params, tokenizer, max_length, how):
+  def __init__(self, model, params, tokenizer, max_length, batch_tokens, mesh):
     super().__init__()
-    self._model, self._params, self._how = model, params, how
-    self._tokenizer, self._encode = tokenizer, encoder(tokenizer)
-    self._max_length = max_length
+    self._model, self._params, self._tokenizer = model, params, tokenizer
+    self._encode = encoder(tokenizer)
+    self.max_length = max_length
+    self._batch_tokens, self._mesh = batch_tokens, mesh
 
   @property
   def eot_token_id(self) -> int:
@@ -121,10 +131,6 @@ class _Adaptor:
   @property
   def prefix_token_id(self) -> int:
     return self._tokenizer.bos_id
-
-  @property
-  def max_length(self) -> int:
-    return self._max_length
 
   def tok_encode(
     self, string: str, add_special_tokens: bool | None = None, **_: Any
@@ -179,8 +185,9 @@ class _Adaptor:
         self._params,
         pairs,
         max_length=self.max_length,
+        batch_tokens=self._batch_tokens,
+        mesh=self._mesh,
         tick=bar.start(len(pairs)),
-        **self._how,
       )
 
   def generate_until(self, requests, disable_tqdm=True):
@@ -196,26 +203,45 @@ class _Adaptor:
       for numbers in alike.values():
         options = self._options(requests[numbers[0]].args[1])
         room = self.max_length - options.max_tokens
-        ids = [
-          self._encode(requests[i].args[0], None)[-room:]
+        ids = {
+          i: self._encode(requests[i].args[0], None)[-room:]
           or [self.prefix_token_id]
           for i in numbers
-        ]
-        new = lm_eval_generate.complete(
+        }
+        for number, text in self._continue(ids, options):
+          texts[number] = text
+          tick(1)
+    for request, text in zip(requests, texts):
+      self.cache_hook.add_partial('generate_until', request.args, text)
+    return texts
+
+  def _continue(
+    self, prompts: dict[int, list[int]], options: generate.Options
+  ) -> Iterator[tuple[int, str]]:
+    """The number of each prompt and its new text, decoded alone."""
+    order = sorted(prompts, key=lambda i: -len(prompts[i]))
+    sizes = [
+      generate.bucket(len(prompts[i])) + options.max_tokens for i in order
+    ]
+    for part, (rows, _) in lm_eval_scores.batches(
+      sizes, 2 * self._batch_tokens, self._mesh
+    ):
+      ids = [prompts[i] for i in order[part]]
+      ids += ids[-1:] * (rows - len(ids))
+      with jax.sharding.set_mesh(self._mesh):
+        found = generate.run(
           self._model,
           self._params,
           self._tokenizer,
           ids,
           options,
-          batch_tokens=2 * self._how['batch_tokens'],
-          mesh=self._how['mesh'],
-          tick=tick,
+          mesh=self._mesh,
         )
-        for number, text in zip(numbers, new):
-          texts[number] = text
-    for request, text in zip(requests, texts):
-      self.cache_hook.add_partial('generate_until', request.args, text)
-    return texts
+      for number, row in zip(order[part], found.rows):
+        text = self._tokenizer.decode(row)
+        for stop in options.stop:
+          text = text.split(stop)[0]
+        yield number, text
 
   def _options(self, asked: dict[str, Any]) -> generate.Options:
     """The harness's words for how to generate, in ours."""

@@ -15,10 +15,9 @@ import numpy as np
 
 from satjax import sharding
 from satjax.config.groups import ModelConfig
+from satjax.generation import generate
 from satjax.model import decoder
 from satjax.tree import PyTree
-
-_SHORTEST = 16  # rows are padded to this length, or to a step of `bucket`
 
 Request = tuple[list[int], list[int]]  # ids of a context, and of what follows
 Score = tuple[float, bool]
@@ -36,16 +35,12 @@ def score(
 ) -> list[Score]:
   """Scores continuations given their contexts.
 
+  The model is that of `decoder.apply`; `lm_eval.adaptor` says what the other
+  arguments mean. `tick` is called with the number of requests that are done.
+
   Args:
-    model: as in `decoder.apply`.
-    params: as in `decoder.apply`.
     requests: contexts of at least one token, continuations of at least one and
-      at most `max_length`. Contexts are cut from the left.
-    max_length: tokens that the model reads at once.
-    batch_tokens: of one pass over the model, padding included, unless a single
-      row is longer.
-    mesh: its devices share out the rows.
-    tick: called with the number of requests that are done.
+      at most `max_length`.
 
   Returns:
     Of each request the log-probability in nats of its continuation, and
@@ -57,8 +52,7 @@ def score(
   inputs = sorted(rows, key=len, reverse=True)
   found: list[Any] = [None] * len(requests)
   waiting = None  # so that the device computes while the host looks
-  shards = mesh.shape['data'] * mesh.shape['fsdp']
-  for part, shape in batches(list(map(len, inputs)), batch_tokens, shards):
+  for part, shape in batches(list(map(len, inputs)), batch_tokens, mesh):
     batch = [(row, rows[row]) for row in inputs[part]]
     running = batch, _run(model, params, requests, batch, shape, mesh)
     if waiting:
@@ -70,33 +64,28 @@ def score(
 
 
 def batches(
-  lengths: Sequence[int], batch_tokens: int, multiple: int
+  lengths: Sequence[int], batch_tokens: int, mesh: jax.sharding.Mesh
 ) -> Iterator[tuple[slice, tuple[int, int]]]:
   """Cuts rows that are sorted by falling length, so that few shapes occur.
 
   Args:
     lengths: of the rows, in tokens.
     batch_tokens: in a batch, unless a single row has more.
-    multiple: the number of rows is one of this.
+    mesh: its devices share out the rows of each batch evenly.
 
   Yields:
     The rows of a batch, and its number of rows and its length, both padded.
   """
+  multiple = mesh.shape['data'] * mesh.shape['fsdp']
   start = 0
   while start < len(lengths):
-    length = bucket(lengths[start])
+    length = generate.bucket(lengths[start])
     most = max(1, batch_tokens // length // multiple) * multiple
     left = len(lengths) - start
     if left < most:
       most = min(most, -(-_power(left) // multiple) * multiple)
     yield slice(start, start + most), (most, length)
     start += most
-
-
-def bucket(length: int) -> int:
-  """The next length in steps of a third to a half: 16, 24, 32, 48, 64..."""
-  size = _power(max(length, _SHORTEST))
-  return size * 3 // 4 if length <= size * 3 // 4 >= _SHORTEST else size
 
 
 def _power(number: int) -> int:
