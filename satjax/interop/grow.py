@@ -4,9 +4,10 @@ Neither model is ever in memory as a whole. Tensors that growth only repeats
 go from file to file as they are; the others are computed in float32.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
+import itertools
 import math
 import os
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from satjax import errors, flops, tree
+from satjax import console, errors, flops, tree
 from satjax.config.groups import ModelConfig
-from satjax.growth import apply
+from satjax.growth import apply, layer_maps
 from satjax.growth import specs as specs_lib
-from satjax.growth.operators import Learn, Length, Operator
+from satjax.growth.operators import Depth, Learn, Length, Operator
 from satjax.interop import huggingface, llama, weights, writer
 
 _SHARD_BYTES = 2**30  # held in memory
@@ -30,6 +31,8 @@ _OF_OTHER_WEIGHTS = ('adapter_config.json', writer.CHECKSUMS)
 # that stays behind, settings of each layer, and what `describe` says anew.
 _STALE = ('_name_or_path', 'auto_map', 'layer_types', 'rope_scaling')
 _CONTEXT = 2048  # tokens; what transformers assumes of a Llama
+_MARKS = ('', 'new', 'new, zeroed', 'new, random')  # a later one says more
+_MOST_ROWS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,3 +238,119 @@ def _names_of_small_files(source: Path) -> list[str]:
     and not path.name.endswith('.index.json')
     and path.name not in _OF_OTHER_WEIGHTS
   )
+
+
+def render(summary: Summary) -> str:
+  """Markdown: sizes before and after, layers and sources, what to expect."""
+  layers = _layers(summary.operators, summary.before.num_layers)
+  rows = _rows(layers)
+  shown = []
+  for mark, lines in rows[:_MOST_ROWS]:
+    targets, *sources = map(_numbers, zip(*lines))
+    is_random = mark == _MARKS[-1]
+    shown.append((targets, '-' if is_random else ' and '.join(sources), mark))
+  if len(rows) > _MOST_ROWS:
+    shown.append((f'and {len(rows) - _MOST_ROWS} rows more', '', ''))
+  sizes = console.markdown(('', 'before', 'after'), [*_sizes(summary)])
+  layers_table = console.markdown(('layer', 'made of', ''), shown)
+  rate = layer_maps.connection_rate([sources[0] for sources, _ in layers])
+  return f'{sizes}\n{layers_table}\n{_expect(summary, rate)}'
+
+
+def _sizes(summary: Summary) -> Iterator[tuple[str, str, str]]:
+  """Name, before and after."""
+  before, after = summary.before, summary.after
+  for name in (
+    'num_layers',
+    'embed_dim',
+    'num_heads',
+    'num_kv_heads',
+    'head_dim',
+    'mlp_dim',
+    'vocab_size',
+  ):
+    yield name, *(f'{getattr(c, name)}' for c in (before, after))
+  yield 'parameters', *(f'{number:,}' for number in summary.num_params)
+  for name in ('norm_eps', 'rope_theta'):
+    old, new = getattr(before, name), getattr(after, name)
+    if old != new:
+      yield name, f'{old:g}', f'{new:g}'
+  if summary.context[0] != summary.context[1]:
+    yield 'longest row, tokens', *map(str, summary.context)
+
+
+def _expect(summary: Summary, rate: float) -> str:
+  lines = [f'R_c = {rate:.3g}: the share of neighbours that were neighbours.']
+  if summary.preserves:
+    lines.append('The function is preserved by design, but for rounding.')
+  else:
+    lines.append('The function is not preserved.')
+  if any(
+    any(operator.fresh)
+    if isinstance(operator, Depth)
+    else getattr(operator, 'method', '') == 'random'
+    for operator in summary.operators
+  ):
+    lines.append(
+      'Random units count in full at once: a directory holds no mask. A run'
+      ' lets them in slowly (config.growth.hops with ramp_tokens).'
+    )
+  return '\n'.join(lines)
+
+
+def _layers(
+  operators: Sequence[Operator], num_layers: int
+) -> list[tuple[tuple[int, ...], str]]:
+  """Of each grown layer, the old ones that it is made of, and what is new."""
+  layers = [((n,), '') for n in range(num_layers)]
+  for operator in operators:
+    if isinstance(operator, Length):
+      continue
+    inputs = apply.inputs(operator, 'blocks/mlp/up', len(layers))
+    uses = list(zip(*(rows for _, rows in inputs)))
+    marks = [''] * len(uses)
+    if isinstance(operator, Depth):
+      none = [False] * len(uses)
+      flags = operator.is_new, operator.zero_out or none, operator.fresh or none
+      marks = [_MARKS[max(n, 2 * z, 3 * r)] for n, z, r in zip(*flags)]
+    layers = [
+      (
+        tuple(dict.fromkeys(n for row in rows for n in layers[row][0])),
+        max(layers[rows[0]][1], mark, key=_MARKS.index),
+      )
+      for rows, mark in zip(uses, marks)
+    ]
+  return layers
+
+
+def _rows(
+  layers: Sequence[tuple[tuple[int, ...], str]],
+) -> list[tuple[str, list[tuple[int, ...]]]]:
+  """Layers, each with its sources, in rows of one mark that rise evenly."""
+  rows, last = [], {}
+  for number, (sources, mark) in enumerate(layers):
+    line = (number, *sources)
+    if mark not in last or not _rise_evenly([*last[mark][-2:], line]):
+      last[mark] = []
+      rows.append((mark, last[mark]))
+    last[mark].append(line)
+  return rows
+
+
+def _rise_evenly(lines: Sequence[tuple[int, ...]]) -> bool:
+  steps = {
+    tuple(b - a for a, b in zip(*pair)) for pair in itertools.pairwise(lines)
+  }
+  return len(set(map(len, lines))) == 1 and len(steps) <= 1
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+  """Numbers that rise evenly: '3', '0 to 21' or '0, 2, ..., 42'."""
+  first, last = numbers[0], numbers[-1]
+  if first == last:
+    return f'{first}'
+  if len(numbers) == 2 and last - first != 1:
+    return f'{first}, {last}'
+  if last - first == len(numbers) - 1:
+    return f'{first} to {last}'
+  return f'{first}, {numbers[1]}, ..., {last}'

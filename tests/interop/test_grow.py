@@ -14,7 +14,7 @@ from satjax import errors, tree
 from satjax.growth import apply
 from satjax.growth import specs as specs_lib
 from satjax.interop import grow as grow_lib
-from satjax.interop import grow_table, huggingface, probe, weights
+from satjax.interop import huggingface, probe, weights
 from tests.interop import test_huggingface as samples
 
 BASE = samples.GROUPED  # 2 layers
@@ -320,7 +320,7 @@ def rows_of(specs, config=BASE, **changes):
   config = dataclasses.replace(config, **changes)
   operators, after = specs_lib.resolve_all(specs, config)
   summary = grow_lib.Summary(operators, config, after, (64, 64), 'float32')
-  return grow_table.render(summary)
+  return grow_lib.render(summary)
 
 
 def test_the_table_tells_layers_sizes_and_what_to_expect():
