@@ -58,25 +58,15 @@ def _pipeline() -> dict[str, Any]:
 
 
 def _special(token_id: int, text: str) -> dict[str, Any]:
-  return {
-    'id': token_id,
-    'content': text,
-    'single_word': False,
-    'lstrip': False,
-    'rstrip': False,
-    'normalized': False,
-    'special': True,
-  }
+  marks = dict.fromkeys(
+    ('single_word', 'lstrip', 'rstrip', 'normalized'), False
+  )
+  return {'id': token_id, 'content': text, **marks, 'special': True}
 
 
 def _characters() -> list[str]:
   """The character of each byte: itself if printable, else one from 256 up."""
   stand_in = iter(range(256, 512))
-  return [
-    chr(byte if _is_printable(byte) else next(stand_in)) for byte in range(256)
-  ]
-
-
-def _is_printable(byte: int) -> bool:
-  """In Latin-1; a space, a soft hyphen and controls are not."""
-  return 33 <= byte <= 126 or (byte >= 161 and byte != 173)
+  # Of Latin-1; a space, a soft hyphen and controls are not printable.
+  printable = {*range(33, 127), *range(161, 256)} - {173}
+  return [chr(n if n in printable else next(stand_in)) for n in range(256)]

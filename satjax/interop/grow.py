@@ -37,31 +37,17 @@ _MOST_ROWS = 40
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """What growth made of a model.
+  """What growth made of a model."""
 
-  Attributes:
-    operators: that were carried out, in order.
-    before: the architecture of the source.
-    after: that of the result.
-    context: longest row before and after, in tokens.
-    dtype: of the stored numbers.
-  """
-
-  operators: tuple[Operator, ...]
+  operators: tuple[Operator, ...]  # in order
   before: ModelConfig
   after: ModelConfig
-  context: tuple[int, int]
-  dtype: str
+  context: tuple[int, int]  # tokens of the longest row, before and after
 
   @property
   def num_params(self) -> tuple[int, int]:
     """How many numbers before and after."""
     return flops.num_params(self.before), flops.num_params(self.after)
-
-  @property
-  def preserves(self) -> bool:
-    """Whether the function is the same, but for rounding, by design."""
-    return all(operator.preserves for operator in self.operators)
 
 
 def grow(
@@ -79,7 +65,7 @@ def grow(
   float32 with `jax.random.key(seed)`, cast to the stored dtype.
 
   Args:
-    model_dir: the source; stays as it is.
+    model_dir: the source.
     out: made if need be; a model that satjax wrote there is replaced.
     specs: operators as `specs_lib.resolve_all` takes them.
     seed: of random duplicates, fresh weights and noise.
@@ -115,7 +101,7 @@ def grow(
     max_shard_bytes=max_shard_bytes,
     tick=start(2 * num_bytes) if start else lambda num_bytes: None,
   )
-  return Summary(operators, before, after, context, dtype.name)
+  return Summary(operators, before, after, context)
 
 
 class _Growth:
@@ -281,7 +267,7 @@ def _sizes(summary: Summary) -> Iterator[tuple[str, str, str]]:
 
 def _expect(summary: Summary, rate: float) -> str:
   lines = [f'R_c = {rate:.3g}: the share of neighbours that were neighbours.']
-  if summary.preserves:
+  if all(operator.preserves for operator in summary.operators):
     lines.append('The function is preserved by design, but for rounding.')
   else:
     lines.append('The function is not preserved.')

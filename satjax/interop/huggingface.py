@@ -6,6 +6,7 @@ anything outside the directory, and no weight is read before every header
 agrees with the configuration.
 """
 
+import collections
 from collections.abc import Callable, Mapping
 import functools
 import os
@@ -28,15 +29,16 @@ def read_config(directory: str | os.PathLike) -> ModelConfig:
   Raises:
     DataError: names every key that is missing, wrong or not implemented.
   """
-  return _read_config(Path(directory))[0]
+  path = Path(directory) / 'config.json'
+  config, problems = llama.config_of(weights.read_json(path.parent, path.name))
+  weights.refuse(path, problems)
+  return config
 
 
-def _read_config(directory: Path) -> tuple[ModelConfig, str]:
-  """The architecture, and the family that its files are of."""
-  stored = weights.read_json(directory, 'config.json')
-  config, problems = llama.config_of(stored)
-  weights.refuse(directory / 'config.json', problems)
-  return config, llama.family_of(stored, [])
+def family(directory: str | os.PathLike) -> str:
+  """The family of a directory whose `config.json` is as it should be."""
+  stored = weights.read_json(Path(directory), 'config.json')
+  return llama.family_of(stored, [])
 
 
 # Rows and columns of a leaf, as a device asks for its part, to numbers.
@@ -55,14 +57,14 @@ def load(
   """Reads a model: its configuration and its parameters.
 
   Args:
-    directory: of the model.
+    directory: in this layout.
     place: makes a leaf of its path, its shape and a function that reads any
       part of it, so that a model that is split over devices, or over hosts, is
       never whole in one memory. Default: a NumPy array.
 
   Returns:
-    The configuration, and the nested dictionary of the leaves of `tree.AXES`,
-    read in the stored dtype (float32, bfloat16 or float16).
+    The leaves of `tree.AXES` are nested, and in the stored dtype (float32,
+    bfloat16 or float16).
 
   Raises:
     DataError: names every problem of config.json; if it has none, every
@@ -71,9 +73,9 @@ def load(
   """
   directory = Path(directory)
   config, headers = check(directory)
-  problems, parts = [], {}
+  problems, parts = [], collections.defaultdict(list)
   for name, slot in llama.slots(config).items():
-    parts.setdefault(slot.path, []).append((name, slot))
+    parts[slot.path].append((name, slot))
 
   def read(path, shape, index):
     is_stacked = parts[path][0][1].index is not ...
@@ -105,10 +107,10 @@ def check(
     DataError, StorageError: as `load`, but for numbers, which are not read.
   """
   directory = Path(directory)
-  config, family = _read_config(directory)
+  config = read_config(directory)
   slots = llama.slots(config)
   found, problems = weights.scan(directory)
-  if family == 'phi3':
+  if family(directory) == 'phi3':
     found, more = weights.unfuse(config, found)
     problems += more
   problems += weights.differences(config, slots, found)
@@ -133,9 +135,7 @@ def save(
   stop_id: int | None = None,
   seq_len: int = 2048,
 ) -> None:
-  """Writes a model directory that transformers 4 and 5 read.
-
-  A model that satjax wrote there before is replaced; other files stay.
+  """Writes a model directory that transformers 4 and 5 read; see `writer`.
 
   Args:
     directory: made if need be.
@@ -150,17 +150,27 @@ def save(
 
   Raises:
     DataError: `params` are not those of `config`; names every difference.
-    StorageError: the directory cannot be written, has too little room, holds
-      a model that satjax did not write, or a file reads back different.
+    StorageError: as `writer.write`.
   """
   leaves = tree.flatten(params)
   dtype = _stored_dtype(config, leaves, dtype)
   slots = llama.slots(config)
-  files = _json_files(config, dtype.name, tokenizer, seq_len)
+  # Absent ids would mean 1 and 2, which are ordinary bytes here.
+  special = {
+    'bos_token_id': tokenizer.bos_id if tokenizer else None,
+    'eos_token_id': tokenizer.eos_id if tokenizer else None,
+  }
+  described = llama.describe(config, dtype.name, seq_len)
+  files = {
+    'config.json': writer.OURS | described | special,
+    'generation_config.json': special,
+  }
   if stop_id is not None and stop_id != tokenizer.eos_id:
-    files['generation_config.json'] |= {
+    files['generation_config.json'] = special | {
       'eos_token_id': [tokenizer.eos_id, stop_id]
     }
+  if tokenizer and tokenizer.name == 'byte':
+    files |= byte_tokenizer.files()
   contents = {name: writer.to_json(values) for name, values in files.items()}
   if tokenizer and tokenizer.name != 'byte':
     contents |= tokenizer.files()
@@ -198,22 +208,6 @@ def _stored_dtype(
     )
   weights.refuse(Path('params'), problems)
   return np.dtype(dtype) if dtype else dtypes.pop()
-
-
-def _json_files(
-  config: ModelConfig, dtype: str, tokenizer: Any, seq_len: int
-) -> dict[str, dict[str, Any]]:
-  """Content of the JSON files by name, for old and new transformers."""
-  special = {
-    # Absent would mean 1 and 2, which are ordinary bytes here.
-    'bos_token_id': tokenizer.bos_id if tokenizer else None,
-    'eos_token_id': tokenizer.eos_id if tokenizer else None,
-  }
-  described = writer.OURS | llama.describe(config, dtype, seq_len) | special
-  files = {'config.json': described, 'generation_config.json': special}
-  if tokenizer and tokenizer.name == 'byte':
-    files |= byte_tokenizer.files()
-  return files
 
 
 def from_stored(

@@ -50,21 +50,15 @@ class Tensors(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-  """A model directory.
+  """What is to say of a model directory, and what is wrong with it.
 
-  Attributes:
-    facts: what is to say of the model and its tokenizer, by name; empty where
-      config.json cannot be used.
-    files: all that lie in the directory.
-    tensors: of all weights, in the order of a model.
-    has_checksums: whether there is something to compare with.
-    problems: all that is wrong.
+  There are no facts where config.json cannot be used.
   """
 
   facts: dict[str, str]
   files: list[CheckedFile]
-  tensors: list[Tensors]
-  has_checksums: bool
+  tensors: list[Tensors]  # in the order of a model
+  has_checksums: bool  # to compare with
   problems: list[str]
 
 
@@ -76,12 +70,8 @@ def inspect(
   """Looks at everything in a model directory.
 
   Checksums are taken of the files that `checksums.json` names, and compared;
-  of all files where there is none.
-
-  Args:
-    directory: in the layout of Hugging Face.
-    start: from the bytes to read to a function that is called with those that
-      were read; shows progress.
+  of all files where there is none. `start` shows progress: a function from the
+  bytes to read to one that is called with those that were read.
 
   Raises:
     DataError: there is no such directory.
@@ -181,15 +171,15 @@ def _facts(
   directory: Path, config: ModelConfig, found: Mapping[str, Any]
 ) -> dict[str, str]:
   """What config.json and the headers say."""
-  stored = weights.read_json(directory, 'config.json')
   dtypes = Counter(header.dtype for header in found.values() if header)
   total = flops.num_params(config)
   embeddings = config.vocab_size * config.embed_dim * (1 if config.tied else 2)
   scaling = ' '.join(map(str, config.rope_scaling)) or 'not scaled'
   window = config.sliding_window
+  stored = weights.read_json(directory, 'config.json')
   context = stored.get('max_position_embeddings')
   return {
-    'family': llama.family_of(stored, []),
+    'family': huggingface.family(directory),
     'dtype': ', '.join(f'{n} {dtypes[n]} tensors' for n in sorted(dtypes)),
     'parameters': f'{total:,}, without embeddings {total - embeddings:,}',
     'layers': f'{config.num_layers}',

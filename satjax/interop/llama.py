@@ -79,15 +79,13 @@ _SUPPORTED = {
 }
 # By model_type: the class of transformers, and what sets the family apart.
 # The first one that fits names an export.
+_PLAIN = {'qkv_bias': False, 'qk_norm': False}
 FAMILIES = {
-  'llama': (
-    'LlamaForCausalLM',
-    {'qkv_bias': False, 'qk_norm': False, 'sliding_window': 0},
-  ),
-  'mistral': ('MistralForCausalLM', {'qkv_bias': False, 'qk_norm': False}),
-  'qwen2': ('Qwen2ForCausalLM', {'qkv_bias': True, 'qk_norm': False}),
-  'qwen3': ('Qwen3ForCausalLM', {'qkv_bias': False, 'qk_norm': True}),
-  'phi3': ('Phi3ForCausalLM', {'qkv_bias': False, 'qk_norm': False}),
+  'llama': ('LlamaForCausalLM', _PLAIN | {'sliding_window': 0}),
+  'mistral': ('MistralForCausalLM', _PLAIN),
+  'qwen2': ('Qwen2ForCausalLM', _PLAIN | {'qkv_bias': True}),
+  'qwen3': ('Qwen3ForCausalLM', _PLAIN | {'qk_norm': True}),
+  'phi3': ('Phi3ForCausalLM', _PLAIN),
 }
 # What a run settles, and no config.json does.
 TRAINING = {
@@ -203,9 +201,7 @@ def _value(
 def family_of(stored: Mapping[str, Any], problems: list[str]) -> str:
   """The family of a `config.json`, by its name or that of its class.
 
-  Args:
-    stored: `config.json`.
-    problems: what is wrong with it is added; the family is 'llama' then.
+  What is wrong with it is added to `problems`; the family is 'llama' then.
   """
   classes = {name: family for family, (name, _) in FAMILIES.items()}
   names = stored.get('architectures')
@@ -231,13 +227,12 @@ def family_of(stored: Mapping[str, Any], problems: list[str]) -> str:
 def _rope_of(
   stored: Mapping[str, Any], problems: list[str]
 ) -> tuple[Any | None, tuple[Any, ...]]:
-  """`rope_theta` if it is given, and `ModelConfig.rope_scaling`.
+  """`rope_theta`, if it is given, and `ModelConfig.rope_scaling`.
 
   transformers keeps them in one place or another; all have to agree.
   """
-  thetas, scalings = {}, []
-  if 'rope_theta' in stored:
-    thetas['rope_theta'] = stored['rope_theta']
+  thetas = {key: stored[key] for key in stored.keys() & {'rope_theta'}}
+  scalings = []
   for key in ('rope_parameters', 'rope_scaling'):
     rope = stored.get(key, {})
     if not isinstance(rope, dict):

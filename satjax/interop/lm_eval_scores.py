@@ -68,10 +68,8 @@ def batches(
 ) -> Iterator[tuple[slice, tuple[int, int]]]:
   """Cuts rows that are sorted by falling length, so that few shapes occur.
 
-  Args:
-    lengths: of the rows, in tokens.
-    batch_tokens: in a batch, unless a single row has more.
-    mesh: its devices share out the rows of each batch evenly.
+  A batch has `batch_tokens` at most, unless a single row has more, and as many
+  rows for each device of the mesh.
 
   Yields:
     The rows of a batch, and its number of rows and its length, both padded.

@@ -19,15 +19,10 @@ from satjax.tree import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A model and its configuration.
+  """A model and its configuration."""
 
-  Attributes:
-    config: architecture and compute dtype.
-    params: the tree of `tree.AXES`, in the dtype of the files.
-  """
-
-  config: ModelConfig
-  params: PyTree
+  config: ModelConfig  # architecture and compute dtype
+  params: PyTree  # of `tree.AXES`, in the dtype of the files
 
   @property
   def apply(self) -> Callable[[PyTree, Any], jax.Array]:
@@ -46,12 +41,9 @@ def load(
   tokenizer: Tokenizer | None = None,
   **options: Any,
 ) -> Model:
-  """Reads a Hugging Face directory (config.json and safetensors).
+  """Reads a Hugging Face directory; options as `huggingface.load`.
 
-  Args:
-    directory: of the model.
-    tokenizer: that it is to be used with; warns if it was trained with another.
-    **options: of `huggingface.load`.
+  Warns if the model was trained with another tokenizer than the one given.
 
   Raises:
     DataError: one error that names everything that is wrong with it.

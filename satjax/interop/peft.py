@@ -14,7 +14,7 @@ import safetensors
 
 from satjax import errors, tree
 from satjax.config.groups import LoraConfig, ModelConfig
-from satjax.interop import llama, weights, writer
+from satjax.interop import huggingface, llama, writer
 from satjax.model import lora
 from satjax.tree import PyTree
 
@@ -76,8 +76,7 @@ def _check_base(base: str) -> None:
       'the run began with random weights (config.model.init_from is empty), and'
       f' no directory holds what its adapters belong to; {instead}'
     )
-  stored = weights.read_json(Path(base), 'config.json')
-  if llama.family_of(stored, []) == 'phi3':
+  if huggingface.family(base) == 'phi3':
     raise errors.ConfigError(
       f'{base}, which the run started from, is a Phi-3: it stores queries, keys'
       f' and values as one matrix, which no adapter here fits; {instead}'

@@ -21,6 +21,7 @@ _MAX_SMALL_BYTES = 64 * 2**20
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 _PICKLES = ('.bin', '.pt', '.pth', '.pkl', '.ckpt')
+_PLAIN = re.compile(r'[\w.+=@ -]+\.safetensors')
 _PART = 2**20  # numbers that are looked at together
 DTYPES = {'F32': np.float32, 'BF16': ml_dtypes.bfloat16, 'F16': np.float16}
 
@@ -38,12 +39,10 @@ class Header(NamedTuple):
 
 
 def read_json(directory: Path, name: str) -> dict[str, Any]:
-  path = directory / name
+  path, content = directory / name, read_small(directory, name)
   try:
-    content = json.loads(read_small(directory, name))
+    content = json.loads(content)
   except (ValueError, RecursionError) as error:
-    if isinstance(error, errors.SatjaxError):
-      raise
     raise errors.DataError(f'{path} is not valid JSON: {error}') from error
   if not isinstance(content, dict):
     raise errors.DataError(f'{path} does not hold a JSON object')
@@ -146,18 +145,13 @@ def _weight_map(
     refuse(directory, [f'{INDEX} has no weight_map'])
   problems = []
   for name, file in weight_map.items():
-    if not _is_plain(file):
+    if not isinstance(file, str) or not _PLAIN.fullmatch(file):
       problems.append(
         f'{name}: found {errors.brief(file)} in {INDEX}, expected the plain'
         ' name of a .safetensors file in the same directory'
       )
       weight_map[name] = None
   return weight_map, problems
-
-
-def _is_plain(file: Any) -> bool:
-  pattern = r'[\w.+=@ -]+\.safetensors'
-  return isinstance(file, str) and bool(re.fullmatch(pattern, file))
 
 
 def _no_weights(directory: Path) -> str:

@@ -44,13 +44,14 @@ def write(
 ) -> None:
   """Writes a model directory; a model that satjax wrote there is replaced.
 
+  Other files stay. The checksums of all that is written are added.
+
   Args:
-    directory: made if need be; other files in it stay.
+    directory: made if need be.
     shapes: of the stored tensors, by name, in their order.
     tensor: from a name to that tensor, contiguous and of `dtype`. Called once
       each, in order.
-    contents: other files by name; a config.json with `OURS` among them. The
-      checksums of all files are added.
+    contents: other files by name; a config.json with `OURS` among them.
     dtype: of every tensor.
     max_shard_bytes: more weights than this go into several files; as much is
       held in memory.
@@ -60,14 +61,18 @@ def write(
       they are among them.
 
   Raises:
-    StorageError: as `replacing`, or a file reads back different.
+    StorageError: the directory cannot be written, has too little room, holds
+      a model that satjax did not write, or a file reads back different.
   """
   root = Path(directory).resolve()
   sizes = {n: math.prod(s) * dtype.itemsize for n, s in shapes.items()}
   shards = _cut(sizes, max_shard_bytes)
+  total = sum(sizes.values())
   contents, sums = dict(contents), {}
   if len(shards) > 1:
-    contents[weights.INDEX] = to_json(_index(shards, sum(sizes.values())))
+    files = {name: file for file, names in shards.items() for name in names}
+    index = {'metadata': {'total_size': total}, 'weight_map': files}
+    contents[weights.INDEX] = to_json(index)
 
   def made(name):
     array = tensor(name)
@@ -81,7 +86,7 @@ def write(
   with replacing(
     root,
     _refuse_foreign,
-    num_bytes=sum(sizes.values()) + sum(map(len, contents.values())),
+    num_bytes=total + sum(map(len, contents.values())),
     stale=[*whole, *shards_there, *(n for n in stale if n not in contents)],
     last=whole,
   ) as temporary:
@@ -110,19 +115,24 @@ def replacing(
     root: the directory; made if need be, other files in it stay.
     refuse: raises OSError if an existing directory is somebody else's.
     num_bytes: that the files will take.
-    stale: names of files that are deleted before.
+    stale: names of files that are deleted before any is moved.
     last: names of files that are moved after the others.
 
   Raises:
-    StorageError: the directory cannot be written, has too little room, or is
-      somebody else's; any other OSError from within.
+    StorageError: there is too little room, or any OSError.
   """
   try:
     if root.exists():
       refuse(root)
       for leftover in root.glob(_TEMPORARY + '*'):
         shutil.rmtree(leftover)
-    _check_room(root, num_bytes)
+    there = next(p for p in (root, *root.parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if num_bytes > free:
+      raise OSError(
+        f'it takes {num_bytes / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free;'
+        ' make room, or choose a directory on another disk'
+      )
     root.mkdir(parents=True, exist_ok=True)
     # Inside the directory, so that moving never crosses file systems.
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=root) as name:
@@ -158,11 +168,9 @@ def write_tensors(
 ) -> None:
   """The same for tensors; the page cache makes reading back cheap.
 
-  Args:
-    path: of the file.
-    arrays: contiguous ones: safetensors 0.8.0 writes wrong numbers from others.
-    marks: what else the header says.
-    tick: called with the bytes of each array that is as it should be.
+  The arrays have to be contiguous: safetensors 0.8.0 writes wrong numbers from
+  others. `marks` go into the header; `tick` is told the bytes of each array
+  that reads back.
   """
   metadata = {'format': 'pt', **(marks or {})}
   safetensors.numpy.save_file(dict(arrays), path, metadata=metadata)
@@ -199,16 +207,6 @@ def checksum(
   return digest.hexdigest()
 
 
-def _check_room(root: Path, num_bytes: int) -> None:
-  there = next(p for p in (root, *root.parents) if p.exists())
-  free = shutil.disk_usage(there).free
-  if num_bytes > free:
-    raise OSError(
-      f'it takes {num_bytes / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free;'
-      ' make room, or choose a directory on another disk'
-    )
-
-
 def _cut(
   sizes: Mapping[str, int], max_shard_bytes: int
 ) -> dict[str, list[str]]:
@@ -228,13 +226,6 @@ def _cut(
     f'model-{number:05}-of-{total:05}.safetensors': names
     for number, names in enumerate(groups, start=1)
   }
-
-
-def _index(
-  shards: Mapping[str, list[str]], total_size: int
-) -> dict[str, dict[str, Any]]:
-  weight_map = {name: file for file, names in shards.items() for name in names}
-  return {'metadata': {'total_size': total_size}, 'weight_map': weight_map}
 
 
 def _refuse_foreign(root: Path) -> None:

@@ -319,7 +319,7 @@ def test_work_is_announced_and_told_as_it_is_done(tmp_path):
 def rows_of(specs, config=BASE, **changes):
   config = dataclasses.replace(config, **changes)
   operators, after = specs_lib.resolve_all(specs, config)
-  summary = grow_lib.Summary(operators, config, after, (64, 64), 'float32')
+  summary = grow_lib.Summary(operators, config, after, (64, 64))
   return grow_lib.render(summary)
 
 
