@@ -76,7 +76,7 @@ def _answer(options):
   import rich
 
   from satjax.data import tokenizers
-  from satjax.interop import lm_eval, lm_eval_tasks, models
+  from satjax.interop import huggingface, lm_eval, lm_eval_tasks, models
   from satjax.train import saved
 
   if shared.is_run(options):
@@ -88,7 +88,7 @@ def _answer(options):
     tokenizer = tokenizers.get_tokenizer(options.tokenizer)
     model = models.load(options.model, tokenizer)
     what = {'model': options.model}
-    where = {'max_length': lm_eval.max_length(options.model)}
+    where = {'max_length': huggingface.max_length(options.model)}
   found = lm_eval_tasks.evaluate_tasks(
     lm_eval.adaptor(model.config, model.params, tokenizer, **where),
     options.tasks,

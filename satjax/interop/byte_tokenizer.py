@@ -14,26 +14,13 @@ END = '<|end_of_text|>'
 
 def files() -> dict[str, dict[str, Any]]:
   """Content of `tokenizer.json` and `tokenizer_config.json`, by file name."""
-  return {
-    'tokenizer.json': _pipeline(),
-    'tokenizer_config.json': {
-      'tokenizer_class': 'PreTrainedTokenizerFast',
-      'bos_token': BEGIN,
-      'eos_token': END,
-      # The default deletes spaces before punctuation when it decodes.
-      'clean_up_tokenization_spaces': False,
-    },
-  }
-
-
-def _pipeline() -> dict[str, Any]:
   byte_level = {
     'type': 'ByteLevel',
     'add_prefix_space': False,
     'trim_offsets': True,
     'use_regex': False,
   }
-  return {
+  pipeline = {
     'version': '1.0',
     'truncation': None,
     'padding': None,
@@ -55,6 +42,14 @@ def _pipeline() -> dict[str, Any]:
       'merges': [],
     },
   }
+  config = {
+    'tokenizer_class': 'PreTrainedTokenizerFast',
+    'bos_token': BEGIN,
+    'eos_token': END,
+    # The default deletes spaces before punctuation when it decodes.
+    'clean_up_tokenization_spaces': False,
+  }
+  return {'tokenizer.json': pipeline, 'tokenizer_config.json': config}
 
 
 def _special(token_id: int, text: str) -> dict[str, Any]:

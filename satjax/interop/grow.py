@@ -30,7 +30,6 @@ _OF_OTHER_WEIGHTS = ('adapter_config.json', writer.CHECKSUMS)
 # Keys of config.json that growth makes untrue: the name of the source, code
 # that stays behind, settings of each layer, and what `describe` says anew.
 _STALE = ('_name_or_path', 'auto_map', 'layer_types', 'rope_scaling')
-_CONTEXT = 2048  # tokens; what transformers assumes of a Llama
 _MARKS = ('', 'new', 'new, zeroed', 'new, random')  # a later one says more
 _MOST_ROWS = 40
 
@@ -43,11 +42,6 @@ class Summary:
   before: ModelConfig
   after: ModelConfig
   context: tuple[int, int]  # tokens of the longest row, before and after
-
-  @property
-  def num_params(self) -> tuple[int, int]:
-    """How many numbers before and after."""
-    return flops.num_params(self.before), flops.num_params(self.after)
 
 
 def grow(
@@ -112,11 +106,10 @@ class _Growth:
     self._directory, self._headers, self._dtype = directory, headers, dtype
     self._old_slots, self._shapes = llama.slots(before), tree.shapes(before)
     self._operators, self._seed = operators, seed
-    depths, model = [], before
-    for operator in operators:
-      depths.append(model.num_layers)
-      model = operator.target(model)
-    self._depths = depths
+    models = itertools.accumulate(
+      operators, lambda model, operator: operator.target(model), initial=before
+    )
+    self._depths = [model.num_layers for model in models][:-1]
     self._finite = set()
 
   @functools.cached_property
@@ -128,7 +121,7 @@ class _Growth:
     layer = None if slot.index is ... else slot.index
     copied, source = self._source(slot.path, layer)
     if copied:
-      return self._stored(_name(slot.path, source))
+      return self._stored(llama.TENSORS[slot.path][0].format(source))
     grown = apply.grown_tensor(
       self._operators, self._depths, slot.path, layer, self._key, self._read
     )
@@ -152,7 +145,7 @@ class _Growth:
 
   def _read(self, path, layer):
     """A tensor of the source in the layout of `tree.AXES`, float32."""
-    name = _name(path, layer)
+    name = llama.TENSORS[path][0].format(layer)
     shape = self._shapes[path][0 if layer is None else 1 :]
     matrix = self._stored(name)
     array = huggingface.from_stored(matrix, self._old_slots[name], shape)
@@ -172,10 +165,6 @@ class _Growth:
     return matrix
 
 
-def _name(path: str, layer: int | None) -> str:
-  return llama.TENSORS[path][0].format(layer)
-
-
 def _refuse_untrained(operators: Sequence[Operator]) -> None:
   for operator in operators:
     if isinstance(operator, Learn):
@@ -193,14 +182,9 @@ def _small_files(
   source: Path, operators: Sequence[Operator], after: ModelConfig, dtype: str
 ) -> tuple[dict[str, bytes], tuple[int, int]]:
   """Files without weights by name, and the longest row before and after."""
-  stored = weights.read_json(source, 'config.json')
-  old = stored.get('max_position_embeddings') or _CONTEXT
-  if type(old) is not int or old < 1:
-    problem = (
-      f'max_position_embeddings = {errors.brief(old)}; allowed: at least'
-    )
-    weights.refuse(source / 'config.json', [f'{problem} 1'])
+  old = huggingface.max_length(source)
   new = old * math.prod(op.factor for op in operators if type(op) is Length)
+  stored = weights.read_json(source, 'config.json')
   kept = {key: value for key, value in stored.items() if key not in _STALE}
   described = kept | llama.describe(after, dtype, new) | writer.OURS
   _, problems = llama.config_of(described)
@@ -210,20 +194,12 @@ def _small_files(
       + ''.join(f'\n  {problem}' for problem in problems)
     )
   contents = {'config.json': writer.to_json(described)}
-  for name in _names_of_small_files(source):
-    contents.setdefault(name, weights.read_small(source, name))
+  paths = itertools.chain(*map(source.glob, _SMALL_FILES))
+  names = {path.name for path in paths if not path.is_dir()}
+  for name in sorted(names - {*_OF_OTHER_WEIGHTS, *contents}):
+    if not name.endswith('.index.json'):
+      contents[name] = weights.read_small(source, name)
   return contents, (old, new)
-
-
-def _names_of_small_files(source: Path) -> list[str]:
-  return sorted(
-    path.name
-    for pattern in _SMALL_FILES
-    for path in source.glob(pattern)
-    if not path.is_dir()
-    and not path.name.endswith('.index.json')
-    and path.name not in _OF_OTHER_WEIGHTS
-  )
 
 
 def render(summary: Summary) -> str:
@@ -256,7 +232,7 @@ def _sizes(summary: Summary) -> Iterator[tuple[str, str, str]]:
     'vocab_size',
   ):
     yield name, *(f'{getattr(c, name)}' for c in (before, after))
-  yield 'parameters', *(f'{number:,}' for number in summary.num_params)
+  yield 'parameters', *(f'{flops.num_params(c):,}' for c in (before, after))
   for name in ('norm_eps', 'rope_theta'):
     old, new = getattr(before, name), getattr(after, name)
     if old != new:

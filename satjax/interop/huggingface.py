@@ -20,6 +20,7 @@ from satjax.config.groups import ModelConfig
 from satjax.data import subword
 from satjax.interop import byte_tokenizer, llama, weights, writer
 
+_MAX_LENGTH = 2048  # where nothing is said, as transformers has it
 _NUMPY_DTYPES = tuple(map(np.dtype, weights.DTYPES.values()))
 
 
@@ -39,6 +40,21 @@ def family(directory: str | os.PathLike) -> str:
   """The family of a directory whose `config.json` is as it should be."""
   stored = weights.read_json(Path(directory), 'config.json')
   return llama.family_of(stored, [])
+
+
+def max_length(directory: str | os.PathLike) -> int:
+  """Tokens that a model reads at once, by its `config.json`.
+
+  Raises:
+    DataError: it says what is no length.
+  """
+  path = Path(directory) / 'config.json'
+  stored = weights.read_json(path.parent, path.name)
+  length = stored.get('max_position_embeddings') or _MAX_LENGTH
+  if type(length) is not int or length < 1:
+    said = f'max_position_embeddings = {errors.brief(length)}'
+    weights.refuse(path, [f'{said}; allowed: at least 1'])
+  return length
 
 
 # Rows and columns of a leaf, as a device asks for its part, to numbers.
@@ -108,16 +124,13 @@ def check(
   """
   directory = Path(directory)
   config = read_config(directory)
-  slots = llama.slots(config)
   found, problems = weights.scan(directory)
   if family(directory) == 'phi3':
     found, more = weights.unfuse(config, found)
     problems += more
-  problems += weights.differences(config, slots, found)
-  if config.tied:
-    problems += weights.tied_problems(directory, found)
+  problems += weights.differences(directory, config, found)
   weights.refuse(directory, problems)
-  return config, {name: found[name] for name in slots}
+  return config, {name: found[name] for name in llama.slots(config)}
 
 
 def not_finite(name: str) -> str:

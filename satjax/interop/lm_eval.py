@@ -9,10 +9,9 @@ Bytes and sentence pieces stay ours in two things: a special token that a text
 spells is read as its characters, and a space before a text is kept.
 """
 
+import collections
 from collections.abc import Callable, Iterator
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,11 +20,10 @@ from satjax import console, errors, sharding
 from satjax.config.groups import MeshConfig, ModelConfig
 from satjax.data import tokenizers
 from satjax.generation import generate
-from satjax.interop import lm_eval_scores, weights
+from satjax.interop import lm_eval_scores
 from satjax.model import cached
 from satjax.tree import PyTree
 
-_MAX_LENGTH = 2048  # of a directory that does not say
 # Of the keys that a task may set; others would be ignored, and are refused.
 _GENERATION = {'until', 'max_gen_toks', 'do_sample', 'temperature', 'top_p'}
 
@@ -72,12 +70,6 @@ def adaptor(
     batch_tokens = 1024 if jax.default_backend() == 'cpu' else 8192
   params = cached.cast(model, params)
   return Satjax(model, params, tokenizer, max_length, batch_tokens, mesh)
-
-
-def max_length(directory: str | os.PathLike) -> int:
-  """Tokens that a model directory reads at once, by the harness's rule."""
-  described = weights.read_json(Path(directory), 'config.json')
-  return described.get('max_position_embeddings') or _MAX_LENGTH
 
 
 def encoder(
@@ -137,8 +129,8 @@ class _Adaptor:
   ) -> list[int]:
     return self._encode(string, add_special_tokens)
 
-  def loglikelihood(self, requests, disable_tqdm=True):
-    del disable_tqdm  # `console.Progress` shows more
+  def loglikelihood(self, requests, **_):
+    # `console.Progress` shows more.
     return super().loglikelihood(requests, disable_tqdm=True)
 
   def _loglikelihood_tokens(self, requests, **_):
@@ -155,9 +147,8 @@ class _Adaptor:
       self.cache_hook.add_partial('loglikelihood', texts, found)
     return scores
 
-  def loglikelihood_rolling(self, requests, disable_tqdm=True):
+  def loglikelihood_rolling(self, requests, **_):
     """Log-probability of whole texts, window by window."""
-    del disable_tqdm
     from lm_eval import utils
 
     windows, owners = [], []
@@ -190,13 +181,11 @@ class _Adaptor:
         tick=bar.start(len(pairs)),
       )
 
-  def generate_until(self, requests, disable_tqdm=True):
+  def generate_until(self, requests, **_):
     """Continues texts up to the strings that a task names."""
-    del disable_tqdm
-    alike: dict[str, list[int]] = {}
+    alike = collections.defaultdict(list)
     for number, request in enumerate(requests):
-      key = json.dumps(request.args[1], sort_keys=True)
-      alike.setdefault(key, []).append(number)
+      alike[json.dumps(request.args[1], sort_keys=True)].append(number)
     texts = [''] * len(requests)
     with console.Progress('generation') as bar:
       tick = bar.start(len(requests))

@@ -47,8 +47,10 @@ def score(
     whether each token of it is the most likely one.
   """
   rows: dict[tuple[int, ...], list[int]] = {}
-  for number, request in enumerate(requests):
-    rows.setdefault(_input(request, max_length), []).append(number)
+  for number, (context, continuation) in enumerate(requests):
+    # The model reads all but the last token.
+    row = tuple((context + continuation)[-(max_length + 1) : -1])
+    rows.setdefault(row, []).append(number)
   inputs = sorted(rows, key=len, reverse=True)
   found: list[Any] = [None] * len(requests)
   waiting = None  # so that the device computes while the host looks
@@ -91,12 +93,6 @@ def _power(number: int) -> int:
   return 1 << (number - 1).bit_length()
 
 
-def _input(request: Request, max_length: int) -> tuple[int, ...]:
-  """What the model reads: all but the last token."""
-  context, continuation = request
-  return tuple((context + continuation)[-(max_length + 1) : -1])
-
-
 def _run(model, params, requests, batch, shape, mesh):
   """Starts one pass; a request is a row, a place in it, and its last token."""
   tokens_BT = np.zeros(shape, np.int32)
@@ -115,9 +111,8 @@ def _run(model, params, requests, batch, shape, mesh):
 def _forward(params, tokens_BT, asked_R3, *, model):
   """Log-probability of every next token, and whether it is the likeliest one.
 
-  Returns:
-    Both of the tokens of the rows, `[B, T]`, where the last column means
-    nothing; then both of the tokens that are asked for, `[R]`.
+  Both of the tokens of the rows, `[B, T]`, where the last column means nothing;
+  then both of the tokens that are asked for, `[R]`.
   """
   logits_BTV = decoder.apply(model, params, {'tokens': tokens_BT})
   total_BT = jax.nn.logsumexp(logits_BTV, axis=-1)

@@ -58,8 +58,13 @@ def evaluate_tasks(
     from lm_eval import evaluator
 
     loaded = _load(tasks, task_dir)
+    # As `lm_eval.simple_evaluate`, which also looks at the machine for long.
     for task in loaded['tasks'].values():
-      _set_fewshot(task, num_fewshot)
+      own = task.get_config('num_fewshot')
+      if own != 0:
+        shots = own or 0 if num_fewshot is None else num_fewshot
+        task.set_config('num_fewshot', shots)
+      task.set_fewshot_seed(seed=_FEWSHOT_SEED)
     found = evaluator.evaluate(
       lm, loaded, limit=limit, bootstrap_iters=_RESAMPLED, log_samples=False
     )
@@ -125,14 +130,6 @@ def _unknown(name: str, local: set[str], known: Sequence[str]) -> str:
     f' ({", ".join(sorted(local))}), leaving out YAML files that cannot be'
     " read, and stock ones, which 'lm-eval ls tasks' lists"
   )
-
-
-def _set_fewshot(task: Any, number: int | None) -> None:
-  """As `lm_eval.simple_evaluate`, which also looks at the machine for long."""
-  own = task.get_config('num_fewshot')
-  if own != 0:
-    task.set_config('num_fewshot', own or 0 if number is None else number)
-  task.set_fewshot_seed(seed=_FEWSHOT_SEED)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, float | None]:

@@ -1,6 +1,5 @@
 """Models as a user of the package holds them: load, apply, save."""
 
-from collections.abc import Callable
 import dataclasses
 import os
 from pathlib import Path
@@ -24,16 +23,12 @@ class Model:
   config: ModelConfig  # architecture and compute dtype
   params: PyTree  # of `tree.AXES`, in the dtype of the files
 
-  @property
-  def apply(self) -> Callable[[PyTree, Any], jax.Array]:
-    """`apply(params, tokens)`: int [B, T] -> float32 logits [B, T, V]."""
+  def apply(self, params: PyTree, tokens: Any) -> jax.Array:
+    """Tokens, int [B, T], to float32 logits [B, T, V]."""
     from satjax.model import decoder
 
-    def run(params, tokens):
-      batch = {'tokens': jnp.asarray(tokens, jnp.int32)}
-      return decoder.apply(self.config, params, batch)
-
-    return run
+    batch = {'tokens': jnp.asarray(tokens, jnp.int32)}
+    return decoder.apply(self.config, params, batch)
 
 
 def load(

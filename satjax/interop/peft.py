@@ -54,7 +54,7 @@ def save(
   tensors = dict(_tensors(config, adapters, np.dtype(dtype)))
   num_bytes = sum(array.nbytes for array in tensors.values())
   with writer.replacing(
-    Path(directory), _refuse_foreign, num_bytes=num_bytes, last=[WEIGHTS]
+    Path(directory), _foreign_adapters, num_bytes=num_bytes, last=[WEIGHTS]
   ) as folder:
     writer.write_file(folder / CONFIG, writer.to_json(_describe(config, model)))
     writer.write_tensors(folder / WEIGHTS, tensors, marks=writer.OURS)
@@ -114,13 +114,9 @@ def _describe(config: LoraConfig, model: ModelConfig) -> dict[str, Any]:
   }
 
 
-def _refuse_foreign(root: Path) -> None:
-  """Protects adapters of somebody else."""
+def _foreign_adapters(root: Path) -> str | None:
   if not (root / WEIGHTS).exists():
-    return
+    return None
   with safetensors.safe_open(root / WEIGHTS, framework='numpy') as file:
     ours = writer.OURS.items() <= (file.metadata() or {}).items()
-  if not ours:
-    raise OSError(
-      'it holds adapters that satjax did not write; choose another directory'
-    )
+  return None if ours else 'adapters'

@@ -234,11 +234,10 @@ def unfuse(
 
 
 def differences(
-  config: ModelConfig,
-  slots: Mapping[str, llama.Slot],
-  found: Mapping[str, Header | None],
+  directory: Path, config: ModelConfig, found: Mapping[str, Header | None]
 ) -> list[str]:
   """What is missing, misshaped, of another dtype, or too much."""
+  slots = llama.slots(config)
   dtypes = Counter(
     header.dtype
     for name, header in found.items()
@@ -253,22 +252,18 @@ def differences(
       problems.append(f'{name}: found nothing, expected {expected}')
     elif found[name] and str(found[name]) != expected:
       problems.append(f'{name}: found {found[name]}, expected {expected}')
-  legal = {*slots, 'lm_head.weight'} if config.tied else set(slots)
+  embed, head = (llama.TENSORS[path][0] for path in ('embed', 'unembed'))
+  legal = {*slots, head} if config.tied else set(slots)
   for name, header in found.items():
     if header and name not in legal and not llama.IGNORED.fullmatch(name):
       problems.append(f'{name}: found {header}, expected no such tensor')
+  if config.tied and found.get(embed) and found.get(head):
+    problems += _tied_problems(directory, found[embed], found[head])
   return problems
 
 
-def tied_problems(
-  directory: Path, found: Mapping[str, Header | None]
-) -> list[str]:
+def _tied_problems(directory: Path, embed: Header, head: Header) -> list[str]:
   """A tied output matrix may be stored, if it is the embedding."""
-  embed, head = (
-    found.get(llama.TENSORS[path][0]) for path in ('embed', 'unembed')
-  )
-  if not embed or not head:
-    return []
   if str(embed) != str(head):
     return [f'lm_head.weight: found {head}, expected {embed} as embeddings']
   if head.dtype in DTYPES and not same_bits(

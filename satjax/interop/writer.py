@@ -85,7 +85,7 @@ def write(
   shards_there = [path.name for path in root.glob(_SHARDS)]
   with replacing(
     root,
-    _refuse_foreign,
+    _foreign_model,
     num_bytes=total + sum(map(len, contents.values())),
     stale=[*whole, *shards_there, *(n for n in stale if n not in contents)],
     last=whole,
@@ -103,7 +103,7 @@ def write(
 @contextlib.contextmanager
 def replacing(
   root: Path,
-  refuse: Callable[[Path], None],
+  foreign: Callable[[Path], str | None],
   *,
   num_bytes: int,
   stale: Sequence[str] = (),
@@ -113,7 +113,7 @@ def replacing(
 
   Args:
     root: the directory; made if need be, other files in it stay.
-    refuse: raises OSError if an existing directory is somebody else's.
+    foreign: names what is somebody else's in an existing directory, if it is.
     num_bytes: that the files will take.
     stale: names of files that are deleted before any is moved.
     last: names of files that are moved after the others.
@@ -123,7 +123,10 @@ def replacing(
   """
   try:
     if root.exists():
-      refuse(root)
+      if what := foreign(root):
+        raise OSError(
+          f'it holds {what} that satjax did not write; choose another directory'
+        )
       for leftover in root.glob(_TEMPORARY + '*'):
         shutil.rmtree(leftover)
     there = next(p for p in (root, *root.parents) if p.exists())
@@ -228,18 +231,14 @@ def _cut(
   }
 
 
-def _refuse_foreign(root: Path) -> None:
+def _foreign_model(root: Path) -> str | None:
   """Protects a model of somebody else, such as a download."""
-  there = ('config.json', weights.SINGLE, weights.INDEX)
-  if not any((root / n).exists() for n in there) and not any(
-    root.glob(_SHARDS)
-  ):
-    return
-  try:
-    ours = OURS.items() <= weights.read_json(root, 'config.json').items()
-  except errors.DataError:
-    ours = False
-  if not ours:
-    raise OSError(
-      'it holds a model that satjax did not write; choose another directory'
-    )
+  names = ('config.json', weights.SINGLE, weights.INDEX)
+  if any((root / n).exists() for n in names) or any(root.glob(_SHARDS)):
+    try:
+      config = weights.read_json(root, 'config.json')
+    except errors.DataError:
+      return 'a model'
+    if not OURS.items() <= config.items():
+      return 'a model'
+  return None

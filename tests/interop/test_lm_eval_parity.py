@@ -82,7 +82,7 @@ def test_same_numbers_as_the_harness(kind, specs, tasks, tmp_path):
     model,
     params,
     tokenizer,
-    max_length=lm_eval.max_length(tmp_path / 'model'),
+    max_length=huggingface.max_length(tmp_path / 'model'),
     batch_tokens=500,
   )
   assert other.max_length == own.max_length
