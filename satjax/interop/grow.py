@@ -23,7 +23,6 @@ from satjax.growth import specs as specs_lib
 from satjax.growth.operators import Depth, Learn, Length, Operator
 from satjax.interop import huggingface, llama, weights, writer
 
-_SHARD_BYTES = 2**30  # held in memory
 # Tokenizers, templates and settings go along.
 _SMALL_FILES = ('*.json', '*.jinja', '*.model', '*.txt')
 _OF_OTHER_WEIGHTS = ('adapter_config.json', writer.CHECKSUMS)
@@ -50,7 +49,7 @@ def grow(
   specs: Sequence[Any],
   *,
   seed: int = 0,
-  max_shard_bytes: int = _SHARD_BYTES,
+  max_shard_bytes: int = 2**30,
   start: Callable[[int], Callable[[int], None]] | None = None,
 ) -> Summary:
   """Writes the grown model of a Hugging Face Llama directory.

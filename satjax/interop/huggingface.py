@@ -20,6 +20,7 @@ from satjax.config.groups import ModelConfig
 from satjax.data import subword
 from satjax.interop import byte_tokenizer, llama, weights, writer
 
+_CONFIG = 'config.json'
 _MAX_LENGTH = 2048  # where nothing is said, as transformers has it
 _NUMPY_DTYPES = tuple(map(np.dtype, weights.DTYPES.values()))
 
@@ -30,16 +31,15 @@ def read_config(directory: str | os.PathLike) -> ModelConfig:
   Raises:
     DataError: names every key that is missing, wrong or not implemented.
   """
-  path = Path(directory) / 'config.json'
-  config, problems = llama.config_of(weights.read_json(path.parent, path.name))
-  weights.refuse(path, problems)
+  directory = Path(directory)
+  config, problems = llama.config_of(weights.read_json(directory, _CONFIG))
+  weights.refuse(directory / _CONFIG, problems)
   return config
 
 
 def family(directory: str | os.PathLike) -> str:
   """The family of a directory whose `config.json` is as it should be."""
-  stored = weights.read_json(Path(directory), 'config.json')
-  return llama.family_of(stored, [])
+  return llama.family_of(weights.read_json(Path(directory), _CONFIG), [])
 
 
 def max_length(directory: str | os.PathLike) -> int:
@@ -48,12 +48,11 @@ def max_length(directory: str | os.PathLike) -> int:
   Raises:
     DataError: it says what is no length.
   """
-  path = Path(directory) / 'config.json'
-  stored = weights.read_json(path.parent, path.name)
+  stored = weights.read_json(Path(directory), _CONFIG)
   length = stored.get('max_position_embeddings') or _MAX_LENGTH
   if type(length) is not int or length < 1:
-    said = f'max_position_embeddings = {errors.brief(length)}'
-    weights.refuse(path, [f'{said}; allowed: at least 1'])
+    problem = f'max_position_embeddings = {errors.brief(length)}'
+    weights.refuse(Path(directory), [f'{problem}; allowed: at least 1'])
   return length
 
 
@@ -79,8 +78,7 @@ def load(
       never whole in one memory. Default: a NumPy array.
 
   Returns:
-    The leaves of `tree.AXES` are nested, and in the stored dtype (float32,
-    bfloat16 or float16).
+    The leaves are nested, and in the stored dtype: float32, bfloat16, float16.
 
   Raises:
     DataError: names every problem of config.json; if it has none, every
@@ -134,6 +132,7 @@ def check(
 
 
 def not_finite(name: str) -> str:
+  """The problem of a tensor whose numbers are not all finite."""
   return f'{name}: found NaN or infinity, expected finite numbers'
 
 

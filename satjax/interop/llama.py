@@ -161,9 +161,7 @@ def config_of(stored: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
   values = _ABSENT | _ABSENT_OF.get(family, {}) | stored
   if theta is not None:
     values['rope_theta'] = theta
-  heads, width = (
-    values.get(_KEYS[name]) for name in ('num_heads', 'embed_dim')
-  )
+  heads, width = values.get('num_attention_heads'), values.get('hidden_size')
   if heads is not None:
     values.setdefault('num_key_value_heads', heads)
   if isinstance(heads, int) and isinstance(width, int) and heads > 0:
@@ -188,11 +186,10 @@ def _value(
   value = values[key]
   if field.type is float and type(value) is int and abs(value) < 2**53:
     value = float(value)
+  good = type(value) is field.type and field.metadata['check'](value)
   if field.name == 'num_layers':
     allowed += f', at most {_MAX_LAYERS}'
-    good = type(value) is int and 1 <= value <= _MAX_LAYERS
-  else:
-    good = type(value) is field.type and field.metadata['check'](value)
+    good = good and value <= _MAX_LAYERS
   if not good or value == math.inf:
     problems.append(f'{key} = {brief(value)}; allowed: {allowed}')
   return value

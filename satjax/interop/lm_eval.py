@@ -7,25 +7,32 @@ pieces, and a tokenizer.json whose post-processor does), and none otherwise: the
 byte tokenizer puts none. What has no context is scored after a begin of text.
 Bytes and sentence pieces stay ours in two things: a special token that a text
 spells is read as its characters, and a space before a text is kept.
+
+Letters as in `model.ops`, and R requests of a batch.
 """
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+import functools
 import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from satjax import console, errors, sharding
 from satjax.config.groups import MeshConfig, ModelConfig
 from satjax.data import tokenizers
 from satjax.generation import generate
-from satjax.interop import lm_eval_scores
-from satjax.model import cached
+from satjax.model import cached, decoder
 from satjax.tree import PyTree
 
 # Of the keys that a task may set; others would be ignored, and are refused.
 _GENERATION = {'until', 'max_gen_toks', 'do_sample', 'temperature', 'top_p'}
+
+Request = tuple[list[int], list[int]]  # ids of a context, and of what follows
+Score = tuple[float, bool]  # log-probability in nats, and whether it is greedy
 
 
 def adaptor(
@@ -130,8 +137,7 @@ class _Adaptor:
     return self._encode(string, add_special_tokens)
 
   def loglikelihood(self, requests, **_):
-    # `console.Progress` shows more.
-    return super().loglikelihood(requests, disable_tqdm=True)
+    return super().loglikelihood(requests, disable_tqdm=True)  # see `_score`
 
   def _loglikelihood_tokens(self, requests, **_):
     """Scores `((context, continuation), ids, ids)`."""
@@ -169,17 +175,45 @@ class _Adaptor:
       self.cache_hook.add_partial('loglikelihood_rolling', request.args, total)
     return totals
 
-  def _score(self, pairs, what):
+  def _score(self, requests: list[Request], what: str) -> list[Score]:
+    """Scores continuations given their contexts, which are cut from the left.
+
+    Requests that differ in their last token alone share one pass of the model,
+    as the choices of a multiple-choice question do whose answers are letters.
+    """
+    rows = collections.defaultdict(list)
+    for number, (context, continuation) in enumerate(requests):
+      # The model reads all but the last token.
+      row = tuple((context + continuation)[-(self.max_length + 1) : -1])
+      rows[row].append(number)
+    inputs = sorted(rows, key=len, reverse=True)
+    lengths = [len(row) for row in inputs]
+    found: list[Any] = [None] * len(requests)
+    waiting = None  # so that the device computes while the host looks
     with console.Progress(what) as bar:
-      return lm_eval_scores.score(
-        self._model,
-        self._params,
-        pairs,
-        max_length=self.max_length,
-        batch_tokens=self._batch_tokens,
-        mesh=self._mesh,
-        tick=bar.start(len(pairs)),
-      )
+      tick = bar.start(len(requests))
+      for part, shape in batches(lengths, self._batch_tokens, self._mesh):
+        batch = [(row, rows[row]) for row in inputs[part]]
+        running = batch, self._run(requests, batch, shape)
+        if waiting:
+          tick(_collect(requests, *waiting, found))
+        waiting = running
+      if waiting:
+        tick(_collect(requests, *waiting, found))
+    return found
+
+  def _run(self, requests, batch, shape):
+    """Starts a pass; each request is a row, a place in it, and a last token."""
+    tokens_BT = np.zeros(shape, np.int32)
+    asked = []
+    for number, (row, askers) in enumerate(batch):
+      tokens_BT[number, : len(row)] = row
+      asked += [(number, len(row) - 1, requests[i][1][-1]) for i in askers]
+    asked_R3 = np.zeros((_power(len(asked)), 3), np.int32)
+    asked_R3[: len(asked)] = asked
+    with jax.sharding.set_mesh(self._mesh):
+      tokens_BT = jax.device_put(tokens_BT, sharding.batch_sharding(self._mesh))
+      return _forward(self._params, tokens_BT, asked_R3, model=self._model)
 
   def generate_until(self, requests, **_):
     """Continues texts up to the strings that a task names."""
@@ -212,9 +246,7 @@ class _Adaptor:
     sizes = [
       generate.bucket(len(prompts[i])) + options.max_tokens for i in order
     ]
-    for part, (rows, _) in lm_eval_scores.batches(
-      sizes, 2 * self._batch_tokens, self._mesh
-    ):
+    for part, (rows, _) in batches(sizes, 2 * self._batch_tokens, self._mesh):
       ids = [prompts[i] for i in order[part]]
       ids += ids[-1:] * (rows - len(ids))
       with jax.sharding.set_mesh(self._mesh):
@@ -256,3 +288,64 @@ class _Adaptor:
       top_p=float(found.get('top_p', 1.0)) if sampled else 1.0,
       stop=[text for text in found['until'] if text],
     )
+
+
+def batches(
+  lengths: Sequence[int], batch_tokens: int, mesh: jax.sharding.Mesh
+) -> Iterator[tuple[slice, tuple[int, int]]]:
+  """Cuts rows that are sorted by falling length, so that few shapes occur.
+
+  A batch has `batch_tokens` at most, unless a single row has more, and as many
+  rows for each device of the mesh.
+
+  Yields:
+    The rows of a batch, and its number of rows and its length, both padded.
+  """
+  multiple = mesh.shape['data'] * mesh.shape['fsdp']
+  start = 0
+  while start < len(lengths):
+    length = generate.bucket(lengths[start])
+    most = max(1, batch_tokens // length // multiple) * multiple
+    left = len(lengths) - start
+    if left < most:
+      most = min(most, -(-_power(left) // multiple) * multiple)
+    yield slice(start, start + most), (most, length)
+    start += most
+
+
+def _power(number: int) -> int:
+  """The next power of two."""
+  return 1 << (number - 1).bit_length()
+
+
+@functools.partial(jax.jit, static_argnames=('model',))
+def _forward(params, tokens_BT, asked_R3, *, model):
+  """Log-probability of every next token, and whether it is the likeliest one.
+
+  Both of the tokens of the rows, `[B, T]`, where the last column means nothing;
+  then both of the tokens that are asked for, `[R]`.
+  """
+  logits_BTV = decoder.apply(model, params, {'tokens': tokens_BT})
+  total_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+  best_BT = jnp.argmax(logits_BTV, axis=-1)
+  next_BT = jnp.roll(tokens_BT, -1, axis=1)
+  next_BT1 = next_BT[..., None]
+  logit_BT = jnp.take_along_axis(logits_BTV, next_BT1, axis=-1)[..., 0]
+  row_R, place_R, token_R = asked_R3.T
+  last_R = logits_BTV[row_R, place_R, token_R] - total_BT[row_R, place_R]
+  hit_R = best_BT[row_R, place_R] == token_R
+  return logit_BT - total_BT, best_BT == next_BT, last_R, hit_R
+
+
+def _collect(requests, batch, arrays, found):
+  """Writes the scores of one batch to `found`; how many they are."""
+  logp_BT, hit_BT, last_R, hit_R = jax.device_get(arrays)
+  place = 0
+  for number, (row, askers) in enumerate(batch):
+    for asker in askers:
+      inside = slice(len(row) - len(requests[asker][1]), len(row) - 1)
+      logp = logp_BT[number, inside].sum(dtype=np.float64) + last_R[place]
+      greedy = hit_BT[number, inside].all() and hit_R[place]
+      found[asker] = float(logp), bool(greedy)
+      place += 1
+  return place

@@ -96,7 +96,13 @@ def _load(names: Sequence[str], task_dir: str | os.PathLike | None) -> Any:
     manager = library.TaskManager(include_path=places)
   for name in names:
     if name not in manager.all_tasks:
-      raise errors.ConfigError(_unknown(name, local, manager.all_tasks))
+      near = difflib.get_close_matches(name, manager.all_tasks, n=3)
+      means = f'; did you mean {" or ".join(near)}?' if near else ''
+      raise errors.ConfigError(
+        f'task {name!r} is unknown{means} Known are those of satjax and of'
+        f' task_dir ({", ".join(sorted(local))}), leaving out YAML files that'
+        " cannot be read, and stock ones, which 'lm-eval ls tasks' lists"
+      )
   try:
     return manager.load(names)
   except Exception as error:  # Of YAML, templates, files, the network...
@@ -120,16 +126,6 @@ def _needed(item: Any, index: Mapping[str, Any]) -> Iterator[str]:
     config = index[item].cfg if item in index else None
     if config and 'group' in config:
       yield from _needed(config.get('task', []), index)
-
-
-def _unknown(name: str, local: set[str], known: Sequence[str]) -> str:
-  near = difflib.get_close_matches(name, known, n=3)
-  means = f'; did you mean {" or ".join(near)}?' if near else ''
-  return (
-    f'task {name!r} is unknown{means} Known are those of satjax and of task_dir'
-    f' ({", ".join(sorted(local))}), leaving out YAML files that cannot be'
-    " read, and stock ones, which 'lm-eval ls tasks' lists"
-  )
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, float | None]:

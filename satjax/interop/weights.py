@@ -39,6 +39,7 @@ class Header(NamedTuple):
 
 
 def read_json(directory: Path, name: str) -> dict[str, Any]:
+  """The object in a JSON file; raises as `read_small`, and if it is none."""
   path, content = directory / name, read_small(directory, name)
   try:
     content = json.loads(content)
@@ -120,7 +121,7 @@ def scan(directory: Path) -> tuple[dict[str, Header | None], list[str]]:
       found[name] = header
   if SINGLE in lost and not weight_map:
     refuse(directory, problems)
-  for name, file in (weight_map or {}).items():
+  for name, file in weight_map.items():
     if name not in found:
       found[name] = None
       if file and file not in lost:
@@ -128,16 +129,14 @@ def scan(directory: Path) -> tuple[dict[str, Header | None], list[str]]:
   return found, problems
 
 
-def _weight_map(
-  directory: Path,
-) -> tuple[dict[str, str | None] | None, list[str]]:
-  """Which file holds which tensor; None when there is a single file."""
+def _weight_map(directory: Path) -> tuple[dict[str, str | None], list[str]]:
+  """Which file holds which tensor; nothing when there is a single file."""
   single, index = (os.path.lexists(directory / n) for n in (SINGLE, INDEX))
   if single and index:
     problem = f'{SINGLE} and {INDEX} are both there; remove the stale one'
     refuse(directory, [problem])
   if single:
-    return None, []
+    return {}, []
   if not index:
     refuse(directory, [_no_weights(directory)])
   weight_map = read_json(directory, INDEX).get('weight_map')
@@ -299,6 +298,7 @@ def is_finite(x: np.ndarray) -> bool:
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+  """Whether dtype, shape and every bit are the same, that of a NaN too."""
   if a.dtype != b.dtype or a.shape != b.shape:
     return False
   bits = f'u{a.dtype.itemsize}'

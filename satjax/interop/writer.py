@@ -235,10 +235,8 @@ def _foreign_model(root: Path) -> str | None:
   """Protects a model of somebody else, such as a download."""
   names = ('config.json', weights.SINGLE, weights.INDEX)
   if any((root / n).exists() for n in names) or any(root.glob(_SHARDS)):
-    try:
-      config = weights.read_json(root, 'config.json')
-    except errors.DataError:
-      return 'a model'
-    if not OURS.items() <= config.items():
-      return 'a model'
+    with contextlib.suppress(errors.DataError):
+      if OURS.items() <= weights.read_json(root, 'config.json').items():
+        return None
+    return 'a model'
   return None

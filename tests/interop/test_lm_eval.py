@@ -13,7 +13,7 @@ from satjax import cli, errors, sharding
 from satjax.config.groups import MeshConfig
 from satjax.data import tokenizers
 from satjax.generation import generate
-from satjax.interop import huggingface, lm_eval, lm_eval_scores, lm_eval_tasks
+from satjax.interop import huggingface, lm_eval, lm_eval_tasks
 from satjax.model import decoder
 from tests import models
 from tests.data import subword_samples
@@ -99,20 +99,11 @@ def random_requests():
 @pytest.mark.parametrize(('devices', 'batch_tokens'), [(1, 9999), (8, 400)])
 def test_batches_score_as_one_row_does(devices, batch_tokens):
   asked = random_requests()
-  done = []
-  found = lm_eval_scores.score(
-    MODEL,
-    PARAMS,
-    asked,
-    max_length=LENGTH,
-    batch_tokens=batch_tokens,
-    mesh=mesh_of(devices),
-    tick=done.append,
-  )
+  lm = adaptor(mesh=mesh_of(devices), batch_tokens=batch_tokens)
+  found = lm._score(asked, 'log-likelihoods')
   expected = [
     plain((context + ids)[-(LENGTH + 1) :], len(ids)) for context, ids in asked
   ]
-  assert sum(done) == len(asked)
   assert [pair[1] for pair in found] == [pair[1] for pair in expected]
   assert {pair[1] for pair in found} == {True, False}
   np.testing.assert_allclose(
@@ -120,18 +111,16 @@ def test_batches_score_as_one_row_does(devices, batch_tokens):
   )
 
 
-def test_requests_that_differ_in_the_last_token_share_a_pass():
+def test_requests_that_differ_in_the_last_token_share_a_pass(monkeypatch):
   passes = []
-  lm_eval_scores.score(
-    MODEL,
-    PARAMS,
-    [(list(range(40)), [1, last]) for last in range(64)],
-    max_length=LENGTH,
-    batch_tokens=LENGTH,  # a single row
-    mesh=mesh_of(1),
-    tick=passes.append,
+  forward = lm_eval._forward
+  monkeypatch.setattr(
+    lm_eval, '_forward', lambda *a, **b: passes.append(a) or forward(*a, **b)
   )
-  assert passes == [64]
+  lm = adaptor(batch_tokens=LENGTH)  # a single row
+  asked = [(list(range(40)), [1, last]) for last in range(64)]
+  assert len(set(lm._score(asked, 'log-likelihoods'))) == 64
+  assert len(passes) == 1
 
 
 @pytest.mark.parametrize('devices', [1, 4])
@@ -139,9 +128,7 @@ def test_batches_hold_every_row_once_in_few_shapes(devices):
   lengths = np.random.default_rng(0).integers(1, 300, 500).tolist()
   lengths.sort(reverse=True)
   seen, shapes = [], set()
-  for part, (rows, length) in lm_eval_scores.batches(
-    lengths, 4096, mesh_of(devices)
-  ):
+  for part, (rows, length) in lm_eval.batches(lengths, 4096, mesh_of(devices)):
     inside = lengths[part]
     seen += inside
     shapes.add((rows, length))
