@@ -38,7 +38,8 @@ def adaptor(**changes):
     MODEL,
     PARAMS,
     TOKENIZER,
-    **{'max_length': LENGTH, 'mesh': mesh_of(1)} | changes,
+    **{'max_length': LENGTH, 'batch_tokens': 9999, 'mesh': mesh_of(1)}
+    | changes,
   )
 
 
