@@ -172,12 +172,22 @@ def test_refuses_continuations_that_can_not_be_scored(text):
 
 
 def test_continues_as_generate_does():
-  prompts = ['', 'import ', 'x' * 31, 'def f(x):\n  return x + 1\n']
+  prompts = [
+    '',
+    'import ',
+    'x' * 31,
+    'def f(x):\n  return x + 1\n\nprint(f(1))',
+  ]
   ids = [[*prompt.encode()] or [TOKENIZER.bos_id] for prompt in prompts]
 
   def plain(stop):
     options = generate.Options(max_tokens=12, stop=stop)
-    return generate.run(MODEL, PARAMS, TOKENIZER, ids, options).texts
+    mesh = mesh_of(1)  # and the shapes of the test below: compiled once
+    with jax.sharding.set_mesh(mesh):
+      placed = jax.device_put(PARAMS, sharding.tree_sharding(mesh, PARAMS))
+      return generate.run(
+        MODEL, placed, TOKENIZER, ids, options, mesh=mesh
+      ).texts
 
   first, second, *_ = plain(())
   stop = [first[5:8], second[9]]
