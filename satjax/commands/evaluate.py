@@ -76,7 +76,7 @@ def _answer(options):
   import rich
 
   from satjax.data import tokenizers
-  from satjax.interop import lm_eval, lm_eval_tasks, models
+  from satjax.interop import huggingface, lm_eval, lm_eval_tasks, models
   from satjax.train import saved
 
   if shared.is_run(options):
@@ -88,16 +88,13 @@ def _answer(options):
     tokenizer = tokenizers.get_tokenizer(options.tokenizer)
     model = models.load(options.model, tokenizer)
     what = {'model': options.model}
-    where = {'max_length': lm_eval.max_length(options.model)}
+    where = {'max_length': huggingface.max_length(options.model)}
   found = lm_eval_tasks.evaluate_tasks(
-    model.config,
-    model.params,
-    tokenizer,
+    lm_eval.adaptor(model.config, model.params, tokenizer, **where),
     options.tasks,
     task_dir=options.task_dir,
     limit=options.limit,
     num_fewshot=options.num_fewshot,
-    **where,
   )
   rich.print(lm_eval_tasks.table(found))
   return what | {'tasks': found.pop('results')} | found

@@ -19,9 +19,9 @@ def run(options: Any) -> None:
   from pathlib import Path
 
   from satjax import console
-  from satjax.interop import inspection, inspection_table, weights
+  from satjax.interop import inspection, weights
 
   with console.Progress('checksums') as bar:
     found = inspection.inspect(options.model, start=bar.start)
-  inspection_table.show(found)
+  inspection.show(found)
   weights.refuse(Path(options.model), found.problems)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from satjax import errors
+from satjax import errors, sharding
 from satjax.config.groups import ModelConfig
 from satjax.data import tokenizers
 from satjax.generation import sampling, speculative
@@ -22,7 +22,7 @@ from satjax.model import cached
 from satjax.tree import PyTree
 
 _CHUNK = 32  # tokens between two looks at the text
-_SHORTEST = 32  # prompts are padded to this, or to this times a power of two
+_SHORTEST = 16  # rows are padded to this length, or to a step of `bucket`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Continuation:
 
   Attributes:
     texts: the continuation of each prompt.
+    rows: its new ids, without the end of a text; maybe more than the text.
     seconds: wall time, with compilation where there was any.
     num_tokens: new ones, without the ends of texts.
     passes: of the model over a row, after those that read the prompts.
@@ -78,6 +79,7 @@ class Continuation:
   """
 
   texts: list[str]
+  rows: Sequence[np.ndarray] = ()
   seconds: float = 0.0
   num_tokens: int = 0
   passes: int = 0
@@ -136,8 +138,13 @@ def run(
   prompts: Sequence[str | np.ndarray],
   options: Options,
   draft: speculative.Draft | None = None,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> Continuation:
-  """`generate` that also counts; a prompt may be ids, its begin included."""
+  """`generate` that also counts; a prompt may be ids, its begin included.
+
+  The devices of a mesh share out the rows, of which there have to be a multiple
+  of their number.
+  """
   begin = time.perf_counter()
   if draft is not None and draft.model.vocab_size < tokenizer.vocab_size:
     raise errors.ConfigError(
@@ -145,13 +152,15 @@ def run(
       f' {tokenizer.vocab_size}; a draft needs the tokenizer of its target'
     )
   if not prompts or options.max_tokens == 0:
-    return Continuation([''] * len(prompts), time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
+    return Continuation([''] * len(prompts), seconds=seconds)
   ids = [_ids(tokenizer, prompt) for prompt in prompts]
-  state, more = start(model, params, tokenizer, ids, options, draft)
+  state, more = start(model, params, tokenizer, ids, options, draft, mesh)
   rows, texts, state = _finish(tokenizer, ids, options, state, more)
   passes = state.get('passes', state['count'] - 1).sum()
   return Continuation(
     texts,
+    rows,
     seconds=time.perf_counter() - begin,
     num_tokens=sum(map(len, rows)),
     passes=int(passes),
@@ -187,16 +196,18 @@ def compare(
   return found[False], found[True]
 
 
-def start(model, params, tokenizer, ids, options, draft):
+def start(model, params, tokenizer, ids, options, draft, mesh=None):
   """The state after the prompts, and the program that goes on from it."""
   rule, numbers = options.rule(tokenizer), options.numbers()
   length_B = np.array([len(row) for row in ids], np.int32)
-  longest = _bucket(length_B.max())
+  longest = bucket(int(length_B.max()))
   slots = longest + -(-options.max_tokens // _CHUNK) * _CHUNK
   slots += draft.num_tokens if draft else 0
   tokens_BS = np.zeros((len(ids), slots), np.int32)
   for row, values in zip(tokens_BS, ids):
     row[: len(values)] = values
+  if mesh is not None:
+    tokens_BS = jax.device_put(tokens_BS, sharding.batch_sharding(mesh))
   params = cached.cast(model, params)
   state = sampling.start(
     params,
@@ -227,9 +238,13 @@ def start(model, params, tokenizer, ids, options, draft):
   return state, lambda state, n: more((params, small), state, numbers, n)
 
 
-def _bucket(length):
-  """Few lengths, so that few programs are compiled."""
-  return max(_SHORTEST, 1 << int(length - 1).bit_length())
+def bucket(length: int) -> int:
+  """The next length in steps of a third to a half: 16, 24, 32, 48, 64...
+
+  Few lengths, so that few programs are compiled.
+  """
+  size = 1 << (max(length, _SHORTEST) - 1).bit_length()
+  return size * 3 // 4 if length <= size * 3 // 4 >= _SHORTEST else size
 
 
 def _finish(tokenizer, ids, options, state, more):

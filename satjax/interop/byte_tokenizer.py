@@ -14,26 +14,13 @@ END = '<|end_of_text|>'
 
 def files() -> dict[str, dict[str, Any]]:
   """Content of `tokenizer.json` and `tokenizer_config.json`, by file name."""
-  return {
-    'tokenizer.json': _pipeline(),
-    'tokenizer_config.json': {
-      'tokenizer_class': 'PreTrainedTokenizerFast',
-      'bos_token': BEGIN,
-      'eos_token': END,
-      # The default deletes spaces before punctuation when it decodes.
-      'clean_up_tokenization_spaces': False,
-    },
-  }
-
-
-def _pipeline() -> dict[str, Any]:
   byte_level = {
     'type': 'ByteLevel',
     'add_prefix_space': False,
     'trim_offsets': True,
     'use_regex': False,
   }
-  return {
+  pipeline = {
     'version': '1.0',
     'truncation': None,
     'padding': None,
@@ -55,28 +42,26 @@ def _pipeline() -> dict[str, Any]:
       'merges': [],
     },
   }
+  config = {
+    'tokenizer_class': 'PreTrainedTokenizerFast',
+    'bos_token': BEGIN,
+    'eos_token': END,
+    # The default deletes spaces before punctuation when it decodes.
+    'clean_up_tokenization_spaces': False,
+  }
+  return {'tokenizer.json': pipeline, 'tokenizer_config.json': config}
 
 
 def _special(token_id: int, text: str) -> dict[str, Any]:
-  return {
-    'id': token_id,
-    'content': text,
-    'single_word': False,
-    'lstrip': False,
-    'rstrip': False,
-    'normalized': False,
-    'special': True,
-  }
+  marks = dict.fromkeys(
+    ('single_word', 'lstrip', 'rstrip', 'normalized'), False
+  )
+  return {'id': token_id, 'content': text, **marks, 'special': True}
 
 
 def _characters() -> list[str]:
   """The character of each byte: itself if printable, else one from 256 up."""
   stand_in = iter(range(256, 512))
-  return [
-    chr(byte if _is_printable(byte) else next(stand_in)) for byte in range(256)
-  ]
-
-
-def _is_printable(byte: int) -> bool:
-  """In Latin-1; a space, a soft hyphen and controls are not."""
-  return 33 <= byte <= 126 or (byte >= 161 and byte != 173)
+  # Of Latin-1; a space, a soft hyphen and controls are not printable.
+  printable = {*range(33, 127), *range(161, 256)} - {173}
+  return [chr(n if n in printable else next(stand_in)) for n in range(256)]

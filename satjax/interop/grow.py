@@ -4,9 +4,10 @@ Neither model is ever in memory as a whole. Tensors that growth only repeats
 go from file to file as they are; the others are computed in float32.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
+import itertools
 import math
 import os
 from pathlib import Path
@@ -15,50 +16,31 @@ from typing import Any
 import jax
 import numpy as np
 
-from satjax import errors, flops, tree
+from satjax import console, errors, flops, tree
 from satjax.config.groups import ModelConfig
-from satjax.growth import apply
+from satjax.growth import apply, layer_maps
 from satjax.growth import specs as specs_lib
-from satjax.growth.operators import Learn, Length, Operator
-from satjax.interop import checksums, huggingface, llama, weights, writer
+from satjax.growth.operators import Depth, Learn, Length, Operator
+from satjax.interop import huggingface, llama, weights, writer
 
-_SHARD_BYTES = 2**30  # held in memory
 # Tokenizers, templates and settings go along.
 _SMALL_FILES = ('*.json', '*.jinja', '*.model', '*.txt')
-_OF_OTHER_WEIGHTS = ('adapter_config.json', checksums.FILE)
+_OF_OTHER_WEIGHTS = ('adapter_config.json', writer.CHECKSUMS)
 # Keys of config.json that growth makes untrue: the name of the source, code
 # that stays behind, settings of each layer, and what `describe` says anew.
 _STALE = ('_name_or_path', 'auto_map', 'layer_types', 'rope_scaling')
-_CONTEXT = 2048  # tokens; what transformers assumes of a Llama
+_MARKS = ('', 'new', 'new, zeroed', 'new, random')  # a later one says more
+_MOST_ROWS = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """What growth made of a model.
+  """What growth made of a model."""
 
-  Attributes:
-    operators: that were carried out, in order.
-    before: the architecture of the source.
-    after: that of the result.
-    context: longest row before and after, in tokens.
-    dtype: of the stored numbers.
-  """
-
-  operators: tuple[Operator, ...]
+  operators: tuple[Operator, ...]  # in order
   before: ModelConfig
   after: ModelConfig
-  context: tuple[int, int]
-  dtype: str
-
-  @property
-  def num_params(self) -> tuple[int, int]:
-    """How many numbers before and after."""
-    return flops.num_params(self.before), flops.num_params(self.after)
-
-  @property
-  def preserves(self) -> bool:
-    """Whether the function is the same, but for rounding, by design."""
-    return all(operator.preserves for operator in self.operators)
+  context: tuple[int, int]  # tokens of the longest row, before and after
 
 
 def grow(
@@ -67,7 +49,7 @@ def grow(
   specs: Sequence[Any],
   *,
   seed: int = 0,
-  max_shard_bytes: int = _SHARD_BYTES,
+  max_shard_bytes: int = 2**30,
   start: Callable[[int], Callable[[int], None]] | None = None,
 ) -> Summary:
   """Writes the grown model of a Hugging Face Llama directory.
@@ -76,7 +58,7 @@ def grow(
   float32 with `jax.random.key(seed)`, cast to the stored dtype.
 
   Args:
-    model_dir: the source; stays as it is.
+    model_dir: the source.
     out: made if need be; a model that satjax wrote there is replaced.
     specs: operators as `specs_lib.resolve_all` takes them.
     seed: of random duplicates, fresh weights and noise.
@@ -112,7 +94,7 @@ def grow(
     max_shard_bytes=max_shard_bytes,
     tick=start(2 * num_bytes) if start else lambda num_bytes: None,
   )
-  return Summary(operators, before, after, context, dtype.name)
+  return Summary(operators, before, after, context)
 
 
 class _Growth:
@@ -123,11 +105,10 @@ class _Growth:
     self._directory, self._headers, self._dtype = directory, headers, dtype
     self._old_slots, self._shapes = llama.slots(before), tree.shapes(before)
     self._operators, self._seed = operators, seed
-    depths, model = [], before
-    for operator in operators:
-      depths.append(model.num_layers)
-      model = operator.target(model)
-    self._depths = depths
+    models = itertools.accumulate(
+      operators, lambda model, operator: operator.target(model), initial=before
+    )
+    self._depths = [model.num_layers for model in models][:-1]
     self._finite = set()
 
   @functools.cached_property
@@ -139,7 +120,7 @@ class _Growth:
     layer = None if slot.index is ... else slot.index
     copied, source = self._source(slot.path, layer)
     if copied:
-      return self._stored(_name(slot.path, source))
+      return self._stored(llama.TENSORS[slot.path][0].format(source))
     grown = apply.grown_tensor(
       self._operators, self._depths, slot.path, layer, self._key, self._read
     )
@@ -163,7 +144,7 @@ class _Growth:
 
   def _read(self, path, layer):
     """A tensor of the source in the layout of `tree.AXES`, float32."""
-    name = _name(path, layer)
+    name = llama.TENSORS[path][0].format(layer)
     shape = self._shapes[path][0 if layer is None else 1 :]
     matrix = self._stored(name)
     array = huggingface.from_stored(matrix, self._old_slots[name], shape)
@@ -183,10 +164,6 @@ class _Growth:
     return matrix
 
 
-def _name(path: str, layer: int | None) -> str:
-  return llama.TENSORS[path][0].format(layer)
-
-
 def _refuse_untrained(operators: Sequence[Operator]) -> None:
   for operator in operators:
     if isinstance(operator, Learn):
@@ -204,14 +181,9 @@ def _small_files(
   source: Path, operators: Sequence[Operator], after: ModelConfig, dtype: str
 ) -> tuple[dict[str, bytes], tuple[int, int]]:
   """Files without weights by name, and the longest row before and after."""
-  stored = weights.read_json(source, 'config.json')
-  old = stored.get('max_position_embeddings') or _CONTEXT
-  if type(old) is not int or old < 1:
-    problem = (
-      f'max_position_embeddings = {errors.brief(old)}; allowed: at least'
-    )
-    weights.refuse(source / 'config.json', [f'{problem} 1'])
+  old = huggingface.max_length(source)
   new = old * math.prod(op.factor for op in operators if type(op) is Length)
+  stored = weights.read_json(source, 'config.json')
   kept = {key: value for key, value in stored.items() if key not in _STALE}
   described = kept | llama.describe(after, dtype, new) | writer.OURS
   _, problems = llama.config_of(described)
@@ -221,17 +193,125 @@ def _small_files(
       + ''.join(f'\n  {problem}' for problem in problems)
     )
   contents = {'config.json': writer.to_json(described)}
-  for name in _names_of_small_files(source):
-    contents.setdefault(name, weights.read_small(source, name))
+  paths = itertools.chain(*map(source.glob, _SMALL_FILES))
+  names = {path.name for path in paths if not path.is_dir()}
+  for name in sorted(names - {*_OF_OTHER_WEIGHTS, *contents}):
+    if not name.endswith('.index.json'):
+      contents[name] = weights.read_small(source, name)
   return contents, (old, new)
 
 
-def _names_of_small_files(source: Path) -> list[str]:
-  return sorted(
-    path.name
-    for pattern in _SMALL_FILES
-    for path in source.glob(pattern)
-    if not path.is_dir()
-    and not path.name.endswith('.index.json')
-    and path.name not in _OF_OTHER_WEIGHTS
-  )
+def render(summary: Summary) -> str:
+  """Markdown: sizes before and after, layers and sources, what to expect."""
+  layers = _layers(summary.operators, summary.before.num_layers)
+  rows = _rows(layers)
+  shown = []
+  for mark, lines in rows[:_MOST_ROWS]:
+    targets, *sources = map(_numbers, zip(*lines))
+    is_random = mark == _MARKS[-1]
+    shown.append((targets, '-' if is_random else ' and '.join(sources), mark))
+  if len(rows) > _MOST_ROWS:
+    shown.append((f'and {len(rows) - _MOST_ROWS} rows more', '', ''))
+  sizes = console.markdown(('', 'before', 'after'), [*_sizes(summary)])
+  layers_table = console.markdown(('layer', 'made of', ''), shown)
+  rate = layer_maps.connection_rate([sources[0] for sources, _ in layers])
+  return f'{sizes}\n{layers_table}\n{_expect(summary, rate)}'
+
+
+def _sizes(summary: Summary) -> Iterator[tuple[str, str, str]]:
+  """Name, before and after."""
+  before, after = summary.before, summary.after
+  for name in (
+    'num_layers',
+    'embed_dim',
+    'num_heads',
+    'num_kv_heads',
+    'head_dim',
+    'mlp_dim',
+    'vocab_size',
+  ):
+    yield name, *(f'{getattr(c, name)}' for c in (before, after))
+  yield 'parameters', *(f'{flops.num_params(c):,}' for c in (before, after))
+  for name in ('norm_eps', 'rope_theta'):
+    old, new = getattr(before, name), getattr(after, name)
+    if old != new:
+      yield name, f'{old:g}', f'{new:g}'
+  if summary.context[0] != summary.context[1]:
+    yield 'longest row, tokens', *map(str, summary.context)
+
+
+def _expect(summary: Summary, rate: float) -> str:
+  lines = [f'R_c = {rate:.3g}: the share of neighbours that were neighbours.']
+  if all(operator.preserves for operator in summary.operators):
+    lines.append('The function is preserved by design, but for rounding.')
+  else:
+    lines.append('The function is not preserved.')
+  if any(
+    any(operator.fresh)
+    if isinstance(operator, Depth)
+    else getattr(operator, 'method', '') == 'random'
+    for operator in summary.operators
+  ):
+    lines.append(
+      'Random units count in full at once: a directory holds no mask. A run'
+      ' lets them in slowly (config.growth.hops with ramp_tokens).'
+    )
+  return '\n'.join(lines)
+
+
+def _layers(
+  operators: Sequence[Operator], num_layers: int
+) -> list[tuple[tuple[int, ...], str]]:
+  """Of each grown layer, the old ones that it is made of, and what is new."""
+  layers = [((n,), '') for n in range(num_layers)]
+  for operator in operators:
+    if isinstance(operator, Length):
+      continue
+    inputs = apply.inputs(operator, 'blocks/mlp/up', len(layers))
+    uses = list(zip(*(rows for _, rows in inputs)))
+    marks = [''] * len(uses)
+    if isinstance(operator, Depth):
+      none = [False] * len(uses)
+      flags = operator.is_new, operator.zero_out or none, operator.fresh or none
+      marks = [_MARKS[max(n, 2 * z, 3 * r)] for n, z, r in zip(*flags)]
+    layers = [
+      (
+        tuple(dict.fromkeys(n for row in rows for n in layers[row][0])),
+        max(layers[rows[0]][1], mark, key=_MARKS.index),
+      )
+      for rows, mark in zip(uses, marks)
+    ]
+  return layers
+
+
+def _rows(
+  layers: Sequence[tuple[tuple[int, ...], str]],
+) -> list[tuple[str, list[tuple[int, ...]]]]:
+  """Layers, each with its sources, in rows of one mark that rise evenly."""
+  rows, last = [], {}
+  for number, (sources, mark) in enumerate(layers):
+    line = (number, *sources)
+    if mark not in last or not _rise_evenly([*last[mark][-2:], line]):
+      last[mark] = []
+      rows.append((mark, last[mark]))
+    last[mark].append(line)
+  return rows
+
+
+def _rise_evenly(lines: Sequence[tuple[int, ...]]) -> bool:
+  steps = {
+    tuple(b - a for a, b in zip(*pair)) for pair in itertools.pairwise(lines)
+  }
+  return len(set(map(len, lines))) == 1 and len(steps) <= 1
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+  """Numbers that rise evenly: '3', '0 to 21' or '0, 2, ..., 42'."""
+  first, last = numbers[0], numbers[-1]
+  if first == last:
+    return f'{first}'
+  if len(numbers) == 2 and last - first != 1:
+    return f'{first}, {last}'
+  if last - first == len(numbers) - 1:
+    return f'{first} to {last}'
+  return f'{first}, {numbers[1]}, ..., {last}'

@@ -6,6 +6,7 @@ anything outside the directory, and no weight is read before every header
 agrees with the configuration.
 """
 
+import collections
 from collections.abc import Callable, Mapping
 import functools
 import os
@@ -17,8 +18,10 @@ import numpy as np
 from satjax import errors, tree
 from satjax.config.groups import ModelConfig
 from satjax.data import subword
-from satjax.interop import byte_tokenizer, fused, llama, weights, writer
+from satjax.interop import byte_tokenizer, llama, weights, writer
 
+_CONFIG = 'config.json'
+_MAX_LENGTH = 2048  # where nothing is said, as transformers has it
 _NUMPY_DTYPES = tuple(map(np.dtype, weights.DTYPES.values()))
 
 
@@ -28,15 +31,29 @@ def read_config(directory: str | os.PathLike) -> ModelConfig:
   Raises:
     DataError: names every key that is missing, wrong or not implemented.
   """
-  return _read_config(Path(directory))[0]
+  directory = Path(directory)
+  config, problems = llama.config_of(weights.read_json(directory, _CONFIG))
+  weights.refuse(directory / _CONFIG, problems)
+  return config
 
 
-def _read_config(directory: Path) -> tuple[ModelConfig, str]:
-  """The architecture, and the family that its files are of."""
-  stored = weights.read_json(directory, 'config.json')
-  config, problems = llama.config_of(stored)
-  weights.refuse(directory / 'config.json', problems)
-  return config, llama.family_of(stored, [])
+def family(directory: str | os.PathLike) -> str:
+  """The family of a directory whose `config.json` is as it should be."""
+  return llama.family_of(weights.read_json(Path(directory), _CONFIG), [])
+
+
+def max_length(directory: str | os.PathLike) -> int:
+  """Tokens that a model reads at once, by its `config.json`.
+
+  Raises:
+    DataError: it says what is no length.
+  """
+  stored = weights.read_json(Path(directory), _CONFIG)
+  length = stored.get('max_position_embeddings') or _MAX_LENGTH
+  if type(length) is not int or length < 1:
+    problem = f'max_position_embeddings = {errors.brief(length)}'
+    weights.refuse(Path(directory), [f'{problem}; allowed: at least 1'])
+  return length
 
 
 # Rows and columns of a leaf, as a device asks for its part, to numbers.
@@ -55,14 +72,13 @@ def load(
   """Reads a model: its configuration and its parameters.
 
   Args:
-    directory: of the model.
+    directory: in this layout.
     place: makes a leaf of its path, its shape and a function that reads any
       part of it, so that a model that is split over devices, or over hosts, is
       never whole in one memory. Default: a NumPy array.
 
   Returns:
-    The configuration, and the nested dictionary of the leaves of `tree.AXES`,
-    read in the stored dtype (float32, bfloat16 or float16).
+    The leaves are nested, and in the stored dtype: float32, bfloat16, float16.
 
   Raises:
     DataError: names every problem of config.json; if it has none, every
@@ -71,9 +87,9 @@ def load(
   """
   directory = Path(directory)
   config, headers = check(directory)
-  problems, parts = [], {}
+  problems, parts = [], collections.defaultdict(list)
   for name, slot in llama.slots(config).items():
-    parts.setdefault(slot.path, []).append((name, slot))
+    parts[slot.path].append((name, slot))
 
   def read(path, shape, index):
     is_stacked = parts[path][0][1].index is not ...
@@ -105,20 +121,18 @@ def check(
     DataError, StorageError: as `load`, but for numbers, which are not read.
   """
   directory = Path(directory)
-  config, family = _read_config(directory)
-  slots = llama.slots(config)
+  config = read_config(directory)
   found, problems = weights.scan(directory)
-  if family == 'phi3':
-    found, more = fused.split(config, found)
+  if family(directory) == 'phi3':
+    found, more = weights.unfuse(config, found)
     problems += more
-  problems += weights.differences(config, slots, found)
-  if config.tied:
-    problems += weights.tied_problems(directory, found)
+  problems += weights.differences(directory, config, found)
   weights.refuse(directory, problems)
-  return config, {name: found[name] for name in slots}
+  return config, {name: found[name] for name in llama.slots(config)}
 
 
 def not_finite(name: str) -> str:
+  """The problem of a tensor whose numbers are not all finite."""
   return f'{name}: found NaN or infinity, expected finite numbers'
 
 
@@ -133,9 +147,7 @@ def save(
   stop_id: int | None = None,
   seq_len: int = 2048,
 ) -> None:
-  """Writes a model directory that transformers 4 and 5 read.
-
-  A model that satjax wrote there before is replaced; other files stay.
+  """Writes a model directory that transformers 4 and 5 read; see `writer`.
 
   Args:
     directory: made if need be.
@@ -150,17 +162,27 @@ def save(
 
   Raises:
     DataError: `params` are not those of `config`; names every difference.
-    StorageError: the directory cannot be written, has too little room, holds
-      a model that satjax did not write, or a file reads back different.
+    StorageError: as `writer.write`.
   """
   leaves = tree.flatten(params)
   dtype = _stored_dtype(config, leaves, dtype)
   slots = llama.slots(config)
-  files = _json_files(config, dtype.name, tokenizer, seq_len)
+  # Absent ids would mean 1 and 2, which are ordinary bytes here.
+  special = {
+    'bos_token_id': tokenizer.bos_id if tokenizer else None,
+    'eos_token_id': tokenizer.eos_id if tokenizer else None,
+  }
+  described = llama.describe(config, dtype.name, seq_len)
+  files = {
+    'config.json': writer.OURS | described | special,
+    'generation_config.json': special,
+  }
   if stop_id is not None and stop_id != tokenizer.eos_id:
-    files['generation_config.json'] |= {
+    files['generation_config.json'] = special | {
       'eos_token_id': [tokenizer.eos_id, stop_id]
     }
+  if tokenizer and tokenizer.name == 'byte':
+    files |= byte_tokenizer.files()
   contents = {name: writer.to_json(values) for name, values in files.items()}
   if tokenizer and tokenizer.name != 'byte':
     contents |= tokenizer.files()
@@ -198,22 +220,6 @@ def _stored_dtype(
     )
   weights.refuse(Path('params'), problems)
   return np.dtype(dtype) if dtype else dtypes.pop()
-
-
-def _json_files(
-  config: ModelConfig, dtype: str, tokenizer: Any, seq_len: int
-) -> dict[str, dict[str, Any]]:
-  """Content of the JSON files by name, for old and new transformers."""
-  special = {
-    # Absent would mean 1 and 2, which are ordinary bytes here.
-    'bos_token_id': tokenizer.bos_id if tokenizer else None,
-    'eos_token_id': tokenizer.eos_id if tokenizer else None,
-  }
-  described = writer.OURS | llama.describe(config, dtype, seq_len) | special
-  files = {'config.json': described, 'generation_config.json': special}
-  if tokenizer and tokenizer.name == 'byte':
-    files |= byte_tokenizer.files()
-  return files
 
 
 def from_stored(

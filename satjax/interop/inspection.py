@@ -5,7 +5,7 @@ goes into a checksum.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 import dataclasses
 import os
@@ -13,25 +13,24 @@ from pathlib import Path
 import re
 from typing import Any, NamedTuple
 
+from rich import console as rich_console
+from rich import table as rich_table
+from rich import text as rich_text
+
 from satjax import errors, flops
 from satjax.config.groups import ModelConfig
 from satjax.data import tokenizers
-from satjax.interop import (
-  byte_tokenizer,
-  checksums,
-  huggingface,
-  llama,
-  weights,
-)
+from satjax.interop import byte_tokenizer, huggingface, llama, weights, writer
 
 _TOKENIZERS = {
   'tokenizer.json': 'hf:{}',
   'tokenizer.model': 'sentencepiece:{}/tokenizer.model',
 }
 _LAYER = re.compile(r'\.\d+\.')
+_WIDTH = 200  # characters, where no terminal says; a checksum stays whole
 
 
-class File(NamedTuple):
+class CheckedFile(NamedTuple):
   """A file; its checksum where it was taken, and what came of it."""
 
   name: str
@@ -51,21 +50,15 @@ class Tensors(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-  """A model directory.
+  """What is to say of a model directory, and what is wrong with it.
 
-  Attributes:
-    facts: what is to say of the model and its tokenizer, by name; empty where
-      config.json cannot be used.
-    files: all that lie in the directory.
-    tensors: of all weights, in the order of a model.
-    has_checksums: whether there is something to compare with.
-    problems: all that is wrong.
+  There are no facts where config.json cannot be used.
   """
 
   facts: dict[str, str]
-  files: list[File]
-  tensors: list[Tensors]
-  has_checksums: bool
+  files: list[CheckedFile]
+  tensors: list[Tensors]  # in the order of a model
+  has_checksums: bool  # to compare with
   problems: list[str]
 
 
@@ -76,13 +69,9 @@ def inspect(
 ) -> Inspection:
   """Looks at everything in a model directory.
 
-  Checksums are taken of the files that `checksums.FILE` names, and compared;
-  of all files where there is none.
-
-  Args:
-    directory: in the layout of Hugging Face.
-    start: from the bytes to read to a function that is called with those that
-      were read; shows progress.
+  Checksums are taken of the files that `checksums.json` names, and compared;
+  of all files where there is none. `start` shows progress: a function from the
+  bytes to read to one that is called with those that were read.
 
   Raises:
     DataError: there is no such directory.
@@ -93,7 +82,7 @@ def inspect(
     raise errors.DataError(
       f'{directory} is no directory; name one with config.json and safetensors'
     )
-  listed = _attempt(problems, checksums.read, directory)
+  listed = _attempt(problems, _read_checksums, directory)
   files = _files(directory, listed, start, problems)
   config = _attempt(problems, huggingface.read_config, directory)
   # With a configuration, `check` reports what is wrong with the weights.
@@ -119,44 +108,62 @@ def _attempt(problems: list[str], fn: Callable[..., Any], *args: Any) -> Any:
     return None
 
 
+def _read_checksums(directory: Path) -> dict[str, Any] | None:
+  """The checksums by file name; None: the directory has none."""
+  if not (directory / writer.CHECKSUMS).exists():
+    return None
+  content = weights.read_json(directory, writer.CHECKSUMS)
+  if (algorithm := content.get('algorithm')) != writer.ALGORITHM:
+    raise errors.DataError(
+      f'{writer.CHECKSUMS}: algorithm = {errors.brief(algorithm)}; supported:'
+      f' {writer.ALGORITHM!r}'
+    )
+  if not isinstance(content.get('files'), dict):
+    raise errors.DataError(
+      f'{writer.CHECKSUMS} has no files; expected checksums by name'
+    )
+  return content['files']
+
+
 def _files(
   directory: Path,
   listed: Mapping[str, Any] | None,
   start: Callable[[int], Callable[[int], None]] | None,
   problems: list[str],
-) -> list[File]:
+) -> list[CheckedFile]:
   """All files, with checksums; several files are read at a time."""
   names = sorted(p.name for p in directory.iterdir() if not p.is_dir())
-  reasons = {
-    name: weights.unsafe(directory, name) for name in {*names, *(listed or {})}
+  verdicts = {
+    name: reason
+    for name in {*names, *(listed or {})}
+    if (reason := weights.unsafe(directory, name))
   }
   wanted = [
-    name for name in (names if listed is None else listed) if not reasons[name]
+    n for n in (names if listed is None else listed) if n not in verdicts
   ]
   sizes = {
-    name: 0 if reasons[name] else (directory / name).stat().st_size
+    name: 0 if name in verdicts else (directory / name).stat().st_size
     for name in {*names, *wanted}
   }
   tick = start(sum(sizes[n] for n in wanted)) if start else lambda size: None
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    taken = pool.map(lambda name: checksums.of(directory / name, tick), wanted)
+    taken = pool.map(lambda n: writer.checksum(directory / n, tick), wanted)
     sums = dict(zip(wanted, taken))
-  verdicts = {name: reason for name, reason in reasons.items() if reason}
   for name, expected in sorted((listed or {}).items()):
     if name in verdicts:
-      problems.append(f'{name} {verdicts[name]}; {checksums.FILE} lists it')
+      problems.append(f'{name} {verdicts[name]}; {writer.CHECKSUMS} lists it')
     elif sums[name] == expected:
       verdicts[name] = 'as written'
     else:
       verdicts[name] = 'differs'
       problems.append(
-        f'{name}: found {checksums.ALGORITHM} {sums[name]}, expected'
+        f'{name}: found {writer.ALGORITHM} {sums[name]}, expected'
         f' {errors.brief(expected)}; it was changed or damaged since it was'
         ' written'
       )
   return [
-    File(name, sizes[name], sums.get(name, ''), verdicts.get(name, ''))
-    for name in names
+    CheckedFile(n, sizes[n], sums.get(n, ''), verdicts.get(n, ''))
+    for n in names
   ]
 
 
@@ -164,15 +171,15 @@ def _facts(
   directory: Path, config: ModelConfig, found: Mapping[str, Any]
 ) -> dict[str, str]:
   """What config.json and the headers say."""
-  stored = weights.read_json(directory, 'config.json')
   dtypes = Counter(header.dtype for header in found.values() if header)
   total = flops.num_params(config)
   embeddings = config.vocab_size * config.embed_dim * (1 if config.tied else 2)
   scaling = ' '.join(map(str, config.rope_scaling)) or 'not scaled'
   window = config.sliding_window
+  stored = weights.read_json(directory, 'config.json')
   context = stored.get('max_position_embeddings')
   return {
-    'family': llama.family_of(stored, []),
+    'family': huggingface.family(directory),
     'dtype': ', '.join(f'{n} {dtypes[n]} tensors' for n in sorted(dtypes)),
     'parameters': f'{total:,}, without embeddings {total - embeddings:,}',
     'layers': f'{config.num_layers}',
@@ -202,10 +209,14 @@ def _tokenizer(
     if isinstance(error, errors.DataError):
       problems.append(str(error))
     return {'tokenizer': f'{file} cannot be used: {error}'}
-  kind, special = 'sentencepiece', {}
+  kind, special = 'sentencepiece', set()
   if file == 'tokenizer.json':
-    kind, special = _described(directory, file)
-  spec = 'byte' if kind == 'byte' else spec
+    content = weights.read_json(directory, file)
+    kind = content['model'].get('type', 'of unknown type')
+    if content == byte_tokenizer.files()[file]:
+      kind = spec = 'byte'
+    added = content.get('added_tokens') or ()
+    special = {token['id'] for token in added if token.get('special')}
   size, room = tokenizer.vocab_size, config.vocab_size
   if size > room:
     problems.append(
@@ -214,22 +225,12 @@ def _tokenizer(
     )
   ids = {'begin': tokenizer.bos_id, 'end': tokenizer.eos_id}
   named = [f'{n} {i} {tokenizer.token(i)}' for n, i in ids.items()]
-  more = len(special.keys() - set(ids.values()))
+  more = len(special - set(ids.values()))
   return {
     'tokenizer': f'{kind}, {size} tokens'
     f' {"do not fit" if size > room else "fit"}; --tokenizer={spec}',
     'special': ', '.join(named + ([f'{more} more'] if more else [])),
   }
-
-
-def _described(directory: Path, file: str) -> tuple[str, dict[int, str]]:
-  """The kind of a tokenizer.json, and its special tokens by id."""
-  content = weights.read_json(directory, file)
-  kind = content['model'].get('type', 'of unknown type')
-  if content == byte_tokenizer.files()[file]:
-    kind = 'byte'
-  added = content.get('added_tokens') or ()
-  return kind, {t['id']: t['content'] for t in added if t.get('special')}
 
 
 def _tensors(found: Mapping[str, Any]) -> list[Tensors]:
@@ -243,3 +244,55 @@ def _tensors(found: Mapping[str, Any]) -> list[Tensors]:
   kinds = [Tensors(*kind, count) for kind, count in counts.items()]
   known = {name: place for place, name in enumerate(order)}
   return sorted(kinds, key=lambda t: (known.get(t.name, len(order)), t))
+
+
+def show(inspection: Inspection) -> None:
+  """Prints the facts, the files and the tensors on stdout."""
+  console = rich_console.Console(highlight=False)
+  if not console.is_terminal:
+    console.width = _WIDTH
+  files = [
+    (file.name, f'{file.num_bytes:,}', file.checksum, file.verdict)
+    for file in inspection.files
+  ]
+  tensors = [
+    (kind.name, ' x '.join(map(str, kind.shape)), kind.dtype, f'{kind.count}')
+    for kind in inspection.tensors
+  ]
+  for heads, rows, number in (
+    ((), inspection.facts.items(), None),
+    (('file', 'bytes', writer.ALGORITHM, ''), files, 'bytes'),
+    (('tensor', 'shape', 'dtype', 'count'), tensors, 'count'),
+  ):
+    if rows:
+      console.print(_table(heads, rows, number))
+      console.print()
+  console.print(_verdict(inspection))
+
+
+def _table(
+  heads: Sequence[str], rows: Any, number: str | None
+) -> rich_table.Table:
+  """A table; the column that is called `number` is set to the right."""
+  table = rich_table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+  table.show_header = bool(heads)
+  for head in heads or ('', ''):
+    justify = 'right' if head == number else 'left'
+    table.add_column(head, overflow='fold', justify=justify)
+  for row in rows:
+    # No markup, and nothing that would steer a terminal.
+    table.add_row(
+      *(rich_text.Text(c if c.isprintable() else ascii(c)) for c in row)
+    )
+  return table
+
+
+def _verdict(inspection: Inspection) -> str:
+  if count := len(inspection.problems):
+    return f'{count} problem{"s" if count > 1 else ""}'
+  if inspection.has_checksums:
+    return f'whole: every file of {writer.CHECKSUMS} is as it was written'
+  return (
+    f'there is no {writer.CHECKSUMS}, and so nothing to compare the checksums'
+    ' with; headers and shapes are as expected'
+  )

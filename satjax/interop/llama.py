@@ -1,4 +1,8 @@
-"""The Llama of Hugging Face: its `config.json`, tensor names and shapes."""
+"""The Llama of Hugging Face: its `config.json`, tensor names and shapes.
+
+Each part of config.json is read here and described here, for the transformers
+of before version 5 and of after it, which spell some keys differently.
+"""
 
 from collections.abc import Mapping
 import dataclasses
@@ -10,7 +14,6 @@ from typing import Any, NamedTuple
 from satjax import errors, tree
 from satjax.config.groups import ModelConfig
 from satjax.errors import brief
-from satjax.interop import rope, window
 
 _MAX_LAYERS = 10_000  # bounds the tensor names that a forged config asks for
 
@@ -35,6 +38,15 @@ TENSORS = {
   'blocks/mlp/down': (_LAYER + 'mlp.down_proj.weight', True),
   'final_norm': ('model.norm.weight', False),
   'unembed': ('lm_head.weight', False),
+}
+# Phi-3 stores some matrices as one, rows after rows.
+FUSED = {
+  _LAYER + 'self_attn.qkv_proj.weight': (
+    'blocks/attention/query',
+    'blocks/attention/key',
+    'blocks/attention/value',
+  ),
+  _LAYER + 'mlp.gate_up_proj.weight': ('blocks/mlp/gate', 'blocks/mlp/up'),
 }
 # Old exports stored the rotary frequencies, which follow from rope_theta.
 IGNORED = re.compile(r'model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq')
@@ -67,17 +79,16 @@ _SUPPORTED = {
 }
 # By model_type: the class of transformers, and what sets the family apart.
 # The first one that fits names an export.
+_PLAIN = {'qkv_bias': False, 'qk_norm': False}
 FAMILIES = {
-  'llama': (
-    'LlamaForCausalLM',
-    {'qkv_bias': False, 'qk_norm': False, 'sliding_window': 0},
-  ),
-  'mistral': ('MistralForCausalLM', {'qkv_bias': False, 'qk_norm': False}),
-  'qwen2': ('Qwen2ForCausalLM', {'qkv_bias': True, 'qk_norm': False}),
-  'qwen3': ('Qwen3ForCausalLM', {'qkv_bias': False, 'qk_norm': True}),
-  'phi3': ('Phi3ForCausalLM', {'qkv_bias': False, 'qk_norm': False}),
+  'llama': ('LlamaForCausalLM', _PLAIN | {'sliding_window': 0}),
+  'mistral': ('MistralForCausalLM', _PLAIN),
+  'qwen2': ('Qwen2ForCausalLM', _PLAIN | {'qkv_bias': True}),
+  'qwen3': ('Qwen3ForCausalLM', _PLAIN | {'qk_norm': True}),
+  'phi3': ('Phi3ForCausalLM', _PLAIN),
 }
-_TRAINING = {
+# What a run settles, and no config.json does.
+TRAINING = {
   'dropout': 0.0,
   'dtype': 'float32',
   'attention': 'auto',
@@ -85,6 +96,22 @@ _TRAINING = {
   'remat': 'none',
   'init_from': '',
 }
+
+
+_ROPE_KEYS = {
+  'linear': ('factor',),
+  'llama3': (
+    'factor',
+    'low_freq_factor',
+    'high_freq_factor',
+    'original_max_position_embeddings',
+  ),
+}
+# Of an absent key, the value that transformers assumes; null means no window.
+_WINDOW_OF = {'mistral': 4096, 'qwen2': 4096, 'qwen3': 4096}
+_FIRST_LAYER = 28
+_SWITCHED = ('qwen2', 'qwen3')  # by use_sliding_window, from a layer on
+_FULL, _SLIDING = 'full_attention', 'sliding_attention'
 
 
 class Slot(NamedTuple):
@@ -123,25 +150,23 @@ def config_of(stored: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
   """
   problems: list[str] = []
   family = family_of(stored, problems)
-  sliding_window = window.read(stored, family, problems)
+  sliding_window = _window_of(stored, family, problems)
   stored = {key: value for key, value in stored.items() if value is not None}
   problems += [
     f'{key} = {brief(stored[key])}; supported: {value!r}'
     for key, value in _SUPPORTED.items()
     if key in stored and stored[key] != value
   ]
-  theta, scaling = rope.read(stored, problems)
+  theta, scaling = _rope_of(stored, problems)
   values = _ABSENT | _ABSENT_OF.get(family, {}) | stored
   if theta is not None:
     values['rope_theta'] = theta
-  heads, width = (
-    values.get(_KEYS[name]) for name in ('num_heads', 'embed_dim')
-  )
+  heads, width = values.get('num_attention_heads'), values.get('hidden_size')
   if heads is not None:
     values.setdefault('num_key_value_heads', heads)
   if isinstance(heads, int) and isinstance(width, int) and heads > 0:
     values.setdefault('head_dim', width // heads)
-  fields = _TRAINING | FAMILIES[family][1]
+  fields = TRAINING | FAMILIES[family][1]
   fields |= {'rope_scaling': scaling, 'sliding_window': sliding_window}
   for field in dataclasses.fields(ModelConfig):
     if field.name in _KEYS:
@@ -161,11 +186,10 @@ def _value(
   value = values[key]
   if field.type is float and type(value) is int and abs(value) < 2**53:
     value = float(value)
+  good = type(value) is field.type and field.metadata['check'](value)
   if field.name == 'num_layers':
     allowed += f', at most {_MAX_LAYERS}'
-    good = type(value) is int and 1 <= value <= _MAX_LAYERS
-  else:
-    good = type(value) is field.type and field.metadata['check'](value)
+    good = good and value <= _MAX_LAYERS
   if not good or value == math.inf:
     problems.append(f'{key} = {brief(value)}; allowed: {allowed}')
   return value
@@ -174,9 +198,7 @@ def _value(
 def family_of(stored: Mapping[str, Any], problems: list[str]) -> str:
   """The family of a `config.json`, by its name or that of its class.
 
-  Args:
-    stored: `config.json`.
-    problems: what is wrong with it is added; the family is 'llama' then.
+  What is wrong with it is added to `problems`; the family is 'llama' then.
   """
   classes = {name: family for family, (name, _) in FAMILIES.items()}
   names = stored.get('architectures')
@@ -199,8 +221,118 @@ def family_of(stored: Mapping[str, Any], problems: list[str]) -> str:
   return family
 
 
+def _rope_of(
+  stored: Mapping[str, Any], problems: list[str]
+) -> tuple[Any | None, tuple[Any, ...]]:
+  """`rope_theta`, if it is given, and `ModelConfig.rope_scaling`.
+
+  transformers keeps them in one place or another; all have to agree.
+  """
+  thetas = {key: stored[key] for key in stored.keys() & {'rope_theta'}}
+  scalings = []
+  for key in ('rope_parameters', 'rope_scaling'):
+    rope = stored.get(key, {})
+    if not isinstance(rope, dict):
+      problems.append(f'{key} = {brief(rope)}; supported: an object')
+      continue
+    if 'rope_theta' in rope:
+      thetas[f'{key}.rope_theta'] = rope['rope_theta']
+    if key in stored:
+      scalings.append(_scaling(key, rope, problems))
+    if rope.get('partial_rotary_factor', 1.0) != 1.0:
+      factor = brief(rope['partial_rotary_factor'])
+      problems.append(f'{key}.partial_rotary_factor = {factor}; supported: 1.0')
+  values = list(thetas.values())
+  if any(value != values[0] for value in values):
+    problems.append(f'{brief(thetas)} differ; expected one value')
+  if any(scaling != scalings[0] for scaling in scalings):
+    problems.append(
+      'rope_parameters and rope_scaling differ; expected the same'
+    )
+  return values[0] if values else None, scalings[0] if scalings else ()
+
+
+def _scaling(key: str, rope: Mapping[str, Any], problems: list[str]) -> Any:
+  """`ModelConfig.rope_scaling` of a dictionary in config.json."""
+  kind = rope.get('rope_type', rope.get('type', 'default'))
+  if kind == 'default':
+    return ()
+  if kind not in _ROPE_KEYS:
+    problems.append(
+      f"{key}.rope_type = {brief(kind)}; supported: 'default', "
+      f'{", ".join(map(repr, _ROPE_KEYS))}; take a release of the model without'
+      ' it'
+    )
+    return ()
+  values = tuple(rope.get(name) for name in _ROPE_KEYS[kind])
+  for name, value in zip(_ROPE_KEYS[kind], values):
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+      problems.append(f'{key}.{name} = {brief(value)}; allowed: above 0')
+      return ()
+  return (kind, *map(float, values))
+
+
+def _window_of(
+  stored: Mapping[str, Any], family: str, problems: list[str]
+) -> int:
+  """`ModelConfig.sliding_window`, where all layers have the same one.
+
+  transformers lets a query see the keys `k > q - sliding_window`: itself and
+  the `sliding_window - 1` tokens before it, as `ModelConfig` counts, too.
+  """
+  window = stored.get('sliding_window', _WINDOW_OF.get(family))
+  if family in _SWITCHED and not stored.get('use_sliding_window'):
+    window = None
+  if window is not None and (type(window) is not int or window < 1):
+    problems.append(
+      f'sliding_window = {brief(window)}; allowed: null, or at least 1'
+    )
+    return 0
+  if window and family == 'llama':
+    longest = stored.get('max_position_embeddings')
+    if type(longest) is not int or window < longest:
+      problems.append(
+        f'sliding_window = {window}; supported: null, or no less than'
+        f' max_position_embeddings ({brief(longest)}); a llama has no window,'
+        ' and with one it is a mistral'
+      )
+    window = None
+  kinds, allowed = stored.get('layer_types'), [_SLIDING if window else _FULL]
+  if window and family in _SWITCHED:
+    if kinds is None:
+      return window if _slides(stored, problems) else 0
+    allowed.append(_FULL)
+  if kinds is None:
+    return window or 0
+  for kind in allowed:
+    if isinstance(kinds, list) and all(k == kind for k in kinds):
+      return window if kind == _SLIDING else 0
+  problems.append(
+    f'layer_types = {brief(kinds)}; supported:'
+    f' {" or ".join(map(repr, allowed))} in all layers, where sliding_window ='
+    f' {"null" if window is None else window}'
+  )
+  return 0
+
+
+def _slides(stored: Mapping[str, Any], problems: list[str]) -> bool:
+  """Whether layers have the window, which begins at one of them."""
+  first = stored.get('max_window_layers', _FIRST_LAYER)
+  count = stored.get('num_hidden_layers')
+  if type(first) is int and type(count) is int:
+    if first <= 0:
+      return True
+    if first >= count:
+      return False
+  problems.append(
+    f'max_window_layers = {brief(first)} of {brief(count)} layers; supported:'
+    ' 0, a window in all layers, or a window in none'
+  )
+  return False
+
+
 def describe(config: ModelConfig, dtype: str, seq_len: int) -> dict[str, Any]:
-  """`config.json` for old and new transformers; the inverse of `config_of`.
+  """`config.json`, which old and new transformers read; see `config_of`.
 
   Raises:
     ConfigError: no family of transformers has such an architecture.
@@ -214,8 +346,8 @@ def describe(config: ModelConfig, dtype: str, seq_len: int) -> dict[str, Any]:
     'mlp_bias': False,
     'max_position_embeddings': seq_len,
     **{key: getattr(config, field) for field, key in _KEYS.items()},
-    **rope.describe(config.rope_theta, config.rope_scaling),
-    **window.describe(config.sliding_window, family, config.num_layers),
+    **_rope(config.rope_theta, config.rope_scaling),
+    **_window(config.sliding_window, family, config.num_layers),
     'torch_dtype': dtype,
     'dtype': dtype,
   }
@@ -229,3 +361,20 @@ def _export_family(config: ModelConfig) -> str:
     f'qkv_bias {config.qkv_bias} with qk_norm {config.qk_norm}: no model of'
     ' transformers has both; set one of them to False'
   )
+
+
+def _rope(theta: float, scaling: tuple[Any, ...]) -> dict[str, Any]:
+  kind, *numbers = scaling or ('default',)
+  rope = {'rope_type': kind, **dict(zip(_ROPE_KEYS.get(kind, ()), numbers))}
+  old = {'rope_scaling': rope} if scaling else {}
+  return {**old, 'rope_parameters': {**rope, 'rope_theta': theta}}
+
+
+def _window(window: int, family: str, num_layers: int) -> dict[str, Any]:
+  if family not in _SWITCHED:
+    return {'sliding_window': window} if window else {}
+  return {
+    'use_sliding_window': bool(window),
+    'sliding_window': window or None,
+    'max_window_layers': 0 if window else num_layers,
+  }

@@ -7,27 +7,32 @@ pieces, and a tokenizer.json whose post-processor does), and none otherwise: the
 byte tokenizer puts none. What has no context is scored after a begin of text.
 Bytes and sentence pieces stay ours in two things: a special token that a text
 spells is read as its characters, and a space before a text is kept.
+
+Letters as in `model.ops`, and R requests of a batch.
 """
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Iterator, Sequence
+import functools
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from satjax import console, errors, sharding
 from satjax.config.groups import MeshConfig, ModelConfig
 from satjax.data import tokenizers
 from satjax.generation import generate
-from satjax.interop import lm_eval_generate, lm_eval_scores, weights
-from satjax.model import cached
+from satjax.model import cached, decoder
 from satjax.tree import PyTree
 
-_MAX_LENGTH = 2048  # of a directory that does not say
 # Of the keys that a task may set; others would be ignored, and are refused.
 _GENERATION = {'until', 'max_gen_toks', 'do_sample', 'temperature', 'top_p'}
+
+Request = tuple[list[int], list[int]]  # ids of a context, and of what follows
+Score = tuple[float, bool]  # log-probability in nats, and whether it is greedy
 
 
 def adaptor(
@@ -50,8 +55,17 @@ def adaptor(
     batch_tokens: of one pass over the model, padding included; texts that are
       continued take twice as much room. None: what is fast here.
     mesh: where `params` live, or are put; None: copies on all devices.
+
+  Raises:
+    ConfigError: the harness is not installed.
   """
-  from lm_eval.api.model import TemplateLM
+  try:
+    from lm_eval.api.model import TemplateLM
+  except ImportError as error:
+    raise errors.ConfigError(
+      f'tasks need lm-evaluation-harness, which cannot be imported ({error});'
+      " run: pip install 'satjax[eval]'"
+    ) from None
 
   class Satjax(_Adaptor, TemplateLM):
     """Splits texts as the harness does, and scores as `_Adaptor` does."""
@@ -61,14 +75,8 @@ def adaptor(
   params = jax.device_put(params, sharding.tree_sharding(mesh, params))
   if batch_tokens is None:
     batch_tokens = 1024 if jax.default_backend() == 'cpu' else 8192
-  how = {'batch_tokens': batch_tokens, 'mesh': mesh}
-  return Satjax(model, cached.cast(model, params), tokenizer, max_length, how)
-
-
-def max_length(directory: str | os.PathLike) -> int:
-  """Tokens that a model directory reads at once, by the harness's rule."""
-  described = weights.read_json(Path(directory), 'config.json')
-  return described.get('max_position_embeddings') or _MAX_LENGTH
+  params = cached.cast(model, params)
+  return Satjax(model, params, tokenizer, max_length, batch_tokens, mesh)
 
 
 def encoder(
@@ -108,11 +116,12 @@ class _Adaptor:
 
   max_gen_toks = 256  # of a task that does not say
 
-  def __init__(self, model, params, tokenizer, max_length, how):
+  def __init__(self, model, params, tokenizer, max_length, batch_tokens, mesh):
     super().__init__()
-    self._model, self._params, self._how = model, params, how
-    self._tokenizer, self._encode = tokenizer, encoder(tokenizer)
-    self._max_length = max_length
+    self._model, self._params, self._tokenizer = model, params, tokenizer
+    self._encode = encoder(tokenizer)
+    self.max_length = max_length
+    self._batch_tokens, self._mesh = batch_tokens, mesh
 
   @property
   def eot_token_id(self) -> int:
@@ -122,18 +131,13 @@ class _Adaptor:
   def prefix_token_id(self) -> int:
     return self._tokenizer.bos_id
 
-  @property
-  def max_length(self) -> int:
-    return self._max_length
-
   def tok_encode(
     self, string: str, add_special_tokens: bool | None = None, **_: Any
   ) -> list[int]:
     return self._encode(string, add_special_tokens)
 
-  def loglikelihood(self, requests, disable_tqdm=True):
-    del disable_tqdm  # `console.Progress` shows more
-    return super().loglikelihood(requests, disable_tqdm=True)
+  def loglikelihood(self, requests, **_):
+    return super().loglikelihood(requests, disable_tqdm=True)  # see `_score`
 
   def _loglikelihood_tokens(self, requests, **_):
     """Scores `((context, continuation), ids, ids)`."""
@@ -149,9 +153,8 @@ class _Adaptor:
       self.cache_hook.add_partial('loglikelihood', texts, found)
     return scores
 
-  def loglikelihood_rolling(self, requests, disable_tqdm=True):
+  def loglikelihood_rolling(self, requests, **_):
     """Log-probability of whole texts, window by window."""
-    del disable_tqdm
     from lm_eval import utils
 
     windows, owners = [], []
@@ -172,50 +175,94 @@ class _Adaptor:
       self.cache_hook.add_partial('loglikelihood_rolling', request.args, total)
     return totals
 
-  def _score(self, pairs, what):
-    with console.Progress(what) as bar:
-      return lm_eval_scores.score(
-        self._model,
-        self._params,
-        pairs,
-        max_length=self.max_length,
-        tick=bar.start(len(pairs)),
-        **self._how,
-      )
+  def _score(self, requests: list[Request], what: str) -> list[Score]:
+    """Scores continuations given their contexts, which are cut from the left.
 
-  def generate_until(self, requests, disable_tqdm=True):
+    Requests that differ in their last token alone share one pass of the model,
+    as the choices of a multiple-choice question do whose answers are letters.
+    """
+    rows = collections.defaultdict(list)
+    for number, (context, continuation) in enumerate(requests):
+      # The model reads all but the last token.
+      row = tuple((context + continuation)[-(self.max_length + 1) : -1])
+      rows[row].append(number)
+    inputs = sorted(rows, key=len, reverse=True)
+    lengths = [len(row) for row in inputs]
+    found: list[Any] = [None] * len(requests)
+    waiting = None  # so that the device computes while the host looks
+    with console.Progress(what) as bar:
+      tick = bar.start(len(requests))
+      for part, shape in batches(lengths, self._batch_tokens, self._mesh):
+        batch = [(row, rows[row]) for row in inputs[part]]
+        running = batch, self._run(requests, batch, shape)
+        if waiting:
+          tick(_collect(requests, *waiting, found))
+        waiting = running
+      if waiting:
+        tick(_collect(requests, *waiting, found))
+    return found
+
+  def _run(self, requests, batch, shape):
+    """Starts a pass; each request is a row, a place in it, and a last token."""
+    tokens_BT = np.zeros(shape, np.int32)
+    asked = []
+    for number, (row, askers) in enumerate(batch):
+      tokens_BT[number, : len(row)] = row
+      asked += [(number, len(row) - 1, requests[i][1][-1]) for i in askers]
+    asked_R3 = np.zeros((_power(len(asked)), 3), np.int32)
+    asked_R3[: len(asked)] = asked
+    with jax.sharding.set_mesh(self._mesh):
+      tokens_BT = jax.device_put(tokens_BT, sharding.batch_sharding(self._mesh))
+      return _forward(self._params, tokens_BT, asked_R3, model=self._model)
+
+  def generate_until(self, requests, **_):
     """Continues texts up to the strings that a task names."""
-    del disable_tqdm
-    alike: dict[str, list[int]] = {}
+    alike = collections.defaultdict(list)
     for number, request in enumerate(requests):
-      key = json.dumps(request.args[1], sort_keys=True)
-      alike.setdefault(key, []).append(number)
+      alike[json.dumps(request.args[1], sort_keys=True)].append(number)
     texts = [''] * len(requests)
     with console.Progress('generation') as bar:
       tick = bar.start(len(requests))
       for numbers in alike.values():
         options = self._options(requests[numbers[0]].args[1])
         room = self.max_length - options.max_tokens
-        ids = [
-          self._encode(requests[i].args[0], None)[-room:]
+        ids = {
+          i: self._encode(requests[i].args[0], None)[-room:]
           or [self.prefix_token_id]
           for i in numbers
-        ]
-        new = lm_eval_generate.complete(
+        }
+        for number, text in self._continue(ids, options):
+          texts[number] = text
+          tick(1)
+    for request, text in zip(requests, texts):
+      self.cache_hook.add_partial('generate_until', request.args, text)
+    return texts
+
+  def _continue(
+    self, prompts: dict[int, list[int]], options: generate.Options
+  ) -> Iterator[tuple[int, str]]:
+    """The number of each prompt and its new text, decoded alone."""
+    order = sorted(prompts, key=lambda i: -len(prompts[i]))
+    sizes = [
+      generate.bucket(len(prompts[i])) + options.max_tokens for i in order
+    ]
+    for part, (rows, _) in batches(sizes, 2 * self._batch_tokens, self._mesh):
+      ids = [prompts[i] for i in order[part]]
+      ids += ids[-1:] * (rows - len(ids))
+      with jax.sharding.set_mesh(self._mesh):
+        found = generate.run(
           self._model,
           self._params,
           self._tokenizer,
           ids,
           options,
-          batch_tokens=2 * self._how['batch_tokens'],
-          mesh=self._how['mesh'],
-          tick=tick,
+          mesh=self._mesh,
         )
-        for number, text in zip(numbers, new):
-          texts[number] = text
-    for request, text in zip(requests, texts):
-      self.cache_hook.add_partial('generate_until', request.args, text)
-    return texts
+      for number, row in zip(order[part], found.rows):
+        text = self._tokenizer.decode(row)
+        for stop in options.stop:
+          text = text.split(stop)[0]
+        yield number, text
 
   def _options(self, asked: dict[str, Any]) -> generate.Options:
     """The harness's words for how to generate, in ours."""
@@ -241,3 +288,64 @@ class _Adaptor:
       top_p=float(found.get('top_p', 1.0)) if sampled else 1.0,
       stop=[text for text in found['until'] if text],
     )
+
+
+def batches(
+  lengths: Sequence[int], batch_tokens: int, mesh: jax.sharding.Mesh
+) -> Iterator[tuple[slice, tuple[int, int]]]:
+  """Cuts rows that are sorted by falling length, so that few shapes occur.
+
+  A batch has `batch_tokens` at most, unless a single row has more, and as many
+  rows for each device of the mesh.
+
+  Yields:
+    The rows of a batch, and its number of rows and its length, both padded.
+  """
+  multiple = mesh.shape['data'] * mesh.shape['fsdp']
+  start = 0
+  while start < len(lengths):
+    length = generate.bucket(lengths[start])
+    most = max(1, batch_tokens // length // multiple) * multiple
+    left = len(lengths) - start
+    if left < most:
+      most = min(most, -(-_power(left) // multiple) * multiple)
+    yield slice(start, start + most), (most, length)
+    start += most
+
+
+def _power(number: int) -> int:
+  """The next power of two."""
+  return 1 << (number - 1).bit_length()
+
+
+@functools.partial(jax.jit, static_argnames=('model',))
+def _forward(params, tokens_BT, asked_R3, *, model):
+  """Log-probability of every next token, and whether it is the likeliest one.
+
+  Both of the tokens of the rows, `[B, T]`, where the last column means nothing;
+  then both of the tokens that are asked for, `[R]`.
+  """
+  logits_BTV = decoder.apply(model, params, {'tokens': tokens_BT})
+  total_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+  best_BT = jnp.argmax(logits_BTV, axis=-1)
+  next_BT = jnp.roll(tokens_BT, -1, axis=1)
+  next_BT1 = next_BT[..., None]
+  logit_BT = jnp.take_along_axis(logits_BTV, next_BT1, axis=-1)[..., 0]
+  row_R, place_R, token_R = asked_R3.T
+  last_R = logits_BTV[row_R, place_R, token_R] - total_BT[row_R, place_R]
+  hit_R = best_BT[row_R, place_R] == token_R
+  return logit_BT - total_BT, best_BT == next_BT, last_R, hit_R
+
+
+def _collect(requests, batch, arrays, found):
+  """Writes the scores of one batch to `found`; how many they are."""
+  logp_BT, hit_BT, last_R, hit_R = jax.device_get(arrays)
+  place = 0
+  for number, (row, askers) in enumerate(batch):
+    for asker in askers:
+      inside = slice(len(row) - len(requests[asker][1]), len(row) - 1)
+      logp = logp_BT[number, inside].sum(dtype=np.float64) + last_R[place]
+      greedy = hit_BT[number, inside].all() and hit_R[place]
+      found[asker] = float(logp), bool(greedy)
+      place += 1
+  return place

@@ -14,14 +14,9 @@ from pathlib import Path
 import sys
 from typing import Any
 
-import jax
 from rich import table as rich_table
 
 from satjax import errors
-from satjax.config.groups import ModelConfig
-from satjax.data import tokenizers
-from satjax.interop import lm_eval
-from satjax.tree import PyTree
 
 _OWN = Path(__file__).parent / 'tasks'
 _FEWSHOT_SEED = 1234  # the harness's own: the same examples for every model
@@ -29,69 +24,50 @@ _RESAMPLED = 1000  # times, for standard errors that have no formula
 
 
 def evaluate_tasks(
-  model: ModelConfig,
-  params: PyTree,
-  tokenizer: tokenizers.Tokenizer,
+  lm: Any,
   tasks: Sequence[str],
   *,
-  max_length: int,
   task_dir: str | os.PathLike | None = None,
   limit: int | None = None,
   num_fewshot: int | None = None,
-  batch_tokens: int | None = None,
-  mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, dict[str, Any]]:
   """Evaluates a model on tasks.
 
   Args:
-    model: as in `lm_eval.adaptor`.
-    params: as in `lm_eval.adaptor`.
-    tokenizer: as in `lm_eval.adaptor`.
+    lm: the model, as `lm_eval.adaptor` gives it.
     tasks: names of tasks, groups or tags.
-    max_length: as in `lm_eval.adaptor`.
     task_dir: folder of YAML files, which go before stock ones of that name.
     limit: examples of each task, the first ones; None: all.
     num_fewshot: solved examples before each; None: as the task says. A task
       that says 0 keeps it.
-    batch_tokens: as in `lm_eval.adaptor`.
-    mesh: as in `lm_eval.adaptor`.
 
   Returns:
     By name of a task or group: 'results', `{metric: value}`, with METRIC_stderr
     where there is one; 'num_examples', 'num_fewshot' and 'version'.
 
   Raises:
-    ConfigError: the harness is not installed, or a task is unknown, cannot be
-      loaded, or asks for what the model cannot do.
+    ConfigError: a task is unknown, cannot be loaded, or asks for what the model
+      cannot do.
   """
   if limit is not None and limit < 1:
     raise errors.ConfigError(f'limit {limit} must be at least 1')
+  # The harness resamples without forking: JAX's threads would not survive.
+  os.environ['DISABLE_MULTIPROC'] = '1'
   # Its output is no result; standard output is for those.
-  with contextlib.redirect_stdout(sys.stderr), _one_process():
-    loaded = _load(tasks, task_dir)
-    for task in loaded['tasks'].values():
-      _set_fewshot(task, num_fewshot)
+  with contextlib.redirect_stdout(sys.stderr):
     from lm_eval import evaluator
 
+    loaded = _load(tasks, task_dir)
+    # As `lm_eval.simple_evaluate`, which also looks at the machine for long.
+    for task in loaded['tasks'].values():
+      own = task.get_config('num_fewshot')
+      if own != 0:
+        shots = own or 0 if num_fewshot is None else num_fewshot
+        task.set_config('num_fewshot', shots)
+      task.set_fewshot_seed(seed=_FEWSHOT_SEED)
     found = evaluator.evaluate(
-      lm_eval.adaptor(
-        model,
-        params,
-        tokenizer,
-        max_length=max_length,
-        batch_tokens=batch_tokens,
-        mesh=mesh,
-      ),
-      loaded,
-      limit=limit,
-      bootstrap_iters=_RESAMPLED,
-      log_samples=False,
+      lm, loaded, limit=limit, bootstrap_iters=_RESAMPLED, log_samples=False
     )
-  return _described(found)
-
-
-def _described(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-  """What `evaluate_tasks` returns, of what the harness does."""
   counts = found['n-samples']
   return {
     'results': {n: m for n, v in found['results'].items() if (m := _plain(v))},
@@ -101,30 +77,10 @@ def _described(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   }
 
 
-@contextlib.contextmanager
-def _one_process() -> Iterator[None]:
-  """The harness resamples without forking: JAX's threads would not survive."""
-  name = 'DISABLE_MULTIPROC'
-  before = os.environ.get(name)
-  os.environ[name] = '1'
-  try:
-    yield
-  finally:
-    if before is None:
-      del os.environ[name]
-    else:
-      os.environ[name] = before
-
-
 def _load(names: Sequence[str], task_dir: str | os.PathLike | None) -> Any:
   """The task objects of the harness, with their data."""
-  try:
-    from lm_eval import tasks as library
-  except ImportError as error:
-    raise errors.ConfigError(
-      f'tasks need lm-evaluation-harness, which cannot be imported ({error});'
-      " run: pip install 'satjax[eval]'"
-    ) from None
+  from lm_eval import tasks as library
+
   places = [_OWN]
   if task_dir is not None:
     places.append(Path(task_dir).expanduser())
@@ -140,7 +96,13 @@ def _load(names: Sequence[str], task_dir: str | os.PathLike | None) -> Any:
     manager = library.TaskManager(include_path=places)
   for name in names:
     if name not in manager.all_tasks:
-      raise errors.ConfigError(_unknown(name, local, manager.all_tasks))
+      near = difflib.get_close_matches(name, manager.all_tasks, n=3)
+      means = f'; did you mean {" or ".join(near)}?' if near else ''
+      raise errors.ConfigError(
+        f'task {name!r} is unknown{means} Known are those of satjax and of'
+        f' task_dir ({", ".join(sorted(local))}), leaving out YAML files that'
+        " cannot be read, and stock ones, which 'lm-eval ls tasks' lists"
+      )
   try:
     return manager.load(names)
   except Exception as error:  # Of YAML, templates, files, the network...
@@ -166,24 +128,6 @@ def _needed(item: Any, index: Mapping[str, Any]) -> Iterator[str]:
       yield from _needed(config.get('task', []), index)
 
 
-def _unknown(name: str, local: set[str], known: Sequence[str]) -> str:
-  near = difflib.get_close_matches(name, known, n=3)
-  means = f'; did you mean {" or ".join(near)}?' if near else ''
-  return (
-    f'task {name!r} is unknown{means} Known are those of satjax and of task_dir'
-    f' ({", ".join(sorted(local))}), leaving out YAML files that cannot be'
-    " read, and stock ones, which 'lm-eval ls tasks' lists"
-  )
-
-
-def _set_fewshot(task: Any, number: int | None) -> None:
-  """As `lm_eval.simple_evaluate`, which also looks at the machine for long."""
-  own = task.get_config('num_fewshot')
-  if own != 0:
-    task.set_config('num_fewshot', own or 0 if number is None else number)
-  task.set_fewshot_seed(seed=_FEWSHOT_SEED)
-
-
 def _plain(values: Mapping[str, Any]) -> dict[str, float | None]:
   """Metrics alone; 'acc,none' becomes 'acc', what is not finite None."""
   found = {}
@@ -201,6 +145,9 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> rich_table.Table:
   for name in ('value', 'stderr', 'examples', 'shots'):
     shown.add_column(name, justify='right')
   for task, values in found['results'].items():
+    counts = [
+      str(found[key].get(task, '')) for key in ('num_examples', 'num_fewshot')
+    ]
     for metric, value in values.items():
       if '_stderr' in metric:
         continue
@@ -211,9 +158,6 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> rich_table.Table:
         metric,
         'not finite' if value is None else f'{value:.6g}',
         '' if error is None else f'{error:.3g}',
-        *(
-          str(found[key].get(task, ''))
-          for key in ('num_examples', 'num_fewshot')
-        ),
+        *counts,
       )
   return shown

@@ -1,6 +1,5 @@
 """Models as a user of the package holds them: load, apply, save."""
 
-from collections.abc import Callable
 import dataclasses
 import os
 from pathlib import Path
@@ -13,32 +12,23 @@ import jax.numpy as jnp
 from satjax.config.groups import ModelConfig
 from satjax.config.run import Config
 from satjax.data.tokenizers import Tokenizer
-from satjax.interop import huggingface, weights
+from satjax.interop import huggingface, llama, weights
 from satjax.tree import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A model and its configuration.
+  """A model and its configuration."""
 
-  Attributes:
-    config: architecture and compute dtype.
-    params: the tree of `tree.AXES`, in the dtype of the files.
-  """
+  config: ModelConfig  # architecture and compute dtype
+  params: PyTree  # of `tree.AXES`, in the dtype of the files
 
-  config: ModelConfig
-  params: PyTree
-
-  @property
-  def apply(self) -> Callable[[PyTree, Any], jax.Array]:
-    """`apply(params, tokens)`: int [B, T] -> float32 logits [B, T, V]."""
+  def apply(self, params: PyTree, tokens: Any) -> jax.Array:
+    """Tokens, int [B, T], to float32 logits [B, T, V]."""
     from satjax.model import decoder
 
-    def run(params, tokens):
-      batch = {'tokens': jnp.asarray(tokens, jnp.int32)}
-      return decoder.apply(self.config, params, batch)
-
-    return run
+    batch = {'tokens': jnp.asarray(tokens, jnp.int32)}
+    return decoder.apply(self.config, params, batch)
 
 
 def load(
@@ -46,12 +36,9 @@ def load(
   tokenizer: Tokenizer | None = None,
   **options: Any,
 ) -> Model:
-  """Reads a Hugging Face directory (config.json and safetensors).
+  """Reads a Hugging Face directory; options as `huggingface.load`.
 
-  Args:
-    directory: of the model.
-    tokenizer: that it is to be used with; warns if it was trained with another.
-    **options: of `huggingface.load`.
+  Warns if the model was trained with another tokenizer than the one given.
 
   Raises:
     DataError: one error that names everything that is wrong with it.
@@ -95,17 +82,7 @@ def resolve(config: Config) -> Config:
   if not config.model.init_from:
     return config
   stored = huggingface.read_config(config.model.init_from)
-  own = {
-    name: getattr(config.model, name)
-    for name in (
-      'dropout',
-      'dtype',
-      'attention',
-      'scan',
-      'remat',
-      'init_from',
-    )
-  }
+  own = {name: getattr(config.model, name) for name in llama.TRAINING}
   model = dataclasses.replace(stored, **own)
   values = config.to_dict() | {'model': dataclasses.asdict(model)}
   return Config.from_dict(values)

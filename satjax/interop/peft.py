@@ -7,16 +7,14 @@ put on the model directory that the run started from.
 from collections.abc import Iterator
 import os
 from pathlib import Path
-import tempfile
 from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from satjax import errors, tree
 from satjax.config.groups import LoraConfig, ModelConfig
-from satjax.interop import llama, weights, writer
+from satjax.interop import huggingface, llama, writer
 from satjax.model import lora
 from satjax.tree import PyTree
 
@@ -39,13 +37,13 @@ def save(
     config: of the adapters.
     model: that they are of; its `init_from` names the base.
     adapters: `lora.init`, trained; None: the run has none.
-    dtype: 'float32' or 'bfloat16', of what is stored.
+    dtype: 'float32' or 'bfloat16'.
 
   Raises:
     ConfigError: there are no adapters, or no base that they fit.
     DataError: the base is not there any more.
-    StorageError: the directory cannot be written, holds adapters that satjax
-      did not write, or a file reads back different.
+    StorageError: the directory cannot be written, has too little room, holds
+      adapters that satjax did not write, or a file reads back different.
   """
   if adapters is None:
     raise errors.ConfigError(
@@ -54,17 +52,12 @@ def save(
     )
   _check_base(model.init_from)
   tensors = dict(_tensors(config, adapters, np.dtype(dtype)))
-  root = Path(directory)
-  try:
-    root.mkdir(parents=True, exist_ok=True)
-    _refuse_foreign(root)
-    # Inside the directory, so that moving never crosses file systems.
-    with tempfile.TemporaryDirectory(prefix='.saving-', dir=root) as name:
-      _write(Path(name), tensors, writer.to_json(_describe(config, model)))
-      for file in (CONFIG, WEIGHTS):
-        os.replace(Path(name) / file, root / file)
-  except (OSError, safetensors.SafetensorError) as error:
-    raise errors.StorageError(f'{root} cannot be written: {error}') from error
+  num_bytes = sum(array.nbytes for array in tensors.values())
+  with writer.replacing(
+    Path(directory), _foreign_adapters, num_bytes=num_bytes, last=[WEIGHTS]
+  ) as folder:
+    writer.write_file(folder / CONFIG, writer.to_json(_describe(config, model)))
+    writer.write_tensors(folder / WEIGHTS, tensors, marks=writer.OURS)
 
 
 def _modules(config: LoraConfig, layer: int) -> dict[str, str]:
@@ -83,8 +76,7 @@ def _check_base(base: str) -> None:
       'the run began with random weights (config.model.init_from is empty), and'
       f' no directory holds what its adapters belong to; {instead}'
     )
-  stored = weights.read_json(Path(base), 'config.json')
-  if llama.family_of(stored, []) == 'phi3':
+  if huggingface.family(base) == 'phi3':
     raise errors.ConfigError(
       f'{base}, which the run started from, is a Phi-3: it stores queries, keys'
       f' and values as one matrix, which no adapter here fits; {instead}'
@@ -122,27 +114,9 @@ def _describe(config: LoraConfig, model: ModelConfig) -> dict[str, Any]:
   }
 
 
-def _refuse_foreign(root: Path) -> None:
-  """Protects adapters of somebody else."""
+def _foreign_adapters(root: Path) -> str | None:
   if not (root / WEIGHTS).exists():
-    return
+    return None
   with safetensors.safe_open(root / WEIGHTS, framework='numpy') as file:
     ours = writer.OURS.items() <= (file.metadata() or {}).items()
-  if not ours:
-    raise OSError(
-      'it holds adapters that satjax did not write; choose another directory'
-    )
-
-
-def _write(folder: Path, tensors: dict[str, np.ndarray], config: bytes) -> None:
-  (folder / CONFIG).write_bytes(config)
-  safetensors.numpy.save_file(
-    tensors, folder / WEIGHTS, metadata={'format': 'pt'} | writer.OURS
-  )
-  # safetensors makes its files private to the user.
-  (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
-  headers = weights.headers(folder, WEIGHTS)
-  for name, array in tensors.items():
-    stored = weights.read_tensor(folder, headers[name])
-    if not weights.same_bits(stored, array):
-      raise OSError(f'{name} in {WEIGHTS} reads back different')
+  return None if ours else 'adapters'

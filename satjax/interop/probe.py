@@ -1,8 +1,9 @@
 """How far the logits of two model directories are apart on a short text."""
 
-import dataclasses
+import contextlib
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,40 +20,29 @@ _CGROUPS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Probe:
-  """Largest change of a logit, largest logit before; tokens and their text."""
+class Probe(NamedTuple):
+  """Largest change of a logit, largest logit before, and of which tokens."""
 
   delta: float
   largest: float
-  num_tokens: int
   tokens: str
 
   def __str__(self) -> str:
     return (
       f'Largest change of a logit: {self.delta:.3g}, where the largest logit'
-      f' was {self.largest:.3g} (float32, {self.num_tokens} tokens: '
-      f'{self.tokens}).'
+      f' was {self.largest:.3g} (float32, {len(_TEXT)} tokens: {self.tokens}).'
     )
 
 
 def measure(old: str | os.PathLike, new: str | os.PathLike) -> Probe:
-  """Runs both models in float32, one after the other, on a short text.
-
-  Args:
-    old: model directory.
-    new: model directory with the same vocabulary.
-  """
+  """Runs two model directories of one vocabulary in float32, in turns."""
   before = _logits(old)
   change = np.abs(_logits(new) - before)
-  vocab_size = before.shape[-1]
   tokens = 'the bytes of a text'
-  if vocab_size < 256:
-    tokens += f' modulo the vocabulary of {vocab_size}'
+  if before.shape[-1] < 256:
+    tokens += f' modulo the vocabulary of {before.shape[-1]}'
   # NaN, where it occurs, is the largest.
-  return Probe(
-    float(change.max()), float(np.abs(before).max()), len(_TEXT), tokens
-  )
+  return Probe(float(change.max()), float(np.abs(before).max()), tokens)
 
 
 def why_not(directory: str | os.PathLike) -> str | None:
@@ -77,15 +67,11 @@ def _logits(directory) -> np.ndarray:
 def _available_memory() -> int | None:
   """Bytes that this process may take without swapping; None: not known."""
   found = []
-  try:
+  with contextlib.suppress(OSError, ValueError):
     for line in Path('/proc/meminfo').read_text().splitlines():
       if line.startswith('MemAvailable:'):
         found.append(int(line.split()[1]) * 1024)
-  except (OSError, ValueError):
-    pass
   for path in _CGROUPS:
-    try:
+    with contextlib.suppress(OSError, ValueError):  # 'max': no limit
       found.append(int(Path(path).read_text()))
-    except (OSError, ValueError):
-      continue  # 'max': no limit
   return min(found, default=None)

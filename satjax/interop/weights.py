@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 import json
+import math
 import os
 from pathlib import Path
 import re
@@ -20,6 +21,7 @@ _MAX_SMALL_BYTES = 64 * 2**20
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 _PICKLES = ('.bin', '.pt', '.pth', '.pkl', '.ckpt')
+_PLAIN = re.compile(r'[\w.+=@ -]+\.safetensors')
 _PART = 2**20  # numbers that are looked at together
 DTYPES = {'F32': np.float32, 'BF16': ml_dtypes.bfloat16, 'F16': np.float16}
 
@@ -37,12 +39,11 @@ class Header(NamedTuple):
 
 
 def read_json(directory: Path, name: str) -> dict[str, Any]:
-  path = directory / name
+  """The object in a JSON file; raises as `read_small`, and if it is none."""
+  path, content = directory / name, read_small(directory, name)
   try:
-    content = json.loads(read_small(directory, name))
+    content = json.loads(content)
   except (ValueError, RecursionError) as error:
-    if isinstance(error, errors.SatjaxError):
-      raise
     raise errors.DataError(f'{path} is not valid JSON: {error}') from error
   if not isinstance(content, dict):
     raise errors.DataError(f'{path} does not hold a JSON object')
@@ -120,7 +121,7 @@ def scan(directory: Path) -> tuple[dict[str, Header | None], list[str]]:
       found[name] = header
   if SINGLE in lost and not weight_map:
     refuse(directory, problems)
-  for name, file in (weight_map or {}).items():
+  for name, file in weight_map.items():
     if name not in found:
       found[name] = None
       if file and file not in lost:
@@ -128,16 +129,14 @@ def scan(directory: Path) -> tuple[dict[str, Header | None], list[str]]:
   return found, problems
 
 
-def _weight_map(
-  directory: Path,
-) -> tuple[dict[str, str | None] | None, list[str]]:
-  """Which file holds which tensor; None when there is a single file."""
+def _weight_map(directory: Path) -> tuple[dict[str, str | None], list[str]]:
+  """Which file holds which tensor; nothing when there is a single file."""
   single, index = (os.path.lexists(directory / n) for n in (SINGLE, INDEX))
   if single and index:
     problem = f'{SINGLE} and {INDEX} are both there; remove the stale one'
     refuse(directory, [problem])
   if single:
-    return None, []
+    return {}, []
   if not index:
     refuse(directory, [_no_weights(directory)])
   weight_map = read_json(directory, INDEX).get('weight_map')
@@ -145,18 +144,13 @@ def _weight_map(
     refuse(directory, [f'{INDEX} has no weight_map'])
   problems = []
   for name, file in weight_map.items():
-    if not _is_plain(file):
+    if not isinstance(file, str) or not _PLAIN.fullmatch(file):
       problems.append(
         f'{name}: found {errors.brief(file)} in {INDEX}, expected the plain'
         ' name of a .safetensors file in the same directory'
       )
       weight_map[name] = None
   return weight_map, problems
-
-
-def _is_plain(file: Any) -> bool:
-  pattern = r'[\w.+=@ -]+\.safetensors'
-  return isinstance(file, str) and bool(re.fullmatch(pattern, file))
 
 
 def _no_weights(directory: Path) -> str:
@@ -184,39 +178,65 @@ def headers(directory: Path, file: str) -> dict[str, Header]:
   if reason := unsafe(directory, file):
     raise OSError(reason)
   try:
-    with safetensors.safe_open(directory / file, framework='numpy') as shard:
-      names = shard.keys()
-      parts = [shard.get_slice(name) for name in names]
-      kinds = [(part.get_dtype(), tuple(part.get_shape())) for part in parts]
+    with safetensors.safe_open(directory / file, framework='numpy'):
+      pass  # It checks the whole header, and that the numbers are all there.
   except safetensors.SafetensorError as error:
     raise OSError(f'is not a whole safetensors file: {error}') from error
-  starts = _starts(directory / file)
-  return {n: Header(file, *kind, starts[n]) for n, kind in zip(names, kinds)}
-
-
-def _starts(path: Path) -> dict[str, int]:
-  """Where each tensor begins, in bytes, of a file that has been checked.
-
-  The format is 8 bytes that hold the length of the header, the header (JSON),
-  and the numbers (safetensors, README). The library keeps the offsets to
-  itself, and its own arrays are copies, which take as long as the disk does.
-  """
-  with path.open('rb') as file:
-    length = int.from_bytes(file.read(8), 'little')
-    entries = json.loads(file.read(length))
+  # 8 bytes hold the length of the header, which is JSON; the numbers follow
+  # (safetensors, README). The library keeps the offsets to itself, and its own
+  # arrays are copies, which take as long as the disk does.
+  with (directory / file).open('rb') as opened:
+    length = int.from_bytes(opened.read(8), 'little')
+    entries = json.loads(opened.read(length))
   entries.pop('__metadata__', None)
   return {
-    name: 8 + length + entry['data_offsets'][0]
+    name: Header(
+      file,
+      entry['dtype'],
+      tuple(entry['shape']),
+      8 + length + entry['data_offsets'][0],
+    )
     for name, entry in entries.items()
   }
 
 
+def unfuse(
+  config: ModelConfig, found: Mapping[str, Header | None]
+) -> tuple[dict[str, Header | None], list[str]]:
+  """The headers of a Llama out of those of a Phi-3, as `scan` returns them.
+
+  Each part of a fused matrix gets a header of its own, where it is in the file.
+  """
+  slots, found, problems = llama.slots(config), dict(found), []
+  for layer in range(config.num_layers):
+    for template, paths in llama.FUSED.items():
+      whole = template.format(layer)
+      names = [llama.TENSORS[path][0].format(layer) for path in paths]
+      shape = (sum(slots[n].shape[0] for n in names), config.embed_dim)
+      is_known = whole in found and not found[whole]  # why there is none
+      header = found.pop(whole, None)
+      if not header or header.shape != shape:
+        if not is_known:
+          problems.append(
+            f'{whole}: found {header or "nothing"}, expected {[*shape]}'
+          )
+        found |= dict.fromkeys(names)
+        continue
+      start = header.start
+      # Of an unknown type, which is refused later, any size will do.
+      size = np.dtype(DTYPES.get(header.dtype, np.uint8)).itemsize
+      for name in names:
+        shape = slots[name].shape
+        found[name] = header._replace(shape=shape, start=start)
+        start += math.prod(shape) * size
+  return found, problems
+
+
 def differences(
-  config: ModelConfig,
-  slots: Mapping[str, llama.Slot],
-  found: Mapping[str, Header | None],
+  directory: Path, config: ModelConfig, found: Mapping[str, Header | None]
 ) -> list[str]:
   """What is missing, misshaped, of another dtype, or too much."""
+  slots = llama.slots(config)
   dtypes = Counter(
     header.dtype
     for name, header in found.items()
@@ -231,22 +251,18 @@ def differences(
       problems.append(f'{name}: found nothing, expected {expected}')
     elif found[name] and str(found[name]) != expected:
       problems.append(f'{name}: found {found[name]}, expected {expected}')
-  legal = {*slots, 'lm_head.weight'} if config.tied else set(slots)
+  embed, head = (llama.TENSORS[path][0] for path in ('embed', 'unembed'))
+  legal = {*slots, head} if config.tied else set(slots)
   for name, header in found.items():
     if header and name not in legal and not llama.IGNORED.fullmatch(name):
       problems.append(f'{name}: found {header}, expected no such tensor')
+  if config.tied and found.get(embed) and found.get(head):
+    problems += _tied_problems(directory, found[embed], found[head])
   return problems
 
 
-def tied_problems(
-  directory: Path, found: Mapping[str, Header | None]
-) -> list[str]:
+def _tied_problems(directory: Path, embed: Header, head: Header) -> list[str]:
   """A tied output matrix may be stored, if it is the embedding."""
-  embed, head = (
-    found.get(llama.TENSORS[path][0]) for path in ('embed', 'unembed')
-  )
-  if not embed or not head:
-    return []
   if str(embed) != str(head):
     return [f'lm_head.weight: found {head}, expected {embed} as embeddings']
   if head.dtype in DTYPES and not same_bits(
@@ -282,6 +298,7 @@ def is_finite(x: np.ndarray) -> bool:
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+  """Whether dtype, shape and every bit are the same, that of a NaN too."""
   if a.dtype != b.dtype or a.shape != b.shape:
     return False
   bits = f'u{a.dtype.itemsize}'

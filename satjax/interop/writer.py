@@ -4,7 +4,9 @@ No more than one file of weights is held in memory. Everything goes to a
 temporary folder first; what is there is replaced last.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import hashlib
 import json
 import math
 import os
@@ -18,12 +20,15 @@ import safetensors
 import safetensors.numpy
 
 from satjax import errors
-from satjax.interop import checksums, weights
+from satjax.interop import weights
 
 OURS = {'written_by': 'satjax'}  # only such a directory is overwritten
 MAX_SHARD_BYTES = 5 * 2**30
+CHECKSUMS = 'checksums.json'
+ALGORITHM = 'sha256'
 _SHARDS = 'model-*-of-*.safetensors'
 _TEMPORARY = '.saving-'
+_PART = 2**20  # bytes of a checksum that are read together
 
 
 def write(
@@ -39,13 +44,14 @@ def write(
 ) -> None:
   """Writes a model directory; a model that satjax wrote there is replaced.
 
+  Other files stay. The checksums of all that is written are added.
+
   Args:
-    directory: made if need be; other files in it stay.
+    directory: made if need be.
     shapes: of the stored tensors, by name, in their order.
     tensor: from a name to that tensor, contiguous and of `dtype`. Called once
       each, in order.
-    contents: other files by name; a config.json with `OURS` among them. The
-      checksums of all files are added.
+    contents: other files by name; a config.json with `OURS` among them.
     dtype: of every tensor.
     max_shard_bytes: more weights than this go into several files; as much is
       held in memory.
@@ -61,47 +67,147 @@ def write(
   root = Path(directory).resolve()
   sizes = {n: math.prod(s) * dtype.itemsize for n, s in shapes.items()}
   shards = _cut(sizes, max_shard_bytes)
+  total = sum(sizes.values())
   contents, sums = dict(contents), {}
   if len(shards) > 1:
-    contents[weights.INDEX] = to_json(_index(shards, sum(sizes.values())))
+    files = {name: file for file, names in shards.items() for name in names}
+    index = {'metadata': {'total_size': total}, 'weight_map': files}
+    contents[weights.INDEX] = to_json(index)
+
+  def made(name):
+    array = tensor(name)
+    tick(array.nbytes)
+    return array
+
+  # An interruption leaves what does not load: the old weights go first, and
+  # what makes the new ones whole comes last, the index or the one file.
+  whole = (weights.SINGLE, weights.INDEX)
+  shards_there = [path.name for path in root.glob(_SHARDS)]
+  with replacing(
+    root,
+    _foreign_model,
+    num_bytes=total + sum(map(len, contents.values())),
+    stale=[*whole, *shards_there, *(n for n in stale if n not in contents)],
+    last=whole,
+  ) as temporary:
+    for file, content in contents.items():
+      write_file(temporary / file, content)
+      sums[file] = checksum(temporary / file)
+    for file, names in shards.items():
+      write_tensors(temporary / file, {n: made(n) for n in names}, tick=tick)
+      sums[file] = checksum(temporary / file)
+    listed = {'algorithm': ALGORITHM, 'files': dict(sorted(sums.items()))}
+    write_file(temporary / CHECKSUMS, to_json(listed))
+
+
+@contextlib.contextmanager
+def replacing(
+  root: Path,
+  foreign: Callable[[Path], str | None],
+  *,
+  num_bytes: int,
+  stale: Sequence[str] = (),
+  last: Sequence[str] = (),
+) -> Iterator[Path]:
+  """A folder whose files go to a directory when all of them are written.
+
+  Args:
+    root: the directory; made if need be, other files in it stay.
+    foreign: names what is somebody else's in an existing directory, if it is.
+    num_bytes: that the files will take.
+    stale: names of files that are deleted before any is moved.
+    last: names of files that are moved after the others.
+
+  Raises:
+    StorageError: there is too little room, or any OSError.
+  """
   try:
-    _prepare(root, sum(sizes.values()) + sum(map(len, contents.values())))
+    if root.exists():
+      if what := foreign(root):
+        raise OSError(
+          f'it holds {what} that satjax did not write; choose another directory'
+        )
+      for leftover in root.glob(_TEMPORARY + '*'):
+        shutil.rmtree(leftover)
+    there = next(p for p in (root, *root.parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if num_bytes > free:
+      raise OSError(
+        f'it takes {num_bytes / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free;'
+        ' make room, or choose a directory on another disk'
+      )
+    root.mkdir(parents=True, exist_ok=True)
     # Inside the directory, so that moving never crosses file systems.
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=root) as name:
       temporary = Path(name)
-      for file, content in contents.items():
-        _write_file(temporary / file, content)
-        sums[file] = checksums.of(temporary / file)
-      for file, names in shards.items():
-        _write_shard(temporary / file, names, tensor, tick)
-        sums[file] = checksums.of(temporary / file)
-      content = to_json(checksums.describe(sums))
-      _write_file(temporary / checksums.FILE, content)
-      _move(temporary, root, stale)
+      yield temporary
+      for old in stale:
+        (root / old).unlink(missing_ok=True)
+      files = sorted(temporary.iterdir(), key=lambda file: file.name in last)
+      # safetensors makes its files private to the user.
+      mode = next(f for f in files if f.suffix == '.json').stat().st_mode
+      for path in files:
+        path.chmod(mode)
+        os.replace(path, root / path.name)
+  except errors.StorageError:
+    raise
   except (OSError, safetensors.SafetensorError) as error:
-    if isinstance(error, errors.SatjaxError):
-      raise
     raise errors.StorageError(f'{root} cannot be written: {error}') from error
 
 
+def write_file(path: Path, content: bytes) -> None:
+  """Writes a file in a temporary folder, and reads it back."""
+  path.write_bytes(content)
+  if path.read_bytes() != content:
+    raise OSError(f'{path.name} reads back different')
+
+
+def write_tensors(
+  path: Path,
+  arrays: Mapping[str, np.ndarray],
+  *,
+  marks: Mapping[str, str] | None = None,
+  tick: Callable[[int], None] = lambda num_bytes: None,
+) -> None:
+  """The same for tensors; the page cache makes reading back cheap.
+
+  The arrays have to be contiguous: safetensors 0.8.0 writes wrong numbers from
+  others. `marks` go into the header; `tick` is told the bytes of each array
+  that reads back.
+  """
+  metadata = {'format': 'pt', **(marks or {})}
+  safetensors.numpy.save_file(dict(arrays), path, metadata=metadata)
+  headers = weights.headers(path.parent, path.name)
+  for name, array in arrays.items():
+    if name not in headers or not weights.same_bits(
+      weights.read_tensor(path.parent, headers[name]), array
+    ):
+      raise OSError(f'{name} in {path.name} reads back different')
+    tick(array.nbytes)
+
+
 def to_json(content: Mapping[str, Any]) -> bytes:
+  """A JSON file of a model directory."""
   return (json.dumps(content, indent=2) + '\n').encode()
 
 
-def _prepare(root: Path, num_bytes: int) -> None:
-  """Makes the directory, unless it is somebody else's or has no room."""
-  if root.exists():
-    _refuse_foreign(root)
-    for leftover in root.glob(_TEMPORARY + '*'):
-      shutil.rmtree(leftover)
-  there = next(p for p in (root, *root.parents) if p.exists())
-  free = shutil.disk_usage(there).free
-  if num_bytes > free:
-    raise OSError(
-      f'it takes {num_bytes / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free;'
-      ' make room, or choose a directory on another disk'
-    )
-  root.mkdir(parents=True, exist_ok=True)
+def checksum(
+  path: Path, tick: Callable[[int], None] = lambda num_bytes: None
+) -> str:
+  """By `ALGORITHM`; `tick` is called with the bytes of each part that is read.
+
+  Raises:
+    StorageError: the file cannot be read.
+  """
+  digest = hashlib.new(ALGORITHM)
+  try:
+    with path.open('rb') as file:
+      while part := file.read(_PART):
+        digest.update(part)
+        tick(len(part))
+  except OSError as error:
+    raise errors.StorageError(f'{path} cannot be read: {error}') from error
+  return digest.hexdigest()
 
 
 def _cut(
@@ -125,77 +231,12 @@ def _cut(
   }
 
 
-def _index(
-  shards: Mapping[str, list[str]], total_size: int
-) -> dict[str, dict[str, Any]]:
-  weight_map = {name: file for file, names in shards.items() for name in names}
-  return {'metadata': {'total_size': total_size}, 'weight_map': weight_map}
-
-
-def _write_file(path: Path, content: bytes) -> None:
-  path.write_bytes(content)
-  if path.read_bytes() != content:
-    raise OSError(f'{path.name} reads back different')
-
-
-def _write_shard(
-  path: Path,
-  names: list[str],
-  tensor: Callable[[str], np.ndarray],
-  tick: Callable[[int], None],
-) -> None:
-  """One file; what was written is compared, which the page cache makes cheap.
-
-  safetensors 0.8.0 writes wrong numbers from arrays with other strides.
-  """
-  arrays = {}
-  for name in names:
-    arrays[name] = tensor(name)
-    tick(arrays[name].nbytes)
-  safetensors.numpy.save_file(arrays, path, metadata={'format': 'pt'})
-  headers = weights.headers(path.parent, path.name)
-  for name, array in arrays.items():
-    if name not in headers or not weights.same_bits(
-      weights.read_tensor(path.parent, headers[name]), array
-    ):
-      raise OSError(f'{name} in {path.name} reads back different')
-    tick(array.nbytes)
-
-
-def _refuse_foreign(root: Path) -> None:
+def _foreign_model(root: Path) -> str | None:
   """Protects a model of somebody else, such as a download."""
-  there = [
-    n
-    for n in ('config.json', weights.SINGLE, weights.INDEX)
-    if (root / n).exists()
-  ]
-  if not there and not any(root.glob(_SHARDS)):
-    return
-  try:
-    ours = OURS.items() <= weights.read_json(root, 'config.json').items()
-  except errors.DataError:
-    ours = False
-  if not ours:
-    raise OSError(
-      'it holds a model that satjax did not write; choose another directory'
-    )
-
-
-def _move(temporary: Path, root: Path, stale: Sequence[str]) -> None:
-  """Replaces the old model; what an interruption leaves does not load.
-
-  First the old weights go and the configuration comes, last what makes the
-  weights whole: the index, or the one file.
-  """
-  for old in (
-    root / weights.SINGLE,
-    root / weights.INDEX,
-    *root.glob(_SHARDS),
-    *(root / name for name in stale if not (temporary / name).exists()),
-  ):
-    old.unlink(missing_ok=True)
-  mode = (temporary / 'config.json').stat().st_mode
-  last = (weights.SINGLE, weights.INDEX)
-  for path in sorted(temporary.iterdir(), key=lambda file: file.name in last):
-    path.chmod(mode)  # safetensors makes its files private to the user
-    os.replace(path, root / path.name)
+  names = ('config.json', weights.SINGLE, weights.INDEX)
+  if any((root / n).exists() for n in names) or any(root.glob(_SHARDS)):
+    with contextlib.suppress(errors.DataError):
+      if OURS.items() <= weights.read_json(root, 'config.json').items():
+        return None
+    return 'a model'
+  return None

@@ -3,12 +3,6 @@
 import functools
 import json
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from satjax import tree
-from satjax.model import decoder
 from tests.data import subword_samples
 
 TASKS = ('choices', 'letters', 'finish', 'pages')
@@ -92,20 +86,6 @@ def write(folder, names=TASKS, count=7):
       head = head.replace('doc_to_text: "{{text}}"\n', '')
     (folder / f'{name}.yaml').write_text(head + rest)
   return folder
-
-
-def params(model, scale=0.4):
-  """Weights large enough for a varied text."""
-  abstract = jax.eval_shape(
-    functools.partial(decoder.init_params, model), jax.random.key(0)
-  )
-  random = np.random.default_rng(0)
-
-  def draw(path, x):
-    noise = random.normal(size=x.shape, scale=scale)
-    return jnp.asarray(noise + path.endswith('_norm'), jnp.float32)
-
-  return tree.map_with_path(draw, abstract)
 
 
 def begins():

@@ -10,11 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from satjax import errors, tree
+from satjax import errors, flops, tree
 from satjax.growth import apply
 from satjax.growth import specs as specs_lib
 from satjax.interop import grow as grow_lib
-from satjax.interop import grow_table, huggingface, probe, weights
+from satjax.interop import huggingface, probe, weights
 from tests.interop import test_huggingface as samples
 
 BASE = samples.GROUPED  # 2 layers
@@ -319,8 +319,8 @@ def test_work_is_announced_and_told_as_it_is_done(tmp_path):
 def rows_of(specs, config=BASE, **changes):
   config = dataclasses.replace(config, **changes)
   operators, after = specs_lib.resolve_all(specs, config)
-  summary = grow_lib.Summary(operators, config, after, (64, 64), 'float32')
-  return grow_table.render(summary)
+  summary = grow_lib.Summary(operators, config, after, (64, 64))
+  return grow_lib.render(summary)
 
 
 def test_the_table_tells_layers_sizes_and_what_to_expect():
@@ -348,9 +348,11 @@ def test_the_table_tells_layers_sizes_and_what_to_expect():
 def test_sizes_and_parameters_are_those_of_the_files(tmp_path):
   write(tmp_path / 'old')
   summary = grow_lib.grow(tmp_path / 'old', tmp_path / 'new', STACK)
-  for number, name in zip(summary.num_params, ('old', 'new')):
+  for config, name in ((summary.before, 'old'), (summary.after, 'new')):
     tensors = samples.tensors_in(tmp_path / name)
-    assert number == sum(tensor.size for tensor in tensors.values())
+    size = sum(tensor.size for tensor in tensors.values())
+    assert flops.num_params(config) == size
+    assert f' {size:,} |' in grow_lib.render(summary)
 
 
 def test_the_probe_measures_how_far_the_logits_moved(tmp_path, monkeypatch):

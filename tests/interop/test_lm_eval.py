@@ -13,29 +13,19 @@ from satjax import cli, errors, sharding
 from satjax.config.groups import MeshConfig
 from satjax.data import tokenizers
 from satjax.generation import generate
-from satjax.interop import (
-  huggingface,
-  lm_eval,
-  lm_eval_generate,
-  lm_eval_scores,
-  lm_eval_tasks,
-)
-from satjax.model import cached, decoder
+from satjax.interop import huggingface, lm_eval, lm_eval_tasks
+from satjax.model import decoder
 from tests import models
 from tests.data import subword_samples
 from tests.interop import lm_eval_samples
 
 pytest.importorskip('lm_eval')
 
-MODEL = models.make(vocab_size=258, scan=False)
+MODEL = models.make(vocab_size=258, num_layers=1)
+PARAMS = models.make_params(MODEL)
 TOKENIZER = tokenizers.ByteTokenizer()
 LENGTH = 48  # that the model reads
 LONG = 'the quick brown fox jumps over the lazy dog, and is off again'
-
-
-@functools.cache
-def params():
-  return lm_eval_samples.params(MODEL)
 
 
 def mesh_of(devices):
@@ -46,23 +36,16 @@ def mesh_of(devices):
 def adaptor(**changes):
   return lm_eval.adaptor(
     MODEL,
-    params(),
+    PARAMS,
     TOKENIZER,
-    **{'max_length': LENGTH, 'mesh': mesh_of(1)} | changes,
+    **{'max_length': LENGTH, 'batch_tokens': 9999, 'mesh': mesh_of(1)}
+    | changes,
   )
 
 
 def evaluate(tasks, folder, **options):
-  return lm_eval_tasks.evaluate_tasks(
-    MODEL,
-    params(),
-    TOKENIZER,
-    tasks,
-    max_length=96,
-    task_dir=folder,
-    mesh=mesh_of(1),
-    **options,
-  )
+  lm = adaptor(max_length=96)
+  return lm_eval_tasks.evaluate_tasks(lm, tasks, task_dir=folder, **options)
 
 
 def requests(*arguments):
@@ -84,7 +67,7 @@ def plain(ids, last):
   """Log-probability of the `last` tokens, in one pass over one row."""
   tokens = np.zeros((1, LENGTH), np.int32)
   tokens[0, : len(ids) - 1] = ids[:-1]
-  logits = np.asarray(program()(params(), {'tokens': tokens}), np.float64)[0]
+  logits = np.asarray(program()(PARAMS, {'tokens': tokens}), np.float64)[0]
   logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   places = np.arange(len(ids) - 1 - last, len(ids) - 1)
   targets = np.array(ids[-last:])
@@ -109,7 +92,7 @@ def random_requests():
   for _ in range(4):
     tokens = np.zeros((1, LENGTH), np.int32)
     tokens[0, : len(ids)] = ids
-    logits = program()(params(), {'tokens': tokens})
+    logits = program()(PARAMS, {'tokens': tokens})
     ids.append(int(logits[0, len(ids) - 1].argmax()))
   return [*found, (ids[:1], ids[1:]), (ids[:3], ids[3:]), (ids[:1], ids[1:3])]
 
@@ -117,20 +100,11 @@ def random_requests():
 @pytest.mark.parametrize(('devices', 'batch_tokens'), [(1, 9999), (8, 400)])
 def test_batches_score_as_one_row_does(devices, batch_tokens):
   asked = random_requests()
-  done = []
-  found = lm_eval_scores.score(
-    MODEL,
-    params(),
-    asked,
-    max_length=LENGTH,
-    batch_tokens=batch_tokens,
-    mesh=mesh_of(devices),
-    tick=done.append,
-  )
+  lm = adaptor(mesh=mesh_of(devices), batch_tokens=batch_tokens)
+  found = lm._score(asked, 'log-likelihoods')
   expected = [
     plain((context + ids)[-(LENGTH + 1) :], len(ids)) for context, ids in asked
   ]
-  assert sum(done) == len(asked)
   assert [pair[1] for pair in found] == [pair[1] for pair in expected]
   assert {pair[1] for pair in found} == {True, False}
   np.testing.assert_allclose(
@@ -138,30 +112,28 @@ def test_batches_score_as_one_row_does(devices, batch_tokens):
   )
 
 
-def test_requests_that_differ_in_the_last_token_share_a_pass():
+def test_requests_that_differ_in_the_last_token_share_a_pass(monkeypatch):
   passes = []
-  lm_eval_scores.score(
-    MODEL,
-    params(),
-    [(list(range(40)), [1, last]) for last in range(64)],
-    max_length=LENGTH,
-    batch_tokens=LENGTH,  # a single row
-    mesh=mesh_of(1),
-    tick=passes.append,
+  forward = lm_eval._forward
+  monkeypatch.setattr(
+    lm_eval, '_forward', lambda *a, **b: passes.append(a) or forward(*a, **b)
   )
-  assert passes == [64]
+  lm = adaptor(batch_tokens=LENGTH)  # a single row
+  asked = [(list(range(40)), [1, last]) for last in range(64)]
+  assert len(set(lm._score(asked, 'log-likelihoods'))) == 64
+  assert len(passes) == 1
 
 
-@pytest.mark.parametrize('multiple', [1, 4])
-def test_batches_hold_every_row_once_in_few_shapes(multiple):
+@pytest.mark.parametrize('devices', [1, 4])
+def test_batches_hold_every_row_once_in_few_shapes(devices):
   lengths = np.random.default_rng(0).integers(1, 300, 500).tolist()
   lengths.sort(reverse=True)
   seen, shapes = [], set()
-  for part, (rows, length) in lm_eval_scores.batches(lengths, 4096, multiple):
+  for part, (rows, length) in lm_eval.batches(lengths, 4096, mesh_of(devices)):
     inside = lengths[part]
     seen += inside
     shapes.add((rows, length))
-    assert len(inside) <= rows and rows % multiple == 0
+    assert len(inside) <= rows and rows % devices == 0
     assert max(inside) <= length and rows * length <= 4096
   assert seen == lengths
   assert len(shapes) <= 10
@@ -169,7 +141,7 @@ def test_batches_hold_every_row_once_in_few_shapes(multiple):
 
 def test_a_padded_length_is_at_most_half_longer():
   for length in range(16, 3000):
-    padded = lm_eval_scores.bucket(length)
+    padded = generate.bucket(length)
     assert length <= padded <= 1.5 * length
 
 
@@ -199,26 +171,31 @@ def test_refuses_continuations_that_can_not_be_scored(text):
     adaptor().loglikelihood(requests(('a', text)))
 
 
-@pytest.mark.parametrize('devices', [1, 8])
-def test_continues_as_generate_does(devices):
-  prompts = ['', 'import ', 'x' * 31, 'def f(x):\n  return x + 1\n' * 2]
-  ask = functools.partial(
-    generate.generate, MODEL, params(), TOKENIZER, prompts, max_tokens=20
-  )
-  first, second, *_ = ask()
-  stop = (first[9:12], second[17])
-  expected = ask(stop=stop)
-  assert sorted(map(len, expected))[1] < 18
-  options = generate.Options(max_tokens=20, stop=stop)
-  found = lm_eval_generate.complete(
-    MODEL,
-    cached.cast(MODEL, params()),
-    TOKENIZER,
-    [[TOKENIZER.bos_id, *TOKENIZER.encode(p).tolist()] for p in prompts],
-    options,
-    batch_tokens=600,
-    mesh=mesh_of(devices),
-  )
+def test_continues_as_generate_does():
+  prompts = [
+    '',
+    'import ',
+    'x' * 31,
+    'def f(x):\n  return x + 1\n\nprint(f(1))',
+  ]
+  ids = [[*prompt.encode()] or [TOKENIZER.bos_id] for prompt in prompts]
+
+  def plain(stop):
+    options = generate.Options(max_tokens=12, stop=stop)
+    mesh = mesh_of(1)  # and the shapes of the test below: compiled once
+    with jax.sharding.set_mesh(mesh):
+      placed = jax.device_put(PARAMS, sharding.tree_sharding(mesh, PARAMS))
+      return generate.run(
+        MODEL, placed, TOKENIZER, ids, options, mesh=mesh
+      ).texts
+
+  first, second, *_ = plain(())
+  stop = [first[5:8], second[9]]
+  expected = plain(stop)
+  assert sorted(map(len, expected))[1] < 10
+  asked = {'until': stop, 'max_gen_toks': 12, 'do_sample': False}
+  lm = adaptor(mesh=mesh_of(8), batch_tokens=300)
+  found = lm.generate_until(requests(*[(prompt, asked) for prompt in prompts]))
   assert found == expected
   assert len(set(found)) == 4
 
@@ -232,19 +209,13 @@ def test_generates_by_what_a_task_says():
     ('', greedy),
     (LONG, greedy),
   )
-  first, other, empty, cut = adaptor().generate_until(asked)
+  lm = adaptor()
+  first, other, empty, cut = lm.generate_until(asked)
   assert first != other
-  alone = functools.partial(
-    lm_eval_generate.complete,
-    MODEL,
-    cached.cast(MODEL, params()),
-    TOKENIZER,
-    options=generate.Options(max_tokens=12),
-    batch_tokens=4096,
-    mesh=mesh_of(1),
-  )
   ids = [[*b'some text'], [TOKENIZER.bos_id], [*LONG.encode()[12 - LENGTH :]]]
-  assert [first, empty, cut] == alone(ids)
+  options = generate.Options(max_tokens=12)
+  alone = dict(lm._continue(dict(enumerate(ids)), options))
+  assert [first, empty, cut] == [alone[i] for i in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -322,7 +293,7 @@ def test_limit_and_examples_before(folder):
 
 def test_the_command_prints_one_object(folder, tmp_path, capsys):
   huggingface.save(
-    tmp_path / 'model', MODEL, params(), tokenizer=TOKENIZER, seq_len=96
+    tmp_path / 'model', MODEL, PARAMS, tokenizer=TOKENIZER, seq_len=96
   )
   code = cli.main(
     ['evaluate', f'--model={tmp_path}/model', '--tasks=choices,letters']

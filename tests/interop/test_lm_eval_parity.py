@@ -10,6 +10,8 @@ pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 pytest.importorskip('accelerate')
 
+import jax  # noqa: E402
+
 from satjax.data import tokenizers  # noqa: E402
 from satjax.interop import huggingface, lm_eval  # noqa: E402
 from tests import models  # noqa: E402
@@ -69,7 +71,7 @@ def test_same_numbers_as_the_harness(kind, specs, tasks, tmp_path):
     }
     | SHAPES[kind]
   )
-  params = lm_eval_samples.params(model, scale=0.15)
+  params = jax.tree.map(lambda x: 0.4 * x, models.make_params(model))
   huggingface.save(
     tmp_path / 'model', model, params, tokenizer=tokenizer, seq_len=LENGTH
   )
@@ -80,7 +82,7 @@ def test_same_numbers_as_the_harness(kind, specs, tasks, tmp_path):
     model,
     params,
     tokenizer,
-    max_length=lm_eval.max_length(tmp_path / 'model'),
+    max_length=huggingface.max_length(tmp_path / 'model'),
     batch_tokens=500,
   )
   assert other.max_length == own.max_length

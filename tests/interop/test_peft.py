@@ -1,5 +1,6 @@
 """Adapter directories: what is in them, and when there is none."""
 
+import functools
 import json
 import shutil
 
@@ -12,7 +13,7 @@ import safetensors.numpy
 from satjax import errors
 from satjax.config.groups import LoraConfig
 from satjax.interop import huggingface, peft
-from satjax.model import decoder, lora
+from satjax.model import lora
 from tests import models
 
 LORA = LoraConfig(rank=3, alpha=6.0, targets=('query', 'output', 'up', 'down'))
@@ -21,12 +22,14 @@ LORA = LoraConfig(rank=3, alpha=6.0, targets=('query', 'output', 'up', 'down'))
 def save_base(folder, **changes):
   """A model with a directory of its own, and random adapters of it."""
   model = models.make(**changes)
-  huggingface.save(folder, model, decoder.init_params(model, jax.random.key(0)))
+  huggingface.save(folder, model, models.make_params(model))
   model = models.make(**changes, init_from=str(folder))
   rng = np.random.default_rng(0)
   adapters = jax.tree.map(
     lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32),
-    lora.init(LORA, model, jax.random.key(1)),
+    jax.eval_shape(
+      functools.partial(lora.init, LORA, model), jax.random.key(1)
+    ),
   )
   return model, adapters
 
@@ -47,8 +50,8 @@ def test_the_names_shapes_and_products_of_peft(base, tmp_path):
     'up': ('mlp', 'mlp.up_proj'),
     'down': ('mlp', 'mlp.down_proj'),
   }
-  params = decoder.init_params(model, jax.random.key(0))
-  merged = lora.merge(adapters, params, LORA.scale)
+  params = huggingface.load(model.init_from)[1]
+  merged = jax.jit(lora.merge)(adapters, params, LORA.scale)
   for target, (group, module) in places.items():
     for layer in range(2):
       name = f'base_model.model.model.layers.{layer}.{module}.lora_'
