@@ -38,9 +38,10 @@ class CheckedRows:
   last row of the embedding without an error.
   """
 
-  def __init__(self, rows: Any, vocab_size: int):
+  def __init__(self, rows: Any, vocab_size: int, attend: str):
     self.rows = rows
     self.vocab_size = vocab_size
+    self.attend = attend
 
   @property
   def source(self) -> Source:
@@ -67,7 +68,7 @@ class CheckedRows:
           f' {low if low < 0 else high} is outside of the vocabulary, 0 to'
           f' {self.vocab_size - 1}; the tokenizer must fit model.vocab_size'
         )
-    return values
+    return rows_lib.as_one(values) if self.attend == 'row' else values
 
 
 def parts(
@@ -111,5 +112,5 @@ def parts(
         c.seq_len,
         rows.num_dropped,
       )
-    rows_of.append((CheckedRows(rows, vocab_size), share))
+    rows_of.append((CheckedRows(rows, vocab_size, c.attend), share))
   return rows_of

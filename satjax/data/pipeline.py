@@ -109,6 +109,9 @@ def make_batches(
       weights.append(weight * share)
       datasets.append(dataset.repeat(reseed_each_epoch=True))
   mixed = grain.MapDataset.mix(datasets, weights)
+  packing = [data_config.packing, data_config.too_long]
+  if data_config.attend == 'row':  # else as before there was a choice
+    packing.append('row')
   return Batches(
     # Without it, the length of an endless set overflows at batch size 1.
     mixed.batch(batch_size, drop_remainder=True),
@@ -117,7 +120,7 @@ def make_batches(
       tables=[part.rows.table.fingerprint for part in parts],
       weights=[weight / sum(weights) for weight in weights],
       seq_len=data_config.seq_len,
-      packing=[data_config.packing, data_config.too_long],
+      packing=packing,
       seed=data_config.seed if shuffle else None,
       tokenizer=tokenizer.fingerprint,
     ),

@@ -130,6 +130,14 @@ def _runs(row):
   return numbers[np.flatnonzero(np.diff(numbers, prepend=-1))]
 
 
+def as_one(row: Row) -> Row:
+  """The row as one sequence (`data.attend='row'`), whatever is in it."""
+  positions = np.arange(len(row['tokens']), dtype=np.int32)
+  row = {**row, 'positions': positions}
+  del row['segments']
+  return row
+
+
 def rows(
   table: Table,
   seq_len: int,

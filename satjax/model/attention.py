@@ -10,7 +10,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from satjax import errors
-from satjax.model import blocked_attention, splash
+from satjax.model import blocked_attention, cudnn, splash
 
 NAME = 'attention'  # of the result, for `jax.ad_checkpoint`
 
@@ -64,25 +64,27 @@ def attention(
     return splash.attention(*arguments, name=NAME)
   if kind == 'blocked':
     out_BTNH = blocked_attention.attention(*arguments)
+  elif kind == 'cudnn':
+    # Has results of its own to keep, with this one among them.
+    if segments_BT is not None and packs():
+      return cudnn.attention(*arguments)
+    return cudnn.masked(*arguments)
   else:
-    out_BTNH = _by_jax(*arguments, 'cudnn' if kind == 'cudnn' else 'xla')
-  # Fused kernels have results of their own to keep, with this one among them.
-  return out_BTNH if kind == 'cudnn' else checkpoint_name(out_BTNH, NAME)
+    out_BTNH = cudnn.masked(*arguments, 'xla')
+  return checkpoint_name(out_BTNH, NAME)
 
 
-def _by_jax(query_BTNH, key_BSKH, value_BSKH, segments_BT, window, kind):
-  mask_B1TS = None
-  if segments_BT is not None:
-    mask_B1TS = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
-  return jax.nn.dot_product_attention(
-    query_BTNH,
-    key_BSKH,
-    value_BSKH,
-    mask=mask_B1TS,
-    is_causal=True,
-    local_window_size=(window - 1, 0) if window else None,
-    implementation=kind,
-  )
+@functools.cache
+def packs() -> bool:
+  """`cudnn.can_pack`, with a warning where it cannot."""
+  if not cudnn.can_pack():
+    logging.warning(
+      'Attention gets the documents of a row as a T x T mask, which takes the'
+      ' time and memory that flash attention saves: their lengths alone need a'
+      ' GPU of compute capability 9.0 or later (Hopper), and cuDNN 9.6. Set'
+      " config.data.attend='row' if a row may be one causal sequence."
+    )
+  return cudnn.can_pack()
 
 
 @functools.cache

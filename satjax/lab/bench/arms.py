@@ -146,6 +146,8 @@ def random_batches(
         'weights': np.ones(shape, np.float32),
       }
     )
+    if config.data.attend == 'row':
+      del batches[-1]['segments']
   return batches
 
 
