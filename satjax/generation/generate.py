@@ -27,14 +27,28 @@ _SHORTEST = 32  # prompts are padded to this, or to this times a power of two
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a text is continued with: see `generate`."""
+  """How texts are continued.
+
+  Attributes:
+    max_tokens: new ones of each prompt, at most.
+    temperature: divides the logits before sampling; 0: the most likely token.
+    top_p: sample among the most likely tokens alone, the fewest that have this
+      probability together (Holtzman et al., 2020); 1: among all.
+    seed: of the sampling. The draws of prompt i depend on it and on i, and not
+      on the other prompts.
+    stop: a continuation ends before the first of these strings.
+    end_id: of the token that ends a text; None: the tokenizer's.
+
+  Raises:
+    ConfigError: one of them is out of range.
+  """
 
   max_tokens: int = 128
   temperature: float = 0.0
   top_p: float = 1.0
   seed: int = 0
   stop: Sequence[str] = ()
-  end_id: int | None = None  # of the token that ends a text; None: usual one
+  end_id: int | None = None
 
   def __post_init__(self):
     temperature, top_p = self.temperature, self.top_p
@@ -85,50 +99,6 @@ class Continuation:
   accepted: int = 0
 
 
-def generate(
-  model: ModelConfig,
-  params: PyTree,
-  tokenizer: tokenizers.Tokenizer,
-  prompts: str | Sequence[str],
-  *,
-  max_tokens: int = 128,
-  temperature: float = 0.0,
-  top_p: float = 1.0,
-  seed: int = 0,
-  stop: Sequence[str] = (),
-  draft: speculative.Draft | None = None,
-) -> str | list[str]:
-  """Continues prompts, up to the end of text.
-
-  Args:
-    model: architecture and compute dtype.
-    params: dense parameters, or a sub-network's.
-    tokenizer: text to ids and back.
-    prompts: a text to go on from, which may be empty, or several; these run
-      as one batch, whatever their lengths.
-    max_tokens: new tokens of each prompt, at most.
-    temperature: divides the logits before sampling; 0: the most likely token.
-    top_p: sample among the most likely tokens alone, the fewest that have this
-      probability together (Holtzman et al., 2020); 1: among all.
-    seed: of the sampling. The draws of prompt i depend on it and on i, and not
-      on the other prompts.
-    stop: a continuation ends before the first of these strings.
-    draft: a smaller model that proposes tokens; see `speculative`. The most
-      likely tokens stay what they are, and samples have the distribution that
-      they have without it, but are others.
-
-  Returns:
-    The continuation of the prompt, or a list of them.
-
-  Raises:
-    ConfigError: an option is out of range, or the draft does not fit.
-  """
-  options = Options(max_tokens, temperature, top_p, seed, stop)
-  texts = [prompts] if isinstance(prompts, str) else list(prompts)
-  new = run(model, params, tokenizer, texts, options, draft).texts
-  return new[0] if isinstance(prompts, str) else new
-
-
 def run(
   model: ModelConfig,
   params: PyTree,
@@ -137,7 +107,22 @@ def run(
   options: Options,
   draft: speculative.Draft | None = None,
 ) -> Continuation:
-  """`generate` that also counts; a prompt may be ids, its begin included."""
+  """Continues prompts as one batch, up to the end of text.
+
+  Args:
+    model: architecture and compute dtype.
+    params: dense parameters, or a sub-network's.
+    tokenizer: text to ids and back.
+    prompts: texts to go on from, which may be empty; or ids, their begin of
+      text included.
+    options: see `Options`.
+    draft: a smaller model that proposes tokens; see `speculative`. The most
+      likely tokens stay what they are, and samples have the distribution that
+      they have without it, but are others.
+
+  Raises:
+    ConfigError: the draft does not fit.
+  """
   begin = time.perf_counter()
   if draft is not None and draft.model.vocab_size < tokenizer.vocab_size:
     raise errors.ConfigError(
@@ -146,7 +131,12 @@ def run(
     )
   if not prompts or options.max_tokens == 0:
     return Continuation([''] * len(prompts), time.perf_counter() - begin)
-  ids = [_ids(tokenizer, prompt) for prompt in prompts]
+  ids = [
+    np.concatenate([[tokenizer.bos_id], tokenizer.encode(prompt)])
+    if isinstance(prompt, str)
+    else prompt
+    for prompt in prompts
+  ]
   state, more = start(model, params, tokenizer, ids, options, draft)
   rows, texts, state = _finish(tokenizer, ids, options, state, more)
   passes = state.get('passes', state['count'] - 1).sum()
@@ -160,12 +150,6 @@ def run(
   )
 
 
-def _ids(tokenizer, prompt):
-  if isinstance(prompt, str):
-    return np.concatenate([[tokenizer.bos_id], tokenizer.encode(prompt)])
-  return prompt
-
-
 def compare(
   model: ModelConfig,
   params: PyTree,
@@ -176,22 +160,20 @@ def compare(
   pairs: int = 5,
 ) -> tuple[list[Continuation], list[Continuation]]:
   """`run` with and without the draft, in turns, after one each to compile."""
-  drafts = (draft, None)
-  for used in drafts:
-    run(model, params, tokenizer, prompts, options, used)
-  found = {used is None: [] for used in drafts}
-  for number in range(pairs):
-    for used in drafts[:: -1 if number % 2 else 1]:
-      one = run(model, params, tokenizer, prompts, options, used)
-      found[used is None].append(one)
-  return found[False], found[True]
+  task = model, params, tokenizer, prompts, options
+  runs = ([], draft), ([], None)
+  for number in range(-1, pairs):
+    for found, used in runs[:: -1 if number % 2 else 1]:
+      found.append(run(*task, used))
+  return tuple(found[1:] for found, _ in runs)
 
 
 def start(model, params, tokenizer, ids, options, draft):
   """The state after the prompts, and the program that goes on from it."""
   rule, numbers = options.rule(tokenizer), options.numbers()
   length_B = np.array([len(row) for row in ids], np.int32)
-  longest = _bucket(length_B.max())
+  # Few lengths, so that few programs are compiled.
+  longest = max(_SHORTEST, 1 << int(length_B.max() - 1).bit_length())
   slots = longest + -(-options.max_tokens // _CHUNK) * _CHUNK
   slots += draft.num_tokens if draft else 0
   tokens_BS = np.zeros((len(ids), slots), np.int32)
@@ -225,11 +207,6 @@ def start(model, params, tokenizer, ids, options, draft):
     rule=rule,
   )
   return state, lambda state, n: more((params, small), state, numbers, n)
-
-
-def _bucket(length):
-  """Few lengths, so that few programs are compiled."""
-  return max(_SHORTEST, 1 << int(length - 1).bit_length())
 
 
 def _finish(tokenizer, ids, options, state, more):

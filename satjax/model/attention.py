@@ -20,11 +20,7 @@ _PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
 
 
 def resolve(kind: str, platform: str) -> str:
-  """`model.attention` on a platform: never 'auto'.
-
-  Raises:
-    ConfigError: that implementation does not exist there.
-  """
+  """`model.attention` on a platform, never 'auto'; ConfigError if not there."""
   if kind == 'auto':
     return _AUTO.get(platform, 'xla')
   if _PLATFORM.get(kind, platform) != platform:
@@ -47,10 +43,11 @@ def attention(
   """Causal attention within segments, `[B, T, N, H]`, softmax in float32.
 
   Args:
-    query_BTNH: queries; head n uses key/value head `n // (N / K)`.
-    key_BSKH: keys, S equal to T.
-    value_BSKH: values.
-    segments_BT: document number of each position; None: one document a row.
+    query_BTNH: head n uses key/value head `n // (N / K)`.
+    key_BSKH: S equal to T.
+    value_BSKH: as the keys.
+    segments_BT: document number of each position, in runs; None: one document
+      a row.
     window: how many positions of the row a query sees, itself and those before
       it (Beltagy et al., 2020; Jiang et al., 2023); 0: all.
     kind: 'blocked', 'xla', 'cudnn' or 'splash'; 'auto': by the default backend.
@@ -60,15 +57,14 @@ def attention(
     kind = resolve(kind, jax.default_backend())
   kind = usable(kind, query_BTNH.dtype.name, query_BTNH.shape[-1])
   arguments = query_BTNH, key_BSKH, value_BSKH, segments_BT, window
+  # Fused kernels have results of their own to keep, with this one among them.
   if kind == 'splash' and splash.is_placeable():
     return splash.attention(*arguments, name=NAME)
+  if kind == 'cudnn':
+    is_packed = segments_BT is not None and packs()
+    return (cudnn.attention if is_packed else cudnn.masked)(*arguments)
   if kind == 'blocked':
     out_BTNH = blocked_attention.attention(*arguments)
-  elif kind == 'cudnn':
-    # Has results of its own to keep, with this one among them.
-    if segments_BT is not None and packs():
-      return cudnn.attention(*arguments)
-    return cudnn.masked(*arguments)
   else:
     out_BTNH = cudnn.masked(*arguments, 'xla')
   return checkpoint_name(out_BTNH, NAME)

@@ -44,8 +44,8 @@ def prefill(
   """Reads whole prompts.
 
   Args:
-    config: as in `decoder.apply`.
-    params: as in `decoder.apply`.
+    config: as in `decoder.apply`, like the parameters.
+    params: of the model.
     tokens_BT: int32, padded on the right with anything.
     lengths_B: tokens of each row, at least 1.
     size: slots of the cache, at least T.
@@ -125,17 +125,3 @@ def _mix_slots(config, qkv, positions_BT, layer, cache):
     implementation='xla',
   )
   return mixed_BTNH, cache
-
-
-def decode_step(
-  config: ModelConfig,
-  params: PyTree,
-  cache: Cache,
-  token_B: jax.Array,
-  position_B: jax.Array,
-) -> tuple[jax.Array, Cache]:
-  """`extend` by one token: logits `[B, V]`, and the cache."""
-  logits_B1V, cache = extend(
-    config, params, cache, token_B[:, None], position_B[:, None]
-  )
-  return logits_B1V[:, 0], cache

@@ -49,12 +49,8 @@ def attention(
   window: int = 0,
 ) -> jax.Array:
   """`attention.attention` where a document is one run of equal numbers."""
-  batch, _, kv_heads, _ = key_BSKH.shape
-  rows, heads = shards.axes_that_divide(batch, kv_heads)
-  qkv = rows, None, heads
   attend = functools.partial(_attend, window=window)
-  attend = shards.on_each(attend, [qkv, qkv, qkv, (rows,)], qkv)
-  return attend(query_BTNH, key_BSKH, value_BSKH, segments_BT)
+  return shards.attend(attend, query_BTNH, key_BSKH, value_BSKH, segments_BT)
 
 
 def _attend(query_BTNH, key_BSKH, value_BSKH, segments_BT, *, window):

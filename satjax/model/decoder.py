@@ -42,7 +42,7 @@ class Decoder(nn.Module):
   """
 
   stacks: tuple[ModelConfig, ...]
-  mix: Callable[..., tuple[jax.Array, Any]] = layers.mix_rows
+  mix: layers.Mix = layers.mix_rows
   observe: Callable[[dict[str, Any]], Any] | None = None
 
   @nn.compact
@@ -67,9 +67,8 @@ class Decoder(nn.Module):
       seen.append(observed)
       caches.append(kept)
       first += config.num_layers
-    gain_D = self.param(
-      'final_norm', nn.initializers.ones_init(), (c.embed_dim,)
-    )
+    ones = nn.initializers.ones_init()
+    gain_D = self.param('final_norm', ones, (c.embed_dim,))
     x_BTD = ops.rms_norm(x_BTD, gain_D, c.norm_eps)
     unembed_VD = embed_VD
     if not c.tied:
@@ -143,10 +142,7 @@ def hidden(
   batch: Mapping[str, jax.Array],
   rest: PyTree = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """What `ops.logits` multiplies: `[B, T, D]` and the output matrix `[V, D]`.
-
-  Both in the compute dtype; arguments as in `apply`.
-  """
+  """What `ops.logits` multiplies: `[B, T, D]` and the matrix `[V, D]`."""
   return run(config, params, batch, rest)[0]
 
 
@@ -158,8 +154,7 @@ def observe(
 ) -> Any:
   """What `reduce` makes of each block, stacked over all layers on axis 0.
 
-  Arguments as in `apply`; `reduce` goes from one block's intermediate values,
-  as `importance.observe` describes them, to a tree of arrays.
+  It goes from a block's intermediate values (`importance.observe`) to arrays.
   """
   seen = run(config, params, batch, observe=reduce)[1]
   return jax.tree.map(lambda *parts: jnp.concatenate(parts), *seen)
@@ -172,19 +167,19 @@ def run(
   rest: PyTree = None,
   *,
   observe: Callable[[dict[str, Any]], Any] | None = None,
-  mix: Callable[..., tuple[jax.Array, Any]] = layers.mix_rows,
+  mix: layers.Mix = layers.mix_rows,
   context: Any = None,
   cache: tuple[PyTree, ...] | None = None,
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...], tuple[Any, ...]]:
-  """The one forward pass.
+  """The one forward pass; first arguments as in `apply`.
 
   Args:
-    config: as in `apply`, like the next three.
-    params: of the model.
-    batch: tokens and positions.
-    rest: what neurons that rest contribute.
+    config: of the dense model.
+    params: of any model.
+    batch: tokens and what is optional.
+    rest: of the neurons that rest.
     observe: what to keep of each block's intermediate values.
-    mix: what heads look at (`layers.mix_rows`).
+    mix: how heads look at positions (`layers.mix_rows`).
     context: what `mix` is given for all layers; None: the batch's 'segments'.
     cache: what `mix` is given of each stack of layers, and returns.
 
@@ -201,25 +196,15 @@ def run(
   named = {name: leaf for name, leaf in params.items() if name != 'blocks'}
   for number, stack in enumerate(stacks):
     named[stack_name(number, len(stacks))] = stack
-  model = Decoder(tuple(_fit(config, stack) for stack in stacks), mix, observe)
-  return model.apply(
-    {'params': named},
-    tokens_BT,
-    positions_BT,
-    context,
-    rest,
-    batch.get('dropout'),
-    cache,
-  )
+  fitted = tuple(fit(config, {'blocks': stack}) for stack in stacks)
+  arguments = positions_BT, context, rest, batch.get('dropout'), cache
+  model = Decoder(fitted, mix, observe)
+  return model.apply({'params': named}, tokens_BT, *arguments)
 
 
 def fit(config: ModelConfig, params: PyTree) -> ModelConfig:
   """The configuration with the counts that `params`, one stack, really has."""
   (stack,) = tree.stacks(params)
-  return _fit(config, stack)
-
-
-def _fit(config, stack):
   num_layers, num_heads = stack['attention']['query'].shape[:2]
   return dataclasses.replace(
     config,

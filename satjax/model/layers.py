@@ -17,6 +17,7 @@ from satjax.config.groups import ModelConfig
 from satjax.model import attention, ops
 
 Weights = Mapping[str, jax.Array]
+Mix = Callable[..., tuple[jax.Array, Any]]  # such as `mix_rows`
 
 # What `model.remat` 'minimal' keeps for the backward pass: what matmuls gave.
 # The last one of a block is not among them, since nothing needs it again.
@@ -46,12 +47,8 @@ def mix_rows(config, qkv, segments_BT, layer, cache):
 def attend(x_BTD, weights, angles, norm_eps, mix):
   """Self-attention, and what may be observed of it.
 
-  Args:
-    x_BTD: normalised.
-    weights: of one layer.
-    angles: of `ops.rope_angles`.
-    norm_eps: of the norms of queries and keys.
-    mix: of rotated queries and keys, and values; returns what `mix_rows` does.
+  `mix` goes from rotated queries and keys, and values, to what `mix_rows`
+  returns.
   """
   w = {name: leaf.astype(x_BTD.dtype) for name, leaf in weights.items()}
   query_BTNH, key_BTKH, value_BTKH = _project_heads(x_BTD, w, norm_eps)
@@ -155,16 +152,10 @@ class HalfBlock(nn.Module):
 
 
 class Block(nn.Module):
-  """Pre-norm residual block, in the form that `nn.scan` iterates.
-
-  Attributes:
-    config: of its stack.
-    mix: see `mix_rows`.
-    observe: what to keep of its intermediate values; None: nothing.
-  """
+  """Pre-norm residual block, in the form that `nn.scan` iterates."""
 
   config: ModelConfig
-  mix: Callable[..., tuple[jax.Array, Any]]
+  mix: Mix
   observe: Callable[[dict[str, Any]], Any] | None
 
   @nn.compact

@@ -66,10 +66,8 @@ def on_each(
 ) -> Callable[..., Any]:
   """`fn` of the part of each device; `fn` itself on a single device.
 
-  Args:
-    fn: of as many arrays as `inputs` has entries.
-    inputs: of each array, the mesh axes that split its first dimensions.
-    outputs: the same of what it returns, or a list of them.
+  `inputs` are, of each argument, the mesh axes that split its first dimensions;
+  `outputs` those of what it returns, or a list of them.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
@@ -81,3 +79,18 @@ def on_each(
     out_specs=tuple(P(*a) for a in outputs) if several else P(*outputs),
     check_vma=False,
   )
+
+
+def attend(
+  fn: Callable[..., jax.Array],
+  query_BTNH: jax.Array,
+  key_BSKH: jax.Array,
+  value_BSKH: jax.Array,
+  segments_BT: jax.Array | None,
+) -> jax.Array:
+  """Attention by `fn`, of the rows and heads of each device."""
+  batch, _, kv_heads, _ = key_BSKH.shape
+  rows, heads = axes_that_divide(batch, kv_heads)
+  qkv = rows, None, heads
+  split = on_each(fn, [qkv, qkv, qkv, (rows,)], qkv)
+  return split(query_BTNH, key_BSKH, value_BSKH, segments_BT)

@@ -202,12 +202,13 @@ def test_refuses_continuations_that_can_not_be_scored(text):
 @pytest.mark.parametrize('devices', [1, 8])
 def test_continues_as_generate_does(devices):
   prompts = ['', 'import ', 'x' * 31, 'def f(x):\n  return x + 1\n' * 2]
-  ask = functools.partial(
-    generate.generate, MODEL, params(), TOKENIZER, prompts, max_tokens=20
-  )
-  first, second, *_ = ask()
+
+  def ask(options):
+    return generate.run(MODEL, params(), TOKENIZER, prompts, options).texts
+
+  first, second, *_ = ask(generate.Options(max_tokens=20))
   stop = (first[9:12], second[17])
-  expected = ask(stop=stop)
+  expected = ask(generate.Options(max_tokens=20, stop=stop))
   assert sorted(map(len, expected))[1] < 18
   options = generate.Options(max_tokens=20, stop=stop)
   found = lm_eval_generate.complete(

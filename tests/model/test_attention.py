@@ -57,7 +57,6 @@ def segments_of(batch, length):
     (128, 2, True),
     (130, 1, True),
     (300, 2, True),
-    (300, 4, False),
   ],
 )
 def test_attention_is_that_of_jax(length, kv_heads, packed):

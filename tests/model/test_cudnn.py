@@ -81,8 +81,11 @@ def results(fn, segments, kv_heads=2, window=0, counts=True):
   return compiled(with_gradients)(query, key, value)
 
 
-@pytest.mark.parametrize('segments', [FIT, MANY], ids=['fit', 'too many'])
-@pytest.mark.parametrize(('kv_heads', 'window'), [(2, 0), (4, 5)])
+@pytest.mark.parametrize(
+  ('segments', 'kv_heads', 'window'),
+  [(FIT, 2, 5), (MANY, 4, 0)],
+  ids=['fit', 'too many'],
+)
 def test_packed_is_masked(by_hand, segments, kv_heads, window):
   sizes = segments, kv_heads, window
   expected = results(blocked_attention.attention, *sizes)
