@@ -10,7 +10,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from satjax import errors
-from satjax.model import blocked_attention, cudnn, splash
+from satjax.model import blocked_attention, cudnn, ops, splash
 
 NAME = 'attention'  # of the result, for `jax.ad_checkpoint`
 
@@ -33,9 +33,7 @@ def resolve(kind: str, platform: str) -> str:
 
 
 def attention(
-  query_BTNH: jax.Array,
-  key_BSKH: jax.Array,
-  value_BSKH: jax.Array,
+  qkv: ops.QKV,
   segments_BT: jax.Array | None,
   window: int = 0,
   kind: str = 'auto',
@@ -43,20 +41,19 @@ def attention(
   """Causal attention within segments, `[B, T, N, H]`, softmax in float32.
 
   Args:
-    query_BTNH: head n uses key/value head `n // (N / K)`.
-    key_BSKH: S equal to T.
-    value_BSKH: as the keys.
+    qkv: S equal to T; head n uses key/value head `n // (N / K)`.
     segments_BT: document number of each position, in runs; None: one document
       a row.
     window: how many positions of the row a query sees, itself and those before
       it (Beltagy et al., 2020; Jiang et al., 2023); 0: all.
     kind: 'blocked', 'xla', 'cudnn' or 'splash'; 'auto': by the default backend.
   """
-  window = window if window < query_BTNH.shape[1] else 0
+  _, length, _, head_dim = qkv[0].shape
+  window = window if window < length else 0
   if kind == 'auto':
     kind = resolve(kind, jax.default_backend())
-  kind = usable(kind, query_BTNH.dtype.name, query_BTNH.shape[-1])
-  arguments = query_BTNH, key_BSKH, value_BSKH, segments_BT, window
+  kind = usable(kind, qkv[0].dtype.name, head_dim)
+  arguments = qkv, segments_BT, window
   # Fused kernels have results of their own to keep, with this one among them.
   if kind == 'splash' and splash.is_placeable():
     return splash.attention(*arguments, name=NAME)

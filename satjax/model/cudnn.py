@@ -14,7 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from satjax.model import shards
+from satjax.model import ops, shards
 
 try:
   from jax._src.cudnn import fused_attention_stablehlo as fused
@@ -42,36 +42,32 @@ def can_pack() -> bool:
 
 
 def attention(
-  query_BTNH: jax.Array,
-  key_BSKH: jax.Array,
-  value_BSKH: jax.Array,
-  segments_BT: jax.Array,
-  window: int = 0,
+  qkv: ops.QKV, segments_BT: jax.Array, window: int = 0
 ) -> jax.Array:
   """`attention.attention` where a document is one run of equal numbers."""
   attend = functools.partial(_attend, window=window)
-  return shards.attend(attend, query_BTNH, key_BSKH, value_BSKH, segments_BT)
+  return shards.attend(attend, qkv, segments_BT)
 
 
-def _attend(query_BTNH, key_BSKH, value_BSKH, segments_BT, *, window):
+def _attend(qkv, segments_BT, *, window):
   """The rows and heads of one device, whatever the number of documents."""
-  arguments = query_BTNH, key_BSKH, value_BSKH, segments_BT
   starts_BM, lengths_BM, fits = documents(segments_BT)
-  out_BTNH = _packed(*arguments[:3], starts_BM, lengths_BM, window)
+  out_BTNH = _packed(*qkv, starts_BM, lengths_BM, window)
 
-  def one_row(*row):
-    return masked(*(x[None] for x in row), window)[0]
+  def one_row(row):
+    qkv, segments_1T = jax.tree.map(lambda x: x[None], row)
+    return masked(qkv, segments_1T, window)[0]
 
-  def otherwise(fits, *arguments):
+  def otherwise(fits, *batch):
     return lax.cond(
       fits,
-      lambda query_BTNH, *_: jnp.zeros_like(query_BTNH),
-      lambda *rows: lax.map(lambda row: _forget(one_row, *row), rows),
-      *arguments,
+      lambda qkv, _: jnp.zeros_like(qkv[0]),
+      lambda *rows: lax.map(lambda row: _forget(one_row, row), rows),
+      *batch,
     )
 
   # Where they do not fit, nothing of `out` is used, and its gradient is 0.
-  return jnp.where(fits, out_BTNH, _forget(otherwise, fits, *arguments))
+  return jnp.where(fits, out_BTNH, _forget(otherwise, fits, qkv, segments_BT))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -139,9 +135,7 @@ def _packed(query_BTNH, key_BSKH, value_BSKH, starts_BM, lengths_BM, window):
 
 
 def masked(
-  query_BTNH: jax.Array,
-  key_BSKH: jax.Array,
-  value_BSKH: jax.Array,
+  qkv: ops.QKV,
   segments_BT: jax.Array | None,
   window: int = 0,
   implementation: str = 'cudnn',
@@ -151,9 +145,7 @@ def masked(
   if segments_BT is not None:
     mask_B1TS = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
   return jax.nn.dot_product_attention(
-    query_BTNH,
-    key_BSKH,
-    value_BSKH,
+    *qkv,
     mask=mask_B1TS,
     is_causal=True,
     local_window_size=(window - 1, 0) if window else None,

@@ -41,7 +41,7 @@ def mix_rows(config, qkv, segments_BT, layer, cache):
   """
   del layer
   window, kind = config.sliding_window, config.attention
-  return attention.attention(*qkv, segments_BT, window, kind), cache
+  return attention.attention(qkv, segments_BT, window, kind), cache
 
 
 def attend(x_BTD, weights, angles, norm_eps, mix):

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from satjax.model import lora
 
 Matrix = jax.Array | lora.LowRank
+# Queries [B, T, N, H], and keys and values [B, S, K, H].
+QKV = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @jax.custom_vjp

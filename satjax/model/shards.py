@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from satjax import sharding
+from satjax.model import ops
 
 Axes = str | tuple[str, ...] | None
 
@@ -82,15 +83,10 @@ def on_each(
 
 
 def attend(
-  fn: Callable[..., jax.Array],
-  query_BTNH: jax.Array,
-  key_BSKH: jax.Array,
-  value_BSKH: jax.Array,
-  segments_BT: jax.Array | None,
+  fn: Callable[..., jax.Array], qkv: ops.QKV, segments_BT: jax.Array | None
 ) -> jax.Array:
   """Attention by `fn`, of the rows and heads of each device."""
-  batch, _, kv_heads, _ = key_BSKH.shape
+  batch, _, kv_heads, _ = qkv[1].shape
   rows, heads = axes_that_divide(batch, kv_heads)
-  qkv = rows, None, heads
-  split = on_each(fn, [qkv, qkv, qkv, (rows,)], qkv)
-  return split(query_BTNH, key_BSKH, value_BSKH, segments_BT)
+  split = rows, None, heads
+  return on_each(fn, [split, (rows,)], split)(qkv, segments_BT)

@@ -12,7 +12,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from satjax.model import shards
+from satjax.model import ops, shards
 
 _LANES = 128
 _BLOCK = 512  # positions of a tile, at most; MaxText's choice
@@ -28,9 +28,7 @@ def is_placeable() -> bool:
 
 
 def attention(
-  query_BTNH: jax.Array,
-  key_BSKH: jax.Array,
-  value_BSKH: jax.Array,
+  qkv: ops.QKV,
   segments_BT: jax.Array | None,
   window: int = 0,
   name: str | None = None,
@@ -43,15 +41,14 @@ def attention(
   attend = functools.partial(
     _attend, window=window, name=name, interpret=interpret
   )
-  return shards.attend(attend, query_BTNH, key_BSKH, value_BSKH, segments_BT)
+  return shards.attend(attend, qkv, segments_BT)
 
 
-def _attend(
-  query_BTNH, key_BTKH, value_BTKH, segments_BT, *, window, name, interpret
-):
+def _attend(qkv, segments_BT, *, window, name, interpret):
   """The rows and heads of one device."""
   from jax.experimental.pallas.ops.tpu import splash_attention as lib
 
+  query_BTNH, key_BTKH, value_BTKH = qkv
   length, heads, head_dim = query_BTNH.shape[1:]
   padded = -(-length // _LANES) * _LANES
 

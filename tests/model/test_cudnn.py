@@ -75,7 +75,7 @@ def results(fn, segments, kv_heads=2, window=0, counts=True):
   segments = jnp.asarray(segments, jnp.int32)
 
   def with_gradients(*qkv):
-    out, pull = jax.vjp(lambda *qkv: fn(*qkv, segments, window), *qkv)
+    out, pull = jax.vjp(lambda *qkv: fn(qkv, segments, window), *qkv)
     return out, *pull(weight)
 
   return compiled(with_gradients)(query, key, value)
@@ -151,10 +151,12 @@ def lowered(kv_heads=2, window=0):
   kv = jax.ShapeDtypeStruct((3, 256, kv_heads, 64), jnp.bfloat16)
   segments = jax.ShapeDtypeStruct((3, 256), jnp.int32)
 
-  def loss(*arguments):
-    return attention.attention(*arguments, window, 'cudnn').sum()
+  def loss(*qkv, segments):
+    return attention.attention(qkv, segments, window, 'cudnn').sum()
 
-  traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(x, kv, kv, segments)
+  traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(
+    x, kv, kv, segments=segments
+  )
   return traced.lower(lowering_platforms=('cuda',)).as_text()
 
 

@@ -88,7 +88,7 @@ def test_the_masks_of_rows_that_do_not_fit_are_not_kept(monkeypatch):
   x = jnp.ones((2, 64, 2, 8), jnp.bfloat16)
   _, pull = jax.eval_shape(
     functools.partial(
-      jax.vjp, lambda *qkv: packed_cudnn.attention(*qkv, TOKENS[:2])
+      jax.vjp, lambda *qkv: packed_cudnn.attention(qkv, TOKENS[:2])
     ),
     x,
     x,
