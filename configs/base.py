@@ -57,6 +57,8 @@ def get_config() -> ml_collections.ConfigDict:
     packing='concat_then_split',  # documents end to end, cut at row ends;
     # 'best_fit': whole documents, rows filled up with nothing
     too_long='cut',  # what 'best_fit' does with longer documents; 'drop'
+    attend='document',  # what a token sees: the past of its document; 'row':
+    # of its row, one causal sequence, as many pre-training recipes have it
     held_out=0.05,  # share of the documents kept from training
     test=0.0,  # share of the documents kept for final numbers; nothing is
     # chosen by them. The two shares are below 1 together

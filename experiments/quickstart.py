@@ -142,14 +142,10 @@ def run_all(workdir: pathlib.Path, console: rich_console.Console) -> None:
 
   run = saved.restore(workdir / 'sat')
   satjax.save(run.model, workdir / 'sat-model', tokenizer=run.tokenizer)
-  sample = generate.generate(
-    run.model.config,
-    run.params,
-    run.tokenizer,
-    PROMPT,
-    max_tokens=120,
-    temperature=0.7,
-  )
+  how = generate.Options(max_tokens=120, temperature=0.7)
+  (sample,) = generate.run(
+    run.model.config, run.params, run.tokenizer, [PROMPT], how
+  ).texts
 
   names = ('pretrain', 'dense', 'sat', 'dense-equal-time')
   console.print(run_table({name: workdir / name for name in names}))

@@ -50,6 +50,7 @@ _DATA = {
   'seq_len': 8,
   'packing': 'concat_then_split',
   'too_long': 'cut',
+  'attend': 'document',
   'held_out': 0.2,
   'test': 0.0,
   'seed': 0,

@@ -129,6 +129,7 @@ def _read(options):
       seq_len=options.seq_len,
       packing='concat_then_split',
       too_long='cut',
+      attend='document',
       held_out=0.05,
       test=0.0,
       seed=0,

@@ -12,7 +12,7 @@ from satjax import errors
 
 VERSION = 1  # of the form that is written; files without one are of version 0
 # (version, 'group.key', what was done before).
-ADDED: tuple[tuple[int, str, Any], ...] = ()
+ADDED: tuple[tuple[int, str, Any], ...] = ((1, 'data.attend', 'document'),)
 # 'group.key': what to do instead.
 REMOVED: dict[str, str] = {}
 

@@ -105,11 +105,14 @@ def make_batches(
       parts.append(part)
       weights.append(weight * share)
   mixed = grain.MapDataset.mix(datasets, weights)
+  packing = [data_config.packing, data_config.too_long]
+  if data_config.attend == 'row':  # else as before there was a choice
+    packing.append('row')
   identity = {
     'tables': [part.table.fingerprint for part in parts],
     'weights': [weight / sum(weights) for weight in weights],
     'seq_len': data_config.seq_len,
-    'packing': [data_config.packing, data_config.too_long],
+    'packing': packing,
     'seed': data_config.seed,
     'tokenizer': tokenizer.fingerprint,
   }
@@ -195,7 +198,9 @@ def _parts(
     found = [(built, 1.0)]
   parts = []
   for table, share in found:
-    rows = rows_lib.rows(table, c.seq_len, c.packing, c.too_long, vocab_size)
+    rows = rows_lib.rows(
+      table, c.seq_len, c.packing, c.too_long, vocab_size, c.attend
+    )
     if rows.num_cut or rows.num_dropped:
       logging.warning(
         f'{table.name}: {rows.num_cut} of {len(table.starts)} documents are'

@@ -5,6 +5,7 @@ that never ends, or packing that cuts what it should not.
 """
 
 from collections.abc import Iterator
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -46,7 +47,8 @@ def preview(
     )
   tokenizer = tokenizers.get_tokenizer(config.data.tokenizer)
   batches = pipeline.make_batches(
-    config.data,
+    # Documents are shown as such, whatever a token sees of them.
+    dataclasses.replace(config.data, attend='document'),
     split='train',
     batch_size=config.train.batch_size,
     tokenizer=tokenizer,

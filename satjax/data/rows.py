@@ -27,8 +27,11 @@ class Rows:
 
   num_cut = num_dropped = 0  # documents that are longer than a row
 
-  def __init__(self, table: TokenTable, seq_len: int, vocab_size: int):
+  def __init__(
+    self, table: TokenTable, seq_len: int, vocab_size: int, attend: str
+  ):
     self.table = table
+    self._attend = attend
     self._seq_len = seq_len
     self._vocab_size = vocab_size
 
@@ -49,7 +52,7 @@ class Rows:
           f' {low if low < 0 else high} is outside of the vocabulary, 0 to'
           f' {self._vocab_size - 1}; the tokenizer must fit model.vocab_size'
         )
-    return values
+    return _as_one(values) if self._attend == 'row' else values
 
   def _row(self, row: int) -> Row:
     first, last = row * self._seq_len, (row + 1) * self._seq_len
@@ -79,9 +82,14 @@ class PackedRows(Rows):
   """
 
   def __init__(
-    self, table: TokenTable, seq_len: int, vocab_size: int, too_long: str
+    self,
+    table: TokenTable,
+    seq_len: int,
+    vocab_size: int,
+    attend: str,
+    too_long: str,
   ):
-    super().__init__(table, seq_len, vocab_size)
+    super().__init__(table, seq_len, vocab_size, attend)
     ends = np.append(table.starts[1:], len(table.tokens))
     places = ends - table.starts - 1
     is_long = places > seq_len
@@ -137,12 +145,21 @@ def _pack(
   ]
 
 
+def _as_one(row: Row) -> Row:
+  """The row as one sequence (`data.attend='row'`), whatever is in it."""
+  positions = np.arange(len(row['tokens']), dtype=np.int32)
+  row = {**row, 'positions': positions}
+  del row['segments']
+  return row
+
+
 def rows(
   table: TokenTable,
   seq_len: int,
   packing: str = 'concat_then_split',
   too_long: str = 'cut',
   vocab_size: int = 2**31,
+  attend: str = 'document',
 ) -> Rows:
   """A sequence that computes a row when asked for it.
 
@@ -153,6 +170,8 @@ def rows(
     too_long: what 'best_fit' does with documents longer than a row: 'cut' or
       'drop' them.
     vocab_size: of the model; a row with another id is refused when it is read.
+    attend: 'document'; or 'row', one sequence whatever is in it: positions run
+      on, and there are no segments.
 
   Returns:
     A sequence of dicts with keys, all [T] and int32 but for weights:
@@ -167,7 +186,7 @@ def rows(
       all of its rows, or no document is whole.
   """
   if packing == 'best_fit':
-    packed = PackedRows(table, seq_len, vocab_size, too_long)
+    packed = PackedRows(table, seq_len, vocab_size, attend, too_long)
     if packed.num_cut + packed.num_dropped == len(table.starts):
       raise errors.DataError(
         f'{table.name}: all of its {len(table.starts)} documents are longer'
@@ -182,7 +201,7 @@ def rows(
       f' a row needs data.seq_len + 1 = {seq_len + 1}; shorten data.seq_len, or'
       ' give this split more text (data.held_out and data.test move documents)'
     )
-  cut = Rows(table, seq_len, vocab_size)
+  cut = Rows(table, seq_len, vocab_size, attend)
   if table.first_target > len(cut) * seq_len:
     raise errors.DataError(
       f'{table.name}: its first prompt has {table.first_target - 1} tokens, and'

@@ -27,14 +27,28 @@ _SHORTEST = 16  # rows are padded to this length, or to a step of `bucket`
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What a text is continued with: see `generate`."""
+  """How texts are continued.
+
+  Attributes:
+    max_tokens: new ones of each prompt, at most.
+    temperature: divides the logits before sampling; 0: the most likely token.
+    top_p: sample among the most likely tokens alone, the fewest that have this
+      probability together (Holtzman et al., 2020); 1: among all.
+    seed: of the sampling. The draws of prompt i depend on it and on i, and not
+      on the other prompts.
+    stop: a continuation ends before the first of these strings.
+    end_id: of the token that ends a text; None: the tokenizer's.
+
+  Raises:
+    ConfigError: one of them is out of range.
+  """
 
   max_tokens: int = 128
   temperature: float = 0.0
   top_p: float = 1.0
   seed: int = 0
   stop: Sequence[str] = ()
-  end_id: int | None = None  # of the token that ends a text; None: usual one
+  end_id: int | None = None
 
   def __post_init__(self):
     temperature, top_p = self.temperature, self.top_p
@@ -87,50 +101,6 @@ class Continuation:
   accepted: int = 0
 
 
-def generate(
-  model: ModelConfig,
-  params: PyTree,
-  tokenizer: tokenizers.Tokenizer,
-  prompts: str | Sequence[str],
-  *,
-  max_tokens: int = 128,
-  temperature: float = 0.0,
-  top_p: float = 1.0,
-  seed: int = 0,
-  stop: Sequence[str] = (),
-  draft: speculative.Draft | None = None,
-) -> str | list[str]:
-  """Continues prompts, up to the end of text.
-
-  Args:
-    model: architecture and compute dtype.
-    params: dense parameters, or a sub-network's.
-    tokenizer: text to ids and back.
-    prompts: a text to go on from, which may be empty, or several; these run
-      as one batch, whatever their lengths.
-    max_tokens: new tokens of each prompt, at most.
-    temperature: divides the logits before sampling; 0: the most likely token.
-    top_p: sample among the most likely tokens alone, the fewest that have this
-      probability together (Holtzman et al., 2020); 1: among all.
-    seed: of the sampling. The draws of prompt i depend on it and on i, and not
-      on the other prompts.
-    stop: a continuation ends before the first of these strings.
-    draft: a smaller model that proposes tokens; see `speculative`. The most
-      likely tokens stay what they are, and samples have the distribution that
-      they have without it, but are others.
-
-  Returns:
-    The continuation of the prompt, or a list of them.
-
-  Raises:
-    ConfigError: an option is out of range, or the draft does not fit.
-  """
-  options = Options(max_tokens, temperature, top_p, seed, stop)
-  texts = [prompts] if isinstance(prompts, str) else list(prompts)
-  new = run(model, params, tokenizer, texts, options, draft).texts
-  return new[0] if isinstance(prompts, str) else new
-
-
 def run(
   model: ModelConfig,
   params: PyTree,
@@ -140,10 +110,21 @@ def run(
   draft: speculative.Draft | None = None,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Continuation:
-  """`generate` that also counts; a prompt may be ids, its begin included.
+  """Continues prompts as one batch, up to the end of text.
 
-  The devices of a mesh share out the rows, of which there have to be a multiple
-  of their number.
+  Args:
+    model: architecture and compute dtype.
+    params: dense parameters, or a sub-network's.
+    tokenizer: text to ids and back.
+    prompts: texts to go on from, which may be empty; or ids, their begin of
+      text included.
+    options: see `Options`.
+    draft: a smaller model that proposes tokens; see `speculative`. The most
+      likely tokens stay what they are, and samples have the distribution that
+      they have without it, but are others.
+
+  Raises:
+    ConfigError: the draft does not fit.
   """
   begin = time.perf_counter()
   if draft is not None and draft.model.vocab_size < tokenizer.vocab_size:
@@ -154,7 +135,12 @@ def run(
   if not prompts or options.max_tokens == 0:
     seconds = time.perf_counter() - begin
     return Continuation([''] * len(prompts), seconds=seconds)
-  ids = [_ids(tokenizer, prompt) for prompt in prompts]
+  ids = [
+    np.concatenate([[tokenizer.bos_id], tokenizer.encode(prompt)])
+    if isinstance(prompt, str)
+    else prompt
+    for prompt in prompts
+  ]
   state, more = start(model, params, tokenizer, ids, options, draft, mesh)
   rows, texts, state = _finish(tokenizer, ids, options, state, more)
   passes = state.get('passes', state['count'] - 1).sum()
@@ -169,12 +155,6 @@ def run(
   )
 
 
-def _ids(tokenizer, prompt):
-  if isinstance(prompt, str):
-    return np.concatenate([[tokenizer.bos_id], tokenizer.encode(prompt)])
-  return prompt
-
-
 def compare(
   model: ModelConfig,
   params: PyTree,
@@ -185,15 +165,12 @@ def compare(
   pairs: int = 5,
 ) -> tuple[list[Continuation], list[Continuation]]:
   """`run` with and without the draft, in turns, after one each to compile."""
-  drafts = (draft, None)
-  for used in drafts:
-    run(model, params, tokenizer, prompts, options, used)
-  found = {used is None: [] for used in drafts}
-  for number in range(pairs):
-    for used in drafts[:: -1 if number % 2 else 1]:
-      one = run(model, params, tokenizer, prompts, options, used)
-      found[used is None].append(one)
-  return found[False], found[True]
+  task = model, params, tokenizer, prompts, options
+  runs = ([], draft), ([], None)
+  for number in range(-1, pairs):
+    for found, used in runs[:: -1 if number % 2 else 1]:
+      found.append(run(*task, used))
+  return tuple(found[1:] for found, _ in runs)
 
 
 def start(model, params, tokenizer, ids, options, draft, mesh=None):

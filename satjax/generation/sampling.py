@@ -87,12 +87,13 @@ def more(
 
   def one(state):
     position_B = state['length'] + state['count']
-    token_B = token_at(state['tokens'], position_B - 1)
-    logits_BV, cache = cached.decode_step(
-      model, params, state['cache'], token_B, position_B - 1
+    last_B1 = position_B[:, None] - 1
+    token_B1 = jnp.take_along_axis(state['tokens'], last_B1, axis=1)
+    logits_B1V, cache = cached.extend(
+      model, params, state['cache'], token_B1, last_B1
     )
     keys_B = keys(numbers, state['count'])
-    token_B = pick(weigh(logits_BV, rule, numbers), keys_B, rule)
+    token_B = pick(weigh(logits_B1V[:, 0], rule, numbers), keys_B, rule)
     return {
       'tokens': _append(state['tokens'], position_B, token_B),
       'length': state['length'],
@@ -102,11 +103,6 @@ def more(
     }
 
   return lax.while_loop(unfinished, one, state)
-
-
-def token_at(tokens_BS: jax.Array, position_B: jax.Array) -> jax.Array:
-  """The token of each row at its position."""
-  return jnp.take_along_axis(tokens_BS, position_B[:, None], axis=1)[:, 0]
 
 
 def _append(tokens_BS, position_B, token_B):
@@ -125,13 +121,7 @@ def keys(numbers: Numbers, count_B: jax.Array) -> jax.Array:
 def weigh(logits: jax.Array, rule: Rule, numbers: Numbers) -> jax.Array:
   """Log-weights of the tokens that may be drawn, -inf for the others.
 
-  Args:
-    logits: float32 `[..., V]`.
-    rule: greedy, all tokens, or a nucleus (Holtzman et al., 2020).
-    numbers: temperature and size of the nucleus.
-
-  Returns:
-    Float32 `[..., rule.vocab_size]`, not normalised.
+  From float32 `[..., V]` to `[..., rule.vocab_size]`, not normalised.
   """
   logits = logits[..., : rule.vocab_size]
   if rule.kind == 'greedy':

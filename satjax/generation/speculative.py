@@ -95,11 +95,7 @@ def start(
 ) -> State:
   """A state of `sampling.start` whose prompts the draft has read too.
 
-  Args:
-    params: of the draft, or None if it shares the cache of the target.
-    state: of the target.
-    model: the draft's.
-    longest: as in `sampling.start`.
+  `params` and `model` are the draft's; None: it shares the target's cache.
   """
   cache, tokens_BS = (), state['tokens']
   if params is not None:
@@ -127,15 +123,9 @@ def more(
 ) -> State:
   """Goes on until every row is done or has `limit` tokens.
 
-  Args:
-    params: of the target and of the draft.
-    state: of `start`, with `num_tokens` slots more than tokens may be drawn.
-    numbers: temperature, nucleus and key.
-    limit: see above.
-    most: a row that is ahead goes on up to so many tokens, or a few more.
-    models: target and draft.
-    num_tokens: proposed in a round.
-    rule: how tokens are drawn.
+  A row that is ahead goes on up to `most` tokens, or a few more: the state has
+  `num_tokens` slots more than tokens may be drawn. Of `params` and `models`
+  the target's come first.
   """
 
   def unfinished(state):
@@ -143,7 +133,8 @@ def more(
 
   def one(state):
     keys_B = sampling.keys(numbers, state['count'])
-    keys_RB = _keys_of_round(keys_B, num_tokens + 2)
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+    keys_RB = jnp.stack([fold(keys_B, i) for i in range(num_tokens + 2)])
     tokens_BG, draft_BGV, cache = _propose(
       models[1], params[1], state, keys_RB[2:], rule, numbers
     )
@@ -160,11 +151,6 @@ def more(
   return lax.while_loop(unfinished, one, state)
 
 
-def _keys_of_round(keys_B, count):
-  fold = jax.vmap(jax.random.fold_in, (0, None))
-  return jnp.stack([fold(keys_B, number) for number in range(count)])
-
-
 def _propose(model, params, state, keys_GB, rule, numbers):
   """Tokens `[B, G]` that the draft draws, their shares, and its cache."""
   cache = state['draft'] or _first(state['cache'], model.num_layers)
@@ -177,8 +163,10 @@ def _propose(model, params, state, keys_GB, rule, numbers):
 
   def one(carry, part):
     token_B, at_B, cache = carry
-    logits_BV, cache = cached.decode_step(model, params, cache, token_B, at_B)
-    token_B, share_BV = draw(logits_BV, part)
+    logits_B1V, cache = cached.extend(
+      model, params, cache, token_B[:, None], at_B[:, None]
+    )
+    token_B, share_BV = draw(logits_B1V[:, 0], part)
     return (token_B, at_B + 1, cache), (token_B, share_BV)
 
   # Where all of a round was accepted, the draft has not read its last token.
@@ -199,10 +187,10 @@ def _check(model, params, state, tokens_BG, rule, numbers):
 
   Its cache has the proposed tokens then; those refused are written over.
   """
-  last_B = state['length'] + state['count'] - 1
-  token_B = sampling.token_at(state['tokens'], last_B)
-  read_BT = jnp.concatenate([token_B[:, None], tokens_BG], axis=1)
-  at_BT = last_B[:, None] + jnp.arange(read_BT.shape[1])
+  last_B1 = (state['length'] + state['count'] - 1)[:, None]
+  token_B1 = jnp.take_along_axis(state['tokens'], last_B1, axis=1)
+  read_BT = jnp.concatenate([token_B1, tokens_BG], axis=1)
+  at_BT = last_B1 + jnp.arange(read_BT.shape[1])
   logits_BTV, cache = cached.extend(
     model, params, state['cache'], read_BT, at_BT
   )
@@ -225,10 +213,10 @@ def verify(
 
   Args:
     share_BTV: of the target, where a token was proposed and after the last.
-    draft_BGV: of the draft, where a token was proposed; T is G + 1.
+    draft_BGV: of the draft; T is G + 1.
     tokens_BG: drawn from `draft_BGV`.
     keys_2B: to accept, and to draw; they have no part in `tokens_BG`.
-    rule: greedy or not.
+    rule: of `sampling.pick`.
 
   Returns:
     How many tokens of each row are accepted, int32 `[B]`, and the next one.

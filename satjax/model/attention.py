@@ -10,7 +10,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from satjax import errors
-from satjax.model import blocked_attention, splash
+from satjax.model import blocked_attention, cudnn, ops, splash
 
 NAME = 'attention'  # of the result, for `jax.ad_checkpoint`
 
@@ -20,11 +20,7 @@ _PLATFORM = {'cudnn': 'gpu', 'splash': 'tpu'}
 
 
 def resolve(kind: str, platform: str) -> str:
-  """`model.attention` on a platform: never 'auto'.
-
-  Raises:
-    ConfigError: that implementation does not exist there.
-  """
+  """`model.attention` on a platform, never 'auto'; ConfigError if not there."""
   if kind == 'auto':
     return _AUTO.get(platform, 'xla')
   if _PLATFORM.get(kind, platform) != platform:
@@ -37,9 +33,7 @@ def resolve(kind: str, platform: str) -> str:
 
 
 def attention(
-  query_BTNH: jax.Array,
-  key_BSKH: jax.Array,
-  value_BSKH: jax.Array,
+  qkv: ops.QKV,
   segments_BT: jax.Array | None,
   window: int = 0,
   kind: str = 'auto',
@@ -47,42 +41,43 @@ def attention(
   """Causal attention within segments, `[B, T, N, H]`, softmax in float32.
 
   Args:
-    query_BTNH: queries; head n uses key/value head `n // (N / K)`.
-    key_BSKH: keys, S equal to T.
-    value_BSKH: values.
-    segments_BT: document number of each position; None: one document a row.
+    qkv: S equal to T; head n uses key/value head `n // (N / K)`.
+    segments_BT: document number of each position, in runs; None: one document
+      a row.
     window: how many positions of the row a query sees, itself and those before
       it (Beltagy et al., 2020; Jiang et al., 2023); 0: all.
     kind: 'blocked', 'xla', 'cudnn' or 'splash'; 'auto': by the default backend.
   """
-  window = window if window < query_BTNH.shape[1] else 0
+  _, length, _, head_dim = qkv[0].shape
+  window = window if window < length else 0
   if kind == 'auto':
     kind = resolve(kind, jax.default_backend())
-  kind = usable(kind, query_BTNH.dtype.name, query_BTNH.shape[-1])
-  arguments = query_BTNH, key_BSKH, value_BSKH, segments_BT, window
+  kind = usable(kind, qkv[0].dtype.name, head_dim)
+  arguments = qkv, segments_BT, window
+  # Fused kernels have results of their own to keep, with this one among them.
   if kind == 'splash' and splash.is_placeable():
     return splash.attention(*arguments, name=NAME)
+  if kind == 'cudnn':
+    is_packed = segments_BT is not None and packs()
+    return (cudnn.attention if is_packed else cudnn.masked)(*arguments)
   if kind == 'blocked':
     out_BTNH = blocked_attention.attention(*arguments)
   else:
-    out_BTNH = _by_jax(*arguments, 'cudnn' if kind == 'cudnn' else 'xla')
-  # Fused kernels have results of their own to keep, with this one among them.
-  return out_BTNH if kind == 'cudnn' else checkpoint_name(out_BTNH, NAME)
+    out_BTNH = cudnn.masked(*arguments, 'xla')
+  return checkpoint_name(out_BTNH, NAME)
 
 
-def _by_jax(query_BTNH, key_BSKH, value_BSKH, segments_BT, window, kind):
-  mask_B1TS = None
-  if segments_BT is not None:
-    mask_B1TS = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
-  return jax.nn.dot_product_attention(
-    query_BTNH,
-    key_BSKH,
-    value_BSKH,
-    mask=mask_B1TS,
-    is_causal=True,
-    local_window_size=(window - 1, 0) if window else None,
-    implementation=kind,
-  )
+@functools.cache
+def packs() -> bool:
+  """`cudnn.can_pack`, with a warning where it cannot."""
+  if not cudnn.can_pack():
+    logging.warning(
+      'Attention gets the documents of a row as a T x T mask, which takes the'
+      ' time and memory that flash attention saves: their lengths alone need a'
+      ' GPU of compute capability 9.0 or later (Hopper), and cuDNN 9.6. Set'
+      " config.data.attend='row' if a row may be one causal sequence."
+    )
+  return cudnn.can_pack()
 
 
 @functools.cache

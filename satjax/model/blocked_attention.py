@@ -13,25 +13,24 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from satjax.model import ops
+
 _BLOCK = 128
 
 
 def attention(
-  query_BTNH: jax.Array,
-  key_BSKH: jax.Array,
-  value_BSKH: jax.Array,
+  qkv: ops.QKV,
   segments_BT: jax.Array | None,
   window: int = 0,
 ) -> jax.Array:
   """`attention.attention`: `[B, T, N, H]`, softmax in float32 or wider."""
+  query_BTNH, *key_value = qkv
   batch, length, heads, head_dim = query_BTNH.shape
-  kv_heads = key_BSKH.shape[2]
+  kv_heads = qkv[1].shape[2]
   query_BKGTH = query_BTNH.reshape(
     batch, length, kv_heads, heads // kv_heads, head_dim
   ).transpose(0, 2, 3, 1, 4) * (head_dim**-0.5)
-  key_BKSH, value_BKSH = (
-    x.transpose(0, 2, 1, 3) for x in (key_BSKH, value_BSKH)
-  )
+  key_BKSH, value_BKSH = (x.transpose(0, 2, 1, 3) for x in key_value)
   out_BKGTH = _attend(query_BKGTH, key_BKSH, value_BKSH, segments_BT, window)
   return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(query_BTNH.shape)
 

@@ -33,19 +33,21 @@ _POLICIES = {
 
 
 class Decoder(nn.Module):
-  """tokens `[B, T]` -> what `hidden` returns, and what is observed.
+  """tokens `[B, T]` -> what `run` returns.
 
   Attributes:
     stacks: a configuration for each stack of layers; they differ in counts.
+    mix: see `layers.mix_rows`.
     observe: what to keep of each block's intermediate values; None: nothing.
   """
 
   stacks: tuple[ModelConfig, ...]
+  mix: layers.Mix = layers.mix_rows
   observe: Callable[[dict[str, Any]], Any] | None = None
 
   @nn.compact
   def __call__(
-    self, tokens_BT, positions_BT, segments_BT, rest=(None,), seeds_B=None
+    self, tokens_BT, positions_BT, context, rest=None, seeds_B=None, cache=None
   ):
     c = self.stacks[0]
     init = nn.initializers.normal(c.embed_dim**-0.5)
@@ -54,22 +56,24 @@ class Decoder(nn.Module):
     angles = ops.rope_angles(
       positions_BT, c.head_dim, c.rope_theta, c.rope_scaling
     )
-    seen, first = [], 0
-    for number, (config, part) in enumerate(zip(self.stacks, rest)):
-      name = stack_name(number, len(self.stacks))
-      stack = self._stack(config, name)
-      keys_LB = _keys(seeds_B, first, config.num_layers)
-      x_BTD, observed = stack(x_BTD, angles, segments_BT, part, keys_LB)
+    seen, caches, first = [], [], 0
+    for number, config in enumerate(self.stacks):
+      stack = self._stack(config, stack_name(number, len(self.stacks)))
+      own = rest and rest[number], _keys(seeds_B, first, config.num_layers)
+      layer_L = None if cache is None else jnp.arange(config.num_layers)
+      (x_BTD, kept), observed = stack(
+        (x_BTD, cache and cache[number]), (angles, context), (*own, layer_L)
+      )
       seen.append(observed)
+      caches.append(kept)
       first += config.num_layers
-    gain_D = self.param(
-      'final_norm', nn.initializers.ones_init(), (c.embed_dim,)
-    )
+    ones = nn.initializers.ones_init()
+    gain_D = self.param('final_norm', ones, (c.embed_dim,))
     x_BTD = ops.rms_norm(x_BTD, gain_D, c.norm_eps)
     unembed_VD = embed_VD
     if not c.tied:
       unembed_VD = self.param('unembed', init, (c.vocab_size, c.embed_dim))
-    return (x_BTD, unembed_VD.astype(c.dtype)), seen
+    return (x_BTD, unembed_VD.astype(c.dtype)), tuple(seen), tuple(caches)
 
   def _stack(self, config, name):
     # Weights that are in the memory of the host come a layer at a time.
@@ -87,11 +91,11 @@ class Decoder(nn.Module):
       block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=(nn.broadcast, nn.broadcast, 0, 0),
+      in_axes=(nn.broadcast, 0),
       length=config.num_layers,
       unroll=1 if config.scan else config.num_layers,
     )
-    return stack(config, self.observe, name=name)
+    return stack(config, self.mix, self.observe, name=name)
 
 
 def _keys(seeds_B, first, count):
@@ -111,8 +115,7 @@ def stack_name(number: int, count: int) -> str:
 def init_params(config: ModelConfig, key: jax.Array) -> dict[str, PyTree]:
   """Random float32 parameters, layers stacked on axis 0 (`tree.AXES`)."""
   tokens_BT = jnp.zeros((1, 2), jnp.int32)
-  variables = Decoder((config,)).init(key, tokens_BT, tokens_BT, None)
-  return variables['params']
+  return Decoder((config,)).init(key, tokens_BT, tokens_BT, None)['params']
 
 
 def apply(
@@ -145,11 +148,8 @@ def hidden(
   batch: Mapping[str, jax.Array],
   rest: PyTree = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """What `ops.logits` multiplies: `[B, T, D]` and the output matrix `[V, D]`.
-
-  Both in the compute dtype; arguments as in `apply`.
-  """
-  return _run(config, params, batch, rest, None)[0]
+  """What `ops.logits` multiplies: `[B, T, D]` and the matrix `[V, D]`."""
+  return run(config, params, batch, rest)[0]
 
 
 def observe(
@@ -158,50 +158,59 @@ def observe(
   batch: Mapping[str, jax.Array],
   reduce: Callable[[dict[str, Any]], Any],
 ) -> Any:
-  """Runs the forward pass for what `reduce` makes of each block.
+  """What `reduce` makes of each block, stacked over all layers on axis 0.
 
-  Args:
-    config: as in `apply`.
-    params: as in `apply`.
-    batch: as in `apply`.
-    reduce: from one block's intermediate values, as `importance.observe`
-      describes them, to a tree of arrays.
-
-  Returns:
-    That tree, stacked over all layers on axis 0.
+  It goes from a block's intermediate values (`importance.observe`) to arrays.
   """
-  seen = _run(config, params, batch, None, reduce)[1]
+  seen = run(config, params, batch, observe=reduce)[1]
   return jax.tree.map(lambda *parts: jnp.concatenate(parts), *seen)
 
 
-def _run(config, params, batch, rest, observe):
+def run(
+  config: ModelConfig,
+  params: PyTree,
+  batch: Mapping[str, jax.Array],
+  rest: PyTree = None,
+  *,
+  observe: Callable[[dict[str, Any]], Any] | None = None,
+  mix: layers.Mix = layers.mix_rows,
+  context: Any = None,
+  cache: tuple[PyTree, ...] | None = None,
+) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...], tuple[Any, ...]]:
+  """The one forward pass; first arguments as in `apply`.
+
+  Args:
+    config: of the dense model.
+    params: of any model.
+    batch: tokens and what is optional.
+    rest: of the neurons that rest.
+    observe: what to keep of each block's intermediate values.
+    mix: how heads look at positions (`layers.mix_rows`).
+    context: what `mix` is given for all layers; None: the batch's 'segments'.
+    cache: what `mix` is given of each stack of layers, and returns.
+
+  Returns:
+    What `hidden` does; what was observed, and the cache, of each stack.
+  """
   tokens_BT = batch['tokens']
   positions_BT = batch.get('positions')
   if positions_BT is None:
     positions_BT = jnp.arange(tokens_BT.shape[1])[None]
   stacks = tree.stacks(params)
   rest = rest if isinstance(rest, tuple) else (rest,) * len(stacks)
+  context = batch.get('segments') if context is None else context
   named = {name: leaf for name, leaf in params.items() if name != 'blocks'}
   for number, stack in enumerate(stacks):
     named[stack_name(number, len(stacks))] = stack
-  model = Decoder(tuple(_fit(config, stack) for stack in stacks), observe)
-  return model.apply(
-    {'params': named},
-    tokens_BT,
-    positions_BT,
-    batch.get('segments'),
-    rest,
-    batch.get('dropout'),
-  )
+  fitted = tuple(fit(config, {'blocks': stack}) for stack in stacks)
+  arguments = positions_BT, context, rest, batch.get('dropout'), cache
+  model = Decoder(fitted, mix, observe)
+  return model.apply({'params': named}, tokens_BT, *arguments)
 
 
 def fit(config: ModelConfig, params: PyTree) -> ModelConfig:
   """The configuration with the counts that `params`, one stack, really has."""
   (stack,) = tree.stacks(params)
-  return _fit(config, stack)
-
-
-def _fit(config, stack):
   num_layers, num_heads = stack['attention']['query'].shape[:2]
   return dataclasses.replace(
     config,

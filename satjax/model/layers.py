@@ -5,56 +5,71 @@ lines compute the neurons that take part and, where asked, those that rest.
 """
 
 from collections.abc import Callable, Mapping
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
+from satjax import tree
 from satjax.config.groups import ModelConfig
 from satjax.model import attention, ops
 
 Weights = Mapping[str, jax.Array]
+Mix = Callable[..., tuple[jax.Array, Any]]  # such as `mix_rows`
 
 # What `model.remat` 'minimal' keeps for the backward pass: what matmuls gave.
 # The last one of a block is not among them, since nothing needs it again.
 KEPT = ('projection', attention.NAME)
 
 
-def _initializer(fan_in: int, depth: int = 1) -> nn.initializers.Initializer:
-  """Normal with variance 1 / (fan_in depth).
+def mix_rows(config, qkv, segments_BT, layer, cache):
+  """How heads look at positions: at the past of their document.
 
-  The branches that write to the residual stream pass `depth` = 2 layers, so
-  that its variance does not grow with the number of layers (Radford et al.,
-  2019).
+  All that a cache of keys and values changes (`cached`).
+
+  Args:
+    config: of the stack.
+    qkv: rotated queries `[B, T, N, H]` and keys, and values `[B, T, K, H]`.
+    segments_BT: `decoder.run`'s context, the same for all layers.
+    layer: its number in the stack; None without a cache.
+    cache: of the stack; None here.
+
+  Returns:
+    Mixed values `[B, T, N, H]`, and the cache with what is new.
   """
-  return nn.initializers.normal((fan_in * depth) ** -0.5)
+  del layer
+  window, kind = config.sliding_window, config.attention
+  return attention.attention(qkv, segments_BT, window, kind), cache
 
 
-def attend(x_BTD, weights, angles, segments_BT, config):
-  """Causal self-attention, and what a probe may observe of it."""
+def attend(x_BTD, weights, angles, norm_eps, mix):
+  """Self-attention, and what may be observed of it.
+
+  `mix` goes from rotated queries and keys, and values, to what `mix_rows`
+  returns.
+  """
   w = {name: leaf.astype(x_BTD.dtype) for name, leaf in weights.items()}
-  query_BTNH, key_BTKH, value_BTKH = project_heads(x_BTD, w, config.norm_eps)
-  mixed_BTNH = attention.attention(
-    ops.apply_rope(query_BTNH, angles),
-    ops.apply_rope(key_BTKH, angles),
-    value_BTKH,
-    segments_BT,
-    config.sliding_window,
-    config.attention,
+  query_BTNH, key_BTKH, value_BTKH = _project_heads(x_BTD, w, norm_eps)
+  rotated_BTKH = ops.apply_rope(key_BTKH, angles)
+  mixed_BTNH, cache = mix(
+    ops.apply_rope(query_BTNH, angles), rotated_BTKH, value_BTKH
   )
   seen = {
     'input': x_BTD,
     'query': query_BTNH,
     'key': key_BTKH,
+    'rotated_key': rotated_BTKH,
     'value': value_BTKH,
     'hidden': mixed_BTNH,
+    'cache': cache,
   }
   y_BTD = ops.project_out(mixed_BTNH, w['output'])
   return checkpoint_name(y_BTD, 'projection'), seen
 
 
-def project_heads(x_BTD, w, norm_eps):
+def _project_heads(x_BTD, w, norm_eps):
   """Queries, keys and values, `[B, T, heads, H]`, before the rotation."""
 
   def project(name):
@@ -109,90 +124,65 @@ def complete(
   return y_BTD
 
 
-class Attention(nn.Module):
-  """Grouped-query attention; one head is contiguous rows of every matrix."""
+class HalfBlock(nn.Module):
+  """The parameters 'attention' or 'mlp' of a block, as `tree.AXES` has them.
+
+  Matrices are normal with variance 1 / fan-in. Those that write to the residual
+  stream share it among the 2 branches of all layers, so that the variance of
+  the stream does not grow with their number (Radford et al., 2019).
+  """
 
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, angles, segments_BT, rest):
-    c = self.config
-    inner = _initializer(c.embed_dim)
-    outer = _initializer(c.num_heads * c.head_dim, depth=2 * c.num_layers)
-    shape = (c.num_heads, c.head_dim, c.embed_dim)
-    kv_shape = (c.num_kv_heads, c.head_dim, c.embed_dim)
-    weights = {
-      'query': self.param('query', inner, shape),
-      'key': self.param('key', inner, kv_shape),
-      'value': self.param('value', inner, kv_shape),
-      'output': self.param('output', outer, shape),
-    }
-    zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
-    if c.qkv_bias:
-      for name in ('query', 'key', 'value'):
-        bias = f'{name}_bias'
-        weights[bias] = self.param(bias, zeros, weights[name].shape[:2])
-    if c.qk_norm:
-      for name in ('query_norm', 'key_norm'):
-        weights[name] = self.param(name, ones, (c.head_dim,))
-
-    def branch(x_BTD, weights):
-      return attend(x_BTD, weights, angles, segments_BT, c)
-
-    y_BTD, seen = branch(x_BTD, weights)
-    return complete(y_BTD, x_BTD, weights, rest, branch), seen
-
-
-class Mlp(nn.Module):
-  """Gated MLP; one channel is a row of each matrix."""
-
-  config: ModelConfig
-
-  @nn.compact
-  def __call__(self, x_BTD, rest):
-    c = self.config
-    shape = (c.mlp_dim, c.embed_dim)
-    inner = _initializer(c.embed_dim)
-    outer = _initializer(c.mlp_dim, depth=2 * c.num_layers)
-    weights = {
-      'gate': self.param('gate', inner, shape),
-      'up': self.param('up', inner, shape),
-      'down': self.param('down', outer, shape),
-    }
-    y_BTD, seen = transform(x_BTD, weights)
-    return complete(y_BTD, x_BTD, weights, rest, transform), seen
+  def __call__(self) -> Weights:
+    c, weights = self.config, {}
+    for path, (_, *shape) in tree.shapes(c).items():
+      folder, _, name = path.rpartition('/')
+      if folder != f'blocks/{self.name}':
+        continue
+      fan_in = c.embed_dim
+      if path in tree.WRITES.values():
+        fan_in = math.prod(shape[:-1]) * 2 * c.num_layers
+      init = nn.initializers.normal(fan_in**-0.5)
+      if not tree.READS[path]:  # a norm or a bias
+        init = nn.initializers.constant(float(name.endswith('_norm')))
+      weights[name] = self.param(name, init, tuple(shape))
+    return weights
 
 
 class Block(nn.Module):
   """Pre-norm residual block, in the form that `nn.scan` iterates."""
 
   config: ModelConfig
+  mix: Mix
   observe: Callable[[dict[str, Any]], Any] | None
 
   @nn.compact
-  def __call__(self, x_BTD, angles, segments_BT, rest, keys_B):
+  def __call__(self, carry, shared, own):
     c = self.config
+    x_BTD, cache = carry
+    angles, context = shared
+    rest, keys_B, layer = own
 
-    def drop(y_BTD, branch):
-      if keys_B is None:
-        return y_BTD
-      own_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, branch)
-      return ops.dropout(y_BTD, own_B, c.dropout)
+    def mix(*qkv):
+      return self.mix(c, qkv, context, layer, cache)
 
-    ones = nn.initializers.ones_init()
-    rest = rest or {}
-    attention_in_BTD = ops.rms_norm(
-      x_BTD, self.param('attention_norm', ones, (c.embed_dim,)), c.norm_eps
-    )
-    y_BTD, mixing = Attention(c, name='attention')(
-      attention_in_BTD, angles, segments_BT, rest.get('attention')
-    )
-    x_BTD += drop(y_BTD, 0)
-    mlp_in_BTD = ops.rms_norm(
-      x_BTD, self.param('mlp_norm', ones, (c.embed_dim,)), c.norm_eps
-    )
-    y_BTD, mlp = Mlp(c, name='mlp')(mlp_in_BTD, rest.get('mlp'))
-    x_BTD += drop(y_BTD, 1)
-    if self.observe is None:
-      return x_BTD, None
-    return x_BTD, self.observe({'attention': mixing, 'mlp': mlp})
+    def attention_branch(x_BTD, weights):
+      return attend(x_BTD, weights, angles, c.norm_eps, mix)
+
+    seen = {}
+    branches = ('attention', attention_branch), ('mlp', transform)
+    for number, (name, branch) in enumerate(branches):
+      ones = nn.initializers.ones_init()
+      gain_D = self.param(f'{name}_norm', ones, (c.embed_dim,))
+      in_BTD = ops.rms_norm(x_BTD, gain_D, c.norm_eps)
+      weights = HalfBlock(c, name=name)()
+      y_BTD, seen[name] = branch(in_BTD, weights)
+      y_BTD = complete(y_BTD, in_BTD, weights, (rest or {}).get(name), branch)
+      if keys_B is not None:
+        own_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, number)
+        y_BTD = ops.dropout(y_BTD, own_B, c.dropout)
+      x_BTD += y_BTD
+    carry = x_BTD, seen['attention'].pop('cache')
+    return carry, self.observe and self.observe(seen)

@@ -76,16 +76,13 @@ def init(
 def attach(adapters: PyTree, params: PyTree, scale: float) -> PyTree:
   """The parameters, with a `LowRank` in place of every adapted matrix.
 
-  Args:
-    adapters: of `init`, or a sub-network of them.
-    params: whole, or the same sub-network.
-    scale: s, `LoraConfig.scale`.
+  Both whole, or the same sub-network; `scale` is s, `LoraConfig.scale`.
   """
-
-  def pair(x, rows, columns):
-    return LowRank(x, rows, scale * columns)
-
-  return _adapt(pair, params, adapters)
+  return _adapt(
+    lambda x, rows, columns: LowRank(x, rows, scale * columns),
+    params,
+    adapters,
+  )
 
 
 def merge(adapters: PyTree, params: PyTree, scale: float) -> PyTree:

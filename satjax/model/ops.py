@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from satjax.model import lora
 
 Matrix = jax.Array | lora.LowRank
+# Queries [B, T, N, H], and keys and values [B, S, K, H].
+QKV = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @jax.custom_vjp
@@ -73,11 +75,7 @@ def rope_angles(
 ) -> tuple[jax.Array, jax.Array]:
   """Cosine and sine `[B, T, 1, H/2]` of the rotary angles (Su et al., 2021).
 
-  Args:
-    positions_BT: of the tokens.
-    head_dim: H.
-    theta: base wavelength, in tokens.
-    scaling: `ModelConfig.rope_scaling`.
+  `theta` is the base wavelength in tokens; scaling `ModelConfig.rope_scaling`.
   """
   frequency = theta ** (-jnp.arange(0, head_dim, 2) / head_dim)
   frequency = _scaled(frequency, *scaling) if scaling else frequency

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from satjax import sharding
+from satjax.model import ops
 
 Axes = str | tuple[str, ...] | None
 
@@ -66,10 +67,8 @@ def on_each(
 ) -> Callable[..., Any]:
   """`fn` of the part of each device; `fn` itself on a single device.
 
-  Args:
-    fn: of as many arrays as `inputs` has entries.
-    inputs: of each array, the mesh axes that split its first dimensions.
-    outputs: the same of what it returns, or a list of them.
+  `inputs` are, of each argument, the mesh axes that split its first dimensions;
+  `outputs` those of what it returns, or a list of them.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
@@ -81,3 +80,13 @@ def on_each(
     out_specs=tuple(P(*a) for a in outputs) if several else P(*outputs),
     check_vma=False,
   )
+
+
+def attend(
+  fn: Callable[..., jax.Array], qkv: ops.QKV, segments_BT: jax.Array | None
+) -> jax.Array:
+  """Attention by `fn`, of the rows and heads of each device."""
+  batch, _, kv_heads, _ = qkv[1].shape
+  rows, heads = axes_that_divide(batch, kv_heads)
+  split = rows, None, heads
+  return on_each(fn, [split, (rows,)], split)(qkv, segments_BT)

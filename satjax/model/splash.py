@@ -5,13 +5,14 @@ padded to a multiple of 128 positions, which no real query sees.
 Letters as in `ops`.
 """
 
+import dataclasses
 import functools
 import math
 
 import jax
 import jax.numpy as jnp
 
-from satjax.model import shards
+from satjax.model import ops, shards
 
 _LANES = 128
 _BLOCK = 512  # positions of a tile, at most; MaxText's choice
@@ -27,45 +28,27 @@ def is_placeable() -> bool:
 
 
 def attention(
-  query_BTNH: jax.Array,
-  key_BSKH: jax.Array,
-  value_BSKH: jax.Array,
+  qkv: ops.QKV,
   segments_BT: jax.Array | None,
   window: int = 0,
   name: str | None = None,
   interpret: bool = False,
 ) -> jax.Array:
-  """`attention.attention`.
+  """`attention.attention`; `interpret`: without a TPU, slowly, for tests.
 
-  Args:
-    query_BTNH: as there, like the next four.
-    key_BSKH: keys.
-    value_BSKH: values.
-    segments_BT: documents.
-    window: positions that a query sees.
-    name: of what the backward pass needs (`jax.ad_checkpoint`).
-    interpret: run without a TPU, slowly, for tests.
+  `name` is of what the backward pass needs (`jax.ad_checkpoint`).
   """
   attend = functools.partial(
     _attend, window=window, name=name, interpret=interpret
   )
-  batch, _, kv_heads, _ = key_BSKH.shape
-  rows, heads = shards.axes_that_divide(batch, kv_heads)
-  qkv, ids = (rows, None, heads), (rows,)
-  arguments = [query_BTNH, key_BSKH, value_BSKH]
-  specs = [qkv] * 3
-  if segments_BT is not None:
-    arguments.append(segments_BT)
-    specs.append(ids)
-  return shards.on_each(attend, specs, qkv)(*arguments)
+  return shards.attend(attend, qkv, segments_BT)
 
 
-def _attend(
-  query_BTNH, key_BTKH, value_BTKH, *segments, window, name, interpret
-):
+def _attend(qkv, segments_BT, *, window, name, interpret):
   """The rows and heads of one device."""
   from jax.experimental.pallas.ops.tpu import splash_attention as lib
 
+  query_BTNH, key_BTKH, value_BTKH = qkv
   length, heads, head_dim = query_BTNH.shape[1:]
   padded = -(-length // _LANES) * _LANES
 
@@ -76,33 +59,22 @@ def _attend(
   mask = lib.CausalMask(square)
   if window:
     mask = lib.LocalMask(square, (window - 1, 0), offset=0)
+  size = math.gcd(padded, _BLOCK)
+  names = [field.name for field in dataclasses.fields(lib.BlockSizes)]
+  tiles = [name for name in names if name.startswith('block_')]
   kernel = lib.make_splash_mha(
     lib.MultiHeadMask([mask] * heads),
-    block_sizes=_block_sizes(lib, padded),
+    block_sizes=lib.BlockSizes(**dict.fromkeys(tiles, size)),
     head_shards=1,
     q_seq_shards=1,
     residual_checkpoint_name=name,
     interpret=interpret,
   )
   ids = None
-  if segments:
-    ids = lib.SegmentIds(pad(segments[0]), pad(segments[0]))
+  if segments_BT is not None:
+    ids = lib.SegmentIds(pad(segments_BT), pad(segments_BT))
   query_BTNH *= head_dim**-0.5
   out_BNTH = jax.vmap(kernel)(
     *(pad(x).swapaxes(1, 2) for x in (query_BTNH, key_BTKH, value_BTKH)), ids
   )
   return out_BNTH.swapaxes(1, 2)[:, :length]
-
-
-def _block_sizes(lib, length):
-  size = math.gcd(length, _BLOCK)
-  return lib.BlockSizes(
-    block_q=size,
-    block_kv=size,
-    block_kv_compute=size,
-    block_q_dkv=size,
-    block_kv_dkv=size,
-    block_kv_dkv_compute=size,
-    block_q_dq=size,
-    block_kv_dq=size,
-  )

@@ -93,6 +93,26 @@ def test_batches_do_not_depend_on_what_was_read_before(folder):
     assert_equal(backward[step], expected[step])
 
 
+@pytest.mark.parametrize('packing', ['concat_then_split', 'best_fit'])
+def test_a_row_may_be_one_sequence(folder, packing):
+  apart = make(settings(folder, packing=packing, seq_len=128))
+  whole = make(settings(folder, packing=packing, seq_len=128, attend='row'))
+  assert whole.fingerprint != apart.fingerprint
+  expected, found = apart[3], whole[3]
+  assert found.keys() == KEYS - {'segments'}
+  for key in ('tokens', 'targets', 'weights'):
+    np.testing.assert_array_equal(found[key], expected[key])
+  assert expected['segments'].max() > 1
+  np.testing.assert_array_equal(found['positions'], [np.arange(128)] * 4)
+  assert found['positions'].dtype == np.int32
+
+
+def test_the_fingerprint_is_that_of_before_there_was_a_choice(tmp_path):
+  (tmp_path / 'one.txt').write_text('fingerprint ' * 20)
+  batches = make(models.make_data(train=(f'text:{tmp_path}/one.txt',)))
+  assert batches.fingerprint == 'fd9f42b5413921f56e6bed160e373e63'
+
+
 PROGRAM = """
 import hashlib, sys
 from satjax.config.data import DataConfig
@@ -100,7 +120,8 @@ from satjax.data import pipeline, tokenizers
 a, b = sys.argv[1:]
 data = DataConfig(
   train=(a, (b, 0.5)), eval=(), columns=(), template='plain',
-  packing='concat_then_split', too_long='cut', tokenizer='byte', seq_len=8,
+  packing='concat_then_split', too_long='cut', attend='document',
+  tokenizer='byte', seq_len=8,
   held_out=0.2, test=0.0, seed=3)
 batches = pipeline.make_batches(
   data, split='train', batch_size=4, vocab_size=258,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from satjax import tree
+from satjax.data import rows
 from satjax.model import decoder
 from tests import models
 
@@ -52,10 +53,9 @@ PACKED = {
 }
 
 
-@pytest.mark.parametrize('packed', [False, True])
-def test_a_position_sees_the_past_of_its_document_only(packed):
+def test_a_position_sees_the_past_of_its_document_only():
   model = make_model()
-  batch = {'tokens': tokens_of(rows=1), **(PACKED if packed else {})}
+  batch = {'tokens': tokens_of(rows=1), **PACKED}
 
   def outputs(embed):
     params = {**models.make_params(model), 'embed': embed}
@@ -64,26 +64,11 @@ def test_a_position_sees_the_past_of_its_document_only(packed):
   # Row t is the influence of every token on the logits at t.
   jacobian = compiled(jax.jacrev(outputs))(models.make_params(model)['embed'])
   influence = np.abs(jacobian[:, :LENGTH]).max(axis=-1)
-  sees = np.tri(LENGTH, dtype=bool)
-  if packed:
-    segments = PACKED['segments'][0]
-    sees &= segments[:, None] == segments
+  segments = PACKED['segments'][0]
+  sees = np.tri(LENGTH, dtype=bool) & (segments[:, None] == segments)
   assert (influence[~sees] == 0).all()
   assert (influence[sees] > 1e-6).all()
   assert (jacobian[:, LENGTH:] == 0).all()
-
-
-def test_packed_documents_are_as_if_apart():
-  model = make_model()
-  params, tokens = models.make_params(model), tokens_of()
-  one_row = {name: np.tile(value, (2, 1)) for name, value in PACKED.items()}
-  packed = apply(model, params, tokens=tokens, **one_row)
-  # Each document alone; what comes after it does not matter.
-  apart = jnp.stack([tokens[0], jnp.roll(tokens[0], -3)])
-  apart = apply(model, params, tokens=apart)
-  np.testing.assert_allclose(packed[0, :3], apart[0, :3], rtol=1e-5, atol=1e-5)
-  np.testing.assert_allclose(packed[0, 3:], apart[1, :4], rtol=1e-5, atol=1e-5)
-  assert np.abs(packed[0, 3:] - apart[0, 3:]).max() > 1e-3
 
 
 def test_rows_of_a_batch_do_not_mix():
@@ -156,6 +141,25 @@ def test_logits_are_those_of_numpy(changes):
   for row, expected in zip(found, tokens):
     expected = numpy_decoder(model, params, np.array(expected))
     np.testing.assert_allclose(row, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_documents_of_a_row_are_apart_or_one_sequence():
+  model = make_model()
+  params, tokens = models.make_params(model), tokens_of(rows=1)
+  row = {'tokens': tokens[0], **{name: x[0] for name, x in PACKED.items()}}
+  whole = numpy_decoder(model, params, np.array(tokens[0]))
+  apart = [
+    numpy_decoder(model, params, np.array(part))
+    for part in (tokens[0, :3], tokens[0, 3:])
+  ]
+  for seen, expected in (
+    (row, np.concatenate(apart)),
+    (rows.as_one(row), whole),
+  ):
+    batch = {name: x[None] for name, x in seen.items()}
+    found = apply(model, params, **batch)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  assert np.abs(apart[1] - whole[3:]).max() > 1e-3
 
 
 def test_a_tree_of_other_counts_is_a_model_of_its_own():

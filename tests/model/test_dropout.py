@@ -23,6 +23,13 @@ def keys_of(seeds):
   return jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
 
 
+def mix(model, x_BTD, weights, angles):
+  def rows(*qkv):
+    return layers.mix_rows(model, qkv, None, None, None)
+
+  return layers.attend(x_BTD, weights, angles, model.norm_eps, rows)[0]
+
+
 @functools.cache
 def branch_output():
   """Of the attention of a first layer, for one row; `[T, D]`."""
@@ -31,7 +38,7 @@ def branch_output():
   weights = jax.tree.map(lambda x: x[0], params['blocks']['attention'])
   x_BTD = params['embed'][TOKENS[:1]]
   angles = ops.rope_angles(jnp.arange(4)[None], model.head_dim, 100.0, ())
-  return layers.attend(x_BTD, weights, angles, None, model)[0][0]
+  return mix(model, x_BTD, weights, angles)[0]
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
@@ -101,7 +108,7 @@ def oracle(model, params, kept):
     x_BTD = params['embed'][tokens_T][None]
     for layer, (mixing, mlp) in zip(every_layer, kept_of_row, strict=True):
       y_BTD = ops.rms_norm(x_BTD, layer['attention_norm'], model.norm_eps)
-      y_BTD, _ = layers.attend(y_BTD, layer['attention'], angles, None, model)
+      y_BTD = mix(model, y_BTD, layer['attention'], angles)
       x_BTD += y_BTD * mixing / (1 - RATE)
       y_BTD = ops.rms_norm(x_BTD, layer['mlp_norm'], model.norm_eps)
       x_BTD += layers.transform(y_BTD, layer['mlp'])[0] * mlp / (1 - RATE)

@@ -7,8 +7,10 @@ import jax
 from jax import extend
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 import jax.numpy as jnp
+import pytest
 
-from satjax.model import decoder
+from satjax.model import attention, decoder
+from satjax.model import cudnn as packed_cudnn
 from tests import models
 
 KINDS = ('none', 'minimal', 'full')
@@ -16,11 +18,12 @@ TOKENS = jnp.zeros((8, 64), jnp.int32)
 
 
 @functools.cache
-def program(remat, **changes):
+def program(remat, packed=False, **changes):
   model = models.make(remat=remat, num_layers=6, embed_dim=16, **changes)
+  batch = {'tokens': TOKENS} | ({'segments': TOKENS} if packed else {})
 
   def loss(params):
-    return jnp.sum(decoder.apply(model, params, {'tokens': TOKENS}) ** 2)
+    return jnp.sum(decoder.apply(model, params, batch) ** 2)
 
   return jax.jit(jax.grad(loss)).trace(models.make_params(model))
 
@@ -41,6 +44,8 @@ def count(jaxpr, counts):
     if name == 'dot_general':
       shapes = [x.aval.ndim for x in eqn.invars]
       name = 'matmul' if max(shapes) == 2 else 'attention'
+    if 'mask_type' in eqn.params:
+      name = f'{name} {eqn.params["mask_type"].name}'
     counts[name] += 1
     for inner in extend.core.jaxprs_in_params(eqn.params):
       count(inner, counts)
@@ -58,8 +63,10 @@ def test_minimal_multiplies_no_matrix_again():
   assert counts['minimal']['rsqrt'] > counts['none']['rsqrt']
 
 
-def test_minimal_keeps_what_the_fused_kernel_needs(monkeypatch):
+@pytest.mark.parametrize('packed', [False, True])
+def test_minimal_keeps_what_the_fused_kernel_needs(monkeypatch, packed):
   """Traced only: the kernel itself needs a GPU."""
+  monkeypatch.setattr(attention, 'packs', lambda: True)
   monkeypatch.setattr(cudnn, 'check_cudnn_version', lambda: 91000)
   monkeypatch.setattr(
     cudnn, 'check_compute_capability', lambda *_: True, raising=False
@@ -67,7 +74,26 @@ def test_minimal_keeps_what_the_fused_kernel_needs(monkeypatch):
   options = {'attention': 'cudnn', 'dtype': 'bfloat16', 'head_dim': 8}
 
   def calls(remat):
-    found = count(program(remat, **options).jaxpr.jaxpr, collections.Counter())
-    return found['dot_product_attention_fwd_wrapper']
+    traced = program(remat, packed, **options)
+    found = count(traced.jaxpr.jaxpr, collections.Counter())
+    kind = 'PADDING_CAUSAL' if packed else 'CAUSAL'
+    return found[f'dot_product_attention_fwd_wrapper {kind}']
 
   assert [calls(remat) for remat in KINDS] == [1, 1, 2]
+
+
+def test_the_masks_of_rows_that_do_not_fit_are_not_kept(monkeypatch):
+  monkeypatch.setattr(cudnn, 'check_cudnn_version', lambda: 91000)
+  monkeypatch.setattr(cudnn, 'check_compute_capability', lambda _: True)
+  x = jnp.ones((2, 64, 2, 8), jnp.bfloat16)
+  _, pull = jax.eval_shape(
+    functools.partial(
+      jax.vjp, lambda *qkv: packed_cudnn.attention(qkv, TOKENS[:2])
+    ),
+    x,
+    x,
+    x,
+  )
+  shapes = {leaf.shape for leaf in jax.tree.leaves(pull)}
+  assert x.shape in shapes
+  assert all(shape.count(64) <= 1 for shape in shapes)

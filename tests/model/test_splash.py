@@ -30,7 +30,7 @@ def results(fn, length, kv_heads, packed, window):
   weight = jnp.asarray(draw(2, length, 4, 8, seed=2))
 
   def with_gradients(*qkv):
-    out, pull = jax.vjp(lambda *qkv: fn(*qkv, segments, window), *qkv)
+    out, pull = jax.vjp(lambda *qkv: fn(qkv, segments, window), *qkv)
     return out, *pull(weight)
 
   return compiled(with_gradients)(query, key, value)

@@ -30,8 +30,9 @@ def sees(length, window, segments=None):
   return seen_TS & (segments[:, :, None] == segments[:, None])
 
 
-def naive(query, key, value, segments, window):
+def naive(qkv, segments, window):
   """The whole square of scores, every key/value head repeated."""
+  query, key, value = qkv
   groups = query.shape[2] // key.shape[2]
   key, value = (jnp.repeat(x, groups, axis=2) for x in (key, value))
   score = jnp.einsum('BTNH,BSNH->BNTS', query, key) / query.shape[-1] ** 0.5
@@ -72,7 +73,7 @@ def test_all_implementations_agree(length, window, packed):
 
   def with_gradients(fn):
     out, pull = jax.vjp(
-      lambda *qkv: fn(*qkv, segments, window), query, key, value
+      lambda *qkv: fn(qkv, segments, window), query, key, value
     )
     return out, *pull(weight)
 
@@ -93,7 +94,7 @@ def test_the_fused_kernel_is_told_the_window(monkeypatch):
   )
   x = jnp.ones((1, 8, 2, 8), jnp.bfloat16)
   for window in (0, 3, 8):
-    attention.attention(x, x, x, None, window, 'cudnn')
+    attention.attention((x, x, x), None, window, 'cudnn')
   # Tokens to the left and to the right of a query, which is not counted.
   sizes = [options['local_window_size'] for options in asked]
   assert sizes == [None, (2, 0), None]
@@ -104,7 +105,7 @@ def test_keys_out_of_sight_are_not_touched():
 
   def flops(window):
     def loss(*qkv):
-      return jnp.sum(attention.attention(*qkv, None, window))
+      return jnp.sum(attention.attention(qkv, None, window))
 
     lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x)
     return lowered.cost_analysis()['flops']

@@ -516,10 +516,9 @@ def test_a_run_is_evaluated_sampled_and_reported(trained):
   (source,) = run.config.data.eval
   loss = evaluation.evaluate_run(trained / 'run')['eval'][source]['loss']
   assert loss == pytest.approx(last[f'eval/{source}/loss'], rel=1e-6)
-  text = generate.generate(
-    run.model.config, run.params, run.tokenizer, 'def', max_tokens=4
-  )
-  assert isinstance(text, str)
+  how = generate.Options(max_tokens=4)
+  new = generate.run(run.model.config, run.params, run.tokenizer, ['def'], how)
+  assert new.num_tokens <= 4 and isinstance(new.texts[0], str)
   assert 'run' in page.tables(page.read([trained / 'run']))
   records = [r for r in metrics.read(trained / 'run') if 'flops' in r]
   assert records[-1]['flops'] == pytest.approx(stretches.plan(run.config).flops)

@@ -148,6 +148,8 @@ def random_batches(
         'weights': np.ones(shape, np.float32),
       }
     )
+    if config.data.attend == 'row':
+      del batches[-1]['segments']
   return batches
 
 

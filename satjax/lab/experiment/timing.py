@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from satjax import runtime
+from satjax.config import history
 from satjax.config.run import Config
 from satjax.lab.bench import arms as bench_arms
 from satjax.lab.bench import groups as bench_groups
@@ -62,7 +63,7 @@ class Cell:
 
   @functools.cached_property
   def key(self) -> str:
-    return digest(self.config.to_dict(), self.is_refresh)
+    return digest(history.first_form(self.config.to_dict()), self.is_refresh)
 
 
 def dense_cell(config: Config) -> Cell:

@@ -14,6 +14,7 @@ import pathlib
 from typing import Any, Self
 
 from satjax import errors
+from satjax.config import history
 from satjax.config.run import Config
 from satjax.lab.experiment import spec
 from satjax.sparsity import counts
@@ -120,9 +121,12 @@ def make_trial(
   base = None
   if scenario.base is not None:
     before = Config.from_dict(scenario.base)
-    folder = workdir / 'bases' / digest(before.to_dict())
+    folder = workdir / 'bases' / digest(history.first_form(before.to_dict()))
     base = Base(before, folder, arm.prune)
-  name = digest(config.to_dict(), base and [base.path.name, base.model.name])
+  name = digest(
+    history.first_form(config.to_dict()),
+    base and [base.path.name, base.model.name],
+  )
   return Trial(config, workdir / 'runs' / f'{scenario.name}-{name}', base)
 
 

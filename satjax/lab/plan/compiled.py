@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from satjax.config.run import Config
 from satjax.lab.plan import collectives
-from satjax.lab.plan.memory import BATCH
+from satjax.lab.plan.memory import batch_of
 from satjax.train import phases, programs
 from satjax.train import setup as setup_lib
 from satjax.train.window import Window
@@ -53,9 +53,10 @@ def compile_at(
   setup = setup_lib.make_setup(config, devices)
   # Of the setup's configuration: it names the kernels of these devices.
   phase = phases.phase_at(setup.config, step)
-  opened = programs.shapes(setup, BATCH, phase)
+  batch = batch_of(setup.config)
+  opened = programs.shapes(setup, batch, phase)
   try:
-    program = programs.compile_step(setup, BATCH, phase, opened)
+    program = programs.compile_step(setup, batch, phase, opened)
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise

@@ -36,6 +36,12 @@ BATCH = {
 }
 
 
+def batch_of(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+  """`BATCH` as the data of a run have it."""
+  row = config.data.attend == 'row'
+  return {name: x for name, x in BATCH.items() if name != 'segments' or not row}
+
+
 @dataclasses.dataclass(frozen=True)
 class Memory:
   """Bytes of a device.
@@ -136,7 +142,7 @@ def _plain(config, phase):
 def _leaves(config, phase):
   """What a phase holds on its devices, whatever the mesh."""
   setup = setup_lib.make_setup(config, jax.local_devices(backend='cpu')[:1])
-  opened = programs.shapes(setup, BATCH, phase)
+  opened = programs.shapes(setup, batch_of(setup.config), phase)
   in_use = config.sparsity.omitted_forward == 'exact'
   found, seen = [], set()
   for role, node in (
