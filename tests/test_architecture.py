@@ -29,7 +29,7 @@ ROWS = [
   {'lab'},
   {'cli', 'commands', '__main__'},
 ]
-MAX_FILE_LINES = 300
+MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
 

@@ -32,7 +32,6 @@ _SPECS = {
   '--noise_on': 'noise_on',
   '--branch_scale': 'branch_scale',
   '--rope_theta': 'rope_theta',
-  '--faithful_to_release': 'faithful_to_release',
 }
 OPTIONS = {
   '--model': {
@@ -97,11 +96,6 @@ OPTIONS = {
   '--rope_theta': shared.number(
     'THETA', float, 'of length: base of the positions'
   ),
-  '--faithful_to_release': {
-    'action': 'store_true',
-    'default': None,
-    'help': "of zero and direct in width: what the authors' released code does",
-  },
   '--probe': {
     'choices': ('auto', 'on', 'off'),
     'default': 'auto',

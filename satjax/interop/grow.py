@@ -16,9 +16,9 @@ import jax
 import numpy as np
 
 from satjax import errors, flops, tree
+from satjax.config import specs as specs_lib
 from satjax.config.groups import ModelConfig
 from satjax.growth import apply
-from satjax.growth import specs as specs_lib
 from satjax.growth.operators import Learn, Length, Operator
 from satjax.interop import checksums, huggingface, llama, weights, writer
 
@@ -157,8 +157,8 @@ class _Growth:
     for operator, depth in zip(self._operators[::-1], self._depths[::-1]):
       if not apply.is_copy(operator, path, layer):
         return False, None
-      if layer is not None and not isinstance(operator, Length):
-        layer = apply.inputs(operator, path, depth)[0][1][layer]
+      if layer is not None:
+        layer = apply.inputs(operator, depth)[0][layer]
     return True, layer
 
   def _read(self, path, layer):
@@ -193,7 +193,7 @@ def _refuse_untrained(operators: Sequence[Operator]) -> None:
       raise errors.ConfigError(
         "operator 'learn' trains its maps: use it in a run (config.growth.hops)"
       )
-    if getattr(operator, 'ramp_tokens', 0):
+    if operator.ramp_tokens:
       raise errors.ConfigError(
         f'ramp_tokens = {operator.ramp_tokens:g} lets new units in while a'
         ' model trains: leave it out, or use it in a run (config.growth.hops)'

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from satjax.growth import apply, layer_maps
-from satjax.growth.operators import Depth, Length, Operator
+from satjax.growth.operators import Depth, Operator
 from satjax.interop.grow import Summary
 
 _MARKS = ('', 'new', 'new, zeroed', 'new, random')  # a later one says more
@@ -35,10 +35,7 @@ def layers_of(operators: Sequence[Operator], num_layers: int) -> list[Layer]:
   """
   layers = [Layer((n,), '') for n in range(num_layers)]
   for operator in operators:
-    if isinstance(operator, Length):
-      continue
-    inputs = apply.inputs(operator, 'blocks/mlp/up', len(layers))
-    uses = list(zip(*(rows for _, rows in inputs)))
+    uses = list(zip(*apply.inputs(operator, len(layers))))
     marks = [''] * len(uses)
     if isinstance(operator, Depth):
       marks = _marks(operator)
@@ -107,18 +104,12 @@ def _expect(summary: Summary, rate: float) -> str:
     lines.append('The function is preserved by design, but for rounding.')
   else:
     lines.append('The function is not preserved.')
-  if any(_is_random(operator) for operator in summary.operators):
+  if any(operator.is_random for operator in summary.operators):
     lines.append(
       'Random units count in full at once: a directory holds no mask. A run'
       ' lets them in slowly (config.growth.hops with ramp_tokens).'
     )
   return '\n'.join(lines)
-
-
-def _is_random(operator: Operator) -> bool:
-  if isinstance(operator, Depth):
-    return any(operator.fresh)
-  return getattr(operator, 'method', '') == 'random'
 
 
 def _rows(layers: Sequence[Layer]) -> list[_Row]:
