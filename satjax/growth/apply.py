@@ -1,4 +1,4 @@
-"""Growth carried out: on a tree, on a whole state, or tensor by tensor.
+"""Growth carried out, on a tree of parameters or on a whole state.
 
 Every operator makes a parameter of the new model from layers of the same
 parameter of the old one, and draws random numbers by operator, parameter and
@@ -6,8 +6,7 @@ layer. So a tree may grow leaf by leaf and a model directory tensor by tensor,
 with the same numbers, and neither model is ever needed as a whole.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,6 @@ from satjax import tree
 from satjax.growth import depth, fresh, width
 from satjax.growth.operators import Depth, Learn, Length, Operator, Width
 from satjax.tree import PyTree
-
-Read = Callable[[str, int | None], Any]
 
 
 def grow_tree(
@@ -102,7 +99,7 @@ def _grow_once(state, operator, key):
       parts = [jnp.take(leaf, jnp.array(rows), axis=0) for rows in maps]
     layers = tuple(range(len(parts[0]))) if stacked else None
     if kind == 'param':
-      return _transform(operator, name, parts, layers, key, num_layers)
+      return transform(operator, name, parts, layers, key, num_layers)
     if isinstance(operator, Depth):
       return depth.transform_moment(operator, parts[0], layers)
     return width.transform_moment(operator, name, kind, parts[0])
@@ -137,7 +134,14 @@ def inputs(operator: Operator, num_layers: int) -> list[tuple[int, ...]]:
   return [layers]
 
 
-def _transform(operator, name, parts, layers, key, num_layers):
+def transform(
+  operator: Depth | Width,
+  name: str,
+  parts: Sequence[jax.Array],
+  layers: tuple[int, ...] | None,
+  key: jax.Array,
+  num_layers: int,
+) -> jax.Array:
   """A parameter of the grown model from `parts`, those that `inputs` names.
 
   `layers`: their numbers in the target; None: the parameter has none.
@@ -149,45 +153,6 @@ def _transform(operator, name, parts, layers, key, num_layers):
   return width.transform(
     operator, name, parts[0], layers, key, num_layers, above
   )
-
-
-def grown_tensor(
-  operators: Sequence[Operator],
-  depths: Sequence[int],
-  name: str,
-  layer: int | None,
-  key: jax.Array,
-  read: Read,
-) -> Any:
-  """One layer of one parameter of the grown model, and no more than it takes.
-
-  Equal to what `grow_tree` makes of the whole tree.
-
-  Args:
-    operators: in order.
-    depths: number of layers before each of them.
-    name: of the parameter, as in `tree.AXES`.
-    layer: its number in the grown model; None: the parameter has no layers.
-    key: as for `grow_tree`.
-    read: from a name and an old layer (or None) to that array.
-  """
-  if not operators:
-    return read(name, layer)
-  *before, last = operators
-  maps = inputs(last, depths[-1])
-
-  def below(rows):
-    source = layer if layer is None else rows[layer]
-    return grown_tensor(before, depths[:-1], name, source, key, read)
-
-  if is_copy(last, name, layer):
-    return below(maps[0])
-  number = jax.random.fold_in(key, len(before))
-  if layer is None:
-    parts = [jnp.asarray(below(maps[0]))]
-    return _transform(last, name, parts, None, number, depths[-1])
-  parts = [jnp.asarray(below(rows))[None] for rows in maps]
-  return _transform(last, name, parts, (layer,), number, depths[-1])[0]
 
 
 def is_copy(operator: Operator, name: str, layer: int | None) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from satjax import errors, flops, tree
@@ -140,7 +141,7 @@ class _Growth:
     copied, source = self._source(slot.path, layer)
     if copied:
       return self._stored(_name(slot.path, source))
-    grown = apply.grown_tensor(
+    grown = grown_tensor(
       self._operators, self._depths, slot.path, layer, self._key, self._read
     )
     with np.errstate(over='ignore'):
@@ -181,6 +182,45 @@ class _Growth:
         weights.refuse(self._directory, [huggingface.not_finite(name)])
       self._finite.add(name)
     return matrix
+
+
+def grown_tensor(
+  operators: Sequence[Operator],
+  depths: Sequence[int],
+  name: str,
+  layer: int | None,
+  key: jax.Array,
+  read: Callable[[str, int | None], Any],
+) -> Any:
+  """One layer of one parameter of the grown model, and no more than it takes.
+
+  Equal to what `apply.grow_tree` makes of the whole tree.
+
+  Args:
+    operators: in order.
+    depths: number of layers before each of them.
+    name: of the parameter, as in `tree.AXES`.
+    layer: its number in the grown model; None: the parameter has no layers.
+    key: as for `apply.grow_tree`.
+    read: from a name and an old layer (or None) to that array.
+  """
+  if not operators:
+    return read(name, layer)
+  *before, last = operators
+  maps = apply.inputs(last, depths[-1])
+
+  def below(rows):
+    source = layer if layer is None else rows[layer]
+    return grown_tensor(before, depths[:-1], name, source, key, read)
+
+  if apply.is_copy(last, name, layer):
+    return below(maps[0])
+  number = jax.random.fold_in(key, len(before))
+  if layer is None:
+    parts = [jnp.asarray(below(maps[0]))]
+    return apply.transform(last, name, parts, None, number, depths[-1])
+  parts = [jnp.asarray(below(rows))[None] for rows in maps]
+  return apply.transform(last, name, parts, (layer,), number, depths[-1])[0]
 
 
 def _name(path: str, layer: int | None) -> str:

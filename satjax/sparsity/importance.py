@@ -173,8 +173,8 @@ def _add(parts, balance):
 
 def _balanced(x, axis=-1):
   """Over its mean; a matrix of zeros tells no neuron from another."""
-  finite = jnp.isfinite(x)
-  mean = jnp.mean(x, axis, where=finite, keepdims=True)
+  finite = jnp.where(jnp.isfinite(x), x, 0.0)
+  mean = jnp.mean(finite, axis, keepdims=True)
   return x / jnp.where(mean > 0, mean, 1.0)
 
 

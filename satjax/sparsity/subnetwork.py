@@ -24,12 +24,9 @@ from satjax.tree import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-  """Consecutive layers that keep the same number of neurons.
+  """Consecutive layers, up to `stop`, that keep the same number of neurons.
 
-  Attributes:
-    start: the first layer.
-    stop: one past the last layer.
-    kept: (axis name, how many neurons take part), for each axis that is cut.
+  `kept`: (axis name, how many take part), for each axis that is cut.
   """
 
   start: int

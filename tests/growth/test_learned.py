@@ -11,6 +11,7 @@ import pytest
 from satjax import tree
 from satjax.config import specs as specs_lib
 from satjax.growth import apply, fresh, layer_maps, learned
+from satjax.interop import grow
 from tests.growth import test_preserves as common
 from tests.growth.test_preserves import KEY, RAGGED
 
@@ -234,7 +235,7 @@ def streamed(operators, depths, params, name, layer):
     leaf = np.array(tree.flatten(params)[name])
     return leaf if layer is None else leaf[layer]
 
-  return apply.grown_tensor(operators, depths, name, layer, KEY, read)
+  return grow.grown_tensor(operators, depths, name, layer, KEY, read)
 
 
 @pytest.mark.parametrize('specs', STREAMED, ids=str)
