@@ -12,13 +12,15 @@ size holds a tuple of stacks that follow each other: `blocks/0/...`.
 from collections.abc import Callable, Mapping
 import functools
 import re
-from typing import Any
+from typing import Any, Protocol
 import zlib
 
 import jax
 
 PyTree = Any
 
+# Neuron-major: a head or a channel is contiguous rows in each of its matrices,
+# also in those that write, so that leaving it out is a gather of whole rows.
 AXES: dict[str, tuple[str, ...]] = {
   'embed': ('vocab', 'embed'),
   'blocks/attention_norm': ('layers', 'embed'),
@@ -38,35 +40,25 @@ AXES: dict[str, tuple[str, ...]] = {
   'final_norm': ('embed',),
   'unembed': ('vocab', 'embed'),
 }
-# The axes that a parameter reads; it produces its other named ones.
-READS: dict[str, tuple[str, ...]] = {
-  'embed': (),
-  'blocks/attention_norm': (),
-  'blocks/attention/query': ('embed',),
-  'blocks/attention/key': ('embed',),
-  'blocks/attention/value': ('embed',),
-  'blocks/attention/output': ('heads',),
-  'blocks/attention/query_bias': (),
-  'blocks/attention/key_bias': (),
-  'blocks/attention/value_bias': (),
-  'blocks/attention/query_norm': (),
-  'blocks/attention/key_norm': (),
-  'blocks/mlp_norm': (),
-  'blocks/mlp/gate': ('embed',),
-  'blocks/mlp/up': ('embed',),
-  'blocks/mlp/down': ('mlp',),
-  'final_norm': (),
-  'unembed': ('embed',),
+# The axis that a matrix sums over; it produces its other named axes. Tables,
+# norms and biases sum over none.
+READS = {
+  'blocks/attention/query': 'embed',
+  'blocks/attention/key': 'embed',
+  'blocks/attention/value': 'embed',
+  'blocks/attention/output': 'heads',
+  'blocks/mlp/gate': 'embed',
+  'blocks/mlp/up': 'embed',
+  'blocks/mlp/down': 'mlp',
+  'unembed': 'embed',
 }
 # The matrix through which each kind of neuron writes to the residual stream.
-WRITES = {
-  axes[0]: path for path, axes in READS.items() if axes and axes != ('embed',)
-}
+WRITES = {axis: path for path, axis in READS.items() if axis != 'embed'}
 # The two factors of an adapter of a matrix (`lora`): not part of a model.
 ADAPTERS: dict[str, tuple[str, ...]] = {
   f'{path}/{factor}': kept
   for path, axes in AXES.items()
-  if axes[0] == 'layers' and len(axes) > 2 and axes[-1] == 'embed'
+  if path in READS and axes[0] == 'layers'
   for factor, kept in (
     ('rows', (*axes[:-1], 'rank')),
     ('columns', ('layers', 'rank', 'embed')),
@@ -75,8 +67,28 @@ ADAPTERS: dict[str, tuple[str, ...]] = {
 _NAMED = AXES | ADAPTERS
 
 
-def has(model: Any, path: str) -> bool:
-  """Whether a model has a parameter; `model`: a `ModelConfig`."""
+class Sizes(Protocol):
+  """What the two ideas know of a model; `config.ModelConfig` has it.
+
+  `growth` makes a larger one with `dataclasses.replace`.
+  """
+
+  num_layers: int
+  embed_dim: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  mlp_dim: int
+  vocab_size: int
+  tied: bool
+  qkv_bias: bool
+  qk_norm: bool
+  norm_eps: float
+  rope_theta: float
+
+
+def has(model: Sizes, path: str) -> bool:
+  """Whether a model has a parameter."""
   if path.endswith('_bias'):
     return model.qkv_bias
   if path.endswith(('/query_norm', '/key_norm')):
@@ -84,8 +96,8 @@ def has(model: Any, path: str) -> bool:
   return path != 'unembed' or not model.tied
 
 
-def shapes(model: Any) -> dict[str, tuple[int, ...]]:
-  """Shape of every parameter of a model, by path; `model`: as in `has`."""
+def shapes(model: Sizes) -> dict[str, tuple[int, ...]]:
+  """Shape of every parameter of a model, by path."""
   sizes = {
     'layers': model.num_layers,
     'embed': model.embed_dim,
@@ -114,11 +126,8 @@ def param_of(path: str) -> str | None:
   Of an adapter, the factor.
   """
   parts = re.sub(r'\bblocks/\d+/', 'blocks/', path).split('/')
-  for start in range(len(parts)):
-    name = '/'.join(parts[start:])
-    if name in _NAMED:
-      return name
-  return None
+  suffixes = ('/'.join(parts[start:]) for start in range(len(parts)))
+  return next((name for name in suffixes if name in _NAMED), None)
 
 
 def axes_of(path: str, ndim: int) -> tuple[str, ...] | None:
@@ -127,10 +136,8 @@ def axes_of(path: str, ndim: int) -> tuple[str, ...] | None:
   A moment that is stored factored (Adafactor) has fewer axes than its
   parameter and is not named.
   """
-  name = param_of(path)
-  if name is None or len(_NAMED[name]) != ndim:
-    return None
-  return _NAMED[name]
+  axes = _NAMED.get(param_of(path))
+  return axes if axes and len(axes) == ndim else None
 
 
 def map_with_path(
@@ -170,10 +177,7 @@ def indexed_axis(
 ) -> tuple[str, int] | None:
   """The (name, position) of the one axis of a leaf that `index` selects on."""
   axes = axes_of(path, ndim) or ()
-  for position, name in enumerate(axes):
-    if name in index:
-      return name, position
-  return None
+  return next(((a, i) for i, a in enumerate(axes) if a in index), None)
 
 
 def is_params(node: PyTree) -> bool:
@@ -187,31 +191,19 @@ def stacks(params: PyTree) -> tuple[PyTree, ...]:
   return tuple(blocks) if isinstance(blocks, (tuple, list)) else (blocks,)
 
 
-def num_params(params: PyTree) -> int:
-  """How many numbers the tree holds."""
-  return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
 def neuron_units(
   params: PyTree, names: Mapping[str, tuple[str, ...]] | None = None
 ) -> dict[str, dict[str, tuple[int, int]]]:
-  """The leaves that make up a head and a channel of the parameter tree.
+  """`{'heads': {path: (layer axis, head axis)}, 'mlp': {...}}`: their leaves.
 
-  Args:
-    params: arrays, or anything with a shape.
-    names: which named axes number the neurons of a unit. Default: 'mlp', and
-      'heads'; a head owns its rows of key and value only if every head has its
-      own (no grouped queries).
-
-  Returns:
-    `{'heads': {path: (layer axis, head axis)}, 'mlp': {...}}`.
+  `names` has the named axes that number the neurons of each unit. Without it a
+  head owns rows of key and value only if every head has its own (no grouped
+  queries). `params` may be anything with shapes.
   """
   leaves = flatten(params)
   if names is None:
-    grouped = (
-      leaves['blocks/attention/key'].shape[1]
-      != leaves['blocks/attention/query'].shape[1]
-    )
+    query, key = (leaves[f'blocks/attention/{n}'] for n in ('query', 'key'))
+    grouped = key.shape[1] != query.shape[1]
     heads = ('heads',) if grouped else ('heads', 'kv_heads')
     names = {'heads': heads, 'mlp': ('mlp',)}
   return {

@@ -171,10 +171,6 @@ def test_layers_are_one_stack_or_several():
   assert tree.is_params(several) and not tree.is_params(one)
 
 
-def test_num_params_counts_numbers():
-  assert tree.num_params({'a': jnp.zeros((2, 3)), 'b': [jnp.zeros(4)]}) == 10
-
-
 def test_a_head_owns_its_key_and_value_without_grouped_queries():
   units = tree.neuron_units(make_params(kv_heads=N))
   attention = ('query', 'key', 'value', 'output')

@@ -5,8 +5,7 @@ import math
 from typing import Any
 
 from satjax import errors
-from satjax.config import schema
-from satjax.growth import hops
+from satjax.config import hops, schema
 
 
 def _is_rope_scaling(value: Any) -> bool:

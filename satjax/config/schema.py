@@ -1,7 +1,8 @@
-"""How a group of settings is declared and checked: types, ranges, messages.
+"""How settings and options are declared and checked: types, ranges, messages.
 
-A group is a frozen dataclass whose fields carry a rule and no default. Every
-message names the key, the value and what is allowed.
+A group is a frozen dataclass whose fields carry a rule and no default; the
+options of growth operators are declared alike. Every message names the key,
+the value and what is allowed.
 """
 
 from collections.abc import Callable, Mapping
@@ -71,31 +72,35 @@ def build(group: type, path: str, values: Any, problems: list[str]) -> Any:
   found = wrong_keys(path, values, fields)
   built = {}
   for name, field in fields.items():
-    if name not in values:
-      continue
-    value = _coerce(values[name], field.type)
-    if not _has_type(value, field.type):
-      kind = type(value).__name__
-      found.append(
-        f'{path}.{name} = {value!r} is a {kind}; allowed: {allowed(field)}'
-      )
-    elif (odd := _odd_part(value)) is not None:
-      found.append(
-        f'{path}.{name} = {errors.brief(value)} holds {errors.brief(odd)}'
-        f' ({type(odd).__name__}); a setting is made of strings, of numbers'
-        f' below 2**63, and of tuples of these. Allowed: {allowed(field)}'
-      )
-    elif not field.metadata['check'](value):
-      found.append(
-        f'{path}.{name} = {value!r}; allowed: {field.metadata["allowed"]}'
-      )
-    built[name] = value
+    if name in values:
+      built[name] = read(f'{path}.{name}', field, values[name], found)
   problems += found
   if found:
     return None
   config = group(**built)
   problems += [f'{path}: {problem}' for problem in config.problems()]
   return config
+
+
+def read(
+  name: str, field: dataclasses.Field, value: Any, problems: list[str]
+) -> Any:
+  """A value as its field wants it; what is wrong with it goes to `problems`."""
+  value = _coerce(value, field.type)
+  if not _has_type(value, field.type):
+    kind = type(value).__name__
+    problems.append(
+      f'{name} = {value!r} is a {kind}; allowed: {allowed(field)}'
+    )
+  elif (odd := _odd_part(value)) is not None:
+    problems.append(
+      f'{name} = {errors.brief(value)} holds {errors.brief(odd)}'
+      f' ({type(odd).__name__}); a setting is made of strings, of numbers below'
+      f' 2**63, and of tuples of these. Allowed: {allowed(field)}'
+    )
+  elif not field.metadata['check'](value):
+    problems.append(f'{name} = {value!r}; allowed: {field.metadata["allowed"]}')
+  return value
 
 
 def wrong_keys(

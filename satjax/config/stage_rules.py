@@ -77,13 +77,6 @@ def _state_problems(config, found) -> Iterator[str]:
         "opt_state 'grow': the factored moments of 'adafactor' cannot grow in"
         " width; use 'reset'"
       )
-    if keeps and any(
-      getattr(op, 'is_released_direct', False) for op in stage.operators
-    ):
-      yield (
-        "opt_state 'grow': the released code of operator 'direct' drops the"
-        " moments, which could not follow its rows; use 'reset'"
-      )
     if name == 'adafactor' and stage.mode == 'frozen':
       yield (
         "freeze_tokens: the factored moments of 'adafactor' cannot be parted;"

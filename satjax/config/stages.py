@@ -11,8 +11,8 @@ import functools
 from typing import Any
 
 from satjax import errors
-from satjax.growth import hops
-from satjax.growth import specs as specs_lib
+from satjax.config import hops
+from satjax.config import specs as specs_lib
 from satjax.growth.operators import Depth, Learn, Length, Operator
 
 
@@ -165,11 +165,8 @@ def _opened(config: Any, hop: hops.Hop, before: Stage) -> list[Stage]:
 def _mode(hop, found, per_step) -> tuple[str, int, tuple[str, ...]]:
   """How a grown model begins: mode, steps, what trains beside its layers."""
   last = found[-1]
-  ramp = -(-getattr(last, 'ramp_tokens', 0) // per_step)
-  is_random = any(getattr(op, 'fresh', ()) for op in found) or any(
-    getattr(op, 'method', '') == 'random' for op in found
-  )
-  if is_random and not ramp:
+  ramp = -(-last.ramp_tokens // per_step)
+  if any(op.is_random for op in found) and not ramp:
     raise errors.ConfigError(
       "operator 'random' lets new units in under a mask; give it ramp_tokens,"
       ' the tokens that this takes'

@@ -5,6 +5,8 @@ Every other depth operator is another layer map, and what is done to the layers
 that are new.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,50 +23,57 @@ def transform(
   layers: tuple[int, ...] | None,
   key: jax.Array | None,
 ) -> jax.Array:
-  """What is done to copied layers of a parameter.
+  """What is done to copied layers `x` of the parameter `name`.
 
-  Args:
-    operator: which layers are new, and what becomes of them.
-    name: of the parameter, as in `tree.AXES`.
-    x: the copies, `[len(layers), ...]`, or a leaf without layers.
-    layers: their numbers in the target; None: the leaf has none.
-    key: of noise and fresh layers.
+  `layers` are their numbers in the target; None: the parameter has none.
   """
   num_layers = len(operator.layer_map)
-  is_new = np.array(operator.is_new)
-  if layers is None:
-    everywhere = operator.noise_on == 'all'
-    return fresh.add_noise(
-      x, operator.noise, everywhere, key, name, None, num_layers
-    )
-
-  def flags(values):
-    picked = np.array(values)[list(layers)]
-    return picked.reshape(-1, *[1] * (x.ndim - 1))
-
-  if any(operator.fresh):
-    new = fresh.weights(key, name, x.shape, layers, num_layers)
-    x = jnp.where(flags(operator.fresh), new.astype(x.dtype), x)
+  is_new = _flags(operator.is_new, layers, x.ndim)
+  if layers and operator.is_random:
+    drawn = fresh.weights(key, name, x.shape, layers, num_layers)
+    is_fresh = _flags(operator.fresh, layers, x.ndim)
+    x = jnp.where(is_fresh, drawn.astype(x.dtype), x)
   if name in tree.WRITES.values():
     if operator.branch_scale != 1:
-      scale = jnp.where(flags(is_new), operator.branch_scale, 1)
+      scale = jnp.where(is_new, operator.branch_scale, 1)
       x = x * scale.astype(x.dtype)
     if any(operator.zero_out):
-      x = jnp.where(flags(operator.zero_out), jnp.zeros((), x.dtype), x)
-  where = True if operator.noise_on == 'all' else flags(is_new)
+      silent = _flags(operator.zero_out, layers, x.ndim)
+      x = jnp.where(silent, jnp.zeros((), x.dtype), x)
+  where = operator.noise_on == 'all' or is_new
   return fresh.add_noise(
     x, operator.noise, where, key, name, layers, num_layers
   )
+
+
+def _flags(
+  values: Sequence[bool], layers: tuple[int, ...] | None, ndim: int
+) -> np.ndarray:
+  """Of each layer, to broadcast against a leaf; a leaf without has none."""
+  picked = np.array(values)[list(layers)] if layers else np.zeros(1, bool)
+  return picked.reshape(-1, *[1] * (ndim - 1))
 
 
 def transform_moment(
   operator: Depth, x: jax.Array, layers: tuple[int, ...] | None
 ) -> jax.Array:
   """Moments and counts of copies are copies; those of fresh layers are 0."""
-  if layers is None or not any(operator.fresh):
+  if not layers or not operator.is_random:
     return x
-  where = np.array(operator.fresh)[list(layers)]
-  return jnp.where(where.reshape(-1, *[1] * (x.ndim - 1)), 0, x)
+  return jnp.where(_flags(operator.fresh, layers, x.ndim), 0, x)
+
+
+def keeps(operator: Depth, name: str, layer: int | None) -> bool:
+  """Whether a layer of a parameter stays, bit for bit, what its source is."""
+  is_new, is_fresh, is_silent = (
+    bool(values) and layer is not None and values[layer]
+    for values in (operator.is_new, operator.fresh, operator.zero_out)
+  )
+  changes = is_silent or (is_new and operator.branch_scale != 1)
+  if is_fresh or (changes and name in tree.WRITES.values()):
+    return False
+  noisy = operator.noise and (operator.noise_on == 'all' or is_new)
+  return not noisy or fresh.is_gain(name) or fresh.is_bias(name)
 
 
 def ramp(
@@ -77,7 +86,7 @@ def ramp(
   """
   if name not in tree.WRITES.values():
     return x
-  where = np.array(operator.fresh).reshape(-1, *[1] * (x.ndim - 1))
+  where = _flags(operator.fresh, range(len(operator.fresh)), x.ndim)
   return jnp.where(where, share.astype(x.dtype) * x, x)
 
 

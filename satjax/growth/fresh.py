@@ -14,6 +14,7 @@ def is_gain(name: str) -> bool:
 
 
 def is_bias(name: str) -> bool:
+  """Whether a parameter is the bias of a projection."""
   return name.endswith('_bias')
 
 
@@ -25,29 +26,14 @@ def normal(
 ) -> jax.Array:
   """Standard normal float32 numbers; a layer's do not depend on the others.
 
-  Args:
-    key: of the operator.
-    name: of the parameter.
-    shape: of the result, layers on axis 0 if the parameter has any.
-    layers: their numbers in the target model.
+  So a tensor that grows by itself gets the numbers of the whole tree. `layers`
+  are the numbers in the target of those on axis 0; None: there are none.
   """
   key = tree.key_of(key, name)
   if layers is None:
     return jax.random.normal(key, shape, jnp.float32)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array(layers))
   return jax.vmap(lambda k: jax.random.normal(k, shape[1:], jnp.float32))(keys)
-
-
-def scale(name: str, width: int, num_layers: int) -> float:
-  """Standard deviation of initial weights.
-
-  N(0, 1 / (D L^2)) for matrices that write to the residual stream, with width D
-  and depth L of the target, and N(0, 2 / (5 D)) for all others (Du et al.,
-  2024, appendix I.2).
-  """
-  if name in tree.WRITES.values():
-    return 1 / (math.sqrt(width) * num_layers)
-  return math.sqrt(2 / (5 * width))
 
 
 def weights(
@@ -59,18 +45,19 @@ def weights(
 ) -> jax.Array:
   """Initial values of a parameter: gains are 1, biases 0, matrices random.
 
-  Args:
-    key: of the operator.
-    name: of the parameter.
-    shape: of the result.
-    layers: numbers of its layers in the target; None: it has none.
-    num_layers: of the target.
+  N(0, 1 / (D L^2)) for matrices that write to the residual stream, with width D
+  and depth L of the target, and N(0, 2 / (5 D)) for all others (Du et al.,
+  2024, appendix I.2).
   """
   if is_gain(name):
     return jnp.ones(shape)
   if is_bias(name):
     return jnp.zeros(shape)
-  return normal(key, name, shape, layers) * scale(name, shape[-1], num_layers)
+  width = shape[-1]
+  std = math.sqrt(2 / (5 * width))
+  if name in tree.WRITES.values():
+    std = 1 / (math.sqrt(width) * num_layers)
+  return normal(key, name, shape, layers) * std
 
 
 def add_noise(

@@ -61,6 +61,16 @@ def _layers(text: str, has_numbers: bool) -> Iterator[int]:
     yield from range(int(first), int(last) + 1) or (0,)
 
 
+def given(num_layers: int, layer_map: Sequence[int]) -> LayerMap:
+  """Any sources."""
+  _check(
+    max(layer_map) < num_layers,
+    f'layer_map {tuple(layer_map)} names layer {max(layer_map)}; the model has'
+    f' layers 0 to {num_layers - 1}',
+  )
+  return tuple(layer_map)
+
+
 def gradual(num_layers: int, layers: int) -> LayerMap:
   """A copy of the last `layers` layers on top (Reddi et al., 2023)."""
   _check(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from satjax import tree
 from satjax.growth.operators import Learn
-from satjax.tree import PyTree
+from satjax.tree import PyTree, Sizes
 
 # The map of the rows of each parameter: its heads or channels.
 _ROWS = {
@@ -28,8 +28,6 @@ _ROWS = {
   'blocks/mlp/up': 'channels',
   'blocks/mlp/down': 'channels',
 }
-
-
 _SMALL = ('_bias', 'query_norm', 'key_norm')  # too small to be counted
 
 
@@ -41,11 +39,11 @@ def init(operator: Learn, key: jax.Array) -> dict[str, dict[str, jax.Array]]:
     change no size are absent. Names do not occur in `tree.AXES`: the maps are
     no parameters of a model.
   """
-  old, new, size = dict(operator.old), dict(operator.new), operator.head_dim
-  shapes = {'residual': (new['embed'], old['embed'])}
+  old, new, size = operator.old, operator.new, operator.head_dim
+  shapes = {'residual': (new.embed, old.embed)}
   for name in ('query', 'key', 'value'):
-    shapes[name] = (new['heads'] * size, old['heads'] * size)
-  shapes['channels'] = (new['mlp'], old['mlp'])
+    shapes[name] = (new.heads * size, old.heads * size)
+  shapes['channels'] = (new.mlp, old.mlp)
   width = {}
   for name, (rows, columns) in shapes.items():
     if rows != columns:
@@ -85,30 +83,23 @@ def materialise(maps: Mapping[str, PyTree], params: PyTree) -> PyTree:
   return tree.map_with_path(grow, params)
 
 
-def flops(operator: Learn, vocab_size: int, tied: bool = False) -> float:
-  """FLOPs of one `materialise`; its backward pass takes twice as many."""
-  old, new, size = dict(operator.old), dict(operator.new), operator.head_dim
-  before, after = operator.num_layers
-  total = 0.0
-  sizes = {
-    'heads': (old['heads'] * size, new['heads'] * size),
-    'kv_heads': (old['kv_heads'] * size, new['kv_heads'] * size),
-    'mlp': (old['mlp'], new['mlp']),
-  }
-  for path, axes in tree.AXES.items():
-    if (tied and path == 'unembed') or path.endswith(_SMALL):
+def flops(old: Sizes, new: Sizes) -> float:
+  """FLOPs of one `materialise`; its backward pass takes twice as many.
+
+  As `materialise` has it: rows are mapped first, then columns, then layers.
+  """
+  total, after = 0.0, tree.shapes(new)
+  for path, shape in tree.shapes(old).items():
+    if path.endswith(_SMALL):
       continue
-    layers = before if axes[0] == 'layers' else 1
-    named = [sizes[axis] for axis in axes if axis in sizes]
-    rows, new_rows = named[0] if named else (1, 1)
-    if axes[0] == 'vocab':
-      rows = new_rows = vocab_size
-    if rows != new_rows:
-      total += 2 * layers * rows * new_rows * old['embed']
-    if old['embed'] != new['embed']:
-      total += 2 * layers * new_rows * old['embed'] * new['embed']
-    if axes[0] == 'layers' and before != after:
-      total += 2 * before * after * new_rows * new['embed']
+    first = path.startswith('blocks/')  # whether axis 0 has layers
+    (layers, rows, width), (deep, tall, wide) = (
+      (x[0] if first else 1, math.prod(x[first:-1]), x[-1])
+      for x in (shape, after[path])
+    )
+    total += 2 * layers * rows * tall * width * (rows != tall)
+    total += 2 * layers * tall * width * wide * (width != wide)
+    total += 2 * layers * deep * tall * wide * (layers != deep)
   return total
 
 

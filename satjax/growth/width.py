@@ -1,9 +1,13 @@
 """Width growth: more channels, whole heads, a wider residual stream.
 
-Every matrix has axes that it produces (fan-out) and axes that it reads
-(fan-in). Old units keep their place at the front of an axis; a source map says
-of which old unit a new one is a copy, or -1 where it is new. What becomes of
-copies and of new units is the operator.
+Every matrix has axes that it produces (fan-out) and one that it reads (fan-in).
+Old units keep their place at the front of an axis; a source map says of which
+old unit a new one is a copy, or -1 where it is new. What becomes of copies and
+of new units is the operator.
+
+Two facts preserve the function. What reads a unit's copies divides its weights
+among them, so that they sum to what the unit was; and what a new unit writes to
+old ones is 0.
 """
 
 import functools
@@ -14,7 +18,7 @@ import numpy as np
 
 from satjax import tree
 from satjax.growth import fresh
-from satjax.growth.operators import Width
+from satjax.growth.operators import Width, Widths
 
 # If the residual stream stays as wide, new units of these read it at random:
 # products of two zeros (scores, SwiGLU) would never get a gradient.
@@ -25,7 +29,7 @@ _DECIBEL = 10  # signal to noise of the split 'noisy', by HyperCloning
 @functools.cache
 def sources(operator: Width, axis: str) -> np.ndarray:
   """The old unit of each new unit of an axis, int [new]; -1: it has none."""
-  old, new = dict(operator.old)[axis], dict(operator.new)[axis]
+  old, new = operator.sizes[axis]
   if operator.method in ('zero', 'random'):
     return np.where(np.arange(new) < old, np.arange(new), -1)
   if axis == 'embed':
@@ -33,13 +37,12 @@ def sources(operator: Width, axis: str) -> np.ndarray:
     tiled = np.arange(new) % old
     return np.where(np.arange(new) < operator.copies * old, tiled, -1)
   if axis == 'heads':
-    kv_old = dict(operator.old)['kv_heads']
-    group = old // kv_old
+    group = old // operator.old.kv_heads
     groups = sources(operator, 'kv_heads')
     return (groups[:, None] * group + np.arange(group)).ravel()
   if operator.order == 'tile':
     return np.arange(new) % old
-  seed = [operator.seed, sorted(dict(operator.old)).index(axis)]
+  seed = [operator.seed, Widths._fields.index(axis)]
   drawn = np.random.default_rng(seed).integers(old, size=new - old)
   return np.concatenate([np.arange(old), drawn])
 
@@ -53,34 +56,29 @@ def transform(
   num_layers: int,
   above: jax.Array | None = None,
 ) -> jax.Array:
-  """A parameter in its new size.
+  """The parameter `name` in its new size.
 
-  Args:
-    operator: sizes and method.
-    name: of the parameter.
-    x: the old one, layers on axis 0 if it has any.
-    layers: their numbers; None: it has none.
-    key: of what is random.
-    num_layers: of the model.
-    above: for 'aki', the same parameter of the layers above.
+  `layers` are the numbers of those in `x`; None: it has none. `above` has, for
+  'aki', the same parameter of the layers above.
   """
   grown = _copied(operator, name, x, above)
+  produced, read = (
+    _is_new(operator, name, x.ndim, reads=reads) for reads in (False, True)
+  )
   if fresh.is_gain(name):
-    return _gain(operator, name, grown)
+    grown = grown * _gain_factor(operator, name)
+    return jnp.where(produced, 1.0, grown).astype(x.dtype)
   grown = _share_out(operator, name, grown, layers, key)
-  is_new_out = _is_new(operator, name, reads=False, ndim=x.ndim)
-  is_new_in = _is_new(operator, name, reads=True, ndim=x.ndim)
-  if (is_new_in | is_new_out).any():
+  if (read | produced).any():
     drawn = fresh.weights(key, name, grown.shape, layers, num_layers)
-    grown = jnp.where(is_new_in | is_new_out, drawn.astype(x.dtype), grown)
-  if operator.method != 'random' and not _stays_alive(operator, name):
+    grown = jnp.where(read | produced, drawn.astype(x.dtype), grown)
+  stays = operator.old.embed == operator.new.embed
+  if operator.method != 'random' and not (stays and name in _ALIVE):
     silent = jnp.zeros((), x.dtype)
-    grown = jnp.where(is_new_out & ~is_new_in, silent, grown)
-  is_noisy = True
-  if operator.noise_on == 'new':
-    is_noisy = _is_repeated(operator, name, x.ndim)
+    grown = jnp.where(produced & ~read, silent, grown)
+  where = operator.noise_on == 'all' or _is_added(operator, name, x.ndim)
   return fresh.add_noise(
-    grown, operator.noise, is_noisy, key, name, layers, num_layers
+    grown, operator.noise, where, key, name, layers, num_layers
   )
 
 
@@ -96,14 +94,18 @@ def transform_moment(
   (Shen et al., 2022, on preserving training dynamics). Splits that are not even
   are taken as if they were.
   """
+  if x.ndim != len(tree.AXES[name]):
+    raise ValueError(
+      f'a moment of {name} is factored and cannot grow in width; reset it'
+    )
   power = {'first': 1, 'second': 2, 'count': 0}[kind]
   for place, axis in _grown_axes(operator, name):
     rows = sources(operator, axis)
-    if x.shape[place] == 1 and dict(operator.old)[axis] != 1:
+    if x.shape[place] == 1 and operator.sizes[axis][0] != 1:
       continue  # counts broadcast along the axes that number no neuron
     x = jnp.take(x, np.maximum(rows, 0), axis=place)
     share = np.where(rows < 0, 0.0, 1.0)
-    if axis not in tree.READS[name]:
+    if axis != tree.READS.get(name):
       share = share * _even_shares(rows) ** power
     x = x * _along(share, place, x.ndim).astype(x.dtype)
   if fresh.is_gain(name):
@@ -128,16 +130,14 @@ def ramp(
   """
   if fresh.is_gain(name) or name == 'unembed':
     return x
-  where = _is_new(operator, name, reads=False, ndim=x.ndim)
+  where = _is_new(operator, name, x.ndim, reads=False)
   return jnp.where(where, share.astype(x.dtype) * x, x)
 
 
 def _grown_axes(operator, name):
   """(position, axis) of the axes of a parameter that change."""
-  old, new = dict(operator.old), dict(operator.new)
-  for place, axis in enumerate(tree.AXES[name]):
-    if axis in old and old[axis] != new[axis]:
-      yield place, axis
+  grown = {axis for axis, (old, new) in operator.sizes.items() if old != new}
+  return [(i, axis) for i, axis in enumerate(tree.AXES[name]) if axis in grown]
 
 
 def _copied(operator, name, x, above):
@@ -147,32 +147,25 @@ def _copied(operator, name, x, above):
     copied = jnp.take(x, np.maximum(rows, 0), axis=place)
     if above is not None:
       upper = jnp.take(above, np.maximum(rows, 0), axis=place)
-      if axis not in tree.READS[name] and not fresh.is_gain(name):
+      if axis != tree.READS.get(name) and not fresh.is_gain(name):
         # Copies beyond the first are those of the layer above.
-        is_first = np.arange(len(rows)) < dict(operator.old)[axis]
+        is_first = np.arange(len(rows)) < operator.sizes[axis][0]
         copied = jnp.where(_along(is_first, place, x.ndim), copied, upper)
       above = upper
     x = copied
   return x
 
 
-def _gain(operator, name, x):
-  """Gains of a norm: as before where all channels occur as often.
+def _gain_factor(operator, name) -> float:
+  """Old gains of a norm stay where all channels occur as often; new ones are 1.
 
   Channels of 0 lower the mean square, which old gains make up for: by
-  sqrt(d / D) (Du et al., 2024, A.4). New gains are 1. With tied embeddings the
-  output sums over copies of a channel, and the final norm divides by them.
+  sqrt(d / D) (Du et al., 2024, A.4). With tied embeddings the output sums over
+  copies of a channel, and the final norm divides by them.
   """
-  new = 0.0 if operator.faithful_to_release else 1.0
-  is_new = _is_new(operator, name, reads=False, ndim=x.ndim)
-  grown = x * _gain_factor(operator, name)
-  return jnp.where(is_new, new, grown).astype(x.dtype)
-
-
-def _gain_factor(operator, name) -> float:
   if 'embed' not in tree.AXES[name]:
     return 1.0  # of queries and keys, whose width stays
-  factor = 1.0 if operator.faithful_to_release else operator.old_share**0.5
+  factor = operator.old_share**0.5
   if name == 'final_norm' and operator.tied:
     factor /= operator.copies
   return factor
@@ -181,7 +174,7 @@ def _gain_factor(operator, name) -> float:
 def _share_out(operator, name, x, layers, key):
   """Divides what a matrix reads over the copies; shares sum to 1."""
   for place, axis in _grown_axes(operator, name):
-    if axis not in tree.READS[name]:
+    if axis != tree.READS.get(name):
       continue
     rows = sources(operator, axis)
     even = _along(_even_shares(rows), place, x.ndim)
@@ -218,27 +211,22 @@ def _even_shares(rows: np.ndarray) -> np.ndarray:
   return np.where(rows < 0, 1.0, 1.0 / counts[np.maximum(rows, 0)])
 
 
-def _is_new(operator, name, *, reads, ndim):
+def _is_new(operator, name, ndim, *, reads):
   """Whether an entry belongs to a new unit of an axis that is (not) read."""
   found = np.zeros([1] * ndim, bool)
   for place, axis in _grown_axes(operator, name):
-    if (axis in tree.READS[name]) == reads:
+    if (axis == tree.READS.get(name)) == reads:
       found = found | _along(sources(operator, axis) < 0, place, ndim)
   return found
 
 
-def _is_repeated(operator, name, ndim):
+def _is_added(operator, name, ndim):
   """Whether an entry belongs to a unit that was not there before."""
   found = np.zeros([1] * ndim, bool)
   for place, axis in _grown_axes(operator, name):
-    rows = np.arange(dict(operator.new)[axis])
-    found = found | _along(rows >= dict(operator.old)[axis], place, ndim)
+    old, new = operator.sizes[axis]
+    found = found | _along(np.arange(new) >= old, place, ndim)
   return found
-
-
-def _stays_alive(operator, name) -> bool:
-  sizes = dict(operator.old)['embed'], dict(operator.new)['embed']
-  return sizes[0] == sizes[1] and name in _ALIVE
 
 
 def _along(values, place, ndim):

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from satjax import console, errors, flops, tree
+from satjax.config import specs as specs_lib
 from satjax.config.groups import ModelConfig
 from satjax.growth import apply, layer_maps
-from satjax.growth import specs as specs_lib
 from satjax.growth.operators import Depth, Learn, Length, Operator
 from satjax.interop import huggingface, llama, weights, writer
 
@@ -121,7 +122,7 @@ class _Growth:
     copied, source = self._source(slot.path, layer)
     if copied:
       return self._stored(llama.TENSORS[slot.path][0].format(source))
-    grown = apply.grown_tensor(
+    grown = grown_tensor(
       self._operators, self._depths, slot.path, layer, self._key, self._read
     )
     with np.errstate(over='ignore'):
@@ -138,8 +139,8 @@ class _Growth:
     for operator, depth in zip(self._operators[::-1], self._depths[::-1]):
       if not apply.is_copy(operator, path, layer):
         return False, None
-      if layer is not None and not isinstance(operator, Length):
-        layer = apply.inputs(operator, path, depth)[0][1][layer]
+      if layer is not None:
+        layer = apply.inputs(operator, depth)[0][layer]
     return True, layer
 
   def _read(self, path, layer):
@@ -164,13 +165,52 @@ class _Growth:
     return matrix
 
 
+def grown_tensor(
+  operators: Sequence[Operator],
+  depths: Sequence[int],
+  name: str,
+  layer: int | None,
+  key: jax.Array,
+  read: Callable[[str, int | None], Any],
+) -> Any:
+  """One layer of one parameter of the grown model, and no more than it takes.
+
+  Equal to what `apply.grow_tree` makes of the whole tree.
+
+  Args:
+    operators: in order.
+    depths: number of layers before each of them.
+    name: of the parameter, as in `tree.AXES`.
+    layer: its number in the grown model; None: the parameter has no layers.
+    key: as for `apply.grow_tree`.
+    read: from a name and an old layer (or None) to that array.
+  """
+  if not operators:
+    return read(name, layer)
+  *before, last = operators
+  maps = apply.inputs(last, depths[-1])
+
+  def below(rows):
+    source = layer if layer is None else rows[layer]
+    return grown_tensor(before, depths[:-1], name, source, key, read)
+
+  if apply.is_copy(last, name, layer):
+    return below(maps[0])
+  number = jax.random.fold_in(key, len(before))
+  if layer is None:
+    parts = [jnp.asarray(below(maps[0]))]
+    return apply.transform(last, name, parts, None, number, depths[-1])
+  parts = [jnp.asarray(below(rows))[None] for rows in maps]
+  return apply.transform(last, name, parts, (layer,), number, depths[-1])[0]
+
+
 def _refuse_untrained(operators: Sequence[Operator]) -> None:
   for operator in operators:
     if isinstance(operator, Learn):
       raise errors.ConfigError(
         "operator 'learn' trains its maps: use it in a run (config.growth.hops)"
       )
-    if getattr(operator, 'ramp_tokens', 0):
+    if operator.ramp_tokens:
       raise errors.ConfigError(
         f'ramp_tokens = {operator.ramp_tokens:g} lets new units in while a'
         ' model trains: leave it out, or use it in a run (config.growth.hops)'

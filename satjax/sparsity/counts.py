@@ -1,34 +1,56 @@
-"""How many neurons an omission rate keeps: whole numbers, without JAX."""
+"""How many neurons an omission rate keeps: whole numbers, without JAX.
+
+One rule for the compact model, the mask and the optax transform: neurons go in
+*tiles*, `step` at a time, so that shapes suit the hardware and every group (of
+queries, of a device) keeps as many as the others. Rates are rounded to tiles;
+what no tile can realise is refused here.
+"""
 
 import math
 
+from satjax import errors
 
-def kept_count(total: int, rate: float, multiple: int = 1) -> int:
-  """How many of `total` neurons an omission rate keeps.
 
-  Args:
-    total: neurons of the unit.
-    rate: omission rate; exactly 0 keeps all.
-    multiple: the count is the nearest multiple of this, at least one and at
-      most `total`.
+def kept_count(total: int, rate: float, step: int = 1) -> int:
+  """How many of `total` neurons an omission rate keeps; a rate of 0 keeps all.
+
+  The nearest multiple of `step`, at least one and at most `total`.
+
+  Raises:
+    ConfigError: the unit has no whole tile.
   """
   if rate == 0:
     return total
+  if step > total:
+    raise errors.ConfigError(
+      f'neurons are kept in multiples of {step}, and there are {total}; use'
+      f' multiples of {total} or less'
+    )
   # Rounded first: (1 - 0.9) x 15 is 1.5, whatever the floats say.
-  tiles = math.floor(round((1 - rate) * total / multiple, 9) + 0.5)
-  return min(total, multiple * max(1, tiles))
+  tiles = math.floor(round((1 - rate) * total / step, 9) + 0.5)
+  return min(total, step * max(1, tiles))
 
 
-def nearest_rates(total: int, multiple: int, rate: float) -> tuple[float, ...]:
-  """Omission rates next to `rate` that leave out a whole number of tiles.
+def common_step(total: int, multiple: int = 1, groups: int = 1) -> int:
+  """Kept neurons come in multiples of this: whole tiles, in every group alike.
 
-  Args:
-    total: neurons of the unit.
-    multiple: neurons in a tile.
-    rate: the rate asked for.
+  Raises:
+    ConfigError: the groups cannot be equal, or together outgrow the unit.
   """
-  tiles = total // multiple
-  exact = rate * total / multiple
+  step = math.lcm(multiple, groups)
+  if total % groups or step > total:
+    raise errors.ConfigError(
+      f'{total} neurons cannot be kept in multiples of {multiple} and in'
+      f' {groups} equal groups; use groups that divide {total}, and a common'
+      f' multiple of at most {total}'
+    )
+  return step
+
+
+def nearest_rates(total: int, step: int, rate: float) -> tuple[float, ...]:
+  """Omission rates next to `rate` that leave out a whole number of tiles."""
+  tiles = total // step
+  exact = rate * total / step
   around = {max(1, math.floor(exact)), max(1, math.ceil(exact))}
   return tuple(sorted({min(n, tiles - 1) / tiles for n in around} - {0.0}))
 

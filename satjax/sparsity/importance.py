@@ -6,6 +6,11 @@ since the paper's code was never published. No gradient flows through them.
 
 Metrics that look at activations take what one forward pass over a few rows (the
 probe) shows of each block: `observe` reduces it to a few vectors a layer.
+
+A score may be 0, infinite or NaN: weights overflow, a layer may be silent. One
+that is not finite means "keep this neuron" (`selection.preference`), and must
+not spoil what is said of its neighbours: wherever scores are summed, they are
+summed over those that are finite, and a sum of 0 divides nothing.
 """
 
 from collections.abc import Mapping
@@ -21,20 +26,13 @@ Scores = dict[str, jax.Array]
 Units = Mapping[str, Mapping[str, tuple[int, ...]]]
 Block = Mapping[str, Mapping[str, jax.Array]]
 
-METRICS = (
-  'uniform',
-  'magnitude',
-  'wanda',
-  'wanda_out',
-  'maxip',
-  'maxip_mean',
-  'maxip_out',
-)
+_BY_ACTIVATIONS = ('wanda', 'wanda_out', 'maxip', 'maxip_mean', 'maxip_out')
+METRICS = ('uniform', 'magnitude', *_BY_ACTIVATIONS)
 
 
 def needs_probe(metric: str) -> bool:
   """Whether the metric looks at activations."""
-  return metric not in ('uniform', 'magnitude')
+  return metric in _BY_ACTIVATIONS
 
 
 def observe(metric: str, block: Block, *, balance: bool = False) -> Any:
@@ -48,13 +46,11 @@ def observe(metric: str, block: Block, *, balance: bool = False) -> Any:
     balance: see `scores`.
 
   Returns:
-    `{'heads': x, 'mlp': y}`, means over the tokens of the probe:
-      wanda: squared inputs, [D] both.
-      wanda_out: root mean square of the hidden values, [N] and [F].
-      maxip, maxip_out: responses, [N] and [F]. A channel's is
-        `|silu(x g) (x u)|`; a head's is the root mean square of its query (and
-        its own key and value) at a position.
-      maxip_mean: inputs, [D] both.
+    `{'heads': x, 'mlp': y}`, means over the tokens of the probe: of squared
+    inputs for wanda, of inputs for maxip_mean, [D] both. Else [N] and [F]: for
+    wanda_out the root mean square of the hidden values; for maxip and maxip_out
+    responses, `|silu(x g) (x u)|` of a channel, and of a head the root mean
+    square of its query (and its own key and value) at a position.
   """
   flat = {
     unit: {name: _wide(x).reshape(-1, *x.shape[2:]) for name, x in part.items()}
@@ -94,7 +90,7 @@ def _head_response(part, balance):
   square_XN, columns = 0.0, 0
   for name in names:
     own_XN = jnp.sum(jnp.square(part[name]), axis=-1)
-    square_XN += own_XN / jnp.mean(own_XN) if balance else own_XN
+    square_XN += _balanced(own_XN, axis=None) if balance else own_XN
     columns += part[name].shape[-1]
   return jnp.mean(jnp.sqrt(square_XN / columns), axis=0)
 
@@ -117,9 +113,8 @@ def scores(
       'maxip_mean': response to the mean input, summed over a channel's
       matrices, averaged over a head's columns. 'maxip_out': maxip times the
       norm of the weights that write.
-    params: the dense parameters.
-    units: which leaves, and which of their axes, make up a neuron
-      (`tree.neuron_units`).
+    params: dense.
+    units: of `tree.neuron_units`.
     seen: of `observe`, stacked over layers; not for the first two.
     balance: divides what each matrix contributes by its mean over the layer's
       neurons, so that matrices of another scale count alike.
@@ -129,7 +124,11 @@ def scores(
   result = {}
   for unit, members in units.items():
     weights = {path: _wide(leaves[path]) for path in members}
-    reads, writes = _by_role(weights)
+    reads = [
+      w
+      for path, w in weights.items()
+      if not path.endswith(('/output', '/down', '_bias'))
+    ]
     if metric in ('uniform', 'magnitude'):
       parts = [
         _sum_others(jnp.square(w), members[path]) for path, w in weights.items()
@@ -147,18 +146,9 @@ def scores(
     else:
       result[unit] = _wide(seen[unit])
       if metric.endswith('_out'):
-        axes = tuple(range(2, writes.ndim))
-        result[unit] *= jnp.sqrt(jnp.sum(jnp.square(writes), axis=axes))
+        writes = weights[tree.WRITES[unit]]
+        result[unit] *= jnp.sqrt(_sum_others(jnp.square(writes), (0, 1)))
   return result
-
-
-def _by_role(weights):
-  """The matrices that read the block's input, and the one that writes."""
-  writing = ('/output', '/down')
-  others = (*writing, '_bias')
-  reads = [w for path, w in weights.items() if not path.endswith(others)]
-  writes = [w for path, w in weights.items() if path.endswith(writing)]
-  return reads, writes[0] if writes else None
 
 
 def _sum_others(x, axes):
@@ -169,32 +159,66 @@ def _sum_others(x, axes):
 def _weigh(square, mean_square_LD):
   """`sum_i a_i^2 w_i^2` over all columns of a neuron: [L, R]."""
   weighed = jnp.einsum('L...D,LD->L...', square, mean_square_LD)
-  return jnp.sum(weighed, axis=tuple(range(2, weighed.ndim)))
+  return _sum_others(weighed, (0, 1))
 
 
 def _respond(w, mean_LD):
   """`sum_c |x w_c|` over the columns c of a neuron: [L, R]."""
-  response = jnp.abs(jnp.einsum('L...D,LD->L...', w, mean_LD))
-  return jnp.sum(response, axis=tuple(range(2, response.ndim)))
+  return _sum_others(jnp.abs(jnp.einsum('L...D,LD->L...', w, mean_LD)), (0, 1))
 
 
 def _add(parts, balance):
-  if balance:
-    parts = [x / jnp.mean(x, axis=-1, keepdims=True) for x in parts]
-  return sum(parts)
+  return sum(_balanced(x) for x in parts) if balance else sum(parts)
+
+
+def _balanced(x, axis=-1):
+  """Over its mean; a matrix of zeros tells no neuron from another."""
+  finite = jnp.where(jnp.isfinite(x), x, 0.0)
+  mean = jnp.mean(finite, axis, keepdims=True)
+  return x / jnp.where(mean > 0, mean, 1.0)
+
+
+def _relative(score_LR):
+  """Scores over the layer's largest, so that sums and squares stay finite.
+
+  Those that are not finite are 0.
+  """
+  finite_LR = jnp.where(jnp.isfinite(score_LR), score_LR, 0.0)
+  most_L1 = jnp.max(finite_LR, axis=-1, keepdims=True)
+  most_L1 = jnp.minimum(most_L1, 1e37)  # one over it is no subnormal number
+  return finite_LR / jnp.where(most_L1 > 0, most_L1, 1.0)
 
 
 def entropy(score_LR: jax.Array) -> jax.Array:
   """How evenly importance is spread, from 0 (one neuron) to 1 (all alike).
 
   Entropy of the finite scores of a layer, taken as shares of their sum, over
-  the logarithm of the number of neurons; the mean over layers.
+  the logarithm of the number of neurons; the mean over layers. A layer without
+  a score above 0 counts 0.
   """
-  score = jnp.where(jnp.isfinite(score_LR), score_LR, 0.0)
-  total = jnp.maximum(jnp.sum(score, axis=-1, keepdims=True), 1e-30)
-  share = score / total
-  terms = jnp.where(share > 0, share * jnp.log(jnp.maximum(share, 1e-30)), 0.0)
-  return jnp.mean(-jnp.sum(terms, axis=-1)) / jnp.log(max(2, score.shape[-1]))
+  score_LR = _relative(score_LR)
+  total_L1 = jnp.maximum(jnp.sum(score_LR, axis=-1, keepdims=True), 1.0)
+  terms_LR = jax.scipy.special.entr(score_LR / total_L1)
+  return jnp.mean(jnp.sum(terms_LR, axis=-1)) / jnp.log(
+    max(2, score_LR.shape[-1])
+  )
+
+
+def energy_scale(score_LR: jax.Array, kept_LR: jax.Array) -> jax.Array:
+  """What a layer's output is scaled by, for the energy that is left out: [L].
+
+  One over the root of the share of the squared finite scores that the neurons
+  that take part have. Where they have none of it, the scores say nothing of
+  them, and they were as good as drawn by lot: the scale is that of 'inverse',
+  all neurons over those kept, which is unbiased for a random choice.
+  """
+  square_LR = jnp.square(_relative(score_LR))
+  kept_L = jnp.sum(jnp.where(kept_LR, square_LR, 0), axis=-1)
+  share_L = kept_L / jnp.maximum(jnp.sum(square_LR, axis=-1), 1.0)
+  inverse_L = 1 / jnp.mean(kept_LR, axis=-1)
+  is_known_L = share_L > 0
+  root_L = jnp.sqrt(jnp.where(is_known_L, share_L, 1.0))
+  return jnp.where(is_known_L, 1 / root_L, inverse_L)
 
 
 def _wide(x: jax.Array) -> jax.Array:

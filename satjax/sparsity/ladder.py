@@ -1,12 +1,11 @@
 """LORS, the ladder omission rate scheduler (Ma et al., 2024), and its variants.
 
 The rate is constant for a share `split` of the run and then falls in equal
-rungs to 0, so that the model ends dense. Rates become whole numbers of neurons
-here, once; the realised rate is what metrics and FLOPs use.
+rungs to 0, so that the model ends dense. Nominal rates become whole numbers of
+neurons by the one rule of `counts`; metrics and FLOPs use what is realised.
 """
 
 import bisect
-from collections.abc import Sequence
 import dataclasses
 import fractions
 import functools
@@ -15,6 +14,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from satjax import errors
 from satjax.sparsity import counts
 
 SHAPES = ('ladder', 'linear', 'reversed')
@@ -108,6 +108,33 @@ class Ladder:
     """The nominal omission rate at a step."""
     return self.rate_of(self.rung(step))
 
-  def kept_by_rung(self, total: int, multiple: int = 1) -> Sequence[int]:
-    """How many of `total` neurons take part on each level."""
-    return [counts.kept_count(total, rate, multiple) for _, rate in self.levels]
+  def kept_by_rung(
+    self, total: int, multiple: int = 1, groups: int = 1
+  ) -> tuple[int, ...]:
+    """How many of `total` neurons take part on each level.
+
+    Whole multiples, and as many in each of the equal groups.
+
+    Raises:
+      ConfigError: a rate above 0 that would leave nothing out, or what
+        `counts.common_step` refuses.
+    """
+    if not self.rate:
+      return (total,) * len(self.levels)
+    step = counts.common_step(total, multiple, groups)
+    kept = tuple(counts.kept_count(total, r, step) for _, r in self.levels)
+    if min(kept) == total:
+      near = counts.nearest_rates(total, step, self.rate)
+      use = ' or '.join(f'{rate:.6g}' for rate in near) or '0'
+      raise errors.ConfigError(
+        f'rate {self.rate} cannot be realised: {total} neurons are left out in'
+        f' multiples of {step}; use {use}'
+      )
+    return kept
+
+  def realised_rates(
+    self, total: int, multiple: int = 1, groups: int = 1
+  ) -> tuple[float, ...]:
+    """The omission rate of each level in whole neurons, as `kept_by_rung`."""
+    kept = self.kept_by_rung(total, multiple, groups)
+    return tuple(1 - count / total for count in kept)

@@ -4,6 +4,9 @@
 over the parameters for the *coming* step; a loop that also runs the forward
 pass on `apply_mask(params, state.mask)` trains exactly the sub-network, and
 one that does not still updates the active neurons only.
+
+One program serves the whole ladder: the rate is a traced value, so that a mask
+changes what a step does and never its shapes.
 """
 
 from collections.abc import Mapping
@@ -11,9 +14,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from satjax import tree
+from satjax import errors, tree
 from satjax.sparsity import importance as importance_lib
 from satjax.sparsity import selection as selection_lib
 from satjax.sparsity.ladder import Ladder
@@ -48,61 +52,69 @@ def lors(
   step count, and the mask is chosen again every `refresh_every` steps and at
   each rung. Ma et al. (2024) describe the method; the forms are ours.
 
+  Rates become whole neurons as in a run: `ladder.realised_rates(total,
+  multiple, groups)` tells which.
+
   Args:
-    inner: the transformation that does the optimizing.
     ladder: omission rate over the steps, for all units or by unit.
     units: `{unit: {path of a parameter: its axes that number the neurons}}`,
       such as `{'hidden': {'Dense_0/kernel': (1,), 'Dense_1/kernel': (0,)}}`.
       None: the heads and channels of satjax's own parameter tree.
     importance: 'magnitude' or 'uniform', computed from the new parameters;
       `update(..., scores={unit: array})` takes precedence.
-    selection: 'top_k' or 'sample'; see `selection.preference`.
-    temperature: of the sampling.
+    selection: 'top_k' or 'sample', with a `temperature`; see
+      `selection.preference`.
     refresh_every: steps with the same mask; 0: the caller replaces
       `state.mask` itself.
     omitted: 'frozen', the moments and the decay of omitted neurons rest; or
       'decayed', they run on as for a zero gradient.
     multiple: kept counts are a multiple of this in every unit but 'heads'.
-    groups: runs of neurons of a unit that keep the same number each.
+    groups: by unit, equal runs of neurons that keep the same number each; the
+      count is a common multiple of both.
     seed: of the sampling.
 
-  Returns:
-    A transformation whose `update` needs `params`.
-
   Raises:
-    ValueError: an option that is not known, or `update` without params.
+    ValueError: an option that is not known; in `init`, a rate or groups that
+      the neurons of a unit cannot realise; an `update` without `params`.
   """
-  _check_options(omitted, importance, selection)
-  choice = _Choice(
-    ladder, units, importance, selection, temperature, multiple, groups, seed
-  )
+  for name, value, allowed in (
+    ('omitted', omitted, ('frozen', 'decayed')),
+    ('importance', importance, ('magnitude', 'uniform')),
+    ('selection', selection, ('top_k', 'sample')),
+  ):
+    if value not in allowed:
+      raise ValueError(
+        f'lors: {name} {value!r}; allowed: {" | ".join(map(repr, allowed))}'
+      )
+  ranked = {'method': selection, 'temperature': temperature}
+
+  def choose(params, count, scores=None):
+    own = units or tree.neuron_units(params)
+    scores = scores or importance_lib.scores(importance, params, own)
+    key = jax.random.fold_in(jax.random.key(seed), count)
+    kept = {}
+    for unit, score in scores.items():
+      one = ladder[unit] if isinstance(ladder, Mapping) else ladder
+      tile = 1 if unit == 'heads' else multiple
+      runs = (groups or {}).get(unit, 1)
+      kept[unit] = _keep(one, count, unit, score, key, tile, runs, ranked)
+    return masks(params, own, kept)
+
+  ladders = ladder.values() if isinstance(ladder, Mapping) else [ladder]
+  rungs = np.array(sorted({b for one in ladders for b in one.boundaries}))
+  inner = optax.with_extra_args_support(inner)
   return optax.GradientTransformationExtraArgs(
-    *_transform(
-      optax.with_extra_args_support(inner), choice, refresh_every, omitted
-    )
+    *_transform(inner, choose, rungs, refresh_every, omitted)
   )
 
 
-class _Choice(NamedTuple):
-  """How a mask is chosen: the options of `lors` that say so."""
-
-  ladder: Ladder | Mapping[str, Ladder]
-  units: importance_lib.Units | None
-  importance: str
-  selection: str
-  temperature: float
-  multiple: int
-  groups: Mapping[str, int] | None
-  seed: int
-
-
-def _transform(inner, choice, refresh_every, omitted):
+def _transform(inner, choose, rungs, refresh_every, omitted):
   """The two functions of the transformation."""
 
   def init(params):
     count = jnp.zeros((), jnp.int32)
     if refresh_every:
-      mask = _choose(choice, params, count)
+      mask = choose(params, count)
     else:
       mask = jax.tree.map(lambda _: jnp.ones((), bool), params)
     return LorsState(count, mask, inner.init(params))
@@ -121,11 +133,10 @@ def _transform(inner, choice, refresh_every, omitted):
       new = jax.tree.map(jnp.where, taking_part, new, state.inner)
     count, mask = state.count + 1, state.mask
     if refresh_every:
-      due = (count % refresh_every == 0) | _is_rung(choice.ladder, count)
       new_params = optax.apply_updates(params, updates)
       mask = jax.lax.cond(
-        due,
-        lambda: _choose(choice, new_params, count, scores),
+        (count % refresh_every == 0) | jnp.any(count == rungs),
+        lambda: choose(new_params, count, scores),
         lambda: state.mask,
       )
     return updates, LorsState(count, mask, new)
@@ -138,47 +149,20 @@ def apply_mask(values: PyTree, mask: PyTree) -> PyTree:
   return jax.tree.map(lambda x, m: jnp.where(m, x, 0), values, mask)
 
 
-def _check_options(omitted, importance, selection) -> None:
-  for name, value, allowed in (
-    ('omitted', omitted, ('frozen', 'decayed')),
-    ('importance', importance, ('magnitude', 'uniform')),
-    ('selection', selection, ('top_k', 'sample')),
-  ):
-    if value not in allowed:
-      raise ValueError(
-        f'lors: {name} {value!r}; allowed: {" | ".join(map(repr, allowed))}'
-      )
-
-
-def _choose(choice: _Choice, params, count, scores=None):
-  """The mask of the step that follows `count` completed ones."""
-  ladder = choice.ladder
-  units = choice.units or tree.neuron_units(params)
-  scores = scores or importance_lib.scores(choice.importance, params, units)
-  key = jax.random.fold_in(jax.random.key(choice.seed), count)
-  taking_part = {}
-  for unit, score in scores.items():
-    runs = (choice.groups or {}).get(unit, 1)
-    own = ladder[unit] if isinstance(ladder, Mapping) else ladder
-    tile = runs if unit == 'heads' else max(choice.multiple, runs)
-    counts = jnp.array(own.kept_by_rung(score.shape[-1], tile))
-    # Scores of one layer may come without an axis for layers.
-    taking_part[unit] = selection_lib.keep(
-      score.reshape(-1, score.shape[-1]),
-      counts[own.rung(count)],
-      tree.key_of(key, unit),
-      method=choice.selection,
-      temperature=choice.temperature,
-      groups=runs,
-    ).reshape(score.shape)
-  return masks(params, units, taking_part)
-
-
-def _is_rung(ladder, count):
-  """Whether a rung begins at this step."""
-  ladders = ladder.values() if isinstance(ladder, Mapping) else [ladder]
-  starts = sorted({b for one in ladders for b in one.boundaries})
-  return jnp.any(count == jnp.array(starts))
+def _keep(ladder, count, unit, score, key, multiple, groups, ranked):
+  """Which neurons of a unit take part in the step after `count` of them."""
+  try:
+    by_rung = ladder.kept_by_rung(score.shape[-1], multiple, groups)
+  except errors.ConfigError as error:
+    raise errors.ConfigError(f'lors: {unit!r}: {error}') from error
+  # Scores of one layer may come without an axis for layers.
+  return selection_lib.keep(
+    score.reshape(-1, score.shape[-1]),
+    jnp.array(by_rung)[ladder.rung(count)],
+    tree.key_of(key, unit),
+    groups=groups,
+    **ranked,
+  ).reshape(score.shape)
 
 
 def _state_mask(inner, state: LorsState) -> PyTree:
@@ -202,10 +186,8 @@ def masks(
 ) -> PyTree:
   """For each leaf, True where it takes part; broadcasts against the leaf.
 
-  Args:
-    params: any tree of parameters.
-    units: the leaves, and which of their axes, that make up a neuron.
-    kept: which neurons of each unit take part; a missing unit is kept whole.
+  A leaf of several units takes part where all of them do; one that `kept` does
+  not have is kept whole.
   """
 
   def mask(path, leaf):

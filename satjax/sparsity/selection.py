@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from satjax import tree
+from satjax import errors, tree
 from satjax.sparsity import counts
 
 Kept = dict[str, jax.Array]
@@ -25,7 +25,7 @@ def preference(
   temperature: float,
   groups: int = 1,
 ) -> jax.Array:
-  """Neurons of each group in the order in which they are kept.
+  """Neurons in the order in which they are kept, in each of the equal groups.
 
   Args:
     score: `[..., R]`, non-negative. A value that is not finite counts as
@@ -33,23 +33,31 @@ def preference(
     key: randomness of the sampling, and of ties.
     method: 'top_k', or 'sample': without replacement, with odds in proportion
       to `score ** (1 / temperature)` (Gumbel top-k: Vieira, 2014; Kool et al.,
-      2019).
-    temperature: of the sampling; towards 0 it is top_k, large is uniform.
-    groups: neurons are split into this many equal runs, each with its own
-      order.
+      2019). Towards a temperature of 0 that is top_k; a high one is uniform.
+    groups: runs of neurons, each with its own order.
 
   Returns:
     int32 `[..., groups, R / groups]`, numbered within the group.
+
+  Raises:
+    ConfigError: the groups cannot be equal.
   """
+  if score.shape[-1] % groups:
+    raise errors.ConfigError(
+      f'{score.shape[-1]} neurons cannot be split into {groups} equal groups;'
+      ' use a divisor'
+    )
   score = score.reshape(*score.shape[:-1], groups, -1)
   score = jnp.where(jnp.isfinite(score), score, jnp.inf)
   if method == 'sample':
+    # A score of 0 keeps a chance: its logarithm has to be finite.
     finite = jnp.where(jnp.isinf(score), 0.0, score)
     floor = jnp.mean(1e-6 * finite, axis=-1, keepdims=True)
     odds = jnp.log(jnp.maximum(score, jnp.maximum(floor, 1e-30))) / temperature
     rank_by = odds + jax.random.gumbel(key, score.shape, odds.dtype)
   else:
     rank_by = score
+  # Else equal scores would favour the first neurons, refresh after refresh.
   ties = jax.random.uniform(jax.random.fold_in(key, 1), score.shape)
   return jnp.lexsort((ties, -rank_by), axis=-1).astype(jnp.int32)
 
@@ -57,20 +65,16 @@ def preference(
 def keep(
   score: jax.Array, count: jax.Array | int, key: jax.Array, **options
 ) -> jax.Array:
-  """The `count` neurons that come first in each layer's preference, as a mask.
+  """A mask of the `count` neurons that come first in each layer's preference.
 
-  Args:
-    score: `[L, R]`.
-    count: int, or int [L]; shared out evenly over the groups, rounded down.
-    key: see `preference`.
-    **options: of `preference`.
+  `score` is [L, R]; `count`, an int or int [L], may be traced. Groups share it
+  evenly: whoever counts makes it a multiple of them (`counts.common_step`).
   """
   order_LGR = preference(score, key, **options)
   count = jnp.asarray(count).reshape(-1, 1, 1) // order_LGR.shape[-2]
   first_LGR = jnp.arange(order_LGR.shape[-1]) < count
-  none_LGR = jnp.zeros(order_LGR.shape, bool)
   kept_LGR = jnp.put_along_axis(
-    none_LGR,
+    jnp.zeros(order_LGR.shape, bool),
     order_LGR,
     jnp.broadcast_to(first_LGR, order_LGR.shape),
     axis=-1,
@@ -94,11 +98,8 @@ def select(
 
   Args:
     scores: `{'heads': [L, N], 'mlp': [L, F]}`.
-    kept_counts: how many neurons of each unit to keep, alike or by layer;
-      possibly traced.
-    key: randomness of this selection.
-    method: see `preference`.
-    temperature: see `preference`.
+    kept_counts: as `keep` takes them, by unit.
+    key: as of `preference`; so are the two options.
     kv_heads: number of key/value heads K. Where every head has its own, they
       go together.
     granularity: with grouped queries, 'per_group' keeps the same number of
@@ -109,32 +110,26 @@ def select(
       so that a device of a tensor-parallel mesh keeps rows of its own.
   """
   kept = {}
-  for unit, score in scores.items():
-    options = {'method': method, 'temperature': temperature}
-    unit_key = tree.key_of(key, unit)
-    if unit != 'heads':
-      kept[unit] = keep(
-        score, kept_counts[unit], unit_key, groups=shards, **options
-      )
-      continue
-    heads = score.shape[-1]
-    if granularity == 'group' and kv_heads < heads:
-      size = heads // kv_heads
-      group_LK = jnp.linalg.norm(
-        score.reshape(score.shape[0], kv_heads, size), axis=-1
-      )
-      count = jnp.asarray(kept_counts[unit]) // size
-      kept['kv_heads'] = keep(
-        group_LK, count, unit_key, groups=shards, **options
-      )
-      kept[unit] = jnp.repeat(kept['kv_heads'], size, axis=-1)
-    else:
+  for unit, score_LR in scores.items():
+    groups, size, count = shards, 1, jnp.asarray(kept_counts[unit])
+    if unit == 'heads':
+      heads = score_LR.shape[-1]
       groups = counts.head_groups(heads, kv_heads, granularity, shards)
-      kept[unit] = keep(
-        score, kept_counts[unit], unit_key, groups=groups, **options
-      )
-      if kv_heads == heads:
-        kept['kv_heads'] = kept[unit]
+      size = heads // kv_heads if granularity == 'group' else 1
+    if size > 1:  # a group of heads is one neuron
+      score_LR = score_LR.reshape(len(score_LR), -1, size)
+      score_LR = jnp.linalg.norm(score_LR, axis=-1)
+    mask_LR = keep(
+      score_LR,
+      count // size,
+      tree.key_of(key, unit),
+      method=method,
+      temperature=temperature,
+      groups=groups,
+    )
+    kept[unit] = jnp.repeat(mask_LR, size, axis=-1)
+    if unit == 'heads' and (size > 1 or kv_heads == heads):
+      kept['kv_heads'] = mask_LR
   return kept
 
 

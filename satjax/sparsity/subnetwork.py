@@ -1,8 +1,12 @@
 """A sub-network is a smaller tree: rows gathered out, trained, merged back.
 
 `split` parts a state in two, the neurons that take part and those that rest;
-`merge` is its inverse. Nothing is stored twice. Both work on parameters and on
+`merge` is its exact inverse. Every row is in one of the two and in one only, so
+nothing is stored twice and nothing can go stale. Both work on parameters and on
 a whole train state: moments mirror the parameters and are found by their path.
+
+Both go leaf by leaf, one small program each, so that a state may be parted
+while memory has no room for two.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,12 +24,9 @@ from satjax.tree import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-  """Consecutive layers that keep the same number of neurons.
+  """Consecutive layers, up to `stop`, that keep the same number of neurons.
 
-  Attributes:
-    start: the first layer.
-    stop: one past the last layer.
-    kept: (axis name, how many neurons take part), for each axis that is cut.
+  `kept`: (axis name, how many take part), for each axis that is cut.
   """
 
   start: int
@@ -57,15 +58,10 @@ def ahead(program: Any, *args: Any) -> PyTree:
 
 @functools.partial(jax.jit, static_argnames='shards')
 def orders(kept: selection.Kept, shards: int = 1) -> dict[str, jax.Array]:
-  """Rows by axis: those that take part first, ascending.
+  """Rows by axis: those that take part first, ascending; int32 [L, S, R / S].
 
-  Args:
-    kept: which neurons take part.
-    shards: equal runs of neurons that keep as many each. A run has an order of
-      its own, so that no row leaves the device of its run.
-
-  Returns:
-    int32 [L, S, R / S] by axis, numbered within the run.
+  Each of the `shards` equal runs keeps as many rows and has an order and
+  numbers of its own, so that no row leaves the device of its run.
   """
   result = {}
   for name, mask_LR in kept.items():
@@ -90,41 +86,41 @@ def split(
   Args:
     full: parameters, or any state that holds trees like them.
     order: of `orders`.
-    stacks: how many neurons take part, all layers in turn. One stack leaves
-      `blocks` a single stack; several make it a tuple.
+    stacks: all layers in turn. One leaves `blocks` a single stack; several make
+      it a tuple.
     place: puts the rows that take part, by path, where they will live.
     park: the same for resting rows.
-    consume: frees each leaf as soon as it has been parted, so that memory
-      never holds everything twice.
-    call: runs a compiled program of one leaf; see `ahead`.
+    consume: frees each leaf as soon as it has been parted.
+    call: `run`, or `ahead`.
 
   Returns:
     Two trees of the same form. The second has None where nothing rests, and
     the first's scalars (step counts).
   """
   sub, rest = {}, {}
-
-  def part(path, leaf):
-    axis = tree.indexed_axis(path, leaf.ndim, order)
-    cuts = _cuts(axis and axis[0], stacks)
-    if cuts == ((0, leaf.shape[0], None),):
-      sub[path], rest[path] = [place(path, leaf)], [None]
-      return
+  for path, leaf in tree.flatten(full).items():
+    axis, cuts = _cuts(path, leaf.ndim, order, stacks)
+    if cuts is None:
+      is_state = tree.param_of(path) is None
+      sub[path] = place(path, leaf)
+      rest[path] = call(_copy, leaf) if is_state else None
+      continue
     whole = place(path, leaf)
-    parts = call(_split_leaf, whole, order.get(axis and axis[0]), cuts)
-    sub[path] = [place(path, x) for x, _ in parts]
-    rest[path] = [x if x is None else park(path, x) for _, x in parts]
+    parts = call(_split_leaf, whole, order.get(axis), cuts)
+    for name, (active, resting) in zip(_stack_paths(path, stacks), parts):
+      sub[name] = place(path, active)
+      rest[name] = resting if resting is None else park(path, resting)
     if consume:
       for x in (leaf, whole):
         x.delete()
 
-  for path, leaf in tree.flatten(full).items():
-    if (tree.param_of(path) or '').startswith('blocks/'):
-      part(path, leaf)
-    else:
-      sub[path] = [leaf]
-      rest[path] = [None if tree.param_of(path) else call(_copy, leaf)]
-  return _rebuild(full, sub, len(stacks)), _rebuild(full, rest, len(stacks))
+  form = full
+  if len(stacks) > 1:
+    form = _map_blocks(lambda blocks: (blocks,) * len(stacks), full)
+  return tuple(
+    tree.map_with_path(lambda path, _, part=part: part[path], form)
+    for part in (sub, rest)
+  )
 
 
 def merge(
@@ -141,73 +137,36 @@ def merge(
   """Inverse of `split`; `place` brings rows back, `home` takes full leaves."""
   inverse = call(_inverse, dict(order))
   inverse = {name: place('', rows) for name, rows in inverse.items()}
-  resting = tree.flatten(rest)
+  active, resting = tree.flatten(sub), tree.flatten(rest)
 
-  def join(path, leaves):
-    axis = tree.indexed_axis(path, leaves[0].ndim, order)
-    cuts = _cuts(axis and axis[0], stacks)
-    if cuts == ((0, leaves[0].shape[0], None),):
-      return leaves[0]
-    names = _stack_paths(path, len(stacks))
+  def join(path, leaf):
+    axis, cuts = _cuts(path, leaf.ndim, order, stacks)
+    if cuts is None:
+      return leaf
+    names = _stack_paths(path, stacks)
+    leaves = [active[name] for name in names]
     others = [resting.get(name) for name in names]
     others = [x if x is None else place(path, x) for x in others]
-    rows = inverse.get(axis and axis[0])
+    rows = inverse.get(axis)
     full = home(path, call(_merge_leaf, leaves, others, rows, cuts))
     if consume:
-      for leaf in (*leaves, *others):
-        if leaf is not None:
-          leaf.delete()
+      for x in (*leaves, *others):
+        if x is not None:
+          x.delete()
     return full
 
-  def one_stack(node):
-    if not tree.is_params(node) or len(stacks) == 1:
-      return node
-    blocks = jax.tree.map(lambda *leaves: list(leaves), *node['blocks'])
-    return {**node, 'blocks': blocks}
-
-  # Lists of leaves, one of each stack, stand where the full leaf will.
-  gathered = jax.tree.map(one_stack, sub, is_leaf=tree.is_params)
-
-  def build(keys, leaves):
-    path = tree.path_of(keys)
-    if not (tree.param_of(path) or '').startswith('blocks/'):
-      return leaves
-    return join(path, leaves if isinstance(leaves, list) else [leaves])
-
-  return jax.tree_util.tree_map_with_path(
-    build, gathered, is_leaf=lambda x: isinstance(x, list)
-  )
+  form = sub
+  if len(stacks) > 1:
+    form = _map_blocks(lambda blocks: blocks[0], sub)
+  return tree.map_with_path(join, form)
 
 
-def _rebuild(full, parts, count):
-  """Lists of leaves by path, back in the form of `full`."""
-
-  def listed(keys, _):
-    return parts[tree.path_of(keys)]
-
-  lists = jax.tree_util.tree_map_with_path(listed, full)
-
-  def pick(node, number):
-    return jax.tree.map(
-      lambda leaves: leaves[number],
-      node,
-      is_leaf=lambda x: isinstance(x, list),
-    )
-
-  def restack(node):
-    if not tree.is_params(node):
-      return node[0]
-    blocks = [pick(node['blocks'], number) for number in range(count)]
-    others = {name: x for name, x in node.items() if name != 'blocks'}
-    return {
-      **pick(others, 0),
-      'blocks': blocks[0] if count == 1 else tuple(blocks),
-    }
-
+def _map_blocks(fn, values):
+  """`fn` of the blocks of every tree of parameters in a state."""
   return jax.tree.map(
-    restack,
-    lists,
-    is_leaf=lambda x: tree.is_params(x) or isinstance(x, list),
+    lambda x: {**x, 'blocks': fn(x['blocks'])} if tree.is_params(x) else x,
+    values,
+    is_leaf=tree.is_params,
   )
 
 
@@ -217,16 +176,25 @@ def _copy(x):
   return jnp.copy(x)
 
 
-def _stack_paths(path, count):
-  if count == 1:
+def _stack_paths(path, stacks):
+  """Where the leaf of each stack is, in a tree that has several."""
+  if len(stacks) == 1:
     return [path]
   head, tail = path.split('blocks/')
-  return [f'{head}blocks/{number}/{tail}' for number in range(count)]
+  return [f'{head}blocks/{number}/{tail}' for number in range(len(stacks))]
 
 
-def _cuts(axis, stacks):
-  """(first layer, last, rows kept or None) of each stack, for one axis."""
-  return tuple((s.start, s.stop, dict(s.kept).get(axis)) for s in stacks)
+def _cuts(path, ndim, order, stacks):
+  """The axis that a leaf is cut along, and where each stack cuts it.
+
+  (First layer, one past the last, rows kept or None: all) by stack; None: it
+  stays whole.
+  """
+  if not (tree.param_of(path) or '').startswith('blocks/'):
+    return None, None
+  axis, _ = tree.indexed_axis(path, ndim, order) or (None, None)
+  cuts = tuple((s.start, s.stop, dict(s.kept).get(axis)) for s in stacks)
+  return axis, None if len(cuts) == 1 and cuts[0][2] is None else cuts
 
 
 @functools.partial(jax.jit, static_argnums=2)

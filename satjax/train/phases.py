@@ -226,10 +226,7 @@ def phase_flops(config: Config, phase: Phase) -> float:
     lora=stage.lora,
   )
   if stage.mode == 'learn':
-    model = stage.model
-    total += 3 * learned.flops(
-      stage.operators[-1], model.vocab_size, model.tied
-    )
+    total += 3 * learned.flops(stage.base, stage.model)
   return total
 
 

@@ -223,9 +223,8 @@ def _constants(config, params, measured, kept):
     elif sparsity.rescale == 'inverse':
       constants[name] = {'scale': 1 / jnp.mean(mask_LR, axis=-1)}
     elif sparsity.rescale == 'energy':
-      square = jnp.square(measured['scores'][unit])
-      share = jnp.sum(jnp.where(mask_LR, square, 0), -1) / jnp.sum(square, -1)
-      constants[name] = {'scale': jax.lax.rsqrt(share)}
+      score_LR = measured['scores'][unit]
+      constants[name] = {'scale': importance.energy_scale(score_LR, mask_LR)}
   return constants
 
 

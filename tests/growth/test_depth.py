@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from satjax import tree
+from satjax.config import specs as specs_lib
 from satjax.config.groups import OptimizerConfig
 from satjax.growth import apply, depth, layer_maps
-from satjax.growth import specs as specs_lib
 from satjax.growth.operators import Depth
 from satjax.train import optimizer
 from satjax.train import state as state_lib

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from satjax import errors, flops, tree
+from satjax.config import specs as specs_lib
 from satjax.growth import apply
-from satjax.growth import specs as specs_lib
 from satjax.interop import grow as grow_lib
 from satjax.interop import huggingface, probe, weights
 from tests.interop import test_huggingface as samples

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
+from satjax import errors
 from satjax.sparsity import counts
 
 
@@ -36,7 +37,6 @@ from satjax.sparsity import counts
     (1, 0.9, 1, 1),
     # At most all, also where the total is no multiple.
     (100, 0.01, 64, 100),
-    (100, 0.9, 128, 100),
     (100, 0.3, 64, 64),
     # A rate of exactly 0 keeps all, whatever the multiple.
     (100, 0.0, 64, 100),
@@ -50,7 +50,7 @@ def test_kept_count_by_hand(total, rate, multiple, kept):
 
 
 @given(
-  total=st.integers(1, 5000),
+  total=st.integers(256, 5000),
   rate=st.floats(0, 1, exclude_max=True),
   multiple=st.integers(1, 256),
 )
@@ -62,6 +62,31 @@ def test_kept_count_is_within_half_a_multiple(total, rate, multiple):
   if kept not in (total, multiple):
     assert kept % multiple == 0
     assert abs(kept - wanted) <= multiple / 2 + 1e-9
+
+
+@pytest.mark.parametrize(
+  'total, multiple, groups, step',
+  [(96, 6, 4, 12), (8, 1, 1, 1), (8, 4, 2, 4), (8, 2, 4, 4), (5, 1, 5, 5)],
+)
+def test_whole_tiles_in_every_group(total, multiple, groups, step):
+  assert counts.common_step(total, multiple, groups) == step
+
+
+@pytest.mark.parametrize(
+  'call, said',
+  [
+    (
+      lambda: counts.kept_count(100, 0.9, 128),
+      'multiples of 128.*are 100; use',
+    ),
+    (lambda: counts.common_step(8, 16), '8 neurons.* multiples of 16 '),
+    (lambda: counts.common_step(8, 1, 3), '8 neurons.* 3 equal groups; use'),
+    (lambda: counts.common_step(12, 8, 3), '12 neurons.* 8 .* 3 equal groups'),
+  ],
+)
+def test_what_no_tile_can_realise_is_refused(call, said):
+  with pytest.raises(errors.ConfigError, match=said):
+    call()
 
 
 @pytest.mark.parametrize(

@@ -240,11 +240,56 @@ def test_mean_hidden_values():
     ([[1, 1, 0, 0], [1, 1, 1, 1]], 0.75),
     ([[2, np.inf, 2, np.nan]], 0.5),
     ([[0, 0, 0, 0]], 0.0),
+    ([[3e38, 3e38, 3e38, 3e38]], 1.0),  # their sum is infinite
   ],
 )
 def test_entropy_by_hand(score, value):
   found = importance.entropy(np.float32(score))
   assert found == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+  'score, scale',
+  [
+    # The first two of four take part: 20 of 25, and all of it.
+    ([4, 2, 2, 1], np.sqrt(25 / 20)),
+    ([4, 2, 0, 0], 1.0),
+    # Finite scores alone; 3e38 squared is none.
+    ([4, np.inf, 2, np.nan], np.sqrt(20 / 16)),
+    ([3e38, 3e38, 3e38, 3e38], np.sqrt(2)),
+    # They tell nothing of the two: as many times as neurons are left out.
+    ([0, 0, 0, 0], 2.0),
+    ([0, 0, 3, 1], 2.0),
+    ([np.nan, np.inf, 3, 1], 2.0),
+    ([np.nan, np.nan, np.inf, -np.inf], 2.0),
+  ],
+)
+def test_energy_scale_by_hand(score, scale):
+  kept = np.array([[True, True, False, False]])
+  found = importance.energy_scale(np.float32([score]), kept)
+  np.testing.assert_allclose(found, [scale], rtol=1e-6)
+
+
+def test_a_matrix_of_zeros_or_a_number_too_large_spoils_no_balance():
+  params = {'a': np.float32([[3, 1, 2]]), 'b': np.float32([[0, 0, 0]])}
+  units = {'mlp': {'a': (0, 1), 'b': (0, 1)}}
+  for large in (0.0, np.inf, np.nan):
+    params['b'][0, 0] = large
+    score = importance.scores('magnitude', params, units, balance=True)['mlp']
+    assert np.isfinite(score[0, 0]) == (large == 0)
+    # Squares 9, 1 and 4 of mean 14 / 3.
+    wanted = np.sqrt(np.array([1, 4]) * 3 / 14)
+    np.testing.assert_allclose(score[0, 1:], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize('silent', [0.0, np.nan])
+def test_a_silent_projection_spoils_no_balance_of_heads(silent):
+  blocks = blocks_of(make_params(2))
+  quiet = jax.tree.map(lambda x: x, blocks)
+  keys = jnp.zeros_like(blocks['attention']['key'])
+  quiet['attention']['key'] = keys.at[:, :, :, 0].add(silent)
+  found = observe('maxip', quiet, balance=True)['heads']
+  assert np.isfinite(found[:, 1]).all() and (found[:, 1] > 0).all()
 
 
 def test_maxip_of_heads_with_grouped_queries_reads_queries_only():

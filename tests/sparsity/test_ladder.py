@@ -131,8 +131,33 @@ def test_kept_by_rung_climbs_to_all():
   assert list(ladder.kept_by_rung(4)) == [2, 3, 4]
   assert list(ladder.kept_by_rung(128, 16)) == [64, 96, 128]
   assert list(ladder.kept_by_rung(128, 64)) == [64, 128, 128]
+  assert list(ladder.kept_by_rung(96, 6, 4)) == [48, 72, 96]
   off = Ladder(0.0, split=0.5, rungs=2, num_steps=60)
   assert list(off.kept_by_rung(5, 4)) == [5, 5, 5]
+
+
+def test_realised_rates_are_those_of_whole_neurons():
+  ladder = Ladder(0.7, split=0.5, rungs=2, num_steps=60)
+  assert ladder.realised_rates(8, multiple=4) == (0.5, 0.5, 0.0)
+  assert ladder.realised_rates(24, 6, 4) == (0.5, 0.5, 0.0)  # 12 at a time
+  for _, rate in ladder.levels:
+    assert any(abs(rate - r) < 1e-3 for r in ladder.realised_rates(1000))
+
+
+@pytest.mark.parametrize(
+  'arguments, said',
+  [
+    ((8, 16), 'multiples of 16'),
+    ((8, 1, 3), '3 equal groups'),
+    # All would take part, rung after rung.
+    ((4,), 'rate 0.1 cannot be realised: 4 neurons.*use 0.25'),
+    ((8, 4), 'multiples of 4; use 0.5'),
+    ((8, 8), 'multiples of 8; use 0'),
+  ],
+)
+def test_a_rate_that_neurons_can_not_realise_is_refused(arguments, said):
+  with pytest.raises(ValueError, match=said):
+    Ladder(0.1, num_steps=60).kept_by_rung(*arguments)
 
 
 @pytest.mark.parametrize(

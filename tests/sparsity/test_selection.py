@@ -175,16 +175,15 @@ def test_how_many_are_kept_may_differ_by_layer_and_be_traced():
   assert run._cache_size() == 1
 
 
-@pytest.mark.parametrize('method', ['top_k', 'sample'])
-def test_every_shard_keeps_as_many_neurons_of_its_own(method):
+def test_every_shard_keeps_as_many_neurons_of_its_own():
   random = np.random.default_rng(2)
   scores = {'mlp': random.random((5, 12)), 'heads': random.random((5, 8))}
   masks = select_masks(
-    scores, {'mlp': 8, 'heads': 4}, method=method, kv_heads=2, shards=4
+    scores, {'mlp': 8, 'heads': 4}, method='sample', kv_heads=2, shards=4
   )
   assert (masks['mlp'].reshape(5, 4, 3).sum(-1) == 2).all()
   assert (masks['heads'].reshape(5, 4, 2).sum(-1) == 1).all()
-  alone = select_masks(scores, {'mlp': 8, 'heads': 4}, method=method)
+  alone = select_masks(scores, {'mlp': 8, 'heads': 4}, method='sample')
   assert (alone['mlp'].reshape(5, 4, 3).sum(-1) != 2).any()
 
 
@@ -198,6 +197,11 @@ def test_whole_groups_of_heads_go_with_their_key_and_value():
   assert masks['heads'].astype(int).tolist() == [
     [0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]
   ]
+
+
+def test_groups_that_can_not_be_equal_are_refused():
+  with pytest.raises(ValueError, match='8 neurons.* 3 equal groups; use'):
+    select_masks({'mlp': np.ones((2, 8))}, {'mlp': 3}, shards=3)
 
 
 def test_free_heads_are_the_best_of_all():
@@ -296,10 +300,9 @@ def test_a_score_of_zero_keeps_a_chance():
   assert set(rows[:, 0].tolist()) == {0, 1, 2}
 
 
-@pytest.mark.parametrize('method', ['top_k', 'sample'])
-def test_jit_selects_the_same(method):
+def test_jit_selects_the_same():
   scores = {'heads': np.float32([[0.3, 0.1, 0.9, 0.5, 0.5, 0.5, 0.5, 0.2]])}
-  options = {'method': method, 'temperature': 1.0, 'kv_heads': 2}
+  options = {'method': 'sample', 'temperature': 1.0, 'kv_heads': 2}
   for seed in range(5):
     jitted = select(scores, {'heads': 4}, seed, **options)
     plain = selection.select(

@@ -214,7 +214,8 @@ def test_learning_is_paid_for():
   hop = (2 * STEP, 'learn', {'factor': 2, 'steps': 3})
   config = make_config(hop, growth__opt_state='reset')
   learn, then = phases.step_flops(config, 2), phases.step_flops(config, 5)
-  maps = learned.flops(stages.stages(config)[1].operators[0], 320)
+  before, after = (stage.model for stage in stages.stages(config)[:2])
+  maps = learned.flops(before, after)
   assert learn == then + 3 * maps
   # A sum over 2 old layers for each number of the 4 new ones.
   numbers = 4 * 2 * 16 * 32 + 3 * 48 * 32 + 2 * 32
