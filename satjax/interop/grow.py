@@ -286,12 +286,7 @@ def _expect(summary: Summary, rate: float) -> str:
     lines.append('The function is preserved by design, but for rounding.')
   else:
     lines.append('The function is not preserved.')
-  if any(
-    any(operator.fresh)
-    if isinstance(operator, Depth)
-    else getattr(operator, 'method', '') == 'random'
-    for operator in summary.operators
-  ):
+  if any(operator.is_random for operator in summary.operators):
     lines.append(
       'Random units count in full at once: a directory holds no mask. A run'
       ' lets them in slowly (config.growth.hops with ramp_tokens).'
@@ -305,10 +300,7 @@ def _layers(
   """Of each grown layer, the old ones that it is made of, and what is new."""
   layers = [((n,), '') for n in range(num_layers)]
   for operator in operators:
-    if isinstance(operator, Length):
-      continue
-    inputs = apply.inputs(operator, 'blocks/mlp/up', len(layers))
-    uses = list(zip(*(rows for _, rows in inputs)))
+    uses = list(zip(*apply.inputs(operator, len(layers))))
     marks = [''] * len(uses)
     if isinstance(operator, Depth):
       none = [False] * len(uses)

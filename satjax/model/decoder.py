@@ -219,5 +219,5 @@ def fit(config: ModelConfig, params: PyTree) -> ModelConfig:
     num_kv_heads=stack['attention']['key'].shape[1],
     mlp_dim=stack['mlp']['gate'].shape[1],
     # Unrolled, all layers would come from the host at once.
-    scan=config.scan or sharding.is_away(stack['mlp']['gate']),
+    scan=config.scan or any(map(sharding.is_away, jax.tree.leaves(stack))),
   )
