@@ -1,8 +1,10 @@
-"""Eight CPU devices, quick compilations, and never TensorFlow."""
+"""Eight CPU devices, programs compiled once, and never TensorFlow."""
 
 import importlib.machinery
 import os
+import shutil
 import sys
+import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = ' '.join(
@@ -15,6 +17,18 @@ os.environ['XLA_FLAGS'] = ' '.join(
   ]
 )
 os.environ['HF_HUB_OFFLINE'] = '1'
+
+# Workers share what they compile, for as long as the tests run.
+_CACHE = 'JAX_COMPILATION_CACHE_DIR'
+_owns_cache = _CACHE not in os.environ
+if _owns_cache:
+  os.environ[_CACHE] = tempfile.mkdtemp(prefix='satjax-tests-')
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
+
+
+def pytest_unconfigure():
+  if _owns_cache:
+    shutil.rmtree(os.environ[_CACHE], ignore_errors=True)
 
 
 class _NoTensorFlow(importlib.machinery.PathFinder):

@@ -46,7 +46,7 @@ class Stage:
   lora: Any = None
 
   @property
-  def holds_model(self) -> bool:
+  def has_frozen_base(self) -> bool:
     """Whether parameters stand still beside something else that trains."""
     return self.mode in ('learn', 'lora')
 

@@ -145,7 +145,7 @@ class HalfBlock(nn.Module):
       if path in tree.WRITES.values():
         fan_in = math.prod(shape[:-1]) * 2 * c.num_layers
       init = nn.initializers.normal(fan_in**-0.5)
-      if not tree.READS[path]:  # a norm or a bias
+      if path not in tree.READS:  # a norm or a bias
         init = nn.initializers.constant(float(name.endswith('_norm')))
       weights[name] = self.param(name, init, tuple(shape))
     return weights

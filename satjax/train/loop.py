@@ -13,6 +13,8 @@ import pathlib
 from typing import Any
 
 from absl import logging
+import jax
+import numpy as np
 
 from satjax import console, distributed, errors, flops
 from satjax.config import stages
@@ -26,16 +28,38 @@ from satjax.train import (
   phases,
   programs,
   signals,
-  turnover,
   window,
 )
-from satjax.train import run as run_lib
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
 from satjax.train.checkpoint import Checkpoints
 from satjax.train.recovery import Recovery
-from satjax.train.run import Run
 from satjax.train.window import Window
+
+
+@dataclasses.dataclass
+class _Run:
+  """A run in progress: the fixed pieces, and where it is."""
+
+  setup: setup_lib.Setup
+  path: pathlib.Path
+  checkpoints: Checkpoints
+  programs: programs.Programs
+  evaluators: dict[str, evaluation.Evaluator]
+  writer: metrics.Writer
+  progress: console.Progress
+  clock: metrics.Clock
+  record: dict[str, Any]
+  step: int
+  window: Window
+  recovery: Recovery
+  is_new: bool
+  pending: tuple[int, dict[str, jax.Array]] | None = None
+  mark: tuple[float, int] = (0.0, 0)
+
+  @property
+  def config(self) -> Config:
+    return self.setup.config
 
 
 def train(config: Config, workdir: str | os.PathLike) -> list[dict[str, float]]:
@@ -94,7 +118,7 @@ def _checkpoints(path: pathlib.Path, keep: int) -> Iterator[Checkpoints]:
 
 def _begin(
   setup: setup_lib.Setup, path: pathlib.Path, checkpoints: Checkpoints
-) -> tuple[Run, Iterator[Any]]:
+) -> tuple[_Run, Iterator[Any]]:
   """Reads the data, restores or creates the state, starts to compile."""
   config = setup.config
   clock = metrics.Clock()
@@ -115,7 +139,7 @@ def _begin(
       'tokenizer': setup.tokenizer.fingerprint,
     }
     step, first, saved = _restore(setup, checkpoints, record)
-    run = Run(
+    run = _Run(
       setup=setup,
       path=path,
       checkpoints=checkpoints,
@@ -173,14 +197,14 @@ def _restore(setup, checkpoints, record) -> tuple[int, Window, dict[str, Any]]:
         ' files, or choose another workdir'
       )
   logging.info('restored step %d', found.step)
-  now = turnover.restored(setup, **found.state, record=found.record)
+  now = window.restored(setup, **found.state, record=found.record)
   return found.step, now, found.record
 
 
-def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
+def _steps(run: _Run, batches: Any, stop: dict[str, bool]) -> None:
   config, first, total = run.config, run.step, run.config.train.num_steps
   if run.is_new and config.train.eval_every:
-    run_lib.evaluate(run)
+    _evaluate(run)
   source = batches.iterate(run.step)
   batch = _next_batch(run, source)
   run.mark = (run.clock.training, run.step)
@@ -194,7 +218,7 @@ def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
     else:
       timer, outer = run.clock, contextlib.nullcontext()
     with outer:
-      run.window = turnover.turn_over(
+      run.window = window.turn_over(
         run.setup, run.window, run.step, batch, timer
       )
     with run.clock('compile'):
@@ -203,29 +227,29 @@ def _steps(run: Run, batches: Any, stop: dict[str, bool]) -> None:
       if ahead:
         run.programs.prepare(ahead)
     now = run.window
-    now.state, scalars = program(now.state, batch, now.rest)
+    now.state, scalars = program(now.state, batch, now.forward_extra)
     if now.chosen:
       scalars |= now.chosen.telemetry
     run.step += 1
-    run_lib.fetch(run)
+    _fetch(run)
     run.pending = (run.step, scalars)
     if run.step < total:
       batch = _next_batch(run, source)
     _look(run, stop)
 
 
-def _enter_stage(run: Run, stage: Stage, batch: Any) -> None:
+def _enter_stage(run: _Run, stage: Stage, batch: Any) -> None:
   """The next stage; if it grows the model, with a checkpoint on either side."""
   before = run.window.stage
   if stage.operators:
-    run_lib.save(run, 'before_growth')
+    _save(run, 'before_growth')
     rows = stages.cut(batch, before)
-    losses = {'growth/loss_before': run_lib.loss(run, rows)}
+    losses = {'growth/loss_before': _loss(run, rows)}
   with run.clock('growth'):
-    run.window = turnover.next_stage(run.setup, run.window, run.step)
+    run.window = window.next_stage(run.setup, run.window, run.step)
   if not stage.operators:
     return
-  losses['growth/loss_after'] = run_lib.loss(run, rows)
+  losses['growth/loss_after'] = _loss(run, rows)
   run.writer.write(
     {
       'step': run.step,
@@ -235,7 +259,7 @@ def _enter_stage(run: Run, stage: Stage, batch: Any) -> None:
   )
   # The line first: whoever finds the checkpoint finds it written.
   run.recovery.grown(run.step)
-  run_lib.save(run, 'after_growth')
+  _save(run, 'after_growth')
   run.progress.note(
     f'step {run.step}  grown to {stage.model.num_layers} layers, width'
     f' {stage.model.embed_dim}: loss {losses["growth/loss_before"]:.4f} ->'
@@ -243,19 +267,19 @@ def _enter_stage(run: Run, stage: Stage, batch: Any) -> None:
   )
 
 
-def _look(run: Run, stop: dict[str, bool]) -> None:
+def _look(run: _Run, stop: dict[str, bool]) -> None:
   """After a step: evaluate, save, stop, as the configuration asks."""
   train, step = run.config.train, run.step
   is_last = step == train.num_steps
   if is_last or (train.eval_every and step % train.eval_every == 0):
-    run_lib.evaluate(run)
+    _evaluate(run)
   stops = distributed.is_time_to_stop(stop['asked'], step)
   if (
     is_last
     or stops
     or (train.checkpoint_every and step % train.checkpoint_every == 0)
   ):
-    run_lib.save(run)
+    _save(run)
   if stops and not is_last:
     run.checkpoints.wait()
     raise errors.Preempted(
@@ -264,7 +288,111 @@ def _look(run: Run, stop: dict[str, bool]) -> None:
     )
 
 
-def _next_batch(run: Run, source: Iterator[Any]) -> Any:
+def _next_batch(run: _Run, source: Iterator[Any]) -> Any:
   with run.clock('data'):
     stage = stages.stage_at(run.config, run.step)
     return run.setup.put_batch(stages.cut(next(source), stage))
+
+
+def _evaluate(run: _Run) -> None:
+  """Losses to the metrics, and those of held-out text to the screen."""
+  _fetch(run)
+  if not run.config.data.eval:
+    return
+  with run.clock('evaluation'):
+    params = window.whole_params(run.setup, run.window, run.step)
+    losses = {
+      split: evaluator(run.window.stage, params)
+      for split, evaluator in run.evaluators.items()
+    }
+  named = {
+    f'{evaluation.NAMES[split]}/{source}/loss': loss
+    for split, by_source in losses.items()
+    for source, loss in by_source.items()
+  }
+  run.writer.write({'step': run.step, **named})
+  for source, loss in losses['held_out'].items():
+    run.progress.note(f'step {run.step}  {source}: held-out loss {loss:.4f}')
+
+
+def _save(run: _Run, kind: str = 'checkpoints') -> None:
+  """A checkpoint of `kind`, as far as the run is."""
+  _fetch(run)
+  with run.clock('checkpoint'):
+    extra = run.window.extra
+    shapes = {n: (x.shape, x.dtype.name) for n, x in extra.items()}
+    try:
+      run.checkpoints.save(
+        run.step,
+        {
+          'state': window.whole(run.setup, run.window, run.step),
+          'extra': extra,
+        },
+        {**run.record, 'extra': shapes, 'recovery': run.recovery.as_dict()},
+        kind,
+      )
+      workdir_lib.write_visits(run.path, run.window.visits)
+    except OSError as error:
+      raise errors.StorageError(
+        f'cannot save step {run.step}: {error}; the checkpoints before it are'
+        ' whole: make room and run the same command again'
+      ) from error
+
+
+def _fetch(run: _Run) -> None:
+  """Waits for the pending step, checks it, and writes it down."""
+  if run.pending is None:
+    return
+  step, scalars = run.pending
+  run.pending = None
+  values = {name: float(x) for name, x in jax.device_get(scalars).items()}
+  if not np.isfinite([values['loss'], values['grad_norm']]).all():
+    raise errors.NonFiniteError(
+      f'step {step}: loss {values["loss"]}, gradient norm'
+      f' {values["grad_norm"]}; the checkpoints before it are finite. Lower'
+      ' optimizer.peak_lr, clip with optimizer.clip_norm, or warm up longer'
+    )
+  recovered = run.recovery.seen(step, values['loss'])
+  if recovered is not None:
+    run.writer.write({'step': step, 'growth/steps_to_recover': recovered})
+  train = run.config.train
+  if step % train.log_every == 0 or step == train.num_steps:
+    record = _describe(run, step, values)
+    run.writer.write(record)
+    run.progress.advance(
+      step - run.progress.done,
+      f'loss {record["train/loss"]:.4f}'
+      f'  {record["speed/tokens_per_second"]:,.0f} tok/s'
+      f'  omitted {record["sparsity/omission_rate"]:.0%}',
+    )
+
+
+def _describe(run, step, values) -> dict[str, float]:
+  config, spent = run.config, run.clock.totals()
+  start, since = run.mark
+  run.mark = (run.clock.training, step)
+  flops = phases.flops_until(config, step)
+  return {
+    'step': step,
+    'tokens': step * config.tokens_per_step,
+    'flops': flops,
+    **metrics.named(values),
+    **metrics.speed(
+      seconds=run.mark[0] - start,
+      steps=step - since,
+      tokens=(step - since) * config.tokens_per_step,
+      flops=flops - phases.flops_until(config, since),
+      devices=run.setup.mesh.devices.ravel(),
+    ),
+    **phases.describe(phases.phase_at(config, step - 1)),
+    **{f'time/{name}': value for name, value in spent.items()},
+  }
+
+
+def _loss(run: _Run, rows: Any) -> float:
+  """Of the model as it is now, on some rows."""
+  length = rows['tokens'].shape[1]
+  stage = dataclasses.replace(run.window.stage, seq_len=length)
+  with run.clock('evaluation'):
+    params = window.whole_params(run.setup, run.window, run.step)
+    return evaluation.mean_loss(run.setup.mesh, stage, params, [rows])

@@ -80,7 +80,7 @@ def compile_step(
   """The train step alone; `opened`: of `shapes`."""
   batch = setup.batch_shapes(batch, phase.stage)
   return setup_lib.compile_step(
-    setup, phase.stage, batch, opened.state, opened.rest
+    setup, phase.stage, batch, opened.state, opened.forward_extra
   )
 
 
@@ -99,8 +99,7 @@ def shapes(
     open_window: `window.compile_exchange` to compile what the window runs.
   """
   stage = phase.stage
-  state, held = staging.shapes(setup, stage)
-  opened = window.staged(state, stage, held)
+  opened = window.staged(stage, *staging.shapes(setup, stage))
   if not phase.is_sparse:
     return opened
   batch = setup.batch_shapes(batch, stage)

@@ -22,6 +22,7 @@ from satjax.train.phases import Phase
 from satjax.tree import PyTree
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Chosen:
   """A selection, and what it brings along.
@@ -36,13 +37,6 @@ class Chosen:
   kept: selection.Kept
   constants: PyTree
   telemetry: dict[str, jax.Array]
-
-  def as_dict(self) -> dict[str, PyTree]:
-    return {
-      'kept': self.kept,
-      'constants': self.constants,
-      'telemetry': self.telemetry,
-    }
 
 
 def measure(
@@ -65,9 +59,9 @@ def shapes(
     measured = measure(config, phase.stage.model, params, batch)
     before, _ = blank(measured)
     key = jax.random.key(0)
-    return choose(config, params, measured, phase, before, key).as_dict()
+    return choose(config, params, measured, phase, before, key)
 
-  return Chosen(**jax.eval_shape(refreshed, params, batch))
+  return jax.eval_shape(refreshed, params, batch)
 
 
 def _probe_rows(config, batch):
@@ -89,37 +83,24 @@ def _probe_rows(config, batch):
 
 @functools.partial(jax.jit, static_argnames=('config', 'model'))
 def _measure(params, probe, *, config, model):
-  sparsity = config.sparsity
+  metric, balance = config.sparsity.importance, config.sparsity.balance
   units = _units(config, params)
-  needs_scores = importance.needs_probe(sparsity.importance)
 
   def reduce(block):
     seen = {}
-    if needs_scores:
-      seen['scores'] = importance.observe(
-        sparsity.importance, block, balance=sparsity.balance
-      )
-    if sparsity.omitted_forward == 'mean':
+    if importance.needs_probe(metric):
+      seen['scores'] = importance.observe(metric, block, balance=balance)
+    if config.sparsity.omitted_forward == 'mean':
       seen['means'] = importance.observe_means(block)
     return seen
 
+  def score(blocks, seen):
+    whole = {'blocks': blocks}
+    return importance.scores(metric, whole, units, seen, balance=balance)
+
   seen = decoder.observe(model, params, probe, reduce) if probe else {}
-  measured = {
-    'scores': _by_layer(
-      lambda blocks, seen: importance.scores(
-        sparsity.importance,
-        {'blocks': blocks},
-        units,
-        seen,
-        balance=sparsity.balance,
-      ),
-      params['blocks'],
-      seen.get('scores'),
-    )
-  }
-  if 'means' in seen:
-    measured['means'] = seen['means']
-  return measured
+  scores = _by_layer(score, params['blocks'], seen.pop('scores', None))
+  return {'scores': scores, **seen}
 
 
 def _by_layer(fn, *args):
@@ -154,30 +135,16 @@ def choose(
   before: selection.Kept,
   key: jax.Array,
 ) -> Chosen:
-  """A fresh selection.
+  """A fresh selection of as many neurons as `phase` keeps.
 
-  Args:
-    config: of the run.
-    params: dense.
-    measured: of `measure`.
-    phase: how many neurons each layer keeps.
-    before: the selection before, for the overlap.
-    key: randomness of this selection.
+  `measured` is what `measure` returns for the dense `params`; `before` is the
+  selection before this one, for the overlap.
   """
-  kept_counts = {
-    unit: jnp.array(counts, jnp.int32) for unit, counts in phase.kept.items()
-  }
+  counts = {u: jnp.array(n, jnp.int32) for u, n in phase.kept.items()}
   before = {unit: before[unit] for unit in measured['scores']}
-  return Chosen(
-    *_choose(
-      params,
-      measured,
-      kept_counts,
-      before,
-      key,
-      config=config,
-      kv_heads=phase.stage.model.num_kv_heads,
-    )
+  kv_heads = phase.stage.model.num_kv_heads
+  return _choose(
+    params, measured, counts, before, key, config=config, kv_heads=kv_heads
   )
 
 
@@ -195,17 +162,15 @@ def _choose(params, measured, kept_counts, before, key, *, config, kv_heads):
     granularity=sparsity.granularity,
     shards=sparsity.shards,
   )
-  telemetry = {
-    'nonfinite_scores': sum(
-      jnp.sum(~jnp.isfinite(score)) for score in scores.values()
-    )
-  }
+  bad = [jnp.sum(~jnp.isfinite(score)) for score in scores.values()]
+  telemetry = {'nonfinite_scores': sum(bad)}
   for unit, score in scores.items():
     telemetry[f'entropy_{unit}'] = importance.entropy(score)
     overlap = selection.overlap(kept[unit], before[unit])
     is_first = ~jnp.any(before[unit])
     telemetry[f'overlap_{unit}'] = jnp.where(is_first, jnp.nan, overlap)
-  return kept, _constants(config, params, measured, kept), telemetry
+  constants = _constants(config, params, measured, kept)
+  return Chosen(kept, constants, telemetry)
 
 
 def _constants(config, params, measured, kept):

@@ -152,8 +152,8 @@ def initial_state(setup: Setup) -> TrainState:
   Parameters that will stand still have no moments.
   """
   config = setup.config
-  holds_model = stages.stages(config)[0].holds_model
-  tx = optax.identity() if holds_model else setup.tx
+  has_frozen_base = stages.stages(config)[0].has_frozen_base
+  tx = optax.identity() if has_frozen_base else setup.tx
 
   def create(key):
     params = decoder.init_params(config.model, key)

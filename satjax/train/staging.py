@@ -1,10 +1,10 @@
 """From one stage of a run to the next: growth, and stages with a mode.
 
-A state in training is whole in most stages. Some modes hold something beside
-it, in `held`: while maps are learned, the state is theirs and the parameters of
-the old model stand aside; adapters train beside the parameters of the model;
-while old layers are frozen, the state has the others alone. No optimizer can
-move what it does not see.
+A state in training is whole in most stages. In some modes a `frozen_base`
+stands still beside it: while maps are learned, the state is theirs, and the
+parameters of the old model stand aside; adapters train beside the parameters of
+the model; while old layers are frozen, the state has the others alone. No
+optimizer can move what it does not see.
 """
 
 import functools
@@ -25,23 +25,22 @@ from satjax.tree import PyTree
 
 
 def enter(
-  setup: Setup, state: TrainState, held: PyTree, before: Stage, stage: Stage
+  setup: Setup,
+  state: TrainState,
+  frozen_base: PyTree,
+  before: Stage,
+  stage: Stage,
 ) -> tuple[TrainState, PyTree]:
   """What trains in `stage`, after `before` has ended.
 
-  Args:
-    setup: of the run.
-    state: in training, nothing left out of it.
-    held: what the stage before held beside it.
-    before: the stage that ends.
-    stage: the one that begins.
-
-  Returns:
-    State and what is held beside it.
+  `state` is in training, with nothing left out of it. Returns the state that
+  trains next, and what stands still beside it.
   """
-  state = whole(setup, state, held, before)
+  state = whole(setup, state, frozen_base, before)
   if before.mode == 'learn':
-    params = setup_lib.placed(setup, learned.materialise, state.params, held)
+    params = setup_lib.placed(
+      setup, learned.materialise, state.params, frozen_base
+    )
     state = _with_fresh_moments(setup, state, params)
   if stage.operators and stage.mode != 'learn':
     key = _key(setup, stage)
@@ -51,7 +50,7 @@ def enter(
       state = _with_fresh_moments(setup, state, params)
     else:
       state = setup_lib.placed(setup, grow, state, key=key)
-  return hold(setup, state, stage)
+  return part(setup, state, stage)
 
 
 def _with_fresh_moments(setup, state, params):
@@ -64,14 +63,14 @@ def _key(setup, stage):
   return jax.random.fold_in(jax.random.fold_in(key, 1), stage.start)
 
 
-def hold(
+def part(
   setup: Setup, state: TrainState, stage: Stage
 ) -> tuple[TrainState, PyTree]:
-  """Parts a whole state into what trains in a stage, and what is held.
+  """Parts a whole state into what trains in a stage, and what stands still.
 
   What trains in place of the parameters begins here.
   """
-  if stage.holds_model:
+  if stage.has_frozen_base:
     create = functools.partial(setup_lib.fresh_state, setup, stage)
     begun = setup_lib.placed(setup, create, _key(setup, stage))
     return begun.replace(step=state.step), state.params
@@ -81,34 +80,34 @@ def hold(
 
 
 def whole(
-  setup: Setup, state: TrainState, held: PyTree, stage: Stage
+  setup: Setup, state: TrainState, frozen_base: PyTree, stage: Stage
 ) -> TrainState:
-  """Inverse of `hold`; maps and adapters stay what they are."""
+  """Inverse of `part`; maps and adapters stay what they are."""
   if stage.mode != 'frozen':
     return state
-  return setup.place(_join(state, held, frozen=stage.frozen))
+  return setup.place(_join(state, frozen_base, frozen=stage.frozen))
 
 
-def rest(stage: Stage, held: PyTree) -> PyTree:
+def forward_extra(stage: Stage, frozen_base: PyTree) -> PyTree:
   """What the forward pass gets of it."""
   if stage.mode == 'lora':
-    return held, None
-  return held.params if stage.mode == 'frozen' else held
+    return frozen_base, None
+  return frozen_base.params if stage.mode == 'frozen' else frozen_base
 
 
 def model_params(
-  setup: Setup, state: TrainState, held: PyTree, stage: Stage
+  setup: Setup, state: TrainState, frozen_base: PyTree, stage: Stage
 ) -> PyTree:
   """The parameters of the model as it is now: what to evaluate or export."""
   if stage.mode == 'frozen':
-    return whole(setup, state, held, stage).params
-  return views.seen(stage, state.params, held, state.step)
+    return whole(setup, state, frozen_base, stage).params
+  return views.seen(stage, state.params, frozen_base, state.step)
 
 
 def shapes(setup: Setup, stage: Stage) -> tuple[TrainState, PyTree]:
   """What `enter` returns, as shapes with shardings."""
   state = setup_lib.abstract_state(setup, stage)
-  if stage.holds_model:
+  if stage.has_frozen_base:
     model = stage.base if stage.mode == 'learn' else stage.model
     init = functools.partial(decoder.init_params, model)
     return state, setup.place(jax.eval_shape(init, jax.random.key(0)))

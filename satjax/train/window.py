@@ -1,14 +1,16 @@
 """SAT windows: a few steps on one selection, then the rows return.
 
-`turnover` says when; here is how.
-
 `Window.state` is what the train step runs on. In compact execution it is a
-smaller state, and the rows that take no part rest beside it; in masked
+smaller state, and the rows that take no part are parked beside it; in masked
 execution it is the full state, with the selection as a mask inside the
 optimizer state.
+
+Every row is in one place only. A window is therefore used up by what opens or
+closes it, and leaves that no selection cuts pass through untouched.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -21,6 +23,7 @@ from satjax.config import stages
 from satjax.config.stages import Stage
 from satjax.sparsity import lors, subnetwork
 from satjax.train import phases, refresh, staging, views
+from satjax.train import setup as setup_lib
 from satjax.train import step as step_lib
 from satjax.train.phases import Phase
 from satjax.train.setup import Setup
@@ -35,46 +38,45 @@ class Window:
   Attributes:
     state: what the train step runs on.
     stage: of the run, that it trains in.
-    held: what the stage holds beside the state (`staging`).
-    rest: what the forward pass gets besides the parameters.
-    chosen: the selection and what came with it; None where nothing is left
-      out.
+    frozen_base: what stands still beside the state in some stages (`staging`).
+    forward_extra: what the forward pass gets besides the parameters.
+    chosen: the selection and what came with it; None: nothing is left out.
     visits: in how many selections each neuron took part, int32 [L, R] by unit.
     scores: of the last refresh, if the next one is to use them.
     stacks: the sizes of the sub-network. These four: compact execution only.
     order: row numbers of `subnetwork.orders`, those that take part first.
-    resting: the rows that take no part, in the form of `state`.
-    rested_to: completed steps up to which the resting rows are current.
+    parked: the rows that take no part, in the form of `state`.
+    parked_to: completed steps up to which the parked rows are current.
   """
 
   state: TrainState
   stage: Stage
-  held: PyTree = None
-  rest: PyTree = None
+  frozen_base: PyTree = None
+  forward_extra: PyTree = None
   chosen: refresh.Chosen | None = None
   visits: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
   scores: Any = None
   stacks: subnetwork.Stacks = ()
   order: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
-  resting: PyTree = None
-  rested_to: int = 0
+  parked: PyTree = None
+  parked_to: int = 0
 
   @property
   def neurons(self) -> PyTree:
     """The parameters whose neurons are chosen from, while nothing is cut."""
-    return self.held if self.stage.mode == 'lora' else self.state.params
+    is_base = self.stage.mode == 'lora'
+    return self.frozen_base if is_base else self.state.params
 
   @property
   def extra(self) -> dict[str, jax.Array]:
     """What it takes besides the full state to go on, by path."""
-    chosen = self.chosen.as_dict() if self.chosen else {}
-    held = self.held if self.stage.holds_model else None
     return tree.flatten(
       {
-        'chosen': chosen,
+        'chosen': self.chosen or {},
         'visits': self.visits,
         'scores': self.scores,
-        'held': held,
+        # The name that checkpoints have always had for it.
+        'held': self.frozen_base if self.stage.has_frozen_base else None,
       }
     )
 
@@ -82,20 +84,112 @@ class Window:
 def first(setup: Setup, state: TrainState) -> Window:
   """The window in which a run begins, from its `setup.initial_state`."""
   stage = stages.stages(setup.config)[0]
-  state, held = staging.hold(setup, state, stage)
-  return staged(state, stage, held)
+  return staged(stage, *staging.part(setup, state, stage))
 
 
 def dense(state: TrainState, before: Window) -> Window:
   """No selection: the state trains whole. What is remembered goes on."""
-  window = staged(state, before.stage, before.held)
+  window = staged(before.stage, state, before.frozen_base)
   window.visits, window.scores = before.visits, before.scores
   return window
 
 
-def staged(state: TrainState, stage: Stage, held: PyTree) -> Window:
-  """No selection, in a stage that may hold something beside the state."""
-  return Window(state, stage, held, staging.rest(stage, held))
+def staged(stage: Stage, state: TrainState, frozen_base: PyTree) -> Window:
+  """No selection, in a stage where something may stand still."""
+  extra = staging.forward_extra(stage, frozen_base)
+  return Window(state, stage, frozen_base, extra)
+
+
+def restored(
+  setup: Setup,
+  state: TrainState,
+  extra: Mapping[str, jax.Array],
+  record: Mapping[str, Any],
+) -> Window:
+  """The window of a checkpoint, from its arrays and its JSON record."""
+  nested, step = tree.unflatten(extra), record['step']
+  stage, parts = setup_lib.stage_of(setup.config, record), None
+  if stage.mode == 'frozen':  # which checkpoints hold whole
+    parts = staging.part(setup, state, stage)
+  window = staged(stage, *(parts or (state, nested.get('held'))))
+  window.visits = nested.get('visits', {})
+  window.scores = nested.get('scores')
+  if 'chosen' not in nested:
+    return window
+  chosen = refresh.Chosen(**{'constants': {}, **nested['chosen']})
+  phase = phases.phase_at(setup.config, step - 1)
+  return open_window(setup, window, chosen, phase, step)
+
+
+def next_stage(setup: Setup, window: Window, step: int) -> Window:
+  """The window of the stage of the next step; `window` is used up.
+
+  Growth drops what is remembered of selections: neurons are others now.
+  """
+  stage = stages.stage_at(setup.config, step)
+  state = setup.place(close(setup, window, step))
+  parts = staging.enter(setup, state, window.frozen_base, window.stage, stage)
+  opened = staged(stage, *parts)
+  if not stage.operators:
+    opened.visits, opened.scores = window.visits, window.scores
+  return opened
+
+
+def turn_over(
+  setup: Setup,
+  window: Window,
+  step: int,
+  batch: Mapping[str, jax.Array],
+  timer: Callable[[str], Any] = contextlib.nullcontext,
+) -> Window:
+  """What the step after `step` completed ones trains; `window` is used up.
+
+  Where that step calls for it, rows return to their places, a stage ends, and a
+  fresh selection is gathered, scored on some rows of `batch`. `timer` makes a
+  context for each of 'write_back', 'probe' and 'gather', which wait for the
+  device before they end.
+  """
+  config = setup.config
+  phase = phases.phase_at(config, step)
+  if window.stage != phase.stage:
+    window = next_stage(setup, window, step)
+  before = window.chosen.kept if window.chosen else {}
+  if window.chosen and phases.starts_window(config, step):
+    jax.block_until_ready(window.state)
+    with timer('write_back'):
+      window = dense(close(setup, window, step), window)
+      jax.block_until_ready(window.state)
+  if not phase.is_sparse:
+    if setup.config.sparsity.rest == 'host':  # where a window may have left it
+      window.state = setup.place(window.state)
+    return window
+  if window.chosen:
+    return window
+  with timer('probe'):
+    chosen = _refresh(setup, window, step, batch, before)
+    jax.block_until_ready(chosen.kept)
+  with timer('gather'):
+    window = open_window(setup, window, chosen, phase, step)
+    jax.block_until_ready(window.state)
+  return window
+
+
+def _refresh(setup, window, step, batch, before):
+  """A fresh selection, with its visits counted in the window."""
+  config, params = setup.config, window.neurons
+  phase = phases.phase_at(config, step)
+  with jax.sharding.set_mesh(setup.mesh):
+    scores = refresh.measure(config, phase.stage.model, params, batch)
+  if config.sparsity.stale_scores:
+    scores, window.scores = window.scores or scores, scores
+  none, no_visits = refresh.blank(scores)
+  before, visits = setup.replicate((before or none, window.visits or no_visits))
+  key = jax.random.fold_in(jax.random.key(config.train.seed), step)
+  chosen = refresh.choose(config, params, scores, phase, before, key)
+  kept = setup.replicate(chosen.kept)
+  window.visits, shares = refresh.add_visits(visits, kept)
+  chosen.telemetry |= shares
+  return chosen
 
 
 def open_window(
@@ -108,28 +202,23 @@ def open_window(
 ) -> Window:
   """Starts to train a selection; the dense `window` is used up.
 
-  Args:
-    setup: of the run.
-    window: one that trains whole.
-    chosen: the selection.
-    phase: whose counts the selection has.
-    step: completed steps.
-    call: `subnetwork.ahead` to compile instead, for shapes.
+  `phase` has the counts of the selection. With `subnetwork.ahead` for `call`,
+  all arguments are shapes, and the programs are compiled instead of run.
   """
   config = setup.config
-  chosen = refresh.Chosen(**setup.replicate(chosen.as_dict()))
-  opened = dataclasses.replace(window, chosen=chosen, rested_to=step)
+  chosen = setup.replicate(chosen)
+  opened = dataclasses.replace(window, chosen=chosen, parked_to=step)
   if views.is_masked(config):
     opened.state = setup.place(_with_mask(window.state, chosen.kept, call))
-    opened.rest = chosen.constants or None
+    opened.forward_extra = chosen.constants or None
     if window.stage.mode == 'lora':
-      base = call(_without, window.held, chosen.kept)
-      opened.rest = setup.place(base), opened.rest
+      base = call(_without, window.frozen_base, chosen.kept)
+      opened.forward_extra = setup.place(base), opened.forward_extra
     return opened
   stacks = opened.stacks = phases.stacks(phase)
   order = call(subnetwork.orders, chosen.kept, config.sparsity.shards)
   opened.order = setup.replicate(order)
-  opened.state, opened.resting = subnetwork.split(
+  opened.state, opened.parked = subnetwork.split(
     window.state,
     opened.order,
     stacks,
@@ -138,16 +227,20 @@ def open_window(
     consume=call is subnetwork.run,
     call=call,
   )
-  opened.rest = _forward_rest(setup, opened, call)
+  opened.forward_extra = _forward_extra(setup, opened, call)
   if window.stage.mode == 'lora':
     base, _ = subnetwork.split(
-      window.held, opened.order, stacks, place=setup.place_leaf, call=call
+      window.frozen_base,
+      opened.order,
+      stacks,
+      place=setup.place_leaf,
+      call=call,
     )
-    opened.rest = base, opened.rest
+    opened.forward_extra = base, opened.forward_extra
   return opened
 
 
-def _forward_rest(setup, window, call):
+def _forward_extra(setup, window, call):
   """What the forward pass of a sub-network gets, by stack; None: nothing."""
   if setup.config.sparsity.omitted_forward == 'exact':
     parts = [
@@ -155,7 +248,7 @@ def _forward_rest(setup, window, call):
         name: {n: x for n, x in stack[name].items() if x is not None}
         for name in ('attention', 'mlp')
       }
-      for stack in tree.stacks(window.resting.params)
+      for stack in tree.stacks(window.parked.params)
     ]
   else:
     parts = [
@@ -179,21 +272,21 @@ def whole(setup: Setup, window: Window, step: int) -> TrainState:
   before the next step donates them.
   """
   if window.chosen is None:
-    return staging.whole(setup, window.state, window.held, window.stage)
+    return staging.whole(setup, window.state, window.frozen_base, window.stage)
   if views.is_masked(setup.config):
     return _with_mask(window.state, {})
   _catch_up(setup, window, step)
-  return _merge(setup, window, window.state, window.resting)
+  return _merge(setup, window, window.state, window.parked)
 
 
 def whole_params(setup: Setup, window: Window, step: int) -> PyTree:
   """The parameters of the whole model as it is now."""
   state = window.state
-  if window.resting is not None:
+  if window.parked is not None:
     _catch_up(setup, window, step)
-    params = _merge(setup, window, state.params, window.resting.params)
+    params = _merge(setup, window, state.params, window.parked.params)
     state = state.replace(params=params)
-  return staging.model_params(setup, state, window.held, window.stage)
+  return staging.model_params(setup, state, window.frozen_base, window.stage)
 
 
 def close(setup: Setup, window: Window, step: int) -> TrainState:
@@ -203,8 +296,8 @@ def close(setup: Setup, window: Window, step: int) -> TrainState:
   if views.is_masked(setup.config):
     return _with_mask(window.state, {})
   _catch_up(setup, window, step)
-  window.rest = None
-  return _merge(setup, window, window.state, window.resting, consume=True)
+  window.forward_extra = None
+  return _merge(setup, window, window.state, window.parked, consume=True)
 
 
 def compile_exchange(
@@ -214,7 +307,7 @@ def compile_exchange(
   call = subnetwork.ahead
   window = open_window(setup, window, chosen, phase, 0, call)
   if window.stacks:
-    _merge(setup, window, window.state, window.resting, call=call)
+    _merge(setup, window, window.state, window.parked, call=call)
   return window
 
 
@@ -232,19 +325,19 @@ def _merge(setup, window, active, resting, **options):
 
 def _catch_up(setup, window, step):
   """Moves the resting rows on to `step`, where they do not stand still."""
-  if setup.config.sparsity.omitted != 'decayed' or step == window.rested_to:
+  if setup.config.sparsity.omitted != 'decayed' or step == window.parked_to:
     return
   replay = _replay_program(setup.tx, setup.schedule)
-  count, park = step - window.rested_to, functools.partial(_park, setup)
+  count, park = step - window.parked_to, functools.partial(_park, setup)
 
   def moved_on(resting):
     return tree.map_with_path(park, replay(setup.place(resting), count))
 
   if setup.config.sparsity.rest == 'host':
-    window.resting = _one_by_one(moved_on, window.resting)
+    window.parked = _one_by_one(moved_on, window.parked)
   else:
-    window.resting = moved_on(window.resting)
-  window.rested_to = step
+    window.parked = moved_on(window.parked)
+  window.parked_to = step
 
 
 def _one_by_one(fn, state):

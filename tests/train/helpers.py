@@ -11,7 +11,7 @@ from configs import tiny
 from satjax import tree
 from satjax.config import stages
 from satjax.config.run import Config
-from satjax.train import phases, turnover, views, window
+from satjax.train import phases, views, window
 from satjax.train import setup as setup_lib
 
 
@@ -94,9 +94,11 @@ def run(config, *, steps=None, dtype=np.float32, setup=None, start=None):
     phase = phases.phase_at(config, step)
     batch = stages.cut(random_batch(config, step, dtype), phase.stage)
     batch = setup.put_batch(batch)
-    now = turnover.turn_over(setup, now, step, batch)
+    now = window.turn_over(setup, now, step, batch)
     with jax.sharding.set_mesh(setup.mesh):
-      now.state, metrics = step_of(phase.stage)(now.state, batch, now.rest)
+      now.state, metrics = step_of(phase.stage)(
+        now.state, batch, now.forward_extra
+      )
     losses.append(float(metrics['loss']))
     assert_sizes(config, phase, now)
   return window.whole(setup, now, steps), losses, len(traces)

@@ -15,7 +15,7 @@ from satjax.growth import learned
 from satjax.model import decoder
 from satjax.sparsity import selection
 from satjax.train import loss as loss_lib
-from satjax.train import phases, staging, turnover, views, window
+from satjax.train import phases, staging, views, window
 from satjax.train import setup as setup_lib
 from satjax.train import state as state_lib
 from satjax.train import step as step_lib
@@ -59,9 +59,9 @@ def trained(config, steps):
   for step in range(steps):
     stage = stages.stage_at(config, step)
     batch = stages.cut(helpers.random_batch(config, step), stage)
-    now = turnover.turn_over(setup, now, step, batch)
+    now = window.turn_over(setup, now, step, batch)
     program = program_of(setup, stage)
-    now.state, scalars = program(now.state, batch, now.rest)
+    now.state, scalars = program(now.state, batch, now.forward_extra)
     whole = window.whole(setup, now, step + 1)
     seen.append((stage, jax.device_get(whole), jax.device_get(scalars)))
   return seen
@@ -125,8 +125,8 @@ def test_frozen_layers_train_as_with_gradients_of_zero_rows(frozen_run):
     return loss_lib.cross_entropy_sum(logits, batch) / total
 
   value, grads = jax.jit(jax.value_and_grad(loss))(whole.params)
-  active, _ = staging.hold(setup, whole, stage)
-  cut, _ = staging.hold(setup, whole.replace(params=grads), stage)
+  active, _ = staging.part(setup, whole, stage)
+  cut, _ = staging.part(setup, whole.replace(params=grads), stage)
   expected = step_lib.update(
     active, cut.params, tx=setup.tx, schedule=setup.schedule
   )
@@ -150,7 +150,7 @@ def test_a_frozen_step_is_cheaper_by_what_the_formula_says(spec, below):
     state, held = staging.shapes(setup, stage)
     batch = setup.batch_shapes(helpers.random_batch(config, 0), stage)
     program = jax.jit(setup_lib.make_step(setup, stage))
-    lowered = program.lower(state, batch, staging.rest(stage, held))
+    lowered = program.lower(state, batch, staging.forward_extra(stage, held))
     found[stage.mode] = lowered.cost_analysis()['flops']
   executed = {
     stage.mode: phases.step_flops(config, stage.start)
@@ -333,12 +333,12 @@ def test_what_is_remembered_of_selections_starts_anew_after_growth():
   for step in range(6):
     stage = stages.stage_at(config, step)
     batch = helpers.random_batch(config, step)
-    now = turnover.turn_over(setup, now, step, batch)
+    now = window.turn_over(setup, now, step, batch)
     counts.append((int(now.visits['selections']), now.visits['mlp'].shape))
     kept = now.chosen.kept
     assert selection.overlap(kept['mlp'], kept['mlp']) == 1
     assert np.isnan(now.chosen.telemetry['overlap_mlp']) == (step in (0, 1, 3))
-    now.state, _ = program_of(setup, stage)(now.state, batch, now.rest)
+    now.state, _ = program_of(setup, stage)(now.state, batch, now.forward_extra)
   # Windows open at 0 and 2; after growth at 3, and at 4.
   assert counts == [
     (1, (2, 48)),

@@ -16,7 +16,7 @@ import pytest
 
 from satjax import errors
 from satjax.config.run import Config
-from satjax.train import checkpoint, loop, metrics, turnover
+from satjax.train import checkpoint, loop, metrics, window
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
 
@@ -208,7 +208,7 @@ def test_each_shape_compiles_once_and_refreshes_find_their_programs(
   tmp_path, monkeypatch
 ):
   compiled, traced = [], {}
-  compile_step, turn_over = setup_lib.compile_step, turnover.turn_over
+  compile_step, turn_over = setup_lib.compile_step, window.turn_over
 
   def counted(setup, stage, batch, state, rest):
     compiled.append(state.params['blocks']['mlp']['up'].shape)
@@ -228,7 +228,7 @@ def test_each_shape_compiles_once_and_refreshes_find_their_programs(
 
   events = []
   monkeypatch.setattr(setup_lib, 'compile_step', counted)
-  monkeypatch.setattr(turnover, 'turn_over', watched)
+  monkeypatch.setattr(window, 'turn_over', watched)
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
     records = loop.train(small(rate=0.5), tmp_path)

@@ -27,7 +27,6 @@ from satjax.train import (
   refresh,
   saved,
   staging,
-  turnover,
   views,
   window,
 )
@@ -104,8 +103,8 @@ def train(setup, now, steps, dtype=np.float32, first=0):
   losses = []
   for step in range(first, steps):
     batch = helpers.random_batch(setup.config, step, dtype)
-    now = turnover.turn_over(setup, now, step, batch)
-    now.state, scalars = program(now.state, batch, now.rest)
+    now = window.turn_over(setup, now, step, batch)
+    now.state, scalars = program(now.state, batch, now.forward_extra)
     losses.append(float(scalars['loss']))
   return now, losses
 
@@ -127,11 +126,11 @@ def test_adapters_change_nothing_at_first(dtype):
   now = window.first(setup, setup_lib.initial_state(setup))
   batch = helpers.random_batch(config, 0)
   view = views.view_of(config, now.stage)
-  seen, rest = view(now.state.params, now.state, now.rest)
+  seen, rest = view(now.state.params, now.state, now.forward_extra)
   assert rest is None
   run = jax.jit(functools.partial(decoder.apply, config.model))
-  assert_equal(run(seen, batch), run(now.held, batch))
-  assert_equal(window.whole_params(setup, now, 0), now.held)
+  assert_equal(run(seen, batch), run(now.frozen_base, batch))
+  assert_equal(window.whole_params(setup, now, 0), now.frozen_base)
 
 
 @pytest.mark.parametrize('parts', [pytest.param(1, marks=SLOW), 2])
@@ -153,7 +152,7 @@ def test_gradients_are_those_of_the_sum_by_the_chain_rule(parts):
     batch = helpers.random_batch(config, 0, np.float64)
     before = jax.tree.map(np.array, now.state.params)
     scale = 6.0 / 3
-    merged = lora.merge(before, now.held, scale)
+    merged = lora.merge(before, now.frozen_base, scale)
 
     def loss(params):
       logits = decoder.apply(config.model, params, batch)
@@ -161,7 +160,7 @@ def test_gradients_are_those_of_the_sum_by_the_chain_rule(parts):
       return total / batch['weights'].sum()
 
     value, whole = jax.jit(jax.value_and_grad(loss))(merged)
-    state, scalars = step_of(setup)(now.state, batch, now.rest)
+    state, scalars = step_of(setup)(now.state, batch, now.forward_extra)
     np.testing.assert_allclose(scalars['loss'], value, rtol=1e-12)
     found = jax.tree.map(lambda a, b: (a - b) / 1e-2, before, state.params)
     gradients, factors = tree.flatten(whole), tree.flatten(before)
@@ -201,7 +200,7 @@ def test_the_model_stands_still_bitwise(options):
   adapters = jax.device_get(first.state.params)
   assert not jax.tree.leaves(start.opt_state)
   now, _ = train(setup, first, 7)
-  assert_equal(now.held, before)
+  assert_equal(now.frozen_base, before)
   after = window.whole(setup, now, 7).params
   for path, x in tree.flatten(after).items():
     assert np.any(x != tree.flatten(adapters)[path]), path
@@ -213,10 +212,12 @@ def test_the_view_computes_what_the_merged_model_computes():
     setup, now = begin(config, np.float64)
     batch = helpers.random_batch(config, 0)
     view = views.view_of(config, now.stage)
-    seen, _ = view(now.state.params, now.state, now.rest)
+    seen, _ = view(now.state.params, now.state, now.forward_extra)
     merged = window.whole_params(setup, now, 0)
     run = jax.jit(functools.partial(decoder.apply, config.model))
-    found, expected, base = (run(p, batch) for p in (seen, merged, now.held))
+    found, expected, base = (
+      run(p, batch) for p in (seen, merged, now.frozen_base)
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
     assert np.abs(found - base).max() > 0.1
 
@@ -239,11 +240,11 @@ def test_a_step_costs_what_the_compiler_counts(rate):
     phase = phases.phase_at(config, 0)
     batch = helpers.random_batch(config, 0)
     state, held = staging.shapes(setup, phase.stage)
-    now = window.staged(state, phase.stage, held)
+    now = window.staged(phase.stage, state, held)
     if phase.is_sparse:
       chosen = refresh.shapes(config, now.neurons, batch, phase)
       now = window.compile_exchange(setup, now, chosen, phase)
-    lowered = step_of(setup).lower(now.state, batch, now.rest)
+    lowered = step_of(setup).lower(now.state, batch, now.forward_extra)
     return lowered.cost_analysis()['flops'], phases.step_flops(config, 0)
 
   (two, two_told), (one, one_told) = both(2), both(1)
@@ -318,7 +319,7 @@ def opened(**options):
   config = make_config(**SPARSE, **options)
   setup, now = begin(config)
   batch = helpers.random_batch(config, 0)
-  now = turnover.turn_over(setup, now, 0, batch)
+  now = window.turn_over(setup, now, 0, batch)
   return setup, now, jax.device_get(now.chosen.kept), batch
 
 
@@ -337,7 +338,7 @@ def test_adapters_may_stay_dense_over_a_sparse_model():
     mask = kept[unit].reshape(kept[unit].shape + (1,) * (x.ndim - 2))
     return jnp.where(mask, x, 0)
 
-  base = tree.map_with_path(rested, now.held)
+  base = tree.map_with_path(rested, now.frozen_base)
 
   def loss(seen):
     logits = decoder.apply(config.model, seen, batch)
@@ -348,7 +349,7 @@ def test_adapters_may_stay_dense_over_a_sparse_model():
 
   def ours(adapters):
     view = views.view_of(config, now.stage)
-    return loss(view(adapters, now.state, now.rest)[0])
+    return loss(view(adapters, now.state, now.forward_extra)[0])
 
   both = [
     jax.jit(jax.value_and_grad(f))(now.state.params) for f in (dense, ours)
@@ -360,7 +361,7 @@ def test_adapters_may_stay_dense_over_a_sparse_model():
 def test_adapters_of_omitted_neurons_rest_bitwise():
   setup, now, kept, batch = opened()
   before = jax.device_get(window.whole(setup, now, 0))
-  now.state, _ = step_of(setup)(now.state, batch, now.rest)
+  now.state, _ = step_of(setup)(now.state, batch, now.forward_extra)
   after = jax.device_get(window.whole(setup, now, 1))
   checked = 0
   for path, old in tree.flatten(before.params).items():
@@ -383,7 +384,7 @@ def test_neurons_are_chosen_by_the_model_beside_the_adapters():
     'sparsity__selection': 'top_k',
   }
   _, now, kept, _ = opened(**options)
-  mlp = now.held['blocks']['mlp']
+  mlp = now.frozen_base['blocks']['mlp']
   square_LF = sum(np.sum(np.square(mlp[name]), axis=2) for name in mlp)
   for layer, mask in enumerate(kept['mlp']):
     assert square_LF[layer][mask].min() >= square_LF[layer][~mask].max()
@@ -410,7 +411,7 @@ def stopped(request, tmp_path_factory):
   checkpoints.save(4, {'state': state, 'extra': now.extra}, {'extra': shapes})
   checkpoints.close()
   then = jax.device_get(
-    (now.held, state.params, window.whole_params(setup, now, 4))
+    (now.frozen_base, state.params, window.whole_params(setup, now, 4))
   )
   now, losses = train(setup, now, 7, first=4)
   return (
@@ -442,8 +443,8 @@ def test_a_restored_window_goes_on_bit_for_bit(stopped):
   checkpoints = checkpoint.Checkpoints(folder)
   found = checkpoints.restore(setup_lib.abstract_checkpoint(setup))
   checkpoints.close()
-  again = turnover.restored(setup, **found.state, record=found.record)
-  assert_equal(again.held, base)
+  again = window.restored(setup, **found.state, record=found.record)
+  assert_equal(again.frozen_base, base)
   again, more = train(setup, again, 7, first=4)
   assert more == losses
   assert_equal(window.whole(setup, again, 7), state)

@@ -9,7 +9,6 @@ from satjax.train import (
   evaluation,
   phases,
   refresh,
-  turnover,
   window,
 )
 from satjax.train import setup as setup_lib
@@ -95,13 +94,13 @@ def test_no_program_needs_more_than_the_step_and_a_leaf(peaks):
   for step in range(config.sparsity.refresh_every + 1):
     phase = phases.phase_at(config, step)
     batch = setup.put_batch(helpers.random_batch(config, step))
-    now = turnover.turn_over(setup, now, step, batch)
+    now = window.turn_over(setup, now, step, batch)
     if program is None:
       program = setup_lib.compile_step(
-        setup, phase.stage, batch, now.state, now.rest
+        setup, phase.stage, batch, now.state, now.forward_extra
       )
       most = on_device() + extra(program)
-    now.state, _ = program(now.state, batch, now.rest)
+    now.state, _ = program(now.state, batch, now.forward_extra)
     evaluation.mean_loss(
       setup.mesh, now.stage, window.whole_params(setup, now, step), [batch]
     )

@@ -14,7 +14,7 @@ from satjax.config.groups import MeshConfig
 from satjax.interop import huggingface, weights
 from satjax.lab.plan import collectives
 from satjax.sparsity import subnetwork
-from satjax.train import checkpoint, phases, programs, refresh, turnover, window
+from satjax.train import checkpoint, phases, programs, refresh, window
 from satjax.train import setup as setup_lib
 from tests import models
 from tests.train import helpers
@@ -129,9 +129,9 @@ def test_parts_of_a_state_lie_where_the_table_of_axes_wants_them():
   setup = make_setup(config)
   now = window.first(setup, setup_lib.initial_state(setup))
   batch = setup.put_batch(helpers.random_batch(config, 0))
-  now = turnover.turn_over(setup, now, 0, batch)
+  now = window.turn_over(setup, now, 0, batch)
   order = now.order
-  kinds = {'split': now.state, 'rest': now.resting}
+  kinds = {'split': now.state, 'rest': now.parked}
   for name, part in kinds.items():
     for path, leaf in tree.flatten(part).items():
       assert setup.place_leaf(path, leaf) is leaf, (name, path)
@@ -160,9 +160,9 @@ def trained(mesh):
   step = jax.jit(setup_lib.make_step(setup))
   for number in range(6):
     batch = setup.put_batch(helpers.random_batch(config, number))
-    now = turnover.turn_over(setup, now, number, batch)
+    now = window.turn_over(setup, now, number, batch)
     with jax.sharding.set_mesh(setup.mesh):
-      now.state, scalars = step(now.state, batch, now.rest)
+      now.state, scalars = step(now.state, batch, now.forward_extra)
     losses.append(float(scalars['loss']))
     kept.append(jax.device_get(now.chosen.kept))
   return losses, kept

@@ -11,7 +11,7 @@ import pytest
 from satjax import tree
 from satjax.model import decoder
 from satjax.sparsity import subnetwork
-from satjax.train import phases, turnover, window
+from satjax.train import phases, window
 from satjax.train import setup as setup_lib
 from satjax.train import step as step_lib
 from tests.train import helpers
@@ -181,7 +181,7 @@ def test_omitted_rows_are_untouched_bitwise():
   setup = helpers.one_device(config)
   start = setup_lib.initial_state(setup)
   before = jax.device_get(start)
-  now = turnover.turn_over(
+  now = window.turn_over(
     setup, window.first(setup, start), 0, helpers.random_batch(config, 0)
   )
   kept = jax.device_get(now.chosen.kept)
@@ -287,6 +287,6 @@ def test_a_tiny_model_learns_a_periodic_text():
     'weights': np.ones((4, 32), np.float32),
   }
   for step in range(150):
-    now = turnover.turn_over(setup, now, step, batch)
+    now = window.turn_over(setup, now, step, batch)
     now.state, metrics = step_fn(now.state, batch)
   assert metrics['loss'] < 0.1

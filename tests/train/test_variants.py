@@ -9,7 +9,7 @@ import pytest
 
 from satjax import tree
 from satjax.model import decoder
-from satjax.train import phases, programs, turnover, window
+from satjax.train import phases, programs, window
 from satjax.train import setup as setup_lib
 from satjax.train import step as step_lib
 from tests.train import helpers
@@ -141,20 +141,20 @@ def open_window(**options):
   state = setup_lib.initial_state(setup)
   dense = jax.tree.map(jnp.copy, state.params)
   batch = helpers.random_batch(config, 0)
-  now = turnover.turn_over(setup, window.first(setup, state), 0, batch)
+  now = window.turn_over(setup, window.first(setup, state), 0, batch)
   return setup, now, dense, batch
 
 
 def test_rows_rest_where_they_are_told_to():
   for rest, kind in (('device', 'device'), ('host', 'pinned_host')):
     _, now, _, _ = open_window(sparsity__rest=rest)
-    leaves = tree.flatten(now.resting)
+    leaves = tree.flatten(now.parked)
     kinds = {x.sharding.memory_kind for x in leaves.values() if x.ndim}
     assert kinds == {kind}
   _, now, _, _ = open_window(
     sparsity__rest='host', sparsity__omitted_forward='exact'
   )
-  for path, leaf in tree.flatten(now.resting).items():
+  for path, leaf in tree.flatten(now.parked).items():
     on_host = leaf.ndim and not path.startswith('params/')
     expected = 'pinned_host' if on_host else 'device'
     assert leaf.sharding.memory_kind == expected, path
@@ -166,7 +166,7 @@ def test_the_exact_forward_pass_is_that_of_the_dense_model(kv_heads):
     sparsity__omitted_forward='exact', model__num_kv_heads=kv_heads
   )
   model = setup.config.model
-  found = decoder.apply(model, now.state.params, batch, now.rest)
+  found = decoder.apply(model, now.state.params, batch, now.forward_extra)
   expected = decoder.apply(model, dense, batch)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
   skipped = decoder.apply(model, now.state.params, batch)
@@ -185,7 +185,7 @@ def test_the_exact_backward_pass_sees_kept_neurons_only():
   def loss(params, rest):
     return jnp.mean(jnp.square(decoder.apply(model, params, part, rest)))
 
-  sub, rest_grads = jax.grad(loss, (0, 1))(now.state.params, now.rest)
+  sub, rest_grads = jax.grad(loss, (0, 1))(now.state.params, now.forward_extra)
   whole = jax.grad(loss)(dense, None)
   for leaf in jax.tree.leaves(rest_grads):
     assert not leaf.any()
@@ -212,13 +212,13 @@ def test_the_mean_of_what_is_omitted_is_right_on_average():
   omitted = np.where(now.chosen.kept['mlp'], 0, mean_LF)
   expected = np.einsum('lf,lfd->ld', omitted, dense['blocks']['mlp']['down'])
   np.testing.assert_allclose(
-    now.rest['mlp']['offset'], expected, rtol=1e-4, atol=1e-6
+    now.forward_extra['mlp']['offset'], expected, rtol=1e-4, atol=1e-6
   )
 
 
 def test_rescaling_by_hand():
   _, now, _, _ = open_window(sparsity__rescale='inverse')
-  assert now.rest['mlp']['scale'].tolist() == [2.0, 2.0]
+  assert now.forward_extra['mlp']['scale'].tolist() == [2.0, 2.0]
   _, now, dense, _ = open_window(
     sparsity__rescale='energy', sparsity__importance='magnitude'
   )
@@ -226,7 +226,7 @@ def test_rescaling_by_hand():
   square_LF = sum(np.sum(np.square(w), axis=2) for w in mlp.values())
   kept = np.sum(np.where(now.chosen.kept['mlp'], square_LF, 0), axis=1)
   np.testing.assert_allclose(
-    now.rest['mlp']['scale'],
+    now.forward_extra['mlp']['scale'],
     np.sqrt(square_LF.sum(axis=1) / kept),
     rtol=1e-5,
   )
@@ -256,11 +256,11 @@ def test_stale_scores_are_those_of_the_refresh_before():
   setup, now, _, batch = open_window(**options)
   first = jax.device_get(now.chosen.kept['mlp'])
   # Neurons that were least important become the most important ones.
-  mlp = now.resting.params['blocks']['mlp']
+  mlp = now.parked.params['blocks']['mlp']
   mlp['up'] = 100 * mlp['up']
-  now = turnover.turn_over(setup, now, 1, batch)
+  now = window.turn_over(setup, now, 1, batch)
   np.testing.assert_array_equal(now.chosen.kept['mlp'], first)
-  now = turnover.turn_over(setup, now, 2, batch)
+  now = window.turn_over(setup, now, 2, batch)
   np.testing.assert_array_equal(now.chosen.kept['mlp'], ~first)
 
 
@@ -273,7 +273,7 @@ def test_telemetry_by_hand():
   assert first['visited_mlp'] == first['visited_heads'] == 0.5
   assert first['nonfinite_scores'] == 0
   assert 0 < first['entropy_heads'] <= 1
-  now = turnover.turn_over(setup, now, 3, batch)
+  now = window.turn_over(setup, now, 3, batch)
   second = jax.device_get(now.chosen.telemetry)
   assert second['overlap_mlp'] == second['overlap_heads'] == 1
   assert now.visits['selections'] == 2
@@ -317,8 +317,8 @@ def test_what_compiles_ahead_has_the_shapes_of_what_runs():
   )
   program = programs.compile_phase(setup, abstract, phases.phase_at(config, 0))
   now = window.first(setup, setup_lib.initial_state(setup))
-  now = turnover.turn_over(setup, now, 0, batch)
+  now = window.turn_over(setup, now, 0, batch)
   assert isinstance(now.state.params['blocks'], tuple)
-  state, metrics = program(now.state, batch, now.rest)
+  state, metrics = program(now.state, batch, now.forward_extra)
   assert np.isfinite(metrics['loss'])
   assert state.step == 1

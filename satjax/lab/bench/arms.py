@@ -14,7 +14,7 @@ from satjax.interop import models
 from satjax.lab.bench import machine as bench_machine
 from satjax.lab.plan import compiled as plan_compile
 from satjax.sparsity import subnetwork
-from satjax.train import phases, programs, refresh, turnover, window
+from satjax.train import phases, programs, refresh, window
 from satjax.train import setup as setup_lib
 
 
@@ -77,7 +77,9 @@ class TrainArm:
     now = self.window
     for _ in range(count):
       batch = self.batches[self.done % len(self.batches)]
-      now.state, scalars = self.compiled.program(now.state, batch, now.rest)
+      now.state, scalars = self.compiled.program(
+        now.state, batch, now.forward_extra
+      )
       self.done += 1
     jax.block_until_ready(now.state)
     return float(scalars['loss'])
@@ -89,8 +91,8 @@ class TrainArm:
       if self.window.chosen:
         state = window.close(self.setup, self.window, self.done)
         self.window = window.dense(state, self.window)
-      self.window = turnover.turn_over(self.setup, self.window, 0, batch)
-      jax.block_until_ready((self.window.state, self.window.resting))
+      self.window = window.turn_over(self.setup, self.window, 0, batch)
+      jax.block_until_ready((self.window.state, self.window.parked))
 
   def probe(self, params: Any) -> None:
     """Scores the neurons of dense parameters, as a refresh does."""
@@ -103,7 +105,7 @@ class TrainArm:
   def twin(self) -> Self:
     """The same program with a state of its own, that never refreshes."""
     now = self.window
-    state, rest = jax.tree.map(jnp.copy, (now.state, now.rest))
+    state, rest = jax.tree.map(jnp.copy, (now.state, now.forward_extra))
     now = window.Window(state, self.compiled.phase.stage, rest=rest)
     return dataclasses.replace(self, window=now)
 

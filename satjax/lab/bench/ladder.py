@@ -22,7 +22,7 @@ from satjax.lab.bench import groups as bench_groups
 from satjax.lab.bench import machine as bench_machine
 from satjax.lab.bench import table as bench_table
 from satjax.lab.plan import stretches
-from satjax.train import metrics, phases, programs, turnover, window, workdir
+from satjax.train import metrics, phases, programs, window, workdir
 from satjax.train import setup as setup_lib
 
 
@@ -132,13 +132,13 @@ def _steps(setup, compiled, now, batches, clock):
     if step == 0:
       timer, outer = contextlib.nullcontext, clock('compile')
     with outer:
-      now = turnover.turn_over(setup, now, step, batch, timer)
+      now = window.turn_over(setup, now, step, batch, timer)
     with clock('compile'):
       program = compiled.get(phase)
       ahead = phases.next_phase(config, step)
       if ahead:
         compiled.prepare(ahead)
-    now.state, scalars = program(now.state, batch, now.rest)
+    now.state, scalars = program(now.state, batch, now.forward_extra)
     # One step late, as the loop does: the device never waits for the host.
     if pending is not None:
       float(pending)

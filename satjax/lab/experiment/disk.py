@@ -106,7 +106,7 @@ def _checkpoints(config: Config, path: pathlib.Path) -> float:
 
 def _state(stage: stages.Stage) -> float:
   """Parameters and two moments; of adapters or maps, beside a whole model."""
-  numbers = (4 if stage.holds_model else 3) * flops.num_params(stage.model)
+  numbers = (4 if stage.has_frozen_base else 3) * flops.num_params(stage.model)
   return _SLACK * _FLOAT * numbers + _FIXED
 
 

@@ -81,9 +81,9 @@ def step_bytes(program: jax.stages.Compiled) -> tuple[int, int]:
 
 def resting_bytes(opened: Window) -> int:
   """Bytes on a device that a window holds and its step does not see."""
-  seen = {id(x) for x in jax.tree.leaves((opened.state, opened.rest))}
+  seen = {id(x) for x in jax.tree.leaves((opened.state, opened.forward_extra))}
   total = 0
-  for leaf in jax.tree.leaves((opened.resting, opened.held)):
+  for leaf in jax.tree.leaves((opened.parked, opened.frozen_base)):
     where, shape = leaf.sharding, leaf.shape
     if id(leaf) in seen or (where and where.memory_kind == 'pinned_host'):
       continue

@@ -7,9 +7,11 @@ layer at work and the logits, and the gradient of the embedding.
 `tests/lab/plan/test_tpu.py` compares it with the TPU compiler.
 """
 
+import collections
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +56,8 @@ class Memory:
     work: of one layer in the backward pass, its gathered weights among it.
     logits: and the whole output matrix.
     embedding: float32 gradient of the table, and its sum over devices.
+    exchange: of the largest array that a refresh, a save or an evaluation puts
+      together, whole and in its parts; no step runs meanwhile.
   """
 
   state: float
@@ -63,6 +67,7 @@ class Memory:
   work: float
   logits: float
   embedding: float
+  exchange: float
 
   @property
   def other(self) -> float:
@@ -75,8 +80,14 @@ class Memory:
     return self.gradients + self.activations + self.other
 
   @property
+  def between(self) -> float:
+    """At most, between two steps."""
+    return self.state + self.resting + self.exchange
+
+  @property
   def total(self) -> float:
-    return self.state + self.resting + self.temporaries
+    """At most, ever."""
+    return max(self.state + self.resting + self.temporaries, self.between)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,9 +158,9 @@ def _leaves(config, phase):
   found, seen = [], set()
   for role, node in (
     ('state', opened.state),
-    ('held', opened.rest),
-    ('held', opened.held),
-    ('resting', opened.resting),
+    ('held', opened.forward_extra),
+    ('held', opened.frozen_base),
+    ('resting', opened.parked),
   ):
     for path, leaf in tree.flatten(node).items():
       if id(leaf) in seen:  # `rest` shows the forward pass what is held
@@ -169,11 +180,16 @@ def held(config: Config, phase: Phase, mesh: AbstractMesh) -> dict[str, int]:
 @functools.cache
 def _held(config, phase, mesh):
   sums = dict.fromkeys(('state', 'resting', 'held', 'numbers'), 0)
-  for leaf in _leaves(config, phase):
+  leaves, whole = _leaves(config, phase), collections.Counter()
+  for leaf in leaves:
     size = leaf.bytes_on(mesh)
     sums[leaf.role] += size
     if leaf.role == 'state' and leaf.path.startswith('params/'):
       sums['numbers'] += size // leaf.itemsize
+    # The stacks of a sub-network, and what rests, are one array when put back.
+    whole[re.sub(r'blocks/\d+/', 'blocks/', leaf.path)] += size
+  cut = {leaf.path for leaf in leaves if leaf.role == 'resting'}
+  sums['largest'] = max(whole.values()) if cut else 0
   return sums
 
 
@@ -198,6 +214,7 @@ def memory(config: Config, phase: Phase, mesh: AbstractMesh) -> Memory:
     work=part.tokens * part.layer_values + gathered,
     logits=logits,
     embedding=matrix * 4 * (2 if mesh.size > 1 else 1),
+    exchange=2 * sums['largest'],
   )
 
 

@@ -51,7 +51,8 @@ class Row:
   @property
   def total(self) -> float:
     """Bytes that it needs."""
-    return self.compiled.total if self.compiled else self.closed.total
+    step = self.compiled.total if self.compiled else self.closed.total
+    return max(step, self.closed.between)
 
   def fits(self, topology: Topology) -> bool:
     refused = self.compiled is not None and self.compiled.refusal

@@ -61,6 +61,18 @@ def test_the_host_takes_what_the_step_does_not_read():
   assert read == pytest.approx(memory(make_config(**exact), 1).resting / 3, 0.1)
 
 
+def test_a_refresh_puts_arrays_together_one_at_a_time():
+  config = make_config(sparsity__rest='host', train__loss_chunk=1)
+  largest = 4 * config.model.mlp_dim * config.model.embed_dim
+  largest *= config.model.num_layers
+  embedding = 4 * config.model.vocab_size * config.model.embed_dim
+  needed, dense = (memory(config, 1, step) for step in (0, -1))
+  assert needed.exchange == 2 * max(largest, embedding)
+  assert dense.exchange == 0
+  assert needed.between == needed.state + needed.resting + needed.exchange
+  assert needed.total >= needed.between
+
+
 def test_what_saves_memory():
   def bytes_with(**changes):
     changes |= {'mesh__fsdp': 8, 'train__batch_size': 64}
