@@ -67,9 +67,7 @@ class Evaluator:
   def __call__(self, stage: Stage, params: PyTree) -> dict[str, float]:
     """Nats a token of each source, over the targets that count.
 
-    Args:
-      stage: whose model and row length are evaluated.
-      params: of that model.
+    `params` are of the stage's model.
     """
     return {
       name: mean_loss(self._mesh, stage, params, batches)

@@ -20,14 +20,9 @@ def next_token_loss(
   rest: PyTree = None,
   chunk: int = 0,
 ) -> jax.Array:
-  """`cross_entropy_sum` of a model.
+  """`cross_entropy_sum` of a model; arguments as in `decoder.apply`.
 
-  Args:
-    model: as in `decoder.apply`, like the next three.
-    params: of the model.
-    batch: with 'targets' and 'weights', too.
-    rest: what neurons that rest contribute.
-    chunk: positions whose logits a device holds at once; 0: all.
+  `chunk`: positions whose logits a device holds at once; 0: all.
   """
   x_BTD, unembed_VD = decoder.hidden(model, params, batch, rest)
   if chunk:
@@ -43,9 +38,7 @@ def cross_entropy_sum(
   A sum and not a mean: divided once by the weights of the whole batch, it does
   not depend on how the batch is cut into microbatches or shards.
 
-  Args:
-    logits_BTV: float32 scores.
-    batch: 'targets' int32 [B, T] and 'weights' float32 [B, T].
+  `batch` has 'targets' int32 [B, T] and 'weights' float32 [B, T].
   """
   nll_BT = optax.softmax_cross_entropy_with_integer_labels(
     logits_BTV, batch['targets']
@@ -66,12 +59,6 @@ def chunked_cross_entropy_sum(
   matmuls with the output matrix, as without chunks. On a mesh each device takes
   its rows and its words; the matrix is gathered once, and its gradient summed
   once. Letters as in `ops`, C positions of a chunk.
-
-  Args:
-    x_BTD: hidden states.
-    unembed_VD: output matrix, of the same dtype.
-    batch: 'targets' int32 [B, T] and 'weights' float32 [B, T].
-    chunk: positions whose logits a device holds at once, at most.
   """
   return _summed(x_BTD, unembed_VD, batch['targets'], batch['weights'], chunk)
 

@@ -117,12 +117,7 @@ def speed(
 ) -> dict[str, float]:
   """Rates over a stretch of training, and MFU where the peak is known.
 
-  Args:
-    seconds: of training.
-    steps: of the optimizer.
-    tokens: read.
-    flops: executed; what was left out earns nothing.
-    devices: that shared the work.
+  `flops` are those executed: what was left out earns nothing.
   """
   rates = {
     'speed/step_seconds': seconds / steps,

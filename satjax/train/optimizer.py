@@ -34,10 +34,7 @@ def make_schedule(
 ) -> optax.Schedule:
   """Learning rate by completed steps: warm up, then cosine, hold, or WSD.
 
-  Args:
-    config: its shape.
-    num_steps: of the run.
-    restarts: steps at which it begins anew, over what is left of the run.
+  At `restarts` it begins anew, over what is left of the run.
   """
   if restarts:
     starts = (0, *restarts)
@@ -68,9 +65,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """Gradients to update directions, before the learning rate.
 
-  Args:
-    config: which optimizer.
-    per_neuron: whether Adam's bias correction counts the steps of each neuron.
+  With `per_neuron`, Adam's bias correction counts the steps of each neuron.
   """
   scale = {
     'adamw': lambda: _per_neuron_adam(config) if per_neuron else _adam(config),

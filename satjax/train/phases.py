@@ -120,20 +120,13 @@ def layer_scales(config: Config, num_layers: int) -> tuple[float, ...]:
 def stacks(phase: Phase) -> subnetwork.Stacks:
   """Runs of layers of the same size, and what each keeps of which axis."""
   model = phase.stage.model
-  whole = {
-    'heads': model.num_heads,
-    'kv_heads': model.num_kv_heads,
-    'mlp': model.mlp_dim,
-  }
+  whole = model.num_heads, model.num_kv_heads, model.mlp_dim
   found, start = [], 0
   for layer, group in itertools.groupby(phase.layers):
     stop = start + len(list(group))
-    kept = {
-      'heads': layer.heads,
-      'kv_heads': layer.kv_heads,
-      'mlp': layer.channels,
-    }
-    cut = tuple((n, count) for n, count in kept.items() if count < whole[n])
+    kept = layer.heads, layer.kv_heads, layer.channels
+    named = zip(('heads', 'kv_heads', 'mlp'), kept, whole)
+    cut = tuple((name, count) for name, count, most in named if count < most)
     found.append(subnetwork.Stack(start, stop, cut))
     start = stop
   return tuple(found)
@@ -148,18 +141,11 @@ def starts_window(config: Config, step: int) -> bool:
 
 def next_phase(config: Config, step: int) -> Phase | None:
   """The phase that follows the one at `step`, or None if it is the last."""
-  now = phase_at(config, step)
-  changes = [
-    *ladders(config)['heads'].boundaries,
-    *(stage.start for stage in stages_lib.stages(config)),
-  ]
-  for later in sorted(changes):
-    is_ahead = step < later < config.train.num_steps
-    if is_ahead and phase_at(config, later) != now:
-      return phase_at(config, later)
-  return None
+  later = (phase for start, _, phase in stretches(config) if start > step)
+  return next(later, None)
 
 
+@functools.cache
 def stretches(config: Config) -> list[tuple[int, int, Phase]]:
   """(first step, one past the last, phase) of all steps of a run, in order.
 

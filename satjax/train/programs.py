@@ -34,7 +34,7 @@ class Programs:
 
   def prepare(self, phase: Phase) -> None:
     """Starts to compile for a phase, unless that is done or begun."""
-    key = self._key(phase)
+    key = key_of(self._setup.config, phase)
     if key not in self._programs:
       self._programs[key] = self._pool.submit(
         compile_phase, self._setup, self._batch, phase
@@ -43,14 +43,11 @@ class Programs:
   def get(self, phase: Phase) -> jax.stages.Compiled:
     """The compiled step of a phase; waits for it if need be."""
     self.prepare(phase)
-    return self._programs[self._key(phase)].result()
+    return self._programs[key_of(self._setup.config, phase)].result()
 
   def close(self) -> None:
     """Drops what has not begun to compile."""
     self._pool.shutdown(wait=False, cancel_futures=True)
-
-  def _key(self, phase):
-    return key_of(self._setup.config, phase)
 
 
 def key_of(config: Config, phase: Phase) -> Hashable:
@@ -65,10 +62,7 @@ def compile_phase(
 ) -> jax.stages.Compiled:
   """The train step of a phase; what its windows run is compiled as well.
 
-  Args:
-    setup: of the run.
-    batch: one, or its shapes.
-    phase: what to compile for.
+  `batch`: one, or its shapes.
   """
   opened = shapes(setup, batch, phase, window.compile_exchange)
   return compile_step(setup, batch, phase, opened)
@@ -92,11 +86,7 @@ def shapes(
 ) -> Window:
   """A window of a phase, as shapes; nothing is compiled.
 
-  Args:
-    setup: of the run.
-    batch: one, or its shapes.
-    phase: what the window trains.
-    open_window: `window.compile_exchange` to compile what the window runs.
+  With `window.compile_exchange` for `open_window`, what it runs is compiled.
   """
   stage = phase.stage
   opened = window.staged(stage, *staging.shapes(setup, stage))

@@ -103,9 +103,7 @@ def make_setup(
 ) -> Setup:
   """Checks what can be checked before any work, and builds the pieces.
 
-  Args:
-    config: what to run.
-    devices: to run on; None: all.
+  On all devices, or on those given.
 
   Raises:
     ConfigError: the configuration does not fit its tokenizer or the devices.

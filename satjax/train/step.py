@@ -37,7 +37,7 @@ def train_step(
   Args:
     state: parameters and moments; donate it.
     batch: int32 [B, T] 'tokens', 'targets', 'positions', 'segments' and float32
-      [B, T] 'weights'.
+      [B, T] 'weights' (`data.rows`).
     rest: what neurons that rest contribute (`decoder.apply`); None: nothing.
     model: configuration of the whole model.
     tx: gradients to update directions.

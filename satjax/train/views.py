@@ -81,11 +81,8 @@ def _staged(params, state, rest, *, stage):
 def seen(stage: Stage, params: PyTree, held: PyTree, step: jax.Array) -> PyTree:
   """The model of a stage, from what trains in it.
 
-  Args:
-    stage: of the run.
-    params: in training: of the model, of its layers that do, maps, or adapters.
-    held: parameters beside them that stand still.
-    step: completed steps of the run.
+  `params` train: of the model, of some of its layers, maps, or adapters; `held`
+  stand still beside them; `step` counts completed ones.
   """
   if stage.mode == 'learn':
     return learned.materialise(params, held)
