@@ -107,8 +107,11 @@ def test_the_ideas_are_few_lines_and_the_readme_names_their_files():
   layout = (ROOT.parent / 'README.md').read_text().partition('## Layout')[2]
   ideas = layout.partition('Around them')[0]
   assert f'under {MAX_IDEAS_LINES:,} lines' in ideas
-  named = set(re.findall(r'\b(\w+)\.py\b', ideas))
-  assert named == {f.rpartition('.')[2] for f in files} - {'__init__'}
+  expected = {f.rpartition('.')[2] for f in files} - {'__init__'}
+  assert set(re.findall(r'\b(\w+)\.py\b', ideas)) == expected
+  page = (ROOT.parent / 'docs/read_the_code.md').read_text()
+  assert f'under {MAX_IDEAS_LINES:,} lines' in page
+  assert expected <= set(re.findall(r'\b(\w+)\.py\b', page))
 
 
 def test_the_source_stays_small():
