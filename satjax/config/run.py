@@ -158,33 +158,21 @@ class Config:
     ]
 
   def _head_problems(self, model: ModelConfig) -> list[str]:
-    sparsity = self.sparsity
-    shape = (
-      model.num_heads,
-      model.num_kv_heads,
-      sparsity.granularity,
-      sparsity.shards,
-    )
-    step, rate = counts.head_step(*shape), sparsity.head_rate
-    if model.num_heads % step:
+    sparsity, rate = self.sparsity, self.sparsity.head_rate
+    heads, groups, shards = model.num_heads, model.num_kv_heads, sparsity.shards
+    step = counts.head_step(heads, groups, sparsity.granularity, shards)
+    if heads % step:
       return [
-        f'config.sparsity.shards {sparsity.shards} cannot share'
-        f' {model.num_heads} heads in {model.num_kv_heads} key/value groups out'
-        ' evenly; use a divisor of both'
+        f'config.sparsity.shards {shards} cannot share {heads} heads in'
+        f' {groups} key/value groups out evenly; use a divisor of both'
       ]
-    if not rate:
-      return []
-    tiles = rate * model.num_heads / step
+    tiles = rate * heads / step
     is_whole = step == 1 or math.isclose(tiles, round(tiles), abs_tol=1e-9)
-    kept = counts.kept_count(model.num_heads, rate, step)
-    return _rate_problem(
-      'head_rate',
-      rate,
-      is_whole and kept < model.num_heads,
-      'heads',
-      model.num_heads,
-      step,
-    )
+    is_less = counts.kept_count(heads, rate, step) < heads
+    if not rate or (is_whole and is_less):
+      return []
+    said = counts.not_realised(rate, heads, step, 'heads')
+    return [f'config.sparsity.head_rate {said}']
 
   def _channel_problems(self, model: ModelConfig) -> list[str]:
     sparsity, total = self.sparsity, model.mlp_dim
@@ -200,12 +188,10 @@ class Config:
         f' channels out evenly in multiples of {sparsity.channel_multiple};'
         ' use a divisor'
       ]
-    if not rate:
+    if not rate or counts.kept_count(total, rate, step) < total:
       return []
-    kept = counts.kept_count(total, rate, step)
-    return _rate_problem(
-      'channel_rate', rate, kept < total, 'channels', total, step
-    )
+    said = counts.not_realised(rate, total, step, 'channels')
+    return [f'config.sparsity.channel_rate {said}']
 
   @property
   def channel_step(self) -> int:
@@ -221,11 +207,8 @@ class Config:
         ' so omitted neurons cannot rest; with sparsity use adamw, lion, muon'
         ' or sgd, or set both omission rates to 0'
       )
-    if (name, sparsity.omitted, sparsity.execution) == (
-      'muon',
-      'decayed',
-      'compact',
-    ):
+    replays = sparsity.omitted == 'decayed' and sparsity.execution == 'compact'
+    if name == 'muon' and replays:
       found.append(
         "config.optimizer.name 'muon' mixes the neurons of a matrix, so the"
         ' updates of omitted ones cannot be replayed; use sparsity.omitted'
@@ -237,17 +220,6 @@ class Config:
         f" optimizer 'adamw', not {name!r}; use 'global'"
       )
     return found
-
-
-def _rate_problem(key, rate, is_good, what, total, step) -> list[str]:
-  if is_good:
-    return []
-  near = counts.nearest_rates(total, step, rate)
-  use = ' or '.join(f'{x:.6g}' for x in near) or '0'
-  return [
-    f'config.sparsity.{key} {rate} cannot be realised: {total} {what} are left'
-    f' out in multiples of {step}; use {use}'
-  ]
 
 
 def allowed(key: str) -> str:

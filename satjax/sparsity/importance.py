@@ -125,9 +125,7 @@ def scores(
   for unit, members in units.items():
     weights = {path: _wide(leaves[path]) for path in members}
     reads = [
-      w
-      for path, w in weights.items()
-      if not path.endswith(('/output', '/down', '_bias'))
+      w for path, w in weights.items() if tree.READS.get(path) == 'embed'
     ]
     if metric in ('uniform', 'magnitude'):
       parts = [
@@ -139,10 +137,9 @@ def scores(
       parts = [_weigh(jnp.square(w), seen[unit]) for w in reads]
       result[unit] = jnp.sqrt(_add(parts, balance))
     elif metric == 'maxip_mean':
-      parts = [_respond(w, seen[unit]) for w in reads]
-      total = _add(parts, balance)
+      parts = [_weigh(w, seen[unit]) for w in reads]
       columns = sum(w.shape[2] for w in reads) if unit == 'heads' else 1
-      result[unit] = total / columns
+      result[unit] = _add(parts, balance) / columns
     else:
       result[unit] = _wide(seen[unit])
       if metric.endswith('_out'):
@@ -156,15 +153,9 @@ def _sum_others(x, axes):
   return jnp.sum(x, axis=tuple(a for a in range(x.ndim) if a not in axes))
 
 
-def _weigh(square, mean_square_LD):
-  """`sum_i a_i^2 w_i^2` over all columns of a neuron: [L, R]."""
-  weighed = jnp.einsum('L...D,LD->L...', square, mean_square_LD)
-  return _sum_others(weighed, (0, 1))
-
-
-def _respond(w, mean_LD):
+def _weigh(w, x_LD):
   """`sum_c |x w_c|` over the columns c of a neuron: [L, R]."""
-  return _sum_others(jnp.abs(jnp.einsum('L...D,LD->L...', w, mean_LD)), (0, 1))
+  return _sum_others(jnp.abs(jnp.einsum('L...D,LD->L...', w, x_LD)), (0, 1))
 
 
 def _add(parts, balance):

@@ -192,7 +192,8 @@ def _cuts(path, ndim, order, stacks):
   """
   if not (tree.param_of(path) or '').startswith('blocks/'):
     return None, None
-  axis, _ = tree.indexed_axis(path, ndim, order) or (None, None)
+  axes = tree.axes_of(path, ndim) or ()
+  axis = next((axis for axis in axes if axis in order), None)
   cuts = tuple((s.start, s.stop, dict(s.kept).get(axis)) for s in stacks)
   return axis, None if len(cuts) == 1 and cuts[0][2] is None else cuts
 
