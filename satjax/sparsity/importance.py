@@ -8,7 +8,7 @@ Metrics that look at activations take what one forward pass over a few rows (the
 probe) shows of each block: `observe` reduces it to a few vectors a layer.
 
 A score may be 0, infinite or NaN: weights overflow, a layer may be silent. One
-that is not finite means "keep this neuron" (`selection.preference`), and must
+that is not finite means "keep this neuron" (`selection.keep`), and must
 not spoil what is said of its neighbours: wherever scores are summed, they are
 summed over those that are finite, and a sum of 0 divides nothing.
 """
