@@ -107,6 +107,26 @@ def train_flops_per_token(
   return total - head
 
 
+def map_flops(old: ModelConfig, new: ModelConfig) -> float:
+  """FLOPs of one `learned.materialise`; its backward pass takes twice as many.
+
+  Rows are mapped first, then columns, then layers.
+  """
+  total, after = 0.0, tree.shapes(new)
+  for path, shape in tree.shapes(old).items():
+    if path.endswith(('_bias', 'query_norm', 'key_norm')):
+      continue  # too small to be counted
+    first = path.startswith('blocks/')  # whether axis 0 has layers
+    (layers, rows, width), (deep, tall, wide) = (
+      (x[0] if first else 1, math.prod(x[first:-1]), x[-1])
+      for x in (shape, after[path])
+    )
+    total += 2 * layers * rows * tall * width * (rows != tall)
+    total += 2 * layers * tall * width * wide * (width != wide)
+    total += 2 * layers * deep * tall * wide * (layers != deep)
+  return total
+
+
 def peak_flops(device_kind: str) -> float | None:
   """Data-sheet FLOPs a second of a device; None where unknown (CPUs)."""
   known = [name for name in PEAK if device_kind.startswith(name)]

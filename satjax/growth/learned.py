@@ -13,9 +13,7 @@ import jax.numpy as jnp
 
 from satjax import tree
 from satjax.growth.operators import Learn
-from satjax.tree import PyTree, Sizes
-
-_SMALL = ('_bias', 'query_norm', 'key_norm')  # too small to be counted
+from satjax.tree import PyTree
 
 
 def init(operator: Learn, key: jax.Array) -> dict[str, dict[str, jax.Array]]:
@@ -68,26 +66,6 @@ def materialise(maps: Mapping[str, PyTree], params: PyTree) -> PyTree:
     return x
 
   return tree.map_with_path(grow, params)
-
-
-def flops(old: Sizes, new: Sizes) -> float:
-  """FLOPs of one `materialise`; its backward pass takes twice as many.
-
-  As `materialise` has it: rows are mapped first, then columns, then layers.
-  """
-  total, after = 0.0, tree.shapes(new)
-  for path, shape in tree.shapes(old).items():
-    if path.endswith(_SMALL):
-      continue
-    first = path.startswith('blocks/')  # whether axis 0 has layers
-    (layers, rows, width), (deep, tall, wide) = (
-      (x[0] if first else 1, math.prod(x[first:-1]), x[-1])
-      for x in (shape, after[path])
-    )
-    total += 2 * layers * rows * tall * width * (rows != tall)
-    total += 2 * layers * tall * width * wide * (width != wide)
-    total += 2 * layers * deep * tall * wide * (layers != deep)
-  return total
 
 
 def _rows(path: str) -> str | None:

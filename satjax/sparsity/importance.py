@@ -56,13 +56,9 @@ def observe(metric: str, block: Block, *, balance: bool = False) -> Any:
     unit: {name: _wide(x).reshape(-1, *x.shape[2:]) for name, x in part.items()}
     for unit, part in (('heads', block['attention']), ('mlp', block['mlp']))
   }
-  if metric == 'wanda':
-    return {
-      unit: jnp.mean(jnp.square(part['input']), axis=0)
-      for unit, part in flat.items()
-    }
-  if metric == 'maxip_mean':
-    return {unit: jnp.mean(x['input'], axis=0) for unit, x in flat.items()}
+  if metric in ('wanda', 'maxip_mean'):
+    power = 2 if metric == 'wanda' else 1
+    return {u: jnp.mean(x['input'] ** power, axis=0) for u, x in flat.items()}
   hidden_XNH, hidden_XF = flat['heads']['hidden'], flat['mlp']['hidden']
   if metric == 'wanda_out':
     return {
@@ -121,6 +117,10 @@ def scores(
   """
   params, seen = jax.lax.stop_gradient((params, seen))
   leaves = tree.flatten(params)
+
+  def add(parts):
+    return sum(map(_balanced, parts)) if balance else sum(parts)
+
   result = {}
   for unit, members in units.items():
     weights = {path: _wide(leaves[path]) for path in members}
@@ -131,15 +131,15 @@ def scores(
       parts = [
         _sum_others(jnp.square(w), members[path]) for path, w in weights.items()
       ]
-      score = jnp.sqrt(_add(parts, balance))
+      score = jnp.sqrt(add(parts))
       result[unit] = score if metric == 'magnitude' else jnp.ones_like(score)
     elif metric == 'wanda':
       parts = [_weigh(jnp.square(w), seen[unit]) for w in reads]
-      result[unit] = jnp.sqrt(_add(parts, balance))
+      result[unit] = jnp.sqrt(add(parts))
     elif metric == 'maxip_mean':
       parts = [_weigh(w, seen[unit]) for w in reads]
       columns = sum(w.shape[2] for w in reads) if unit == 'heads' else 1
-      result[unit] = _add(parts, balance) / columns
+      result[unit] = add(parts) / columns
     else:
       result[unit] = _wide(seen[unit])
       if metric.endswith('_out'):
@@ -156,10 +156,6 @@ def _sum_others(x, axes):
 def _weigh(w, x_LD):
   """`sum_c |x w_c|` over the columns c of a neuron: [L, R]."""
   return _sum_others(jnp.abs(jnp.einsum('L...D,LD->L...', w, x_LD)), (0, 1))
-
-
-def _add(parts, balance):
-  return sum(_balanced(x) for x in parts) if balance else sum(parts)
 
 
 def _balanced(x, axis=-1):
