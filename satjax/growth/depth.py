@@ -84,5 +84,4 @@ def is_stacked(path: str, ndim: int) -> bool:
   Factored moments (Adafactor) lose a later axis, not the layers; where they
   are off, a placeholder of one number stands in.
   """
-  name = tree.param_of(path)
-  return name is not None and name.startswith('blocks/') and ndim >= 2
+  return ndim >= 2 and (tree.param_of(path) or '').startswith('blocks/')

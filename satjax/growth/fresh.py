@@ -90,7 +90,6 @@ def kind_of(path: str) -> str | None:
   name = tree.param_of(path)
   if name is None:
     return None
-  *_, owner = ('', *path.removesuffix(name).strip('/').split('/'))
-  if owner in ('', 'params'):
-    return 'param'
-  return {'nu': 'second', 'count': 'count'}.get(owner, 'first')
+  owner = path.removesuffix(name).strip('/').rpartition('/')[2]
+  kinds = {'nu': 'second', 'count': 'count', 'params': 'param', '': 'param'}
+  return kinds.get(owner, 'first')

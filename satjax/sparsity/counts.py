@@ -84,8 +84,6 @@ def kept_kv_heads(
   heads: int, num_heads: int, kv_heads: int, granularity: str = 'per_group'
 ) -> int:
   """How many key/value heads serve the query heads that are kept."""
-  if kv_heads == num_heads:
-    return heads
-  if granularity == 'group':
+  if kv_heads == num_heads or granularity == 'group':
     return heads * kv_heads // num_heads
   return kv_heads

@@ -186,9 +186,8 @@ def entropy(score_LR: jax.Array) -> jax.Array:
   score_LR = _relative(score_LR)
   total_L1 = jnp.maximum(jnp.sum(score_LR, axis=-1, keepdims=True), 1.0)
   terms_LR = jax.scipy.special.entr(score_LR / total_L1)
-  return jnp.mean(jnp.sum(terms_LR, axis=-1)) / jnp.log(
-    max(2, score_LR.shape[-1])
-  )
+  most = jnp.log(max(2, score_LR.shape[-1]))
+  return jnp.mean(jnp.sum(terms_LR, axis=-1)) / most
 
 
 def energy_scale(score_LR: jax.Array, kept_LR: jax.Array) -> jax.Array:

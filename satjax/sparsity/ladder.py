@@ -42,14 +42,11 @@ class Ladder:
   warm_start: float = 0.0
 
   def __post_init__(self):
-    if not 0 <= self.rate < 1:
-      raise ValueError(f'rate {self.rate} must be from 0 to below 1')
+    for name in ('rate', 'warm_start'):
+      if not 0 <= (value := getattr(self, name)) < 1:
+        raise ValueError(f'{name} {value} must be from 0 to below 1')
     if not 0 < self.split <= 1:
       raise ValueError(f'split {self.split} must be above 0 and up to 1')
-    if not 0 <= self.warm_start < 1:
-      raise ValueError(
-        f'warm_start {self.warm_start} must be from 0 to below 1'
-      )
     if self.rungs < 1 or self.num_steps < 1:
       raise ValueError(
         f'rungs {self.rungs} and num_steps {self.num_steps} must be at least 1'
