@@ -52,13 +52,9 @@ def forward_flops_per_token(
 ) -> float:
   """FLOPs of one token in the forward pass of rows of `seq_len` tokens.
 
-  Args:
-    model: the dense model.
-    seq_len: tokens in a row.
-    layers: what takes part in each layer; None: everything.
+  `layers`: what takes part in each layer; None: everything.
   """
-  if layers is None:
-    layers = dense_layers(model)
+  layers = layers or dense_layers(model)
   blocks = sum(_layer_flops(model, seq_len, layer) for layer in layers)
   return blocks + _head_flops(model)
 
@@ -78,7 +74,7 @@ def train_flops_per_token(
   Args:
     model: the dense model.
     seq_len: tokens in a row.
-    layers: what takes part in each layer; None: everything.
+    layers: as of `forward_flops_per_token`.
     dense_forward: whether the omitted part runs too, forward only
       (`omitted_forward='exact'`): a third of dense and two thirds of `layers`.
     frozen: layers that stand still, if any. Below the first that trains there
@@ -87,20 +83,20 @@ def train_flops_per_token(
     lora: adapters, if they train alone: in place of the gradients of all
       matrices come theirs.
   """
+  layers = layers or dense_layers(model)
   part = forward_flops_per_token(model, seq_len, layers)
   total = 3 * part
-  if dense_forward and layers is not None:
+  if dense_forward:
     whole = dataclasses.replace(model, num_layers=len(layers))
     total = forward_flops_per_token(whole, seq_len) + 2 * part
   first = frozen.index(False) if False in frozen else 0
-  for place, stands_still in enumerate(frozen):
-    layer = (layers or dense_layers(model))[place]
+  for place, (stands_still, layer) in enumerate(zip(frozen, layers)):
     if stands_still and place < first:
       total -= 2 * _layer_flops(model, seq_len, layer)
     elif stands_still:
       total -= _linear_flops(model, layer)
   if lora is not None:
-    for layer in layers or dense_layers(model):
+    for layer in layers:
       adapters = _adapter_flops(model, layer, lora)
       total += 3 * adapters - _linear_flops(model, layer)
   head = _head_flops(model) if frozen_head or lora is not None else 0

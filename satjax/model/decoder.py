@@ -179,15 +179,9 @@ def run(
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...], tuple[Any, ...]]:
   """The one forward pass; first arguments as in `apply`.
 
-  Args:
-    config: of the dense model.
-    params: of any model.
-    batch: tokens and what is optional.
-    rest: of the neurons that rest.
-    observe: what to keep of each block's intermediate values.
-    mix: how heads look at positions (`layers.mix_rows`).
-    context: what `mix` is given for all layers; None: the batch's 'segments'.
-    cache: what `mix` is given of each stack of layers, and returns.
+  Each block's intermediate values go through `observe`. Heads look at positions
+  as `mix` does (`layers.mix_rows`), with the `context` (None: the batch's
+  'segments') and the `cache` of each stack of layers, which it returns.
 
   Returns:
     What `hidden` does; what was observed, and the cache, of each stack.

@@ -29,15 +29,10 @@ def mix_rows(config, qkv, segments_BT, layer, cache):
 
   All that a cache of keys and values changes (`cached`).
 
-  Args:
-    config: of the stack.
-    qkv: rotated queries `[B, T, N, H]` and keys, and values `[B, T, K, H]`.
-    segments_BT: `decoder.run`'s context, the same for all layers.
-    layer: its number in the stack; None without a cache.
-    cache: of the stack; None here.
-
-  Returns:
-    Mixed values `[B, T, N, H]`, and the cache with what is new.
+  From rotated queries `[B, T, N, H]` and keys, and values `[B, T, K, H]` to
+  mixed values `[B, T, N, H]`, and the cache of the stack with what is new. The
+  segments are `decoder.run`'s context; without a cache, `layer` (its number in
+  the stack) and `cache` are None.
   """
   del layer
   window, kind = config.sliding_window, config.attention
