@@ -46,9 +46,7 @@ def num_params(model: ModelConfig) -> int:
 
 
 def forward_flops_per_token(
-  model: ModelConfig,
-  seq_len: int,
-  layers: Sequence[Layer] | None = None,
+  model: ModelConfig, seq_len: int, layers: Sequence[Layer] | None = None
 ) -> float:
   """FLOPs of one token in the forward pass of rows of `seq_len` tokens.
 

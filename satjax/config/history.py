@@ -15,11 +15,6 @@ VERSION = 1  # of the form that is written; files without one are of version 0
 ADDED: tuple[tuple[int, str, Any], ...] = ((1, 'data.attend', 'document'),)
 
 
-def stamp(values: Mapping[str, Any]) -> dict[str, Any]:
-  """A configuration as `config.json` holds it."""
-  return {'version': VERSION, **values}
-
-
 def upgrade(values: Any) -> Any:
   """The content of a `config.json` of any version in today's form.
 

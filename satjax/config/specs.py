@@ -320,15 +320,12 @@ def parse_hop(hop: Any) -> Hop:
     ConfigError: it has another form.
   """
   match hop:
-    case [at_tokens, str(operator), target, *rest]:
+    case [at_tokens, str(operator), target, *rest] if len(rest) <= 1:
       specs = ((operator, target),)
-    case [at_tokens, [*specs], *rest]:
+    case [at_tokens, [*specs], *rest] if len(rest) <= 1:
       pass
     case _:
-      at_tokens, specs, rest = None, (), ()
-  is_time = schema.is_whole(at_tokens) and at_tokens >= 0
-  if not specs or not is_time or len(rest) > 1:
-    raise errors.ConfigError(f'{hop!r} is no growth; write {_FORMS}')
+      raise errors.ConfigError(f'{hop!r} is no growth; write {_FORMS}')
   options = _as_mapping(rest[0]) if rest else {}
   if options is None or options.keys() - _HOP_OPTIONS.keys():
     raise errors.ConfigError(

@@ -151,15 +151,8 @@ def _opened(config: Any, hop: specs_lib.Hop, before: Stage) -> list[Stage]:
   )
   if mode == 'all' or start + length >= config.train.num_steps:
     return [first]
-  then = dataclasses.replace(
-    first,
-    start=start + length,
-    mode='all',
-    operators=(),
-    length=0,
-    trains=(),
-  )
-  return [first, then]
+  sizes = first.model, first.seq_len, first.batch_size
+  return [first, Stage(start + length, *sizes, base=first.base)]
 
 
 def _mode(hop, found, per_step) -> tuple[str, int, tuple[str, ...]]:

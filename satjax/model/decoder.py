@@ -139,17 +139,7 @@ def apply(
   Returns:
     float32 [B, T, V].
   """
-  return ops.logits(*hidden(config, params, batch, rest))
-
-
-def hidden(
-  config: ModelConfig,
-  params: PyTree,
-  batch: Mapping[str, jax.Array],
-  rest: PyTree = None,
-) -> tuple[jax.Array, jax.Array]:
-  """What `ops.logits` multiplies: `[B, T, D]` and the matrix `[V, D]`."""
-  return run(config, params, batch, rest)[0]
+  return ops.logits(*run(config, params, batch, rest)[0])
 
 
 def observe(
@@ -184,7 +174,8 @@ def run(
   'segments') and the `cache` of each stack of layers, which it returns.
 
   Returns:
-    What `hidden` does; what was observed, and the cache, of each stack.
+    What `ops.logits` multiplies, `[B, T, D]` and the matrix `[V, D]`; what was
+    observed, and the cache, of each stack.
   """
   tokens_BT = batch['tokens']
   positions_BT = batch.get('positions')

@@ -46,7 +46,16 @@ def attend(x_BTD, weights, angles, norm_eps, mix):
   returns.
   """
   w = {name: leaf.astype(x_BTD.dtype) for name, leaf in weights.items()}
-  query_BTNH, key_BTKH, value_BTKH = _project_heads(x_BTD, w, norm_eps)
+
+  def project(name):  # to heads, before the rotation
+    y_BTNH = _project(x_BTD, w[name])
+    if f'{name}_bias' in w:
+      y_BTNH += w[f'{name}_bias']
+    if f'{name}_norm' in w:
+      y_BTNH = ops.rms_norm(y_BTNH, w[f'{name}_norm'], norm_eps)
+    return y_BTNH
+
+  query_BTNH, key_BTKH, value_BTKH = map(project, ('query', 'key', 'value'))
   rotated_BTKH = ops.apply_rope(key_BTKH, angles)
   mixed_BTNH, cache = mix(
     ops.apply_rope(query_BTNH, angles), rotated_BTKH, value_BTKH
@@ -62,20 +71,6 @@ def attend(x_BTD, weights, angles, norm_eps, mix):
   }
   y_BTD = ops.project_out(mixed_BTNH, w['output'])
   return checkpoint_name(y_BTD, 'projection'), seen
-
-
-def _project_heads(x_BTD, w, norm_eps):
-  """Queries, keys and values, `[B, T, heads, H]`, before the rotation."""
-
-  def project(name):
-    y_BTNH = _project(x_BTD, w[name])
-    if f'{name}_bias' in w:
-      y_BTNH += w[f'{name}_bias']
-    if f'{name}_norm' in w:
-      y_BTNH = ops.rms_norm(y_BTNH, w[f'{name}_norm'], norm_eps)
-    return y_BTNH
-
-  return project('query'), project('key'), project('value')
 
 
 def _project(x_BTD, w_FD):
@@ -140,7 +135,7 @@ class HalfBlock(nn.Module):
       if path in tree.WRITES.values():
         fan_in = math.prod(shape[:-1]) * 2 * c.num_layers
       init = nn.initializers.normal(fan_in**-0.5)
-      if not tree.READS[path]:  # a norm or a bias
+      if path not in tree.READS:  # a norm or a bias
         init = nn.initializers.constant(float(name.endswith('_norm')))
       weights[name] = self.param(name, init, tuple(shape))
     return weights
