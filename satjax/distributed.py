@@ -12,6 +12,7 @@ import os
 
 from absl import logging
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 from satjax import errors
@@ -153,8 +154,6 @@ def agree(good: bool) -> bool:
   """Whether all processes say yes; they wait for each other."""
   if jax.process_count() == 1:
     return good
-  from jax.experimental import multihost_utils
-
   return bool(np.all(multihost_utils.process_allgather(np.array(good))))
 
 
@@ -162,8 +161,6 @@ def all_same(text: str) -> bool:
   """Whether all processes have the same text; they wait for each other."""
   if jax.process_count() == 1:
     return True
-  from jax.experimental import multihost_utils
-
   digest = hashlib.sha256(text.encode()).digest()
   found = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
   return bool(np.all(found == found[0]))
@@ -172,15 +169,9 @@ def all_same(text: str) -> bool:
 def is_time_to_stop(asked: bool, step: int) -> bool:
   """Whether to stop after `step`: the same answer in all processes.
 
-  Call it once after every step.
-
-  Args:
-    asked: whether this process was asked to, if it is the only one; of several,
-      a SIGTERM to any stops all at a step that they agree on.
-    step: completed steps.
+  Call it once after every step. A process that is alone stops when `asked`; of
+  several, a SIGTERM to any stops all at a step that they agree on.
   """
   if jax.process_count() == 1:
     return asked
-  from jax.experimental import multihost_utils
-
   return multihost_utils.reached_preemption_sync_point(step)

@@ -46,19 +46,13 @@ def num_params(model: ModelConfig) -> int:
 
 
 def forward_flops_per_token(
-  model: ModelConfig,
-  seq_len: int,
-  layers: Sequence[Layer] | None = None,
+  model: ModelConfig, seq_len: int, layers: Sequence[Layer] | None = None
 ) -> float:
   """FLOPs of one token in the forward pass of rows of `seq_len` tokens.
 
-  Args:
-    model: the dense model.
-    seq_len: tokens in a row.
-    layers: what takes part in each layer; None: everything.
+  `layers`: what takes part in each layer; None: everything.
   """
-  if layers is None:
-    layers = dense_layers(model)
+  layers = layers or dense_layers(model)
   blocks = sum(_layer_flops(model, seq_len, layer) for layer in layers)
   return blocks + _head_flops(model)
 
@@ -78,7 +72,7 @@ def train_flops_per_token(
   Args:
     model: the dense model.
     seq_len: tokens in a row.
-    layers: what takes part in each layer; None: everything.
+    layers: as of `forward_flops_per_token`.
     dense_forward: whether the omitted part runs too, forward only
       (`omitted_forward='exact'`): a third of dense and two thirds of `layers`.
     frozen: layers that stand still, if any. Below the first that trains there
@@ -87,24 +81,44 @@ def train_flops_per_token(
     lora: adapters, if they train alone: in place of the gradients of all
       matrices come theirs.
   """
+  layers = layers or dense_layers(model)
   part = forward_flops_per_token(model, seq_len, layers)
   total = 3 * part
-  if dense_forward and layers is not None:
+  if dense_forward:
     whole = dataclasses.replace(model, num_layers=len(layers))
     total = forward_flops_per_token(whole, seq_len) + 2 * part
   first = frozen.index(False) if False in frozen else 0
-  for place, stands_still in enumerate(frozen):
-    layer = (layers or dense_layers(model))[place]
+  for place, (stands_still, layer) in enumerate(zip(frozen, layers)):
     if stands_still and place < first:
       total -= 2 * _layer_flops(model, seq_len, layer)
     elif stands_still:
       total -= _linear_flops(model, layer)
   if lora is not None:
-    for layer in layers or dense_layers(model):
+    for layer in layers:
       adapters = _adapter_flops(model, layer, lora)
       total += 3 * adapters - _linear_flops(model, layer)
   head = _head_flops(model) if frozen_head or lora is not None else 0
   return total - head
+
+
+def map_flops(old: ModelConfig, new: ModelConfig) -> float:
+  """FLOPs of one `learned.materialise`; its backward pass takes twice as many.
+
+  Rows are mapped first, then columns, then layers.
+  """
+  total, after = 0.0, tree.shapes(new)
+  for path, shape in tree.shapes(old).items():
+    if path.endswith(('_bias', 'query_norm', 'key_norm')):
+      continue  # too small to be counted
+    first = path.startswith('blocks/')  # whether axis 0 has layers
+    (layers, rows, width), (deep, tall, wide) = (
+      (x[0] if first else 1, math.prod(x[first:-1]), x[-1])
+      for x in (shape, after[path])
+    )
+    total += 2 * layers * rows * tall * width * (rows != tall)
+    total += 2 * layers * tall * width * wide * (width != wide)
+    total += 2 * layers * deep * tall * wide * (layers != deep)
+  return total
 
 
 def peak_flops(device_kind: str) -> float | None:

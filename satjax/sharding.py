@@ -143,10 +143,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def put_rows(mesh: Mesh, batch: tree.PyTree) -> tree.PyTree:
   """Starts to move the rows of a batch to the devices.
 
-  Args:
-    mesh: of the run.
-    batch: arrays, the whole batch in every process; each of them moves the rows
-      of its own devices.
+  The whole batch is in every process; each moves the rows of its own devices.
   """
   where = batch_sharding(mesh)
 
@@ -175,9 +172,7 @@ def fetch(x: jax.Array) -> jax.Array:
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:
   """Says which mesh axes split an activation; nothing on a single device.
 
-  Args:
-    x: any array.
-    *axes: for its first dimensions, a mesh axis, several, or None.
+  `axes`: for its first dimensions, a mesh axis, several, or None.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:

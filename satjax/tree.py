@@ -172,14 +172,6 @@ def key_of(key: jax.Array, name: str) -> jax.Array:
   return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def indexed_axis(
-  path: str, ndim: int, index: Mapping[str, Any]
-) -> tuple[str, int] | None:
-  """The (name, position) of the one axis of a leaf that `index` selects on."""
-  axes = axes_of(path, ndim) or ()
-  return next(((a, i) for i, a in enumerate(axes) if a in index), None)
-
-
 def is_params(node: PyTree) -> bool:
   """Whether a node of a state is a tree of parameters, or mirrors one."""
   return isinstance(node, dict) and 'blocks' in node

@@ -140,17 +140,6 @@ def test_map_with_path_passes_every_tree():
   }
 
 
-def test_indexed_axis_is_the_axis_that_is_selected():
-  index = {'heads': None, 'mlp': None}
-  assert tree.indexed_axis('mu/blocks/mlp/up', 3, index) == ('mlp', 1)
-  assert tree.indexed_axis('blocks/attention/query', 4, index) == ('heads', 1)
-  assert tree.indexed_axis('blocks/attention/key', 4, index) is None
-  assert tree.indexed_axis('blocks/mlp/up', 2, index) is None
-  assert tree.indexed_axis('embed', 2, index) is None
-  assert tree.indexed_axis('count', 0, index) is None
-  assert tree.indexed_axis('blocks/mlp/up', 3, {}) is None
-
-
 def test_unflatten_is_the_inverse_of_flatten_for_dicts():
   nested = {'a': {'b': 1, 'c': {'d': 2}}, 'e': 3}
   assert tree.unflatten(tree.flatten(nested)) == nested

@@ -1,5 +1,6 @@
 """The settings of the data: which text, and how it becomes rows of tokens."""
 
+from collections.abc import Iterator
 import dataclasses
 import math
 import re
@@ -59,10 +60,9 @@ class DataConfig(schema.Group):
   test: float = schema.between(0, 1)
   seed: int = schema.at_least(0)
 
-  def problems(self) -> list[str]:
-    if self.held_out + self.test < 1:
-      return []
-    return [
-      f'held_out {self.held_out} and test {self.test} leave no document to'
-      ' train on; their sum must stay below 1: lower one of them'
-    ]
+  def problems(self) -> Iterator[str]:
+    if self.held_out + self.test >= 1:
+      yield (
+        f'held_out {self.held_out} and test {self.test} leave no document to'
+        ' train on; their sum must stay below 1: lower one of them'
+      )

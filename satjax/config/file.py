@@ -64,7 +64,7 @@ def read_json(
 
 def write_json(file: pathlib.Path, config: Config) -> None:
   """The inverse of `read_json`; raises OSError."""
-  files.write_json(file, history.stamp(config.to_dict()))
+  files.write_json(file, {'version': history.VERSION, **config.to_dict()})
 
 
 def _run_python(

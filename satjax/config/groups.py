@@ -1,11 +1,12 @@
 """The groups of settings: which keys there are, and what each may hold."""
 
+from collections.abc import Iterator
 import dataclasses
 import math
 from typing import Any
 
 from satjax import errors
-from satjax.config import hops, schema
+from satjax.config import schema, specs
 
 
 def _is_rope_scaling(value: Any) -> bool:
@@ -48,14 +49,13 @@ class ModelConfig(schema.Group):
   remat: str = schema.one_of('none', 'minimal', 'full')
   init_from: str = schema.rule(lambda v: True, 'a model directory, or empty')
 
-  def problems(self) -> list[str]:
+  def problems(self) -> Iterator[str]:
     if self.num_heads % self.num_kv_heads:
-      return [
+      yield (
         f'num_heads {self.num_heads} is not a multiple of num_kv_heads'
         f' {self.num_kv_heads}; every key/value head serves the same number'
         ' of query heads'
-      ]
-    return []
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +73,12 @@ class TrainConfig(schema.Group):
   checkpoint_every: int = schema.at_least(0)
   keep_checkpoints: int = schema.at_least(1)
 
-  def problems(self) -> list[str]:
+  def problems(self) -> Iterator[str]:
     if self.microbatch_size and self.batch_size % self.microbatch_size:
-      return [
+      yield (
         f'microbatch_size {self.microbatch_size} does not divide batch_size'
         f' {self.batch_size}; use a divisor, or 0 for no accumulation'
-      ]
-    return []
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +97,9 @@ class OptimizerConfig(schema.Group):
   weight_decay: float = schema.at_least(0)
   clip_norm: float = schema.at_least(0)
 
-  def problems(self) -> list[str]:
+  def problems(self) -> Iterator[str]:
     if self.end_lr > self.peak_lr:
-      return [f'end_lr {self.end_lr} is above peak_lr {self.peak_lr}']
-    return []
+      yield f'end_lr {self.end_lr} is above peak_lr {self.peak_lr}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,43 +149,39 @@ class SparsityConfig(schema.Group):
   def is_on(self) -> bool:
     return self.head_rate > 0 or self.channel_rate > 0
 
-  def problems(self) -> list[str]:
-    found = []
+  def problems(self) -> Iterator[str]:
     if self.execution == 'compact':
-      found += self._compact_problems()
+      yield from self._compact_problems()
     elif self.rest == 'host':
-      found.append(
+      yield (
         "rest 'host' needs execution 'compact': nothing rests where neurons are"
         " masked; use 'device'"
       )
     if self.rescale != 'none' and self.omitted_forward != 'skip':
-      found.append(
+      yield (
         f'rescale {self.rescale!r} makes up for what is missing, and'
         f' omitted_forward {self.omitted_forward!r} already adds it; set one of'
         " them to 'none' or 'skip'"
       )
-    return found
 
-  def _compact_problems(self) -> list[str]:
-    found = []
+  def _compact_problems(self) -> Iterator[str]:
     if self.shape == 'linear':
-      found.append(
+      yield (
         "shape 'linear' changes the rate every step, and every rate would be a"
         " program of its own in execution 'compact'; use shape 'ladder' with"
         " rungs=8, or execution 'masked'"
       )
     if self.granularity == 'free':
-      found.append(
+      yield (
         "granularity 'free' leaves key/value groups of different sizes, which"
         " only execution 'masked' can run; use 'per_group'"
       )
     if self.omitted == 'decayed' and self.omitted_forward == 'exact':
-      found.append(
+      yield (
         "omitted 'decayed' moves the omitted rows every step, and"
         " omitted_forward 'exact' would see them a window late; use omitted"
         " 'frozen', or execution 'masked'"
       )
-    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,14 +196,14 @@ class GrowthConfig(schema.Group):
   opt_state: str = schema.one_of('grow', 'reset')
   learning_rate: str = schema.one_of('continue', 'restart')
 
-  def problems(self) -> list[str]:
+  def problems(self) -> Iterator[str]:
     try:
-      starts = [hops.parse(hop).at_tokens for hop in self.hops]
+      starts = [specs.parse_hop(hop).at_tokens for hop in self.hops]
     except errors.ConfigError as error:
-      return [f'hops: {error}']
+      yield f'hops: {error}'
+      return
     if starts != sorted(set(starts)):
-      return [f'hops happen at {starts} tokens; these must increase']
-    return []
+      yield f'hops happen at {starts} tokens; these must increase'
 
 
 LORA_TARGETS = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')

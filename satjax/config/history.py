@@ -13,20 +13,13 @@ from satjax import errors
 VERSION = 1  # of the form that is written; files without one are of version 0
 # (version, 'group.key', what was done before).
 ADDED: tuple[tuple[int, str, Any], ...] = ((1, 'data.attend', 'document'),)
-# 'group.key': what to do instead.
-REMOVED: dict[str, str] = {}
-
-
-def stamp(values: Mapping[str, Any]) -> dict[str, Any]:
-  """A configuration as `config.json` holds it."""
-  return {'version': VERSION, **values}
 
 
 def upgrade(values: Any) -> Any:
   """The content of a `config.json` of any version in today's form.
 
   Raises:
-    ConfigError: it is of a later version, or sets what is no longer there.
+    ConfigError: it is of a later version.
   """
   if not isinstance(values, Mapping):
     return values  # `Config.from_dict` says what is wrong with it.
@@ -37,20 +30,11 @@ def upgrade(values: Any) -> Any:
       f'the configuration is of version {errors.brief(version)}, and this'
       f' satjax reads versions up to {VERSION}; upgrade satjax'
     )
-  for key, remedy in REMOVED.items():
-    group, name = key.split('.')
-    if name in _group(values, group):
-      raise errors.ConfigError(f'config.{key} is no longer a setting; {remedy}')
   for since, key, before in ADDED:
     group, name = key.split('.')
-    if since > version and group in values:
-      values[group] = {name: before} | _group(values, group)
+    if since > version and isinstance(values.get(group), Mapping):
+      values[group] = {name: before, **values[group]}
   return values
-
-
-def _group(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-  group = values.get(name)
-  return group if isinstance(group, Mapping) else {}
 
 
 def first_form(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Values live in `configs/`; types and ranges live in `groups` and
 declarations are the reference of allowed values, and every error quotes them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from typing import Any, Self
 import ml_collections
 
 from satjax import errors
-from satjax.config import schema, stage_rules, stages
+from satjax.config import schema, stages
 from satjax.config.data import DataConfig
 from satjax.config.groups import (
   GrowthConfig,
@@ -83,26 +83,26 @@ class Config:
 
   def problems(self) -> list[str]:
     """Rules that need more than one group."""
-    problems = []
-    opt, train = self.optimizer, self.train
-    if opt.warmup_steps + opt.decay_steps > train.num_steps:
-      problems.append(
+    problems = [*self._schedule_problems(), *stages.problems(self)]
+    if self.sparsity.is_on:
+      problems += [*self._layer_problems(), *self._ladder_problems()]
+      problems += self._setup_problems()
+      for model in self._models():
+        problems += self._neuron_problems(model)
+    return list(dict.fromkeys(problems))
+
+  def _schedule_problems(self) -> Iterator[str]:
+    opt, num_steps = self.optimizer, self.train.num_steps
+    if opt.warmup_steps + opt.decay_steps > num_steps:
+      yield (
         f'config.optimizer: warmup_steps {opt.warmup_steps} + decay_steps'
-        f' {opt.decay_steps} exceed train.num_steps {train.num_steps}'
+        f' {opt.decay_steps} exceed train.num_steps {num_steps}'
       )
     if opt.decay_steps and opt.schedule != 'wsd':
-      problems.append(
+      yield (
         f'config.optimizer.decay_steps {opt.decay_steps} has a meaning only'
         f" with schedule 'wsd', not {opt.schedule!r}; set it to 0"
       )
-    problems += stage_rules.problems(self)
-    if self.sparsity.is_on:
-      problems += self._layer_problems() + self._ladder_problems()
-      problems += self._shard_problems()
-      problems += self._optimizer_problems()
-      for model in self._models():
-        problems += self._head_problems(model) + self._channel_problems(model)
-    return list(dict.fromkeys(problems))
 
   def _models(self) -> list[ModelConfig]:
     """Of every stage; the first one alone, if the others are not known."""
@@ -110,144 +110,107 @@ class Config:
       return list(dict.fromkeys(s.model for s in stages.stages(self)))
     return [self.model]
 
-  def _layer_problems(self) -> list[str]:
+  def _layer_problems(self) -> Iterator[str]:
     sparsity, layers = self.sparsity, self.model.num_layers
-    found = []
     if sparsity.layer_scale and len(sparsity.layer_scale) != layers:
-      found.append(
+      yield (
         f'config.sparsity.layer_scale has {len(sparsity.layer_scale)} factors'
         f' for model.num_layers {layers}; give one for each layer, or ()'
       )
     if sparsity.layer_scale and self.growth.hops:
-      found.append(
+      yield (
         'config.sparsity.layer_scale names layers, and growth.hops changes how'
         ' many there are; use sparsity.dense_layers, or no hops'
       )
     if sum(sparsity.dense_layers) >= layers:
-      found.append(
+      yield (
         f'config.sparsity.dense_layers {sparsity.dense_layers} leaves none of'
         f' {layers} layers to omit anything from; keep fewer dense'
       )
-    return found
 
-  def _ladder_problems(self) -> list[str]:
+  def _ladder_problems(self) -> Iterator[str]:
     sparsity, steps = self.sparsity, self.train.num_steps
-    if sparsity.shape == 'linear' or sparsity.split == 1:
-      return []
     room = (1 - sparsity.split) * (1 - sparsity.warm_start) * steps
     most = math.floor(round(room, 6))
-    if sparsity.rungs <= most:
-      return []
-    return [
-      f'config.sparsity.rungs {sparsity.rungs} do not fit into the last'
-      f' {most} of {steps} steps, which sparsity.split {sparsity.split} leaves'
-      f' for them; use at most {most} rungs, or split 1.0 for none'
-      if most
-      else f'config.sparsity.split {sparsity.split} leaves no step of {steps}'
-      f' for the ladder; use at most {1 - 1 / steps:.4g}, or 1.0 for no ladder'
-    ]
+    is_free = sparsity.shape == 'linear' or sparsity.split == 1
+    if is_free or sparsity.rungs <= most:
+      return
+    if most:
+      yield (
+        f'config.sparsity.rungs {sparsity.rungs} do not fit into the last'
+        f' {most} of {steps} steps, which sparsity.split {sparsity.split}'
+        f' leaves for them; use at most {most} rungs, or split 1.0 for none'
+      )
+    else:
+      yield (
+        f'config.sparsity.split {sparsity.split} leaves no step of {steps} for'
+        f' the ladder; use at most {1 - 1 / steps:.4g}, or 1.0 for no ladder'
+      )
 
-  def _shard_problems(self) -> list[str]:
-    shards, tensor = self.sparsity.shards, self.mesh.tensor
-    if self.sparsity.execution == 'masked' or shards % tensor == 0:
-      return []
-    return [
-      f'config.sparsity.shards {shards} is not a multiple of config.mesh.tensor'
-      f' {tensor}, so that rows would move between devices at every refresh;'
-      f' use shards={math.lcm(shards, tensor)}'
-    ]
-
-  def _head_problems(self, model: ModelConfig) -> list[str]:
-    sparsity = self.sparsity
-    shape = (
-      model.num_heads,
-      model.num_kv_heads,
-      sparsity.granularity,
-      sparsity.shards,
-    )
-    step, rate = counts.head_step(*shape), sparsity.head_rate
-    if model.num_heads % step:
-      return [
-        f'config.sparsity.shards {sparsity.shards} cannot share'
-        f' {model.num_heads} heads in {model.num_kv_heads} key/value groups out'
-        ' evenly; use a divisor of both'
-      ]
-    if not rate:
-      return []
-    tiles = rate * model.num_heads / step
-    is_whole = step == 1 or math.isclose(tiles, round(tiles), abs_tol=1e-9)
-    kept = counts.kept_count(model.num_heads, rate, step)
-    return _rate_problem(
-      'head_rate',
-      rate,
-      is_whole and kept < model.num_heads,
-      'heads',
-      model.num_heads,
-      step,
-    )
-
-  def _channel_problems(self, model: ModelConfig) -> list[str]:
-    sparsity, total = self.sparsity, model.mlp_dim
+  def _neuron_problems(self, model: ModelConfig) -> Iterator[str]:
+    """What does not divide into whole tiles, groups and shards."""
+    sparsity, shards = self.sparsity, self.sparsity.shards
+    heads, groups, total = model.num_heads, model.num_kv_heads, model.mlp_dim
+    step = counts.head_step(heads, groups, sparsity.granularity, shards)
+    rate = sparsity.head_rate
+    if heads % step:
+      yield (
+        f'config.sparsity.shards {shards} cannot share {heads} heads in'
+        f' {groups} key/value groups out evenly; use a divisor of both'
+      )
+    elif rate:
+      tiles = rate * heads / step
+      is_whole = step == 1 or math.isclose(tiles, round(tiles), abs_tol=1e-9)
+      if not is_whole or counts.kept_count(heads, rate, step) == heads:
+        said = counts.not_realised(rate, heads, step, 'heads')
+        yield f'config.sparsity.head_rate {said}'
+    step, rate = self.channel_step, sparsity.channel_rate
     if sparsity.channel_multiple > total:
-      return [
+      yield (
         f'config.sparsity.channel_multiple {sparsity.channel_multiple} is'
         f' above model.mlp_dim {total}; use at most {total}'
-      ]
-    step, rate = self.channel_step, sparsity.channel_rate
-    if total % sparsity.shards or step > total:
-      return [
-        f'config.sparsity.shards {sparsity.shards} cannot share {total}'
-        f' channels out evenly in multiples of {sparsity.channel_multiple};'
-        ' use a divisor'
-      ]
-    if not rate:
-      return []
-    kept = counts.kept_count(total, rate, step)
-    return _rate_problem(
-      'channel_rate', rate, kept < total, 'channels', total, step
-    )
+      )
+    elif total % shards or step > total:
+      yield (
+        f'config.sparsity.shards {shards} cannot share {total} channels out'
+        f' evenly in multiples of {sparsity.channel_multiple}; use a divisor'
+      )
+    elif rate and counts.kept_count(total, rate, step) == total:
+      said = counts.not_realised(rate, total, step, 'channels')
+      yield f'config.sparsity.channel_rate {said}'
 
   @property
   def channel_step(self) -> int:
     """Kept channels come in multiples of this."""
     return math.lcm(self.sparsity.channel_multiple, self.sparsity.shards)
 
-  def _optimizer_problems(self) -> list[str]:
+  def _setup_problems(self) -> Iterator[str]:
     sparsity, name = self.sparsity, self.optimizer.name
-    found = []
+    shards, tensor = sparsity.shards, self.mesh.tensor
+    if sparsity.execution == 'compact' and shards % tensor:
+      yield (
+        f'config.sparsity.shards {shards} is not a multiple of'
+        f' config.mesh.tensor {tensor}, so that rows would move between devices'
+        f' at every refresh; use shards={math.lcm(shards, tensor)}'
+      )
     if name == 'adafactor':
-      found.append(
+      yield (
         "config.optimizer.name 'adafactor' factors its moments across neurons,"
         ' so omitted neurons cannot rest; with sparsity use adamw, lion, muon'
         ' or sgd, or set both omission rates to 0'
       )
-    if (name, sparsity.omitted, sparsity.execution) == (
-      'muon',
-      'decayed',
-      'compact',
-    ):
-      found.append(
+    replays = sparsity.omitted == 'decayed' and sparsity.execution == 'compact'
+    if name == 'muon' and replays:
+      yield (
         "config.optimizer.name 'muon' mixes the neurons of a matrix, so the"
         ' updates of omitted ones cannot be replayed; use sparsity.omitted'
         " 'frozen', or execution 'masked'"
       )
     if sparsity.bias_correction == 'per_neuron' and name != 'adamw':
-      found.append(
+      yield (
         "config.sparsity.bias_correction 'per_neuron' counts steps for"
         f" optimizer 'adamw', not {name!r}; use 'global'"
       )
-    return found
-
-
-def _rate_problem(key, rate, is_good, what, total, step) -> list[str]:
-  if is_good:
-    return []
-  near = counts.nearest_rates(total, step, rate)
-  use = ' or '.join(f'{x:.6g}' for x in near) or '0'
-  return [
-    f'config.sparsity.{key} {rate} cannot be realised: {total} {what} are left'
-    f' out in multiples of {step}; use {use}'
-  ]
 
 
 def allowed(key: str) -> str:

@@ -5,7 +5,7 @@ options of growth operators are declared alike. Every message names the key,
 the value and what is allowed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import difflib
 import math
@@ -18,9 +18,9 @@ from satjax import errors
 class Group:
   """What groups inherit."""
 
-  def problems(self) -> list[str]:
+  def problems(self) -> Iterable[str]:
     """What is wrong between the fields, each of which is right by itself."""
-    return []
+    return ()
 
 
 def rule(check: Callable[[Any], bool], allowed: str) -> Any:

@@ -2,6 +2,7 @@
 
 A *spec* is `('stack', 2)` or, with options, `('direct', {'embed_dim': 512,
 'split': 'uneven'})`. A tuple of specs is compound growth, one after the other.
+A *hop* says when a run grows, by which specs, and for how long it lasts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -155,7 +156,7 @@ def _parse(spec: Any) -> tuple[str, dict[str, Any]]:
     raise errors.ConfigError(
       f'{name!r} is no growth operator; allowed: {", ".join(OPTIONS)}'
     )
-  known, options = OPTIONS[name], as_mapping(target)
+  known, options = OPTIONS[name], _as_mapping(target)
   if options is None:
     options = {known[0]: target}
   for key, value in options.items():
@@ -173,7 +174,7 @@ def _parse(spec: Any) -> tuple[str, dict[str, Any]]:
   return name, options
 
 
-def as_mapping(value: Any) -> dict[str, Any] | None:
+def _as_mapping(value: Any) -> dict[str, Any] | None:
   """Options as a dictionary, from one or from pairs; None: it is neither."""
   if isinstance(value, Mapping):
     return dict(value)
@@ -283,3 +284,56 @@ def _length(model: Sizes, factor=1.0, rope_theta=None) -> Length:
     power = model.head_dim / max(model.head_dim - 2, 1)
     rope_theta = model.rope_theta * factor**power
   return Length(int(factor), float(rope_theta), model.rope_theta)
+
+
+_FORMS = (
+  '(at_tokens, operator, target), (at_tokens, ((operator, target), ...)), or'
+  " either with options at the end, such as (1000000, 'stack', 2,"
+  " {'freeze_tokens': 50000})"
+)
+# What may train besides new layers while the others are frozen.
+TRAINS = {'new': (), 'new+head': ('final_norm', 'unembed')}
+_HOP_OPTIONS = {'freeze_tokens': 0, 'trains': 'new+head'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Hop(schema.Group):
+  """One growth.
+
+  Attributes:
+    at_tokens: tokens read before it; 0 grows what the run starts from.
+    specs: its operators, one after the other.
+    freeze_tokens: for how long after it the old layers stand still.
+    trains: what does not, a key of `TRAINS`.
+  """
+
+  at_tokens: int = schema.at_least(0)
+  specs: tuple = schema.rule(bool, 'one operator or more')
+  freeze_tokens: int = schema.at_least(0)
+  trains: str = schema.one_of(*TRAINS)
+
+
+def parse_hop(hop: Any) -> Hop:
+  """Reads one entry of `growth.hops`.
+
+  Raises:
+    ConfigError: it has another form.
+  """
+  match hop:
+    case [at_tokens, str(operator), target, *rest] if len(rest) <= 1:
+      specs = ((operator, target),)
+    case [at_tokens, [*specs], *rest] if len(rest) <= 1:
+      pass
+    case _:
+      raise errors.ConfigError(f'{hop!r} is no growth; write {_FORMS}')
+  options = _as_mapping(rest[0]) if rest else {}
+  if options is None or options.keys() - _HOP_OPTIONS.keys():
+    raise errors.ConfigError(
+      f'{rest[0]!r}: the options of a hop are {" and ".join(_HOP_OPTIONS)}'
+    )
+  values = {'at_tokens': at_tokens, 'specs': specs, **_HOP_OPTIONS, **options}
+  problems = []
+  found = schema.build(Hop, 'hop', values, problems)
+  if problems:
+    raise errors.ConfigError('; '.join(problems))
+  return found

@@ -115,10 +115,10 @@ def run(
   Args:
     model: architecture and compute dtype.
     params: dense parameters, or a sub-network's.
-    tokenizer: text to ids and back.
+    tokenizer: of the model.
     prompts: texts to go on from, which may be empty; or ids, their begin of
       text included.
-    options: see `Options`.
+    options: how.
     draft: a smaller model that proposes tokens; see `speculative`. The most
       likely tokens stay what they are, and samples have the distribution that
       they have without it, but are others.

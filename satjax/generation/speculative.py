@@ -51,10 +51,7 @@ class Draft:
 
 
 def first_layers(
-  model: ModelConfig,
-  params: PyTree,
-  num_layers: int,
-  num_tokens: int = 4,
+  model: ModelConfig, params: PyTree, num_layers: int, num_tokens: int = 4
 ) -> Draft:
   """The first layers of a model as its draft, with its norm and unembedding.
 
@@ -87,11 +84,7 @@ def _first(stacks, num_layers):
 
 @functools.partial(jax.jit, static_argnames=('model', 'longest'))
 def start(
-  params: PyTree | None,
-  state: State,
-  *,
-  model: ModelConfig,
-  longest: int,
+  params: PyTree | None, state: State, *, model: ModelConfig, longest: int
 ) -> State:
   """A state of `sampling.start` whose prompts the draft has read too.
 

@@ -37,9 +37,7 @@ def grow_depth(
   layer_map: Sequence[int],
   zero_out: Sequence[bool] | None = None,
   noise: float = 0.0,
-  branch_scale: float = 1.0,
   *,
-  noise_on: str = 'all',
   key: jax.Array | None = None,
 ) -> PyTree:
   """Target layer i becomes a copy of layer `layer_map[i]`.
@@ -51,8 +49,6 @@ def grow_depth(
       0: they add nothing at first. Not the gate, nor the norm: zeroing only the
       last matrix of a branch leaves it a gradient.
     noise: a of `W <- (1 - a) W + a eps` on every matrix of parameters.
-    branch_scale: factor on what new layers (later copies) write.
-    noise_on: 'all' matrices, or those of 'new' layers only.
     key: of the noise.
 
   Raises:
@@ -61,25 +57,19 @@ def grow_depth(
   """
   rows, most = np.asarray(layer_map), _depth_of(params) - 1
   zeros = () if zero_out is None else tuple(map(bool, zero_out))
-  if rows.ndim != 1 or not rows.size or rows.dtype.kind not in 'iu':
+  is_list = rows.ndim == 1 and rows.size and rows.dtype.kind in 'iu'
+  if not is_list or rows.min() < 0 or rows.max() > most:
     raise ValueError(
-      f'layer_map {rows.tolist()} must be the numbers of one or more layers'
-    )
-  if rows.min() < 0 or rows.max() > most:
-    raise ValueError(
-      f'layer_map {rows.tolist()} names layers outside 0..{most}'
+      f'layer_map {rows.tolist()} must be the numbers of one or more layers,'
+      f' none of them outside 0..{most}'
     )
   if zeros and len(zeros) != rows.size:
     raise ValueError(
       f'zero_out has {len(zeros)} entries for {rows.size} layers; give one each'
     )
-  if noise_on not in ('all', 'new'):
-    raise ValueError(f"noise_on {noise_on!r}; allowed: 'all' | 'new'")
   if noise and key is None:
     raise ValueError(f'noise {noise} needs a key; pass jax.random.key(seed)')
-  operator = Depth(
-    tuple(rows.tolist()), zeros, (), noise, noise_on, branch_scale
-  )
+  operator = Depth(tuple(rows.tolist()), zeros, noise=noise)
   return _grow_once(params, operator, key)
 
 
@@ -148,10 +138,10 @@ def transform(
   `num_layers`: of the model before.
   """
   if isinstance(operator, Depth):
-    return depth.transform(operator, name, parts[0], layers, key)
-  above = parts[1] if len(parts) > 1 else None
+    draws = fresh.Draws(key, name, layers, len(operator.layer_map))
+    return depth.transform(operator, parts[0], draws)
   return width.transform(
-    operator, name, parts[0], layers, key, num_layers, above
+    operator, *parts, draws=fresh.Draws(key, name, layers, num_layers)
   )
 
 

@@ -16,24 +16,14 @@ from satjax.growth import fresh
 from satjax.growth.operators import Depth
 
 
-def transform(
-  operator: Depth,
-  name: str,
-  x: jax.Array,
-  layers: tuple[int, ...] | None,
-  key: jax.Array | None,
-) -> jax.Array:
-  """What is done to copied layers `x` of the parameter `name`.
-
-  `layers` are their numbers in the target; None: the parameter has none.
-  """
-  num_layers = len(operator.layer_map)
+def transform(operator: Depth, x: jax.Array, draws: fresh.Draws) -> jax.Array:
+  """What is done to copied layers `x` of the parameter of `draws`."""
+  layers = draws.layers
   is_new = _flags(operator.is_new, layers, x.ndim)
   if layers and operator.is_random:
-    drawn = fresh.weights(key, name, x.shape, layers, num_layers)
     is_fresh = _flags(operator.fresh, layers, x.ndim)
-    x = jnp.where(is_fresh, drawn.astype(x.dtype), x)
-  if name in tree.WRITES.values():
+    x = jnp.where(is_fresh, draws.weights(x.shape).astype(x.dtype), x)
+  if draws.name in tree.WRITES.values():
     if operator.branch_scale != 1:
       scale = jnp.where(is_new, operator.branch_scale, 1)
       x = x * scale.astype(x.dtype)
@@ -41,9 +31,7 @@ def transform(
       silent = _flags(operator.zero_out, layers, x.ndim)
       x = jnp.where(silent, jnp.zeros((), x.dtype), x)
   where = operator.noise_on == 'all' or is_new
-  return fresh.add_noise(
-    x, operator.noise, where, key, name, layers, num_layers
-  )
+  return draws.add_noise(x, operator.noise, where)
 
 
 def _flags(
@@ -96,5 +84,4 @@ def is_stacked(path: str, ndim: int) -> bool:
   Factored moments (Adafactor) lose a later axis, not the layers; where they
   are off, a placeholder of one number stands in.
   """
-  name = tree.param_of(path)
-  return name is not None and name.startswith('blocks/') and ndim >= 2
+  return ndim >= 2 and (tree.param_of(path) or '').startswith('blocks/')

@@ -1,6 +1,7 @@
 """Random weights for new units, layers and noise; a key for each matrix."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,45 +37,48 @@ def normal(
   return jax.vmap(lambda k: jax.random.normal(k, shape[1:], jnp.float32))(keys)
 
 
-def weights(
-  key: jax.Array,
-  name: str,
-  shape: tuple[int, ...],
-  layers: tuple[int, ...] | None,
-  num_layers: int,
-) -> jax.Array:
-  """Initial values of a parameter: gains are 1, biases 0, matrices random.
+class Draws(NamedTuple):
+  """What is drawn for one parameter of the grown model.
 
-  N(0, 1 / (D L^2)) for matrices that write to the residual stream, with width D
-  and depth L of the target, and N(0, 2 / (5 D)) for all others (Du et al.,
-  2024, appendix I.2).
+  Attributes:
+    key: of the operator.
+    name: of the parameter.
+    layers: as of `normal`.
+    num_layers: of the grown model.
   """
-  if is_gain(name):
-    return jnp.ones(shape)
-  if is_bias(name):
-    return jnp.zeros(shape)
-  width = shape[-1]
-  std = math.sqrt(2 / (5 * width))
-  if name in tree.WRITES.values():
-    std = 1 / (math.sqrt(width) * num_layers)
-  return normal(key, name, shape, layers) * std
 
+  key: jax.Array
+  name: str
+  layers: tuple[int, ...] | None
+  num_layers: int
 
-def add_noise(
-  x: jax.Array,
-  share: float,
-  where: jax.Array | bool,
-  key: jax.Array,
-  name: str,
-  layers: tuple[int, ...] | None,
-  num_layers: int,
-) -> jax.Array:
-  """`(1 - a) W + a eps` where asked; gains stay (Du et al., 2024, I.2)."""
-  if not share or is_gain(name) or is_bias(name):
-    return x
-  key = jax.random.fold_in(key, 1)  # not the numbers of `weights`
-  eps = weights(key, name, x.shape, layers, num_layers).astype(x.dtype)
-  return jnp.where(where, (1 - share) * x + share * eps, x)
+  def weights(self, shape: tuple[int, ...]) -> jax.Array:
+    """Initial values: gains are 1, biases 0, matrices random.
+
+    N(0, 1 / (D L^2)) for matrices that write to the residual stream, with width
+    D and depth L of the target, and N(0, 2 / (5 D)) for all others (Du et al.,
+    2024, appendix I.2).
+    """
+    if is_gain(self.name):
+      return jnp.ones(shape)
+    if is_bias(self.name):
+      return jnp.zeros(shape)
+    width = shape[-1]
+    std = math.sqrt(2 / (5 * width))
+    if self.name in tree.WRITES.values():
+      std = 1 / (math.sqrt(width) * self.num_layers)
+    return normal(self.key, self.name, shape, self.layers) * std
+
+  def add_noise(
+    self, x: jax.Array, share: float, where: jax.Array | bool
+  ) -> jax.Array:
+    """`(1 - a) W + a eps` where asked; gains stay (Du et al., 2024, I.2)."""
+    if not share or is_gain(self.name) or is_bias(self.name):
+      return x
+    # Not the numbers of fresh weights.
+    other = self._replace(key=jax.random.fold_in(self.key, 1))
+    eps = other.weights(x.shape).astype(x.dtype)
+    return jnp.where(where, (1 - share) * x + share * eps, x)
 
 
 def kind_of(path: str) -> str | None:
@@ -86,7 +90,6 @@ def kind_of(path: str) -> str | None:
   name = tree.param_of(path)
   if name is None:
     return None
-  *_, owner = ('', *path.removesuffix(name).strip('/').split('/'))
-  if owner in ('', 'params'):
-    return 'param'
-  return {'nu': 'second', 'count': 'count'}.get(owner, 'first')
+  owner = path.removesuffix(name).strip('/').rpartition('/')[2]
+  kinds = {'nu': 'second', 'count': 'count', 'params': 'param', '': 'param'}
+  return kinds.get(owner, 'first')

@@ -87,11 +87,7 @@ def midas(num_layers: int, layers: int) -> LayerMap:
 
   Of n blocks, block ceil(n / 2), counted from 1 (Saunshi et al., 2024).
   """
-  _check(
-    1 <= layers <= num_layers and num_layers % layers == 0,
-    f'layers {layers} of MIDAS cut {num_layers} layers into blocks; use a'
-    ' divisor',
-  )
+  _check_cut(num_layers, layers, f'layers {layers} of MIDAS cut')
   whole = tuple(range(num_layers))
   end = -(-(num_layers // layers) // 2) * layers
   return whole[:end] + whole[end - layers :]
@@ -116,15 +112,9 @@ def llama_pro(num_layers: int, group: int) -> LayerMap:
 
   The copies are identity blocks: zero what they write.
   """
-  _check(
-    1 <= group <= num_layers and num_layers % group == 0,
-    f'group {group} of LLaMA-Pro cuts {num_layers} layers into groups; use a'
-    ' divisor',
-  )
-  found = []
-  for end in range(group, num_layers + 1, group):
-    found += [*range(end - group, end), end - 1]
-  return tuple(found)
+  _check_cut(num_layers, group, f'group {group} of LLaMA-Pro cuts')
+  copied = range(group - 1, num_layers, group)
+  return tuple(sorted([*range(num_layers), *copied]))
 
 
 def is_new(layer_map: Sequence[int]) -> tuple[bool, ...]:
@@ -141,6 +131,13 @@ def connection_rate(layer_map: Sequence[int]) -> float:
   pairs = list(zip(layer_map, layer_map[1:]))
   kept = sum(above == below + 1 for below, above in pairs)
   return kept / len(pairs) if pairs else 1.0
+
+
+def _check_cut(num_layers: int, size: int, what: str) -> None:
+  _check(
+    size > 0 and num_layers % size == 0,
+    f'{what} {num_layers} layers into parts as long; use a divisor',
+  )
 
 
 def _check(good: bool, message: str) -> None:

@@ -13,22 +13,7 @@ import jax.numpy as jnp
 
 from satjax import tree
 from satjax.growth.operators import Learn
-from satjax.tree import PyTree, Sizes
-
-# The map of the rows of each parameter: its heads or channels.
-_ROWS = {
-  'blocks/attention/query': 'query',
-  'blocks/attention/key': 'key',
-  'blocks/attention/value': 'value',
-  'blocks/attention/output': 'value',
-  'blocks/attention/query_bias': 'query',
-  'blocks/attention/key_bias': 'key',
-  'blocks/attention/value_bias': 'value',
-  'blocks/mlp/gate': 'channels',
-  'blocks/mlp/up': 'channels',
-  'blocks/mlp/down': 'channels',
-}
-_SMALL = ('_bias', 'query_norm', 'key_norm')  # too small to be counted
+from satjax.tree import PyTree
 
 
 def init(operator: Learn, key: jax.Array) -> dict[str, dict[str, jax.Array]]:
@@ -66,14 +51,14 @@ def materialise(maps: Mapping[str, PyTree], params: PyTree) -> PyTree:
   width, depth = maps['width'], maps['depth']
 
   def grow(path, x):
-    if path in _ROWS and _ROWS[path] in width:
-      shape = x.shape
-      rows = jnp.einsum(
+    rows_SR = width.get(_rows(path))
+    if rows_SR is not None:
+      layers, _, *inner = x.shape
+      x = jnp.einsum(
         'lrd,sr->lsd',
-        x.reshape(shape[0], width[_ROWS[path]].shape[1], -1),
-        width[_ROWS[path]].astype(x.dtype),
-      )
-      x = rows.reshape(shape[0], -1, *shape[2:])
+        x.reshape(layers, rows_SR.shape[1], -1),
+        rows_SR.astype(x.dtype),
+      ).reshape(layers, -1, *inner)
     if 'residual' in width and tree.AXES[path][-1] == 'embed':
       x = jnp.einsum('...d,ed->...e', x, width['residual'].astype(x.dtype))
     if _name(path) in depth:
@@ -83,24 +68,12 @@ def materialise(maps: Mapping[str, PyTree], params: PyTree) -> PyTree:
   return tree.map_with_path(grow, params)
 
 
-def flops(old: Sizes, new: Sizes) -> float:
-  """FLOPs of one `materialise`; its backward pass takes twice as many.
-
-  As `materialise` has it: rows are mapped first, then columns, then layers.
-  """
-  total, after = 0.0, tree.shapes(new)
-  for path, shape in tree.shapes(old).items():
-    if path.endswith(_SMALL):
-      continue
-    first = path.startswith('blocks/')  # whether axis 0 has layers
-    (layers, rows, width), (deep, tall, wide) = (
-      (x[0] if first else 1, math.prod(x[first:-1]), x[-1])
-      for x in (shape, after[path])
-    )
-    total += 2 * layers * rows * tall * width * (rows != tall)
-    total += 2 * layers * tall * width * wide * (width != wide)
-    total += 2 * layers * deep * tall * wide * (layers != deep)
-  return total
+def _rows(path: str) -> str | None:
+  """Of the map of the rows: heads or channels; None: it has neither."""
+  if 'mlp' in tree.AXES[path]:
+    return 'channels'
+  is_of_heads = {'heads', 'kv_heads'} & {*tree.AXES[path]}
+  return _name(path).replace('output', 'value') if is_of_heads else None
 
 
 def _name(path: str) -> str:

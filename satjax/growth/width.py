@@ -49,18 +49,13 @@ def sources(operator: Width, axis: str) -> np.ndarray:
 
 def transform(
   operator: Width,
-  name: str,
   x: jax.Array,
-  layers: tuple[int, ...] | None,
-  key: jax.Array,
-  num_layers: int,
   above: jax.Array | None = None,
+  *,
+  draws: fresh.Draws,
 ) -> jax.Array:
-  """The parameter `name` in its new size.
-
-  `layers` are the numbers of those in `x`; None: it has none. `above` has, for
-  'aki', the same parameter of the layers above.
-  """
+  """A parameter in its new size; `above`: of the layers above, for 'aki'."""
+  name = draws.name
   grown = _copied(operator, name, x, above)
   produced, read = (
     _is_new(operator, name, x.ndim, reads=reads) for reads in (False, True)
@@ -68,18 +63,16 @@ def transform(
   if fresh.is_gain(name):
     grown = grown * _gain_factor(operator, name)
     return jnp.where(produced, 1.0, grown).astype(x.dtype)
-  grown = _share_out(operator, name, grown, layers, key)
+  grown = _share_out(operator, grown, draws)
   if (read | produced).any():
-    drawn = fresh.weights(key, name, grown.shape, layers, num_layers)
-    grown = jnp.where(read | produced, drawn.astype(x.dtype), grown)
+    drawn = draws.weights(grown.shape).astype(x.dtype)
+    grown = jnp.where(read | produced, drawn, grown)
   stays = operator.old.embed == operator.new.embed
   if operator.method != 'random' and not (stays and name in _ALIVE):
     silent = jnp.zeros((), x.dtype)
     grown = jnp.where(produced & ~read, silent, grown)
   where = operator.noise_on == 'all' or _is_added(operator, name, x.ndim)
-  return fresh.add_noise(
-    grown, operator.noise, where, key, name, layers, num_layers
-  )
+  return draws.add_noise(grown, operator.noise, where)
 
 
 def transform_moment(
@@ -171,8 +164,9 @@ def _gain_factor(operator, name) -> float:
   return factor
 
 
-def _share_out(operator, name, x, layers, key):
+def _share_out(operator, x, draws):
   """Divides what a matrix reads over the copies; shares sum to 1."""
+  _, name, layers, _ = draws
   for place, axis in _grown_axes(operator, name):
     if axis != tree.READS.get(name):
       continue
@@ -181,7 +175,9 @@ def _share_out(operator, name, x, layers, key):
     if operator.split == 'even':
       x = x * even.astype(x.dtype)
       continue
-    noise = fresh.normal(jax.random.fold_in(key, 2), name, x.shape, layers)
+    noise = fresh.normal(
+      jax.random.fold_in(draws.key, 2), name, x.shape, layers
+    )
     noise = noise.astype(jnp.promote_types(x.dtype, jnp.float32))
     # Differences around a circle sum to 0.
     noise -= jnp.take(noise, _next_copies(rows), axis=place)

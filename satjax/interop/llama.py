@@ -172,7 +172,7 @@ def config_of(stored: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
     if field.name in _KEYS:
       fields[field.name] = _value(field, values, problems)
   config = ModelConfig(**fields)
-  return config, problems or config.problems()
+  return config, problems or [*config.problems()]
 
 
 def _value(

@@ -19,9 +19,7 @@ _BLOCK = 128
 
 
 def attention(
-  qkv: ops.QKV,
-  segments_BT: jax.Array | None,
-  window: int = 0,
+  qkv: ops.QKV, segments_BT: jax.Array | None, window: int = 0
 ) -> jax.Array:
   """`attention.attention`: `[B, T, N, H]`, softmax in float32 or wider."""
   query_BTNH, *key_value = qkv

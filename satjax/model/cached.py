@@ -41,14 +41,10 @@ def prefill(
   lengths_B: jax.Array,
   size: int,
 ) -> tuple[jax.Array, Cache]:
-  """Reads whole prompts.
+  """Reads whole prompts, padded on the right with anything.
 
-  Args:
-    config: as in `decoder.apply`, like the parameters.
-    params: of the model.
-    tokens_BT: int32, padded on the right with anything.
-    lengths_B: tokens of each row, at least 1.
-    size: slots of the cache, at least T.
+  A row has `lengths_B` tokens, at least 1; the cache has `size` slots, at least
+  T.
 
   Returns:
     Float32 logits `[B, V]` of each row's last token, and the cache.
@@ -77,15 +73,10 @@ def extend(
   tokens_BT: jax.Array,
   positions_BT: jax.Array,
 ) -> tuple[jax.Array, Cache]:
-  """Reads a few more tokens of every row.
+  """Reads a few more tokens of every row; the cache has all those before.
 
-  Args:
-    config: as in `decoder.apply`.
-    params: as in `decoder.apply`.
-    cache: with every position below those of `tokens_BT` filled.
-    tokens_BT: int32.
-    positions_BT: of the tokens, rising by 1 in a row. What lies beyond the
-      last slot is not kept, and its logits mean nothing.
+  Positions rise by 1 in a row. What lies beyond the last slot is not kept, and
+  its logits mean nothing.
 
   Returns:
     Float32 logits `[B, T, V]`, and the cache with T more positions of a row.

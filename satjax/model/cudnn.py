@@ -86,9 +86,7 @@ _forget.defvjp(
 )
 
 
-def documents(
-  segments_BT: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def documents(segments_BT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Where the documents of rows begin, and how long they are.
 
   Returns:

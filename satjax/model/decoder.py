@@ -139,17 +139,7 @@ def apply(
   Returns:
     float32 [B, T, V].
   """
-  return ops.logits(*hidden(config, params, batch, rest))
-
-
-def hidden(
-  config: ModelConfig,
-  params: PyTree,
-  batch: Mapping[str, jax.Array],
-  rest: PyTree = None,
-) -> tuple[jax.Array, jax.Array]:
-  """What `ops.logits` multiplies: `[B, T, D]` and the matrix `[V, D]`."""
-  return run(config, params, batch, rest)[0]
+  return ops.logits(*run(config, params, batch, rest)[0])
 
 
 def observe(
@@ -179,18 +169,13 @@ def run(
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...], tuple[Any, ...]]:
   """The one forward pass; first arguments as in `apply`.
 
-  Args:
-    config: of the dense model.
-    params: of any model.
-    batch: tokens and what is optional.
-    rest: of the neurons that rest.
-    observe: what to keep of each block's intermediate values.
-    mix: how heads look at positions (`layers.mix_rows`).
-    context: what `mix` is given for all layers; None: the batch's 'segments'.
-    cache: what `mix` is given of each stack of layers, and returns.
+  Each block's intermediate values go through `observe`. Heads look at positions
+  as `mix` does (`layers.mix_rows`), with the `context` (None: the batch's
+  'segments') and the `cache` of each stack of layers, which it returns.
 
   Returns:
-    What `hidden` does; what was observed, and the cache, of each stack.
+    What `ops.logits` multiplies, `[B, T, D]` and the matrix `[V, D]`; what was
+    observed, and the cache, of each stack.
   """
   tokens_BT = batch['tokens']
   positions_BT = batch.get('positions')

@@ -29,15 +29,10 @@ def mix_rows(config, qkv, segments_BT, layer, cache):
 
   All that a cache of keys and values changes (`cached`).
 
-  Args:
-    config: of the stack.
-    qkv: rotated queries `[B, T, N, H]` and keys, and values `[B, T, K, H]`.
-    segments_BT: `decoder.run`'s context, the same for all layers.
-    layer: its number in the stack; None without a cache.
-    cache: of the stack; None here.
-
-  Returns:
-    Mixed values `[B, T, N, H]`, and the cache with what is new.
+  From rotated queries `[B, T, N, H]` and keys, and values `[B, T, K, H]` to
+  mixed values `[B, T, N, H]`, and the cache of the stack with what is new. The
+  segments are `decoder.run`'s context; without a cache, `layer` (its number in
+  the stack) and `cache` are None.
   """
   del layer
   window, kind = config.sliding_window, config.attention
@@ -51,7 +46,16 @@ def attend(x_BTD, weights, angles, norm_eps, mix):
   returns.
   """
   w = {name: leaf.astype(x_BTD.dtype) for name, leaf in weights.items()}
-  query_BTNH, key_BTKH, value_BTKH = _project_heads(x_BTD, w, norm_eps)
+
+  def project(name):  # to heads, before the rotation
+    y_BTNH = _project(x_BTD, w[name])
+    if f'{name}_bias' in w:
+      y_BTNH += w[f'{name}_bias']
+    if f'{name}_norm' in w:
+      y_BTNH = ops.rms_norm(y_BTNH, w[f'{name}_norm'], norm_eps)
+    return y_BTNH
+
+  query_BTNH, key_BTKH, value_BTKH = map(project, ('query', 'key', 'value'))
   rotated_BTKH = ops.apply_rope(key_BTKH, angles)
   mixed_BTNH, cache = mix(
     ops.apply_rope(query_BTNH, angles), rotated_BTKH, value_BTKH
@@ -67,20 +71,6 @@ def attend(x_BTD, weights, angles, norm_eps, mix):
   }
   y_BTD = ops.project_out(mixed_BTNH, w['output'])
   return checkpoint_name(y_BTD, 'projection'), seen
-
-
-def _project_heads(x_BTD, w, norm_eps):
-  """Queries, keys and values, `[B, T, heads, H]`, before the rotation."""
-
-  def project(name):
-    y_BTNH = _project(x_BTD, w[name])
-    if f'{name}_bias' in w:
-      y_BTNH += w[f'{name}_bias']
-    if f'{name}_norm' in w:
-      y_BTNH = ops.rms_norm(y_BTNH, w[f'{name}_norm'], norm_eps)
-    return y_BTNH
-
-  return project('query'), project('key'), project('value')
 
 
 def _project(x_BTD, w_FD):

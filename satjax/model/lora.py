@@ -79,9 +79,7 @@ def attach(adapters: PyTree, params: PyTree, scale: float) -> PyTree:
   Both whole, or the same sub-network; `scale` is s, `LoraConfig.scale`.
   """
   return _adapt(
-    lambda x, rows, columns: LowRank(x, rows, scale * columns),
-    params,
-    adapters,
+    lambda x, rows, columns: LowRank(x, rows, scale * columns), params, adapters
   )
 
 

@@ -47,12 +47,19 @@ def common_step(total: int, multiple: int = 1, groups: int = 1) -> int:
   return step
 
 
-def nearest_rates(total: int, step: int, rate: float) -> tuple[float, ...]:
-  """Omission rates next to `rate` that leave out a whole number of tiles."""
+def not_realised(rate: float, total: int, step: int, what: str) -> str:
+  """What to say of an omission rate that leaves out no whole number of tiles.
+
+  With the rates next to it that do.
+  """
   tiles = total // step
   exact = rate * total / step
   around = {max(1, math.floor(exact)), max(1, math.ceil(exact))}
-  return tuple(sorted({min(n, tiles - 1) / tiles for n in around} - {0.0}))
+  near = sorted({min(n, tiles - 1) / tiles for n in around} - {0.0}) or [0]
+  return (
+    f'{rate} cannot be realised: {total} {what} are left out in multiples of'
+    f' {step}; use {" or ".join(f"{x:.6g}" for x in near)}'
+  )
 
 
 def head_groups(
@@ -77,8 +84,6 @@ def kept_kv_heads(
   heads: int, num_heads: int, kv_heads: int, granularity: str = 'per_group'
 ) -> int:
   """How many key/value heads serve the query heads that are kept."""
-  if kv_heads == num_heads:
-    return heads
-  if granularity == 'group':
+  if kv_heads == num_heads or granularity == 'group':
     return heads * kv_heads // num_heads
   return kv_heads

@@ -8,7 +8,7 @@ Metrics that look at activations take what one forward pass over a few rows (the
 probe) shows of each block: `observe` reduces it to a few vectors a layer.
 
 A score may be 0, infinite or NaN: weights overflow, a layer may be silent. One
-that is not finite means "keep this neuron" (`selection.preference`), and must
+that is not finite means "keep this neuron" (`selection.keep`), and must
 not spoil what is said of its neighbours: wherever scores are summed, they are
 summed over those that are finite, and a sum of 0 divides nothing.
 """
@@ -56,13 +56,9 @@ def observe(metric: str, block: Block, *, balance: bool = False) -> Any:
     unit: {name: _wide(x).reshape(-1, *x.shape[2:]) for name, x in part.items()}
     for unit, part in (('heads', block['attention']), ('mlp', block['mlp']))
   }
-  if metric == 'wanda':
-    return {
-      unit: jnp.mean(jnp.square(part['input']), axis=0)
-      for unit, part in flat.items()
-    }
-  if metric == 'maxip_mean':
-    return {unit: jnp.mean(x['input'], axis=0) for unit, x in flat.items()}
+  if metric in ('wanda', 'maxip_mean'):
+    power = 2 if metric == 'wanda' else 1
+    return {u: jnp.mean(x['input'] ** power, axis=0) for u, x in flat.items()}
   hidden_XNH, hidden_XF = flat['heads']['hidden'], flat['mlp']['hidden']
   if metric == 'wanda_out':
     return {
@@ -121,28 +117,29 @@ def scores(
   """
   params, seen = jax.lax.stop_gradient((params, seen))
   leaves = tree.flatten(params)
+
+  def add(parts):
+    return sum(map(_balanced, parts)) if balance else sum(parts)
+
   result = {}
   for unit, members in units.items():
     weights = {path: _wide(leaves[path]) for path in members}
     reads = [
-      w
-      for path, w in weights.items()
-      if not path.endswith(('/output', '/down', '_bias'))
+      w for path, w in weights.items() if tree.READS.get(path) == 'embed'
     ]
     if metric in ('uniform', 'magnitude'):
       parts = [
         _sum_others(jnp.square(w), members[path]) for path, w in weights.items()
       ]
-      score = jnp.sqrt(_add(parts, balance))
+      score = jnp.sqrt(add(parts))
       result[unit] = score if metric == 'magnitude' else jnp.ones_like(score)
     elif metric == 'wanda':
       parts = [_weigh(jnp.square(w), seen[unit]) for w in reads]
-      result[unit] = jnp.sqrt(_add(parts, balance))
+      result[unit] = jnp.sqrt(add(parts))
     elif metric == 'maxip_mean':
-      parts = [_respond(w, seen[unit]) for w in reads]
-      total = _add(parts, balance)
+      parts = [_weigh(w, seen[unit]) for w in reads]
       columns = sum(w.shape[2] for w in reads) if unit == 'heads' else 1
-      result[unit] = total / columns
+      result[unit] = add(parts) / columns
     else:
       result[unit] = _wide(seen[unit])
       if metric.endswith('_out'):
@@ -156,19 +153,9 @@ def _sum_others(x, axes):
   return jnp.sum(x, axis=tuple(a for a in range(x.ndim) if a not in axes))
 
 
-def _weigh(square, mean_square_LD):
-  """`sum_i a_i^2 w_i^2` over all columns of a neuron: [L, R]."""
-  weighed = jnp.einsum('L...D,LD->L...', square, mean_square_LD)
-  return _sum_others(weighed, (0, 1))
-
-
-def _respond(w, mean_LD):
+def _weigh(w, x_LD):
   """`sum_c |x w_c|` over the columns c of a neuron: [L, R]."""
-  return _sum_others(jnp.abs(jnp.einsum('L...D,LD->L...', w, mean_LD)), (0, 1))
-
-
-def _add(parts, balance):
-  return sum(_balanced(x) for x in parts) if balance else sum(parts)
+  return _sum_others(jnp.abs(jnp.einsum('L...D,LD->L...', w, x_LD)), (0, 1))
 
 
 def _balanced(x, axis=-1):
@@ -199,9 +186,8 @@ def entropy(score_LR: jax.Array) -> jax.Array:
   score_LR = _relative(score_LR)
   total_L1 = jnp.maximum(jnp.sum(score_LR, axis=-1, keepdims=True), 1.0)
   terms_LR = jax.scipy.special.entr(score_LR / total_L1)
-  return jnp.mean(jnp.sum(terms_LR, axis=-1)) / jnp.log(
-    max(2, score_LR.shape[-1])
-  )
+  most = jnp.log(max(2, score_LR.shape[-1]))
+  return jnp.mean(jnp.sum(terms_LR, axis=-1)) / most
 
 
 def energy_scale(score_LR: jax.Array, kept_LR: jax.Array) -> jax.Array:

@@ -42,14 +42,11 @@ class Ladder:
   warm_start: float = 0.0
 
   def __post_init__(self):
-    if not 0 <= self.rate < 1:
-      raise ValueError(f'rate {self.rate} must be from 0 to below 1')
+    for name in ('rate', 'warm_start'):
+      if not 0 <= (value := getattr(self, name)) < 1:
+        raise ValueError(f'{name} {value} must be from 0 to below 1')
     if not 0 < self.split <= 1:
       raise ValueError(f'split {self.split} must be above 0 and up to 1')
-    if not 0 <= self.warm_start < 1:
-      raise ValueError(
-        f'warm_start {self.warm_start} must be from 0 to below 1'
-      )
     if self.rungs < 1 or self.num_steps < 1:
       raise ValueError(
         f'rungs {self.rungs} and num_steps {self.num_steps} must be at least 1'
@@ -71,22 +68,17 @@ class Ladder:
     first = math.ceil(warm * self.num_steps)
     steps, rate, rungs = self.num_steps - first, self.rate, self.rungs
     length = (1 - split) * steps
-    begin = first + steps - length
+    begin = first if self.shape == 'reversed' else first + steps - length
+    starts = [math.ceil(begin + i * length / rungs) for i in range(rungs + 1)]
     if self.shape == 'reversed':
-      starts = [math.ceil(first + i * length / rungs) for i in range(rungs + 1)]
       found = [(s, rate * i / rungs) for i, s in enumerate(starts)]
     elif self.shape == 'linear':
-      slope = [
-        (s, rate * float(1 - (s + 1 - begin) / length))
-        for s in range(math.ceil(begin), self.num_steps)
-      ]
-      found = [(first, rate), *slope]
+      slope = range(math.ceil(begin), self.num_steps)
+      falling = (rate * float(1 - (s + 1 - begin) / length) for s in slope)
+      found = [(first, rate), *zip(slope, falling)]
     else:
-      starts = [math.ceil(begin + i * length / rungs) for i in range(rungs)]
-      rungs_down = [
-        (s, rate * (1 - (i + 1) / rungs)) for i, s in enumerate(starts)
-      ]
-      found = [(first, rate), *rungs_down]
+      down = [rate * (1 - i / rungs) for i in range(rungs + 1)]
+      found = [*zip([first, *starts], down)]
     return ((0, 0.0), *found) if first else tuple(found)
 
   @functools.cached_property
@@ -124,12 +116,8 @@ class Ladder:
     step = counts.common_step(total, multiple, groups)
     kept = tuple(counts.kept_count(total, r, step) for _, r in self.levels)
     if min(kept) == total:
-      near = counts.nearest_rates(total, step, self.rate)
-      use = ' or '.join(f'{rate:.6g}' for rate in near) or '0'
-      raise errors.ConfigError(
-        f'rate {self.rate} cannot be realised: {total} neurons are left out in'
-        f' multiples of {step}; use {use}'
-      )
+      said = counts.not_realised(self.rate, total, step, 'neurons')
+      raise errors.ConfigError(f'rate {said}')
     return kept
 
   def realised_rates(

@@ -63,7 +63,7 @@ def lors(
     importance: 'magnitude' or 'uniform', computed from the new parameters;
       `update(..., scores={unit: array})` takes precedence.
     selection: 'top_k' or 'sample', with a `temperature`; see
-      `selection.preference`.
+      `selection.keep`.
     refresh_every: steps with the same mask; 0: the caller replaces
       `state.mask` itself.
     omitted: 'frozen', the moments and the decay of omitted neurons rest; or
@@ -155,14 +155,9 @@ def _keep(ladder, count, unit, score, key, multiple, groups, ranked):
     by_rung = ladder.kept_by_rung(score.shape[-1], multiple, groups)
   except errors.ConfigError as error:
     raise errors.ConfigError(f'lors: {unit!r}: {error}') from error
-  # Scores of one layer may come without an axis for layers.
-  return selection_lib.keep(
-    score.reshape(-1, score.shape[-1]),
-    jnp.array(by_rung)[ladder.rung(count)],
-    tree.key_of(key, unit),
-    groups=groups,
-    **ranked,
-  ).reshape(score.shape)
+  kept = jnp.array(by_rung)[ladder.rung(count)]
+  key = tree.key_of(key, unit)
+  return selection_lib.keep(score, kept, key, groups=groups, **ranked)
 
 
 def _state_mask(inner, state: LorsState) -> PyTree:

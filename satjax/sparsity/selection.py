@@ -17,70 +17,51 @@ from satjax.sparsity import counts
 Kept = dict[str, jax.Array]
 
 
-def preference(
+def keep(
   score: jax.Array,
+  count: jax.Array | int,
   key: jax.Array,
   *,
   method: str,
   temperature: float,
   groups: int = 1,
 ) -> jax.Array:
-  """Neurons in the order in which they are kept, in each of the equal groups.
+  """A mask of the `count` neurons of each layer that matter most.
 
   Args:
     score: `[..., R]`, non-negative. A value that is not finite counts as
       important: the neuron is kept.
+    count: an int or int [...]; may be traced. Groups share it evenly: whoever
+      counts makes it a multiple of them (`counts.common_step`).
     key: randomness of the sampling, and of ties.
     method: 'top_k', or 'sample': without replacement, with odds in proportion
       to `score ** (1 / temperature)` (Gumbel top-k: Vieira, 2014; Kool et al.,
       2019). Towards a temperature of 0 that is top_k; a high one is uniform.
-    groups: runs of neurons, each with its own order.
-
-  Returns:
-    int32 `[..., groups, R / groups]`, numbered within the group.
+    groups: equal runs of neurons, each with its own order.
 
   Raises:
     ConfigError: the groups cannot be equal.
   """
-  if score.shape[-1] % groups:
+  shape = score.shape
+  if shape[-1] % groups:
     raise errors.ConfigError(
-      f'{score.shape[-1]} neurons cannot be split into {groups} equal groups;'
-      ' use a divisor'
+      f'{shape[-1]} neurons cannot be split into {groups} equal groups; use a'
+      ' divisor'
     )
-  score = score.reshape(*score.shape[:-1], groups, -1)
+  score = score.reshape(*shape[:-1], groups, -1)
   score = jnp.where(jnp.isfinite(score), score, jnp.inf)
+  rank_by = score
   if method == 'sample':
     # A score of 0 keeps a chance: its logarithm has to be finite.
     finite = jnp.where(jnp.isinf(score), 0.0, score)
     floor = jnp.mean(1e-6 * finite, axis=-1, keepdims=True)
     odds = jnp.log(jnp.maximum(score, jnp.maximum(floor, 1e-30))) / temperature
     rank_by = odds + jax.random.gumbel(key, score.shape, odds.dtype)
-  else:
-    rank_by = score
   # Else equal scores would favour the first neurons, refresh after refresh.
   ties = jax.random.uniform(jax.random.fold_in(key, 1), score.shape)
-  return jnp.lexsort((ties, -rank_by), axis=-1).astype(jnp.int32)
-
-
-def keep(
-  score: jax.Array, count: jax.Array | int, key: jax.Array, **options
-) -> jax.Array:
-  """A mask of the `count` neurons that come first in each layer's preference.
-
-  `score` is [L, R]; `count`, an int or int [L], may be traced. Groups share it
-  evenly: whoever counts makes it a multiple of them (`counts.common_step`).
-  """
-  order_LGR = preference(score, key, **options)
-  count = jnp.asarray(count).reshape(-1, 1, 1) // order_LGR.shape[-2]
-  first_LGR = jnp.arange(order_LGR.shape[-1]) < count
-  kept_LGR = jnp.put_along_axis(
-    jnp.zeros(order_LGR.shape, bool),
-    order_LGR,
-    jnp.broadcast_to(first_LGR, order_LGR.shape),
-    axis=-1,
-    inplace=False,
-  )
-  return kept_LGR.reshape(score.shape)
+  place = jnp.argsort(jnp.lexsort((ties, -rank_by), axis=-1), axis=-1)
+  count = jnp.asarray(count)[..., None, None] // groups
+  return (place < count).reshape(shape)
 
 
 def select(
@@ -99,7 +80,7 @@ def select(
   Args:
     scores: `{'heads': [L, N], 'mlp': [L, F]}`.
     kept_counts: as `keep` takes them, by unit.
-    key: as of `preference`; so are the two options.
+    key: as of `keep`; so are the two options.
     kv_heads: number of key/value heads K. Where every head has its own, they
       go together.
     granularity: with grouped queries, 'per_group' keeps the same number of

@@ -49,11 +49,8 @@ def ahead(program: Any, *args: Any) -> PyTree:
   With it they take ShapeDtypeStructs; calls with arrays of the same shapes and
   shardings then find their programs ready.
   """
-  lowered = program.lower(*args)
-  lowered.compile()
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), lowered.out_info
-  )
+  program.lower(*args).compile()
+  return program.eval_shape(*args)
 
 
 @functools.partial(jax.jit, static_argnames='shards')
@@ -63,12 +60,12 @@ def orders(kept: selection.Kept, shards: int = 1) -> dict[str, jax.Array]:
   Each of the `shards` equal runs keeps as many rows and has an order and
   numbers of its own, so that no row leaves the device of its run.
   """
-  result = {}
-  for name, mask_LR in kept.items():
-    mask_LSR = mask_LR.reshape(len(mask_LR), shards, -1)
-    order_LSR = jnp.argsort(~mask_LSR, axis=-1, stable=True)
-    result[name] = order_LSR.astype(jnp.int32)
-  return result
+
+  def order(mask_LR):
+    rests_LSR = ~mask_LR.reshape(len(mask_LR), shards, -1)
+    return jnp.argsort(rests_LSR, axis=-1, stable=True).astype(jnp.int32)
+
+  return jax.tree.map(order, kept)
 
 
 def split(
@@ -192,7 +189,8 @@ def _cuts(path, ndim, order, stacks):
   """
   if not (tree.param_of(path) or '').startswith('blocks/'):
     return None, None
-  axis, _ = tree.indexed_axis(path, ndim, order) or (None, None)
+  axes = tree.axes_of(path, ndim) or ()
+  axis = next((axis for axis in axes if axis in order), None)
   cuts = tuple((s.start, s.stop, dict(s.kept).get(axis)) for s in stacks)
   return axis, None if len(cuts) == 1 and cuts[0][2] is None else cuts
 
@@ -228,10 +226,7 @@ def _merge_leaf(active, resting, inverse_LSR, cuts):
 
 @jax.jit
 def _inverse(order):
-  return {
-    name: jnp.argsort(rows, axis=-1).astype(jnp.int32)
-    for name, rows in order.items()
-  }
+  return jax.tree.map(lambda x: jnp.argsort(x, axis=-1).astype('int32'), order)
 
 
 def _in_runs(x, rows_LSR):

@@ -24,7 +24,7 @@ def next_token_loss(
 
   `chunk`: positions whose logits a device holds at once; 0: all.
   """
-  x_BTD, unembed_VD = decoder.hidden(model, params, batch, rest)
+  x_BTD, unembed_VD = decoder.run(model, params, batch, rest)[0]
   if chunk:
     return chunked_cross_entropy_sum(x_BTD, unembed_VD, batch, chunk)
   return cross_entropy_sum(ops.logits(x_BTD, unembed_VD), batch)

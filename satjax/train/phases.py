@@ -13,7 +13,6 @@ from satjax import flops
 from satjax.config import stages as stages_lib
 from satjax.config.run import Config
 from satjax.config.stages import Stage
-from satjax.growth import learned
 from satjax.sparsity import counts, subnetwork
 from satjax.sparsity import ladder as ladder_lib
 
@@ -212,7 +211,7 @@ def phase_flops(config: Config, phase: Phase) -> float:
     lora=stage.lora,
   )
   if stage.mode == 'learn':
-    total += 3 * learned.flops(stage.base, stage.model)
+    total += 3 * flops.map_flops(stage.base, stage.model)
   return total
 
 

@@ -126,7 +126,7 @@ def test_options_may_be_written_as_pairs():
     ((STEP, 'stack'), ["(2048, 'stack')", 'at_tokens, operator, target']),
     ((1e3, 'stack', 2), ['1000.0']),
     ((True, 'stack', 2), ['True']),
-    ((-1, 'stack', 2), ['(-1,']),
+    ((-1, 'stack', 2), ['at_tokens = -1', 'at least 0']),
     ((STEP, 'stack', 2, 3), ['3', 'freeze_tokens']),
     ((STEP, 'stack', 2, {'freeze': 1}), ['freeze', 'freeze_tokens']),
     ((STEP, 'stack', 2, {'freeze_tokens': -1}), ['-1', 'at least 0']),

@@ -209,8 +209,9 @@ def test_moments_of_random_layers_begin_at_zero():
     np.testing.assert_array_equal(leaf, wanted, path)
 
 
-def grown_leaves(params, layer_map, **options):
-  return tree.flatten(apply.grow_depth(params, layer_map, **options))
+def grown_leaves(params, layer_map, key=common.KEY, **options):
+  operator = Depth(layer_map, **options)
+  return tree.flatten(apply.grow_tree(params, (operator,), key))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from satjax import tree
-from satjax.data import rows
 from satjax.model import decoder
 from tests import models
 
@@ -154,7 +153,7 @@ def test_documents_of_a_row_are_apart_or_one_sequence():
   ]
   for seen, expected in (
     (row, np.concatenate(apart)),
-    (rows.as_one(row), whole),
+    ({'tokens': tokens[0]}, whole),
   ):
     batch = {name: x[None] for name, x in seen.items()}
     found = apply(model, params, **batch)[0]

@@ -93,16 +93,20 @@ def test_what_no_tile_can_realise_is_refused(call, said):
   'total, multiple, rate, rates',
   [
     # 8 heads in groups: multiples of a quarter.
-    (8, 2, 0.3, (0.25, 0.5)),
-    (8, 2, 0.05, (0.25,)),
-    (8, 2, 0.99, (0.75,)),
-    (32, 4, 0.5, (0.5,)),
+    (8, 2, 0.3, '0.25 or 0.5'),
+    (8, 2, 0.05, '0.25'),
+    (8, 2, 0.99, '0.75'),
+    (32, 4, 0.5, '0.5'),
     # Nothing can be left out of one tile.
-    (4, 4, 0.5, ()),
+    (4, 4, 0.5, '0'),
   ],
 )
 def test_nearest_rates_by_hand(total, multiple, rate, rates):
-  assert counts.nearest_rates(total, multiple, rate) == rates
+  said = counts.not_realised(rate, total, multiple, 'heads')
+  assert said == (
+    f'{rate} cannot be realised: {total} heads are left out in multiples of'
+    f' {multiple}; use {rates}'
+  )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from satjax import tree
+from satjax import flops, tree
 from satjax.config import stages
 from satjax.data import pipeline, tokenizers
 from satjax.growth import learned
@@ -215,7 +215,7 @@ def test_learning_is_paid_for():
   config = make_config(hop, growth__opt_state='reset')
   learn, then = phases.step_flops(config, 2), phases.step_flops(config, 5)
   before, after = (stage.model for stage in stages.stages(config)[:2])
-  maps = learned.flops(before, after)
+  maps = flops.map_flops(before, after)
   assert learn == then + 3 * maps
   # A sum over 2 old layers for each number of the 4 new ones.
   numbers = 4 * 2 * 16 * 32 + 3 * 48 * 32 + 2 * 32
