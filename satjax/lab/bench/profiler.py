@@ -15,12 +15,11 @@ from typing import Any
 import jax
 import optax
 
-from satjax import console
+from satjax import console, files
 from satjax.config.run import Config
 from satjax.lab.bench import arms as bench_arms
 from satjax.lab.bench import machine as bench_machine
 from satjax.lab.bench import profiler_ops
-from satjax.lab.bench import table as bench_table
 from satjax.train import setup as setup_lib
 from satjax.train import workdir
 
@@ -58,7 +57,7 @@ def profile(
   """
   config = bench_arms.fresh(config)
   path = pathlib.Path(directory) / 'profile.md'
-  bench_table.write_text(path, '')
+  files.save(path, '')
   sections = {}
   for name, changed in (
     ('dense', bench_arms.with_rate(config, 0.0, 'skip')),
@@ -76,7 +75,7 @@ def profile(
       sections[label] = _trace(folder, task, known, steps)
     del arm, tasks, task
   result = {'environment': workdir.environment(), 'sections': sections}
-  bench_table.write_text(path, render(result))
+  files.save(path, render(result))
   return result
 
 

@@ -58,19 +58,13 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Op:
-  """One operation of one line of a trace, from start to stop in nanoseconds.
+  """One operation of one line of a trace, from start to stop in nanoseconds."""
 
-  Attributes:
-    name: of the instruction, or of the kernel where that is not known.
-    module: program that it belongs to; '' where that is not known.
-    kernel: of a GPU, that ran for the instruction.
-  """
-
-  name: str
-  module: str
+  name: str  # of the instruction, or of the kernel where that is not known
+  module: str  # program that it belongs to; '' where that is not known
   start: float
   stop: float
-  kernel: str = ''
+  kernel: str = ''  # of a GPU, that ran for the instruction
 
 
 def kinds(text: str) -> dict[str, str]:

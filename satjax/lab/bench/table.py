@@ -288,20 +288,5 @@ def write(
     StorageError: `out` cannot be written.
   """
   path = pathlib.Path(out)
-  write_text(path, json.dumps(result, indent=2) + '\n')
-  write_text(path.with_suffix('.md'), table)
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file, and the folders above it.
-
-  Raises:
-    StorageError: it cannot be written.
-  """
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, text)
-  except OSError as error:
-    raise errors.StorageError(
-      f'cannot write {path}: {error.strerror}; choose another place'
-    ) from error
+  files.save(path, json.dumps(result, indent=2) + '\n')
+  files.save(path.with_suffix('.md'), table)

@@ -26,14 +26,10 @@ _CAUSAL = 'satjax_causal'  # our attention, as transformers knows it
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """A way to run the model.
+  """A way to run the model."""
 
-  Attributes:
-    mode: of `torch.compile`; '' is eager.
-    attention: `torch.nn.attention.SDPBackend`; '' is PyTorch's own choice.
-  """
-
-  mode: str = ''
+  mode: str = ''  # of `torch.compile`; '' is eager
+  # `torch.nn.attention.SDPBackend`; '' is PyTorch's own choice.
   attention: str = ''
 
 

@@ -22,24 +22,16 @@ KINDS += ('ragged-all-to-all', 'collective-permute', 'collective-broadcast')
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One array that devices exchange.
+  """One array that devices exchange."""
 
-  Attributes:
-    kind: one of `KINDS`.
-    shape: on one device, of the larger side: what an all-gather gives, what a
-      reduce-scatter gets.
-    dtype: as XLA writes it, such as 'bf16'.
-    bytes: of that array, once.
-    times: how often it runs in one run of the program.
-    group: how many devices take part together.
-  """
-
-  kind: str
+  kind: str  # one of `KINDS`
+  # On one device, of the larger side: what an all-gather gives, what a
+  # reduce-scatter gets.
   shape: tuple[int, ...]
-  dtype: str
-  bytes: int
-  times: int
-  group: int
+  dtype: str  # as XLA writes it, such as 'bf16'
+  bytes: int  # of that array, once
+  times: int  # how often it runs in one run of the program
+  group: int  # how many devices take part together
 
 
 def total(found: Sequence[Collective]) -> dict[str, tuple[int, int]]:

@@ -270,19 +270,8 @@ def save(
       contents = {'png': _png(fig), 'svg': _svg(fig).encode()}
     for end, content in contents.items():
       paths.append(pathlib.Path(directory) / f'{name}.{end}')
-      write(paths[-1], content)
+      files.save(paths[-1], content)
   return paths
-
-
-def write(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file as a whole; raises StorageError."""
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, content)
-  except OSError as error:
-    raise errors.StorageError(
-      f'cannot write {path}: {error.strerror}; choose another file'
-    ) from error
 
 
 def _compose(picture: Picture) -> Any:

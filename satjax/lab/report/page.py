@@ -7,7 +7,7 @@ import pathlib
 import string
 from typing import NamedTuple
 
-from satjax import errors
+from satjax import errors, files
 from satjax.lab.report import (
   figures,
   plots,
@@ -123,14 +123,14 @@ def read(paths: Sequence[str | os.PathLike]) -> Content:
     StorageError: a file that cannot be read.
   """
   found = [(path, results_lib.find(path)) for path in paths]
-  files = [file for _, named in found for file in named]
-  workdirs = [path for path, named in found if not named]
-  if len({file.resolve() for file in files}) < len(files):
+  named = [file for _, several in found for file in several]
+  workdirs = [path for path, several in found if not several]
+  if len({file.resolve() for file in named}) < len(named):
     raise errors.ConfigError(
-      f'results {[str(file) for file in files]}: name each once'
+      f'results {[str(file) for file in named]}: name each once'
     )
-  runs = runs_lib.read(workdirs) if workdirs or not files else []
-  return Content(runs, [results_lib.read(file) for file in files])
+  runs = runs_lib.read(workdirs) if workdirs or not named else []
+  return Content(runs, [results_lib.read(file) for file in named])
 
 
 def tables(content: Content) -> str:
@@ -170,7 +170,7 @@ def report(content: Content, out: str | os.PathLike) -> None:
     heading='satjax experiments' if results else 'satjax runs',
     body=''.join(parts),
   )
-  figures.write(pathlib.Path(out), page.encode())
+  files.save(pathlib.Path(out), page)
 
 
 def _overview(results: Sequence[Result]) -> Iterator[str]:
