@@ -62,7 +62,14 @@ def ladder(
 
   def task(name):
     changed = config if name == 'ladder' else dense
-    return lambda: runs[name].append(_apart(changed))
+
+    def run():
+      """In a process that has compiled nothing yet."""
+      context = multiprocessing.get_context('spawn')
+      with futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        runs[name].append(pool.submit(run_whole, changed).result())
+
+    return run
 
   bench_groups.take_turns('runs', {name: task(name) for name in runs}, rounds)
   # As a run saw it; this process has opened no device.
@@ -79,13 +86,6 @@ def ladder(
   again = result['arms']['dense again']['ratio']
   result['noise'] = bench_table.noise_floor(again)
   return bench_table.publish(out, result, render)
-
-
-def _apart(config):
-  """`run_whole` in a process that has compiled nothing yet."""
-  context = multiprocessing.get_context('spawn')
-  with futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-    return pool.submit(run_whole, config).result()
 
 
 def run_whole(

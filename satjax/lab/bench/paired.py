@@ -224,7 +224,13 @@ class _Run:
       else:
         arms |= made
     self._check_noise()
-    self._check_losses()
+    same = {
+      name: loss
+      for name, loss in self.losses.items()
+      if name.startswith(('dense again', 'whole', 'torch'))
+    }
+    dtype, platform = self.config.model.dtype, self.device.platform
+    bench_table.check_losses(self.losses['dense'], same, dtype, platform)
     if len(arms) > 1:
       for name, of_arm in self._visit(arms).items():
         self.figures.setdefault(name, {'group': number, **of_arm})
@@ -266,9 +272,3 @@ class _Run:
         'the dense arm has to fit twice, to tell noise from a difference:'
         f' {self.unavailable["dense again"]}'
       )
-
-  def _check_losses(self):
-    names = ('dense again', 'whole', 'torch')
-    same = {n: x for n, x in self.losses.items() if n.startswith(names)}
-    dtype, platform = self.config.model.dtype, self.device.platform
-    bench_table.check_losses(self.losses['dense'], same, dtype, platform)

@@ -27,15 +27,12 @@ def cheapest(
   Of settings within 2% of each other those that change less win. Batch size
   and method stay as they are, and at most a share of `room` is filled.
   """
-  best, rank = None, None
+  ranks = {}
   for candidate in candidates(config, topology):
     total, seconds = price(candidate, topology)
-    if total > room * topology.chip.memory:
-      continue
-    penalised = seconds * (1 + 0.02 * len(flags(config, candidate)))
-    if rank is None or penalised < rank:
-      best, rank = candidate, penalised
-  return best
+    if total <= room * topology.chip.memory:
+      ranks[candidate] = seconds * (1 + 0.02 * len(flags(config, candidate)))
+  return min(ranks, key=ranks.get, default=None)
 
 
 def price(config: Config, topology: Topology) -> tuple[float, float]:

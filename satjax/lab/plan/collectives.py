@@ -105,7 +105,8 @@ class _Program:
           seen.add(chain.groups())
         for kind, dtype, dims in self._arrays(name, one):
           shape = tuple(int(d) for d in dims.split(',') if d)
-          size = math.prod(shape) * _bits(dtype) // 8
+          bits = re.search(r'\d+', dtype)
+          size = math.prod(shape) * (int(bits[0]) if bits else 8) // 8
           yield Collective(kind, shape, dtype, size, times, group)
 
   def _arrays(self, name, one):
@@ -207,9 +208,3 @@ def _group(attributes):
     names = re.findall(r"'(\w+)'", axes[2])
     return math.prod(int(sizes[name]) for name in names)
   return 2  # a permute: pairs
-
-
-def _bits(dtype):
-  if dtype == 'pred':
-    return 8
-  return int(re.search(r'\d+', dtype)[0])

@@ -2,7 +2,8 @@
 
 A page shows each panel as an SVG of its own, so that a narrow screen can stack
 them; a file has them in one. matplotlib is used without pyplot: no window, no
-display, no state between calls. Equal pictures give equal bytes.
+display, no state between calls. Where it is not installed, ConfigError is
+raised. Equal pictures give equal bytes.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -149,9 +150,6 @@ def html_picture(picture: Picture, prefix: str, level: int) -> str:
   """A section: heading of a level, note, panels, legend.
 
   `prefix` is that of ids, which have to be unique in a page.
-
-  Raises:
-    ConfigError: matplotlib is not installed.
   """
   title = html.escape(picture.title)
   panels = ''.join(
@@ -188,7 +186,6 @@ def _swatch(key: Key) -> str:
 
 
 def _matplotlib() -> Any:
-  """The library; raises ConfigError where it is not installed."""
   try:
     import matplotlib
   except ImportError as error:
@@ -256,12 +253,7 @@ def _svg(fig: Any, **options: Any) -> str:
 def save(
   pictures: Mapping[str, Picture], directory: str | os.PathLike
 ) -> list[pathlib.Path]:
-  """Writes pictures by their names as PNG and SVG, on white; returns paths.
-
-  Raises:
-    ConfigError: matplotlib is not installed.
-    StorageError: a file that cannot be written.
-  """
+  """Writes pictures by their names as PNG and SVG, on white; returns paths."""
   matplotlib, paths = _matplotlib(), []
   for name, picture in pictures.items():
     # Glyphs as paths: a file looks the same whatever fonts there are.
