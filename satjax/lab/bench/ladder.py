@@ -36,13 +36,8 @@ def ladder(
 
   One that grows is timed without growth. The kinds of run take turns.
 
-  Args:
-    config: with a ladder.
-    rounds: runs of each kind.
-    out: JSON file for the result; its table goes beside it, as .md.
-
-  Returns:
-    The result, as in the JSON file; `render` makes the table.
+  `config` has a ladder, and there are `rounds` runs of each kind. Returns the
+  result, as it goes to the JSON file `out`; its table goes beside it, as .md.
 
   Raises:
     ConfigError: nothing is left out, or adapters train.

@@ -52,7 +52,6 @@ def bench(
   Weights and tokens are random. A model that grows is timed before it grows.
 
   Args:
-    config: what to time.
     rates: omission rates of heads and channels.
     forwards: what the omitted part does in the forward pass, for each rate.
     rounds: visits to each arm.

@@ -40,7 +40,6 @@ def profile(
   """Traces the dense arm, and one of SAT, of random weights and tokens.
 
   Args:
-    config: what to run.
     directory: for a trace of each section, and the tables, as profile.md.
     rate: omission rate of heads and channels.
     forward: what the omitted part does in the forward pass.

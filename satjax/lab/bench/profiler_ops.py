@@ -92,18 +92,13 @@ def _kind(one, bodies):
       within = 'attention' in ''.join(_OP_NAME.findall(part.rest))
       batched = within and _BATCHED.search(part.rest)
       return 'attention' if batched else 'matmul'
-  scoped = [SCOPE in _scopes(part.rest) for part in parts]
-  if 2 * sum(scoped) > len(scoped):
+  names = (_OP_NAME.search(part.rest) for part in parts)
+  if 2 * sum(SCOPE in x[1].split('/') for x in names if x) > len(parts):
     return 'optimizer'
   opcodes = {part.opcode for part in parts}
   if opcodes & {'gather', 'scatter', 'sort'}:
     return 'gather/scatter'
   return 'copy/transpose' if opcodes <= _MOVES else 'elementwise'
-
-
-def _scopes(text):
-  names = _OP_NAME.findall(text)
-  return names[0].split('/') if names else []
 
 
 def _by_name(name):

@@ -110,6 +110,10 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
   some = next(iter((by_seed or search).values()))
   config, num_steps = some.config, some.config.train.num_steps
   last = phases.phase_at(config, num_steps - 1).stage.model
+  omitted = sum(
+    (stop - start) * phases.omission_rate(phase)
+    for start, stop, phase in phases.stretches(config)
+  )
   # What makes an arm besides overrides stands under a name of its own.
   more = {
     name: getattr(arm, name)
@@ -127,7 +131,7 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
     'tokens': num_steps * config.tokens_per_step,
     'flops': some.flops,
     'seconds': None,
-    'omission_rate': _omission_rate(config),
+    'omission_rate': omitted / num_steps,
     'parameters': flops.num_params(last),
     'early_stop': arm.early_stop,
     'against': {},
@@ -148,15 +152,6 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
   mean = float(np.mean(losses))
   value['loss'] = {'mean': mean, 'low': min(losses), 'high': max(losses)}
   return value | _along(list(by_seed.values()), by_step)
-
-
-def _omission_rate(config) -> float:
-  """The mean over the steps, as realised."""
-  omitted = sum(
-    (stop - start) * phases.omission_rate(phase)
-    for start, stop, phase in phases.stretches(config)
-  )
-  return omitted / config.train.num_steps
 
 
 def _run(seed: int, trial: Trial) -> dict[str, Any]:

@@ -56,8 +56,14 @@ def candidates(config: Config, topology: Topology) -> Iterator[Config]:
   rows = {config.train.microbatch_size or batch, batch}
   rows |= {size for size in _powers(batch) if batch % size == 0}
   can_rest = config.sparsity.is_on and config.sparsity.execution == 'compact'
+  meshes = [
+    (topology.count // tensor // fsdp, fsdp, tensor)
+    for tensor in _powers(min(topology.count, 16))
+    for fsdp in range(1, topology.count // tensor + 1)
+    if topology.count % (tensor * fsdp * topology.slices) == 0
+  ]
   axes = itertools.product(
-    [m for m in _meshes(topology.count) if m[0] % topology.slices == 0],
+    meshes,
     sorted(rows, reverse=True),
     dict.fromkeys((config.model.remat, 'none', 'minimal', 'full')),
     dict.fromkeys((config.sparsity.rest, *(['host'] if can_rest else []))),
@@ -79,13 +85,6 @@ def candidates(config: Config, topology: Topology) -> Iterator[Config]:
     except errors.ConfigError:
       continue
     yield changed
-
-
-def _meshes(count):
-  for tensor in _powers(min(count, 16)):
-    for fsdp in range(1, count // tensor + 1):
-      if count % (tensor * fsdp) == 0:
-        yield count // tensor // fsdp, fsdp, tensor
 
 
 def _powers(most):

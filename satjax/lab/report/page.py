@@ -22,89 +22,8 @@ from satjax.lab.report import runs as runs_lib
 from satjax.lab.report.results import Result
 from satjax.lab.report.runs import Run
 
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>satjax: $title</title>
-<style>
-:root {
-  color-scheme: light dark; --ink: #24292f; --page: #fff; --line: #d3d8de;
-  --faint: #59636e; --good: #00674b; --bad: #9a3c00; --tint: #f4f6f8;
-}
-@media screen and (prefers-color-scheme: dark) {
-  :root {
-    --ink: #e6edf3; --page: #0f1419; --line: #3b424a; --faint: #9aa4af;
-    --good: #4fcfa5; --bad: #ff9d66; --tint: #182028;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem;
-  padding: 0 1rem; color: var(--ink); background: var(--page);
-  overflow-wrap: anywhere;
-}
-h1 { font-size: 1.5rem; }
-h2 { font-size: 1.3rem; margin: 3rem 0 .5rem; }
-h3 { font-size: 1.05rem; margin: 2rem 0 .4rem; }
-h2::first-letter, h3::first-letter { text-transform: uppercase; }
-a { color: inherit; text-underline-offset: .15em; }
-nav ul { columns: 18rem; padding-left: 1.2rem; }
-section > p, .note { color: var(--faint); margin: .25rem 0 .75rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
-dt { color: var(--faint); } dd { margin: 0; } dl p { margin: 0; }
-.wide { overflow-x: auto; overflow-wrap: normal; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-td, th { padding: .25rem .8rem; border-bottom: 1px solid var(--line); }
-td, thead th { text-align: right; vertical-align: top; }
-td { min-width: 4rem; white-space: pre; }
-td.across { text-align: left; white-space: normal; max-width: 40rem; }
-th, thead th:first-child, .prose td, .prose thead th { text-align: left; }
-th { font-weight: normal; vertical-align: top; }
-thead th { font-weight: 600; vertical-align: bottom; max-width: 9rem; }
-tbody th {
-  position: sticky; left: 0; background: var(--page); min-width: 11rem;
-  max-width: 14rem;
-}
-.prose tbody th, .prose td {
-  min-width: 11rem; max-width: 26rem; white-space: pre-line;
-}
-.prose thead th + th, .prose th + td { min-width: 6.5rem; }
-tbody .group th {
-  position: static; background: var(--tint); max-width: none; font-weight: 600;
-}
-.group span { position: sticky; left: .5rem; }
-.good { color: var(--good); } .bad { color: var(--bad); }
-.panels { display: flex; flex-wrap: wrap; gap: 1rem; }
-.panels > div { min-width: 0; max-width: 100%; }
-.panels svg { display: block; width: 100%; height: auto; }
-.legend {
-  display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; margin: .5rem 0;
-  padding: 0; list-style: none; font-size: .9em;
-}
-.legend svg { width: 28px; height: 12px; fill: none; overflow: visible; }
-.picture, tr { break-inside: avoid; }
-@media (max-width: 34rem) {
-  body { margin: 1rem auto; padding: 0 .75rem; }
-  dl { display: block; } dd { margin-bottom: .5rem; }
-  td, th { padding: .25rem .5rem; }
-  tbody th, .prose tbody th { min-width: 7rem; max-width: 8.5rem; }
-}
-@media print {
-  body { font-size: 9pt; margin: 0; max-width: none; padding: 0; }
-  h2 { break-before: page; } h2, h3 { break-after: avoid; }
-  .wide { overflow: visible; }
-  td, th, tbody th, .prose td, .prose tbody th {
-    padding: .1rem .2rem; font-size: 6.5pt; min-width: 0; position: static;
-    white-space: pre-line;
-  }
-}
-</style>
-<h1>$heading</h1>
-$body</html>
-"""
+# What stands around tables and pictures, and how all of it looks.
+_PAGE = pathlib.Path(__file__).with_name('page.html')
 
 
 class Content(NamedTuple):
@@ -152,10 +71,6 @@ def report(content: Content, out: str | os.PathLike) -> None:
   """Writes tables and pictures as one self-contained HTML file.
 
   Equal inputs give equal bytes.
-
-  Raises:
-    ConfigError: matplotlib is not installed.
-    StorageError: the file cannot be written.
   """
   results = content.results
   parts = list(_overview(results))
@@ -165,7 +80,7 @@ def report(content: Content, out: str | os.PathLike) -> None:
     parts += _runs(content.runs, 2 if not results else 3)
   names = [words.title(result) for result in results]
   names += [run.name for run in content.runs]
-  page = string.Template(_PAGE).substitute(
+  page = string.Template(_PAGE.read_text()).substitute(
     title=html.escape(', '.join(names)),
     heading='satjax experiments' if results else 'satjax runs',
     body=''.join(parts),

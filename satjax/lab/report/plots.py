@@ -35,15 +35,11 @@ def write_plots(
 ) -> list[pathlib.Path]:
   """Writes what arms cost and reach, and over coordinates, as PNG and SVG.
 
-  With `along`, also what there is along the runs, such as curves.
-
-  Returns:
-    Paths, such as directory/NAME_loss.png; each PNG stands before its SVG.
+  With `along`, also what there is along the runs, such as curves. Returns
+  paths, such as directory/NAME_loss.png; each PNG stands before its SVG.
 
   Raises:
-    ConfigError: matplotlib is not installed.
     DataError: a key of the result is missing or no such value.
-    StorageError: a file that cannot be written.
   """
   result = results_lib.check(result)
   title, named = words.title(result), {}
