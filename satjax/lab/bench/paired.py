@@ -79,7 +79,14 @@ def bench(
   run = _Run(config, rates, forwards, rounds, steps, devices)
   with tempfile.TemporaryDirectory() as weights:
     run.time(memory, weights, variants)
-  result = run.result() | {
+  result = {
+    'config': run.config.to_dict(),
+    'rounds': rounds,
+    'steps': steps,
+    'losses': run.losses,
+    'unavailable': run.unavailable,
+    'arms': run.figures,
+    'noise': bench_table.noise_floor(run.figures['dense again']['ratio']),
     'environment': workdir.environment(),
     'torch': bench_torch.versions() if variants else {},
     'load_average': {'before': before[0], 'after': os.getloadavg()},
@@ -147,18 +154,6 @@ class _Run:
     if peak:
       self.figures['dense']['peak_memory'] = peak
 
-  def result(self):
-    """What was timed, and what came out."""
-    return {
-      'config': self.config.to_dict(),
-      'rounds': self.rounds,
-      'steps': self.num_steps,
-      'losses': self.losses,
-      'unavailable': self.unavailable,
-      'arms': self.figures,
-      'noise': bench_table.noise_floor(self.figures['dense again']['ratio']),
-    }
-
   def _make(self, name):
     return bench_arms.make_arm(self.compiled[name], self.batches)
 
@@ -202,7 +197,10 @@ class _Run:
     ]
 
   def _check_gather(self):
-    """Gathering every neuron has to give the dense model back."""
+    """Gathering every neuron has to give the dense model back.
+
+    What it takes of the memory is free again when it returns.
+    """
     for name, sat in self.compiled.items():
       whole = f'whole {name.split()[0]}'
       if sat.phase.is_sparse and whole not in self.losses:

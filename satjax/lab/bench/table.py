@@ -273,11 +273,7 @@ def publish(
 def write(
   out: str | os.PathLike, result: Mapping[str, Any], table: str
 ) -> None:
-  """Writes a result as JSON and its table beside it, as .md.
-
-  Raises:
-    StorageError: `out` cannot be written.
-  """
+  """Writes a result as JSON and its table beside it, as .md."""
   path = pathlib.Path(out)
   files.save(path, json.dumps(result, indent=2) + '\n')
   files.save(path.with_suffix('.md'), table)

@@ -67,11 +67,7 @@ def plan(
   FLOPs are 6 for each parameter and token, as in the paper. Embeddings do not
   grow, so that the base of a small model costs more than 1 / factor.
 
-  Args:
-    num_params: parameters of the target model.
-    tokens: tokens of training it from scratch.
-    factor: target parameters over base parameters, at least 2; None: as the
-      paper advises.
+  Numbers are those of `Schedule`; `factor` None: as the paper advises.
 
   Raises:
     ConfigError: a number that is missing, not finite or too small.

@@ -15,7 +15,6 @@ from satjax.lab.report import (
   run_plots,
   run_tables,
   table,
-  words,
 )
 from satjax.lab.report import results as results_lib
 from satjax.lab.report import runs as runs_lib
@@ -36,10 +35,8 @@ class Content(NamedTuple):
 def read(paths: Sequence[str | os.PathLike]) -> Content:
   """Reads folders of runs, result files, and folders of result files.
 
-  Raises:
+  Raises, besides what `runs.read` and `results.read` do:
     ConfigError: nothing to show, or something given twice.
-    DataError: a file that is empty or broken; names it, and the key.
-    StorageError: a file that cannot be read.
   """
   found = [(path, results_lib.find(path)) for path in paths]
   named = [file for _, several in found for file in several]
@@ -56,7 +53,7 @@ def tables(content: Content) -> str:
   """The tables as plain text; needs no matplotlib."""
   found = run_tables.tables(content.runs) if content.runs else []
   for result in content.results:
-    name = words.title(result)
+    name = result_tables.title(result)
     for each in (
       result_tables.claims(result),
       result_tables.arms(result, brief=True),
@@ -78,7 +75,7 @@ def report(content: Content, out: str | os.PathLike) -> None:
     parts += _experiment(number, result)
   if content.runs:
     parts += _runs(content.runs, 2 if not results else 3)
-  names = [words.title(result) for result in results]
+  names = [result_tables.title(result) for result in results]
   names += [run.name for run in content.runs]
   page = string.Template(_PAGE.read_text()).substitute(
     title=html.escape(', '.join(names)),
@@ -92,8 +89,8 @@ def _overview(results: Sequence[Result]) -> Iterator[str]:
   """Contents and the claims of all, where there are several."""
   if len(results) > 1:
     items = ''.join(
-      f'<li><a href="#e{number}">{html.escape(words.title(result))}</a></li>'
-      for number, result in enumerate(results)
+      f'<li><a href="#e{number}">{html.escape(title)}</a></li>'
+      for number, title in enumerate(map(result_tables.title, results))
     )
     yield f'<nav aria-label="Contents"><ul>{items}</ul></nav>\n'
     claims = result_tables.all_claims(results)
@@ -102,7 +99,7 @@ def _overview(results: Sequence[Result]) -> Iterator[str]:
 
 
 def _experiment(number: int, result: Result) -> Iterator[str]:
-  title = html.escape(words.title(result))
+  title = html.escape(result_tables.title(result))
   yield f'<h2 id="e{number}">{title}</h2>\n{_doc(result)}'
   claims, hops = result_tables.claims(result), result_tables.hops(result)
   if claims.rows:
@@ -116,14 +113,16 @@ def _experiment(number: int, result: Result) -> Iterator[str]:
   yield from pictures[1:]
   if hops.rows:
     yield table.html(hops)
-  notes = ''.join(f'<p>{html.escape(note)}</p>' for note in words.notes(result))
+  notes = ''.join(
+    f'<p>{html.escape(note)}</p>' for note in result_tables.notes(result)
+  )
   yield f'<section><h3>Notes</h3><div class="note">{notes}</div></section>\n'
 
 
 def _doc(result: Result) -> str:
   """The docstring; its headed paragraphs as a list of terms."""
   parts = []
-  for term, text in words.doc(result):
+  for term, text in result_tables.doc(result):
     term, text = html.escape(term), html.escape(text)
     headed = f'<dt>{term}</dt><dd>{text}</dd>'
     parts.append(headed if term else f'</dl><p>{text}</p><dl>')
