@@ -39,6 +39,21 @@ ABSCISSAS = {
   'flops': 'executed FLOPs',
   'seconds': 'training time (s)',
 }
+_INKED = ('text.color', 'axes.labelcolor', 'xtick.color', 'ytick.color')
+_OFF = ('axes.spines.top', 'axes.spines.right', 'legend.frameon')
+_SETTINGS = {  # of matplotlib
+  **dict.fromkeys(_INKED, INK),
+  **dict.fromkeys(('axes.edgecolor', 'grid.color'), GRID),
+  **dict.fromkeys((*_OFF, 'text.parse_math'), False),
+  **dict.fromkeys(('axes.grid', 'axes.axisbelow'), True),
+  'axes.facecolor': 'none',
+  'axes.titlesize': 'medium',
+  'font.family': 'DejaVu Sans',  # comes with matplotlib
+  'font.size': 9,
+  'image.aspect': 'auto',
+  'image.interpolation': 'nearest',
+  'svg.hashsalt': 'satjax',
+}
 _DPI = 100
 _PALETTE = 256  # colours of a PNG
 _NARROWEST = 6.4  # inches, of a file
@@ -196,26 +211,6 @@ def _matplotlib() -> Any:
   return matplotlib
 
 
-def _settings() -> dict[str, Any]:
-  """Of matplotlib."""
-  inked = ('text.color', 'axes.labelcolor', 'xtick.color', 'ytick.color')
-  lines = ('axes.edgecolor', 'grid.color')
-  off = ('axes.spines.top', 'axes.spines.right', 'legend.frameon')
-  return {
-    **dict.fromkeys(inked, INK),
-    **dict.fromkeys(lines, GRID),
-    **dict.fromkeys((*off, 'text.parse_math'), False),
-    **dict.fromkeys(('axes.grid', 'axes.axisbelow'), True),
-    'axes.facecolor': 'none',
-    'axes.titlesize': 'medium',
-    'font.family': 'DejaVu Sans',  # comes with matplotlib
-    'font.size': 9,
-    'image.aspect': 'auto',
-    'image.interpolation': 'nearest',
-    'svg.hashsalt': 'satjax',
-  }
-
-
 def _inline(panel: Panel, label: str, prefix: str) -> str:
   """A panel as SVG for HTML, whose ink and grid take the colours of the page.
 
@@ -225,7 +220,7 @@ def _inline(panel: Panel, label: str, prefix: str) -> str:
   from matplotlib import figure as figure_lib
 
   # Text stays text: smaller, and it can be searched and read aloud.
-  with matplotlib.rc_context({**_settings(), 'svg.fonttype': 'none'}):
+  with matplotlib.rc_context({**_SETTINGS, 'svg.fonttype': 'none'}):
     fig = figure_lib.Figure((panel.width, panel.height), layout='constrained')
     panel.draw(fig.subplots())
     text = _svg(fig, transparent=True)
@@ -257,7 +252,7 @@ def save(
   matplotlib, paths = _matplotlib(), []
   for name, picture in pictures.items():
     # Glyphs as paths: a file looks the same whatever fonts there are.
-    with matplotlib.rc_context({**_settings(), 'svg.fonttype': 'path'}):
+    with matplotlib.rc_context({**_SETTINGS, 'svg.fonttype': 'path'}):
       fig = _compose(picture)
       contents = {'png': _png(fig), 'svg': _svg(fig).encode()}
     for end, content in contents.items():
