@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 
+from satjax import errors
+
 
 def write(path: pathlib.Path, content: bytes | str) -> None:
   """Replaces a file; it is on disk when this returns.
@@ -24,6 +26,21 @@ def write(path: pathlib.Path, content: bytes | str) -> None:
     temporary.unlink(missing_ok=True)
     raise
   sync(path.parent)
+
+
+def save(path: pathlib.Path, content: bytes | str) -> None:
+  """`write` where a user wants it, with the folders above it.
+
+  Raises:
+    StorageError: it cannot be written.
+  """
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, content)
+  except OSError as error:
+    raise errors.StorageError(
+      f'cannot write {path}: {error.strerror}; choose another place'
+    ) from error
 
 
 def write_json(path: pathlib.Path, value: object) -> None:

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from satjax import errors
+from satjax import errors, files
 
 SUMMARY = 'tables of runs and of results; --out writes them with plots as HTML'
 OPTIONS = {
@@ -60,7 +60,7 @@ def _untested(files: list[str], results: list[Any]) -> list[Any]:
 
 
 def _write(content: Any, untested: list[Any], options: Any) -> list[Any]:
-  from satjax.lab.report import figures, markdown, page, plots
+  from satjax.lab.report import markdown, page, plots
 
   paths = []
   if options.out:
@@ -74,6 +74,6 @@ def _write(content: Any, untested: list[Any], options: Any) -> list[Any]:
       paths += plots.write_plots(result, options.plots, along=True)
   if options.page:
     text = markdown.results_page(content.results, untested)
-    figures.write(pathlib.Path(options.page), text.encode())
+    files.save(pathlib.Path(options.page), text)
     paths.append(options.page)
   return paths

@@ -20,18 +20,12 @@ from satjax.train import setup as setup_lib
 
 @dataclasses.dataclass
 class CompiledStep:
-  """A train step, ready to run; nothing of it is on the device yet.
+  """A train step, ready to run; nothing of it is on the device yet."""
 
-  Attributes:
-    setup: of the configuration that it trains.
-    phase: with the shapes of the step.
-    program: the step.
-    seconds: of the compile, 'cold' with no cache, and 'warm' with one on disk.
-  """
-
-  setup: setup_lib.Setup
-  phase: phases.Phase
-  program: jax.stages.Compiled
+  setup: setup_lib.Setup  # of the configuration that it trains
+  phase: phases.Phase  # with the shapes of the step
+  program: jax.stages.Compiled  # the step
+  # Of the compile, 'cold' with no cache, and 'warm' with one on disk.
   seconds: Mapping[str, float]
 
   @property

@@ -16,21 +16,15 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-  """Arms that belong in one group.
+  """Arms that belong in one group."""
 
-  Attributes:
-    names: of the arms.
-    make: gives them by name, their state on the device.
-    rests: bytes on a device between steps.
-    works: bytes on top of that while one of them steps.
-    alone: whether the memory of other arms is to be free, since nobody knows
-      what these need.
-  """
-
-  names: tuple[str, ...]
+  names: tuple[str, ...]  # of the arms
+  # Gives them by name, their state on the device.
   make: Callable[[], dict[str, Any]]
-  rests: float = 0.0
-  works: float = 0.0
+  rests: float = 0.0  # bytes on a device between steps
+  works: float = 0.0  # bytes on top of that while one of them steps
+  # Whether the memory of other arms is to be free, since nobody knows what
+  # these need.
   alone: bool = False
 
 

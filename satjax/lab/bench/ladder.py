@@ -36,13 +36,8 @@ def ladder(
 
   One that grows is timed without growth. The kinds of run take turns.
 
-  Args:
-    config: with a ladder.
-    rounds: runs of each kind.
-    out: JSON file for the result; its table goes beside it, as .md.
-
-  Returns:
-    The result, as in the JSON file; `render` makes the table.
+  `config` has a ladder, and there are `rounds` runs of each kind. Returns the
+  result, as it goes to the JSON file `out`; its table goes beside it, as .md.
 
   Raises:
     ConfigError: nothing is left out, or adapters train.
@@ -62,7 +57,14 @@ def ladder(
 
   def task(name):
     changed = config if name == 'ladder' else dense
-    return lambda: runs[name].append(_apart(changed))
+
+    def run():
+      """In a process that has compiled nothing yet."""
+      context = multiprocessing.get_context('spawn')
+      with futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        runs[name].append(pool.submit(run_whole, changed).result())
+
+    return run
 
   bench_groups.take_turns('runs', {name: task(name) for name in runs}, rounds)
   # As a run saw it; this process has opened no device.
@@ -79,13 +81,6 @@ def ladder(
   again = result['arms']['dense again']['ratio']
   result['noise'] = bench_table.noise_floor(again)
   return bench_table.publish(out, result, render)
-
-
-def _apart(config):
-  """`run_whole` in a process that has compiled nothing yet."""
-  context = multiprocessing.get_context('spawn')
-  with futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-    return pool.submit(run_whole, config).result()
 
 
 def run_whole(

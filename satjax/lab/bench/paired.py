@@ -52,7 +52,6 @@ def bench(
   Weights and tokens are random. A model that grows is timed before it grows.
 
   Args:
-    config: what to time.
     rates: omission rates of heads and channels.
     forwards: what the omitted part does in the forward pass, for each rate.
     rounds: visits to each arm.
@@ -80,7 +79,14 @@ def bench(
   run = _Run(config, rates, forwards, rounds, steps, devices)
   with tempfile.TemporaryDirectory() as weights:
     run.time(memory, weights, variants)
-  result = run.result() | {
+  result = {
+    'config': run.config.to_dict(),
+    'rounds': rounds,
+    'steps': steps,
+    'losses': run.losses,
+    'unavailable': run.unavailable,
+    'arms': run.figures,
+    'noise': bench_table.noise_floor(run.figures['dense again']['ratio']),
     'environment': workdir.environment(),
     'torch': bench_torch.versions() if variants else {},
     'load_average': {'before': before[0], 'after': os.getloadavg()},
@@ -148,18 +154,6 @@ class _Run:
     if peak:
       self.figures['dense']['peak_memory'] = peak
 
-  def result(self):
-    """What was timed, and what came out."""
-    return {
-      'config': self.config.to_dict(),
-      'rounds': self.rounds,
-      'steps': self.num_steps,
-      'losses': self.losses,
-      'unavailable': self.unavailable,
-      'arms': self.figures,
-      'noise': bench_table.noise_floor(self.figures['dense again']['ratio']),
-    }
-
   def _make(self, name):
     return bench_arms.make_arm(self.compiled[name], self.batches)
 
@@ -203,7 +197,10 @@ class _Run:
     ]
 
   def _check_gather(self):
-    """Gathering every neuron has to give the dense model back."""
+    """Gathering every neuron has to give the dense model back.
+
+    What it takes of the memory is free again when it returns.
+    """
     for name, sat in self.compiled.items():
       whole = f'whole {name.split()[0]}'
       if sat.phase.is_sparse and whole not in self.losses:
@@ -224,7 +221,13 @@ class _Run:
       else:
         arms |= made
     self._check_noise()
-    self._check_losses()
+    same = {
+      name: loss
+      for name, loss in self.losses.items()
+      if name.startswith(('dense again', 'whole', 'torch'))
+    }
+    dtype, platform = self.config.model.dtype, self.device.platform
+    bench_table.check_losses(self.losses['dense'], same, dtype, platform)
     if len(arms) > 1:
       for name, of_arm in self._visit(arms).items():
         self.figures.setdefault(name, {'group': number, **of_arm})
@@ -266,9 +269,3 @@ class _Run:
         'the dense arm has to fit twice, to tell noise from a difference:'
         f' {self.unavailable["dense again"]}'
       )
-
-  def _check_losses(self):
-    names = ('dense again', 'whole', 'torch')
-    same = {n: x for n, x in self.losses.items() if n.startswith(names)}
-    dtype, platform = self.config.model.dtype, self.device.platform
-    bench_table.check_losses(self.losses['dense'], same, dtype, platform)

@@ -15,12 +15,11 @@ from typing import Any
 import jax
 import optax
 
-from satjax import console
+from satjax import console, files
 from satjax.config.run import Config
 from satjax.lab.bench import arms as bench_arms
 from satjax.lab.bench import machine as bench_machine
 from satjax.lab.bench import profiler_ops
-from satjax.lab.bench import table as bench_table
 from satjax.train import setup as setup_lib
 from satjax.train import workdir
 
@@ -41,7 +40,6 @@ def profile(
   """Traces the dense arm, and one of SAT, of random weights and tokens.
 
   Args:
-    config: what to run.
     directory: for a trace of each section, and the tables, as profile.md.
     rate: omission rate of heads and channels.
     forward: what the omitted part does in the forward pass.
@@ -58,7 +56,7 @@ def profile(
   """
   config = bench_arms.fresh(config)
   path = pathlib.Path(directory) / 'profile.md'
-  bench_table.write_text(path, '')
+  files.save(path, '')
   sections = {}
   for name, changed in (
     ('dense', bench_arms.with_rate(config, 0.0, 'skip')),
@@ -76,7 +74,7 @@ def profile(
       sections[label] = _trace(folder, task, known, steps)
     del arm, tasks, task
   result = {'environment': workdir.environment(), 'sections': sections}
-  bench_table.write_text(path, render(result))
+  files.save(path, render(result))
   return result
 
 

@@ -58,19 +58,13 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Op:
-  """One operation of one line of a trace, from start to stop in nanoseconds.
+  """One operation of one line of a trace, from start to stop in nanoseconds."""
 
-  Attributes:
-    name: of the instruction, or of the kernel where that is not known.
-    module: program that it belongs to; '' where that is not known.
-    kernel: of a GPU, that ran for the instruction.
-  """
-
-  name: str
-  module: str
+  name: str  # of the instruction, or of the kernel where that is not known
+  module: str  # program that it belongs to; '' where that is not known
   start: float
   stop: float
-  kernel: str = ''
+  kernel: str = ''  # of a GPU, that ran for the instruction
 
 
 def kinds(text: str) -> dict[str, str]:
@@ -98,18 +92,13 @@ def _kind(one, bodies):
       within = 'attention' in ''.join(_OP_NAME.findall(part.rest))
       batched = within and _BATCHED.search(part.rest)
       return 'attention' if batched else 'matmul'
-  scoped = [SCOPE in _scopes(part.rest) for part in parts]
-  if 2 * sum(scoped) > len(scoped):
+  names = (_OP_NAME.search(part.rest) for part in parts)
+  if 2 * sum(SCOPE in x[1].split('/') for x in names if x) > len(parts):
     return 'optimizer'
   opcodes = {part.opcode for part in parts}
   if opcodes & {'gather', 'scatter', 'sort'}:
     return 'gather/scatter'
   return 'copy/transpose' if opcodes <= _MOVES else 'elementwise'
-
-
-def _scopes(text):
-  names = _OP_NAME.findall(text)
-  return names[0].split('/') if names else []
 
 
 def _by_name(name):

@@ -127,51 +127,42 @@ def check_losses(
 
 def render(result: Mapping[str, Any]) -> str:
   """The result as a Markdown table, and what it takes to judge it."""
-  columns, arms = _columns(result), result['arms'].items()
-  rows = [[cell(name, arm) for cell in columns.values()] for name, arm in arms]
-  return f'{console.markdown([*columns], rows)}\n{_notes(result)}'
-
-
-def _columns(result):
-  """From the head of a column to its cell, a function of (name, arm)."""
-  floor, arms = result['noise'], result['arms']
-  memory = arms['dense']['memory']
-
-  def if_known(key, cell):
-    return lambda name, arm: cell(arm[key]) if key in arm else ''
-
-  columns = {
-    'arm': lambda name, arm: name,
-    'ms/step': lambda name, arm: f'{1e3 * arm["seconds"]:.1f}',
-    'tokens/s': lambda name, arm: f'{arm["tokens_per_second"]:,.0f}',
-    'time / dense': lambda name, arm: f'{arm["ratio"]["median"]:.3f}',
-    'range': lambda name, arm: RANGE.format(**arm['ratio']),
-    'speed-up': lambda name, arm: (
-      '1' if name == 'dense' else speedup(arm, floor)
-    ),
-    'FLOPs limit': lambda name, arm: f'{arm["limit"]:.3f}x',
-    'efficiency': lambda name, arm: f'{arm["efficiency"]:.3f}',
-    'MFU': if_known('mfu', '{:.1%}'.format),
-    'of measured': if_known('of_measured', '{:.1%}'.format),
-    'time / twin': if_known('twin', lambda x: f'{x["median"]:.3f}'),
-    'refresh': if_known('refresh_share', '{:.1%}'.format),
-    'memory': if_known('memory', lambda x: f'{x / memory:.3f}'),
-    'peak GiB': if_known('peak_memory', lambda x: f'{x / 2**30:.2f}'),
-    'compile s': lambda name, arm: ' / '.join(
-      f'{seconds:.1f}' for seconds in arm['compile_seconds'].values()
-    ),
-  }
-  return {
-    head: cell
-    for head, cell in columns.items()
-    if any(cell(name, arm) for name, arm in arms.items())
-  }
-
-
-def _notes(result):
-  """What the table leaves out, as a Markdown list."""
+  arms = result['arms'].items()
+  rows = [_cells(name, arm, result) for name, arm in arms]
+  heads = [head for head in rows[0] if any(row[head] for row in rows)]
+  table = console.markdown(
+    heads, [[row[head] for head in heads] for row in rows]
+  )
   notes = _notes_on_times, _notes_on_arms, notes_on_machine
-  return ''.join(f'- {note}\n' for of in notes for note in of(result))
+  text = ''.join(f'- {note}\n' for of in notes for note in of(result))
+  return f'{table}\n{text}'
+
+
+def _cells(name, arm, result):
+  """What there is to say of an arm, by column; '' for what is not known."""
+
+  def known(key, form, unit=1):
+    return form.format(arm[key] / unit) if key in arm else ''
+
+  dense = result['arms']['dense']
+  seconds = [f'{x:.1f}' for x in arm['compile_seconds'].values()]
+  return {
+    'arm': name,
+    'ms/step': f'{1e3 * arm["seconds"]:.1f}',
+    'tokens/s': f'{arm["tokens_per_second"]:,.0f}',
+    'time / dense': f'{arm["ratio"]["median"]:.3f}',
+    'range': RANGE.format(**arm['ratio']),
+    'speed-up': '1' if name == 'dense' else speedup(arm, result['noise']),
+    'FLOPs limit': f'{arm["limit"]:.3f}x',
+    'efficiency': f'{arm["efficiency"]:.3f}',
+    'MFU': known('mfu', '{:.1%}'),
+    'of measured': known('of_measured', '{:.1%}'),
+    'time / twin': f'{arm["twin"]["median"]:.3f}' if 'twin' in arm else '',
+    'refresh': known('refresh_share', '{:.1%}'),
+    'memory': known('memory', '{:.3f}', dense['memory']),
+    'peak GiB': known('peak_memory', '{:.2f}', 2**30),
+    'compile s': ' / '.join(seconds),
+  }
 
 
 def notes_on_machine(result: Mapping[str, Any]) -> Iterator[str]:
@@ -282,26 +273,7 @@ def publish(
 def write(
   out: str | os.PathLike, result: Mapping[str, Any], table: str
 ) -> None:
-  """Writes a result as JSON and its table beside it, as .md.
-
-  Raises:
-    StorageError: `out` cannot be written.
-  """
+  """Writes a result as JSON and its table beside it, as .md."""
   path = pathlib.Path(out)
-  write_text(path, json.dumps(result, indent=2) + '\n')
-  write_text(path.with_suffix('.md'), table)
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file, and the folders above it.
-
-  Raises:
-    StorageError: it cannot be written.
-  """
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, text)
-  except OSError as error:
-    raise errors.StorageError(
-      f'cannot write {path}: {error.strerror}; choose another place'
-    ) from error
+  files.save(path, json.dumps(result, indent=2) + '\n')
+  files.save(path.with_suffix('.md'), table)

@@ -26,14 +26,10 @@ _CAUSAL = 'satjax_causal'  # our attention, as transformers knows it
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """A way to run the model.
+  """A way to run the model."""
 
-  Attributes:
-    mode: of `torch.compile`; '' is eager.
-    attention: `torch.nn.attention.SDPBackend`; '' is PyTorch's own choice.
-  """
-
-  mode: str = ''
+  mode: str = ''  # of `torch.compile`; '' is eager
+  # `torch.nn.attention.SDPBackend`; '' is PyTorch's own choice.
   attention: str = ''
 
 
@@ -73,14 +69,9 @@ class TorchArm:
     batches: Sequence[Mapping[str, np.ndarray]],
     num_steps: int,
   ):
-    """Loads the model; compiles it where the variant asks for that.
+    """Loads the weights of the dense arm, whose setup it gets, and compiles.
 
-    Args:
-      setup: of the dense arm.
-      directory: of its weights, as Hugging Face keeps them.
-      variant: how to run it.
-      batches: of `bench_arms.random_batches`, where every target counts.
-      num_steps: how many steps the arm will train at most.
+    Every target of `batches` counts; the arm trains `num_steps` at most.
     """
     import torch
 

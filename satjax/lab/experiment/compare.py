@@ -108,7 +108,8 @@ def _expectation(expect, arms, reference) -> tuple[bool | None, str]:
     return _is_faster(expect, arm, arms.get(expect.other))
   if expect.other in spec.EQUAL:
     found = arm['against'].get(expect.other)
-    other = f'{reference} at equal {_WORDS[expect.other]}'
+    kind = {'flops': 'FLOPs'}.get(expect.other, expect.other)
+    other = f'{reference} at equal {kind}'
   else:
     other, against = expect.other, arms.get(expect.other)
     usable = against is not None and not against['failed']
@@ -133,6 +134,3 @@ def _is_faster(expect, arm, other) -> tuple[bool | None, str]:
   ratio = other['seconds'] / arm['seconds']
   text = f'{expect.arm} is {ratio:.2f} times as fast as {expect.other}'
   return ratio >= expect.by, text
-
-
-_WORDS = {'steps': 'steps', 'time': 'time', 'flops': 'FLOPs'}

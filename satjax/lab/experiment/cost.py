@@ -18,10 +18,7 @@ def render(
 ) -> str:
   """The arms of an experiment as a Markdown table; nothing runs.
 
-  What is found in a workdir does not count.
-
-  Raises:
-    ConfigError: as `run.run`.
+  What is found in a workdir does not count. ConfigError: as `run.run`.
   """
   experiment = spec.load(path, scale, overrides)
   scenario, nowhere = experiment.scenario, pathlib.Path(os.devnull)

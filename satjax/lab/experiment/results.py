@@ -1,15 +1,18 @@
 """The result of an experiment, from the folders of its runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from satjax import flops
-from satjax.lab.experiment import compare, curves, spec, timing
+from satjax.lab.experiment import compare, spec, timing
 from satjax.lab.experiment.trials import Trial
 from satjax.train import phases, workdir
+
+_POINTS = 40  # of a curve
+_BINS = 64  # of a heat map of channels
 
 
 class Trials(NamedTuple):
@@ -107,6 +110,10 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
   some = next(iter((by_seed or search).values()))
   config, num_steps = some.config, some.config.train.num_steps
   last = phases.phase_at(config, num_steps - 1).stage.model
+  omitted = sum(
+    (stop - start) * phases.omission_rate(phase)
+    for start, stop, phase in phases.stretches(config)
+  )
   # What makes an arm besides overrides stands under a name of its own.
   more = {
     name: getattr(arm, name)
@@ -124,16 +131,19 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
     'tokens': num_steps * config.tokens_per_step,
     'flops': some.flops,
     'seconds': None,
-    'omission_rate': _omission_rate(config),
+    'omission_rate': omitted / num_steps,
     'parameters': flops.num_params(last),
     'early_stop': arm.early_stop,
     'against': {},
     'speedup': {'time': None, 'flops': None},
     'failed': None,
+    'runs': [],
+    **dict.fromkeys(('loss', 'curves', 'ladder', 'visits')),
+    'growth': [],
   }
   if not by_seed or any(trial.failure for trial in by_seed.values()):
     value['failed'] = reasons[0] if reasons else 'it has not run'
-    return value | {'runs': [], 'loss': None} | curves.none()
+    return value
   by_step = timing.seconds(config, timed)
   if by_step is not None:
     value['seconds'] = float(by_step[-1])
@@ -141,16 +151,7 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
   losses = list(compare.losses_of(value).values())
   mean = float(np.mean(losses))
   value['loss'] = {'mean': mean, 'low': min(losses), 'high': max(losses)}
-  return value | curves.of(list(by_seed.values()), by_step)
-
-
-def _omission_rate(config) -> float:
-  """The mean over the steps, as realised."""
-  omitted = sum(
-    (stop - start) * phases.omission_rate(phase)
-    for start, stop, phase in phases.stretches(config)
-  )
-  return omitted / config.train.num_steps
+  return value | _along(list(by_seed.values()), by_step)
 
 
 def _run(seed: int, trial: Trial) -> dict[str, Any]:
@@ -187,3 +188,81 @@ def _compare(experiment: spec.Experiment, arms: dict[str, Any]) -> None:
       if equal != 'steps':
         mean = arm['loss']['mean']
         arm['speedup'][equal] = compare.speedup(frontier, arm[name], mean)
+
+
+def _along(trials: Sequence[Trial], by_step: np.ndarray | None):
+  """Means over seeds along the run, and what is known of its first one.
+
+  `by_step`: seconds after each step, float64 [steps]; None: not timed.
+  """
+  records = [[r for r in t.records if 'train/loss' in r] for t in trials]
+  first = records[0]
+  steps = np.array([r['step'] for r in first])
+  loss = np.mean([[r['train/loss'] for r in each] for each in records], axis=0)
+  taken = np.unique(np.linspace(0, len(steps) - 1, _POINTS).round().astype(int))
+  shown = steps[taken]
+  seconds = None if by_step is None else by_step[shown - 1].tolist()
+  evaluations = [trial.evaluations for trial in trials]
+  losses = [[e['validation'] for e in each] for each in evaluations]
+
+  def column(name):
+    return [first[i][name] for i in taken]
+
+  return {
+    'curves': {
+      'step': shown.tolist(),
+      'tokens': column('tokens'),
+      'flops': column('flops'),
+      'seconds': seconds,
+      'train': _smooth(loss)[taken].tolist(),
+      'validation_step': [e['step'] for e in evaluations[0]],
+      'validation': np.mean(losses, axis=0).tolist(),
+    },
+    'ladder': {
+      'step': shown.tolist(),
+      'omission_rate': column('sparsity/omission_rate'),
+    },
+    'visits': _visits(trials[0]),
+    'growth': _growth(trials[0].records),
+  }
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+  """Running mean over a tenth of the values."""
+  width = max(1, len(values) // 10)
+  total = np.cumsum(np.concatenate([[0.0], values]))
+  ends = np.arange(1, len(values) + 1)
+  starts = np.maximum(0, ends - width)
+  return (total[ends] - total[starts]) / (ends - starts)
+
+
+def _visits(trial: Trial) -> dict[str, Any] | None:
+  """Share of selections that neurons were in; channels sorted and binned."""
+  path = trial.path / 'visits.npz'
+  if not path.exists():
+    return None
+  with np.load(path) as file:
+    counts = dict(file)
+  total = max(1, int(counts.pop('selections')))
+  shares = {name: count / total for name, count in counts.items()}
+  if 'mlp' in shares:
+    ordered = -np.sort(-shares['mlp'], axis=1)
+    bins = np.array_split(ordered, min(_BINS, ordered.shape[1]), axis=1)
+    shares['mlp'] = np.stack([b.mean(axis=1) for b in bins], axis=1)
+  rounded = {n: np.round(share, 4).tolist() for n, share in shares.items()}
+  return {'selections': total, **rounded}
+
+
+def _growth(records) -> list[dict[str, float]]:
+  """The hops of a run."""
+  hops = []
+  for record in records:
+    if 'growth/loss_before' in record:
+      hops.append(dict(record))
+    elif hops and 'growth/steps_to_recover' in record:
+      hops[-1]['growth/steps_to_recover'] = record['growth/steps_to_recover']
+  wanted = ('loss_before', 'loss_after', 'steps_to_recover')
+  return [
+    {'step': hop['step'], **{n: hop.get(f'growth/{n}') for n in wanted}}
+    for hop in hops
+  ]

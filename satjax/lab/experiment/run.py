@@ -9,7 +9,7 @@ import pathlib
 import sys
 from typing import Any
 
-from satjax import errors, files
+from satjax import files
 from satjax.lab.experiment import disk, results, spec, tasks, timing, work
 from satjax.lab.experiment.trials import Trial, make_trial, total_flops
 from satjax.lab.report import markdown, plots
@@ -63,19 +63,12 @@ def run(
 
 def write(value: dict[str, Any], folder: pathlib.Path) -> None:
   """NAME.json, NAME.md and the plots of a result."""
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / f'{value["name"]}.json', value)
-    pictures = []
-    if importlib.util.find_spec('matplotlib'):
-      pictures = [path.name for path in plots.write_plots(value, folder)]
-    shown = [name for name in pictures if name.endswith('.png')]
-    text = markdown.markdown(value, shown)
-    (folder / f'{value["name"]}.md').write_text(text)
-  except OSError as error:
-    raise errors.StorageError(
-      f'cannot write to {folder}: {error.strerror}; choose another --out'
-    ) from error
+  name, pictures = value['name'], []
+  files.save(folder / f'{name}.json', json.dumps(value, indent=2) + '\n')
+  if importlib.util.find_spec('matplotlib'):
+    pictures = [path.name for path in plots.write_plots(value, folder)]
+  shown = [name for name in pictures if name.endswith('.png')]
+  files.save(folder / f'{name}.md', markdown.markdown(value, shown))
 
 
 def plan(experiment: spec.Experiment, folder: pathlib.Path) -> Search:

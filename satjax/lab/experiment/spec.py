@@ -50,29 +50,23 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Scenario:
-  """What all arms of an experiment share.
+  """What all arms of an experiment share."""
 
-  Attributes:
-    name: short, of folders.
-    family: 'sat', whose reference is 'dense'; or 'growth', with 'scratch'.
-    config: of the reference at its full length; what is reported is the third
-      split of its first source of `data.eval`.
-    base: trains the model that every arm starts from; None: random weights.
-    seeds: of order, selections and random weights.
-    learning_rates: peaks that every arm is tried with, on the first seed.
-    lengths: shares of the reference's steps that it is also trained for, each
-      time with a full schedule of its own; 1 is among them.
-    baselines: arms that stand in every table.
-  """
-
-  name: str
+  name: str  # short, of folders
+  # 'sat', whose reference is 'dense'; or 'growth', with 'scratch'.
   family: Literal['sat', 'growth']
+  # Of the reference at its full length; what is reported is the third split
+  # of its first source of `data.eval`.
   config: ml_collections.ConfigDict
+  # Trains the model that every arm starts from; None: random weights.
   base: ml_collections.ConfigDict | None
-  seeds: tuple[int, ...]
+  seeds: tuple[int, ...]  # of order, selections and random weights
+  # Peaks that every arm is tried with, on the first seed.
   learning_rates: tuple[float, ...]
+  # Shares of the reference's steps that it is also trained for, each time
+  # with a full schedule of its own; 1 is among them.
   lengths: tuple[float, ...]
-  baselines: tuple[Arm, ...] = ()
+  baselines: tuple[Arm, ...] = ()  # arms that stand in every table
 
   @property
   def reference(self) -> str:

@@ -96,10 +96,7 @@ class Trial:
 
 def total_flops(config: Config) -> float:
   """Of all steps of a run, as executed."""
-  return sum(
-    (stop - start) * phases.phase_flops(config, phase)
-    for start, stop, phase in phases.stretches(config)
-  )
+  return phases.flops_until(config, config.train.num_steps)
 
 
 def make_trial(

@@ -27,15 +27,12 @@ def cheapest(
   Of settings within 2% of each other those that change less win. Batch size
   and method stay as they are, and at most a share of `room` is filled.
   """
-  best, rank = None, None
+  ranks = {}
   for candidate in candidates(config, topology):
     total, seconds = price(candidate, topology)
-    if total > room * topology.chip.memory:
-      continue
-    penalised = seconds * (1 + 0.02 * len(flags(config, candidate)))
-    if rank is None or penalised < rank:
-      best, rank = candidate, penalised
-  return best
+    if total <= room * topology.chip.memory:
+      ranks[candidate] = seconds * (1 + 0.02 * len(flags(config, candidate)))
+  return min(ranks, key=ranks.get, default=None)
 
 
 def price(config: Config, topology: Topology) -> tuple[float, float]:
@@ -59,8 +56,14 @@ def candidates(config: Config, topology: Topology) -> Iterator[Config]:
   rows = {config.train.microbatch_size or batch, batch}
   rows |= {size for size in _powers(batch) if batch % size == 0}
   can_rest = config.sparsity.is_on and config.sparsity.execution == 'compact'
+  meshes = [
+    (topology.count // tensor // fsdp, fsdp, tensor)
+    for tensor in _powers(min(topology.count, 16))
+    for fsdp in range(1, topology.count // tensor + 1)
+    if topology.count % (tensor * fsdp * topology.slices) == 0
+  ]
   axes = itertools.product(
-    [m for m in _meshes(topology.count) if m[0] % topology.slices == 0],
+    meshes,
     sorted(rows, reverse=True),
     dict.fromkeys((config.model.remat, 'none', 'minimal', 'full')),
     dict.fromkeys((config.sparsity.rest, *(['host'] if can_rest else []))),
@@ -82,13 +85,6 @@ def candidates(config: Config, topology: Topology) -> Iterator[Config]:
     except errors.ConfigError:
       continue
     yield changed
-
-
-def _meshes(count):
-  for tensor in _powers(min(count, 16)):
-    for fsdp in range(1, count // tensor + 1):
-      if count % (tensor * fsdp) == 0:
-        yield count // tensor // fsdp, fsdp, tensor
 
 
 def _powers(most):

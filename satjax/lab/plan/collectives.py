@@ -22,24 +22,16 @@ KINDS += ('ragged-all-to-all', 'collective-permute', 'collective-broadcast')
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One array that devices exchange.
+  """One array that devices exchange."""
 
-  Attributes:
-    kind: one of `KINDS`.
-    shape: on one device, of the larger side: what an all-gather gives, what a
-      reduce-scatter gets.
-    dtype: as XLA writes it, such as 'bf16'.
-    bytes: of that array, once.
-    times: how often it runs in one run of the program.
-    group: how many devices take part together.
-  """
-
-  kind: str
+  kind: str  # one of `KINDS`
+  # On one device, of the larger side: what an all-gather gives, what a
+  # reduce-scatter gets.
   shape: tuple[int, ...]
-  dtype: str
-  bytes: int
-  times: int
-  group: int
+  dtype: str  # as XLA writes it, such as 'bf16'
+  bytes: int  # of that array, once
+  times: int  # how often it runs in one run of the program
+  group: int  # how many devices take part together
 
 
 def total(found: Sequence[Collective]) -> dict[str, tuple[int, int]]:
@@ -113,7 +105,8 @@ class _Program:
           seen.add(chain.groups())
         for kind, dtype, dims in self._arrays(name, one):
           shape = tuple(int(d) for d in dims.split(',') if d)
-          size = math.prod(shape) * _bits(dtype) // 8
+          bits = re.search(r'\d+', dtype)
+          size = math.prod(shape) * (int(bits[0]) if bits else 8) // 8
           yield Collective(kind, shape, dtype, size, times, group)
 
   def _arrays(self, name, one):
@@ -215,9 +208,3 @@ def _group(attributes):
     names = re.findall(r"'(\w+)'", axes[2])
     return math.prod(int(sizes[name]) for name in names)
   return 2  # a permute: pairs
-
-
-def _bits(dtype):
-  if dtype == 'pred':
-    return 8
-  return int(re.search(r'\d+', dtype)[0])

@@ -21,23 +21,16 @@ _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """What the compiler says of a step; bytes are of one device.
+  """What the compiler says of a step; bytes are of one device."""
 
-  Attributes:
-    seconds: that it took.
-    arguments: bytes of state, batch and what the forward pass gets besides.
-    temporaries: bytes that only live during the step, and its code.
-    resting: bytes that lie beside the step's own, in a window of SAT.
-    exchanged: its collectives.
-    refusal: why there is no program: it needs more memory than there is. Then
-      `temporaries` is what the compiler counted, and the rest unknown.
-  """
-
-  seconds: float
+  seconds: float  # that it took
+  # Bytes of state, batch and what the forward pass gets besides.
   arguments: float = 0
-  temporaries: float = 0
-  resting: float = 0
-  exchanged: tuple[collectives.Collective, ...] = ()
+  temporaries: float = 0  # bytes that only live during the step, and its code
+  resting: float = 0  # bytes that lie beside the step's own, in a window of SAT
+  exchanged: tuple[collectives.Collective, ...] = ()  # its collectives
+  # Why there is no program: it needs more memory than there is. Then
+  # `temporaries` is what the compiler counted, and the rest unknown.
   refusal: str = ''
 
   @property

@@ -15,24 +15,18 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One accelerator.
+  """One accelerator."""
 
-  Attributes:
-    kind: of `flops.PEAK`, which has the FLOPs.
-    memory: bytes that a program may use: of TPUs what the compiler allows, of
-      GPUs 0.92 of the data sheet, the rest is the driver's and the allocator's.
-    bandwidth: of the memory, bytes a second.
-    network: bytes a second that leave a chip, over all its links.
-    group: chips that `network` connects; 0: all. Between groups it is 400 Gb/s.
-    lanes: numbers that lie side by side. The TPU compiler sends shards whose
-      last dimension is no multiple of them as sums of whole arrays.
-  """
-
-  kind: str
+  kind: str  # of `flops.PEAK`, which has the FLOPs
+  # Bytes that a program may use: of TPUs what the compiler allows, of GPUs
+  # 0.92 of the data sheet, the rest is the driver's and the allocator's.
   memory: float
-  bandwidth: float
-  network: float
+  bandwidth: float  # of the memory, bytes a second
+  network: float  # bytes a second that leave a chip, over all its links
+  # Chips that `network` connects; 0: all. Between groups it is 400 Gb/s.
   group: int = 0
+  # Numbers that lie side by side. The TPU compiler sends shards whose last
+  # dimension is no multiple of them as sums of whole arrays.
   lanes: int = 128
 
   @property

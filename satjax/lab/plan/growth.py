@@ -7,81 +7,52 @@ import math
 from satjax import console, errors
 from satjax.growth import guidelines
 
-# Printed comparisons: parameters, tokens of the run from scratch, speed-up.
+# Printed comparisons: parameters, tokens of the run from scratch, speed-up: the
+# FLOPs of that over those of the run that grew (the paper prints it less 1).
 _RUNS = (
-  (1.1e9, 100e9, 0.491),
-  (3e9, 180e9, 0.486),
-  (3e9, 240e9, 0.545),
-  (7e9, 160e9, 0.408),
-  (7e9, 220e9, 0.553),
-  (7e9, 280e9, 0.538),
-  (7e9, 300e9, 0.546),
+  (1.1e9, 100e9, 1.491),
+  (3e9, 180e9, 1.486),
+  (3e9, 240e9, 1.545),
+  (7e9, 160e9, 1.408),
+  (7e9, 220e9, 1.553),
+  (7e9, 280e9, 1.538),
+  (7e9, 300e9, 1.546),
 )
-_LONG_RUNS = ((0.41e9, 400e9, 0.531), (0.41e9, 700e9, 0.310))
+_LONG_RUNS = ((0.41e9, 400e9, 1.531), (0.41e9, 700e9, 1.310))
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """A run that grows once, and what the paper's runs let one expect of it.
+  """A run that grows once, and what the paper's runs let one expect of it."""
 
-  Pairs are (lowest, highest), as the published speed-ups are a range.
-
-  Attributes:
-    num_params: parameters of the target model.
-    tokens: tokens of training it from scratch.
-    factor: growth factor, target parameters over base parameters.
-    base_params: parameters of the base model.
-    base_tokens: tokens before growth.
-    base_flops: FLOPs before growth.
-    target_tokens: tokens after growth, to the loss of the run from scratch.
-    target_flops: FLOPs after growth.
-    scratch_flops: FLOPs from scratch, 6 x parameters x tokens.
-    speedup: expected, as Eq. 48 has it: scratch over grown, less 1.
-    saving: the same as a share of `scratch_flops`: 1 - 1 / (1 + speedup).
-    basis: the published runs that the expectation comes from.
-    notes: what to know before relying on it; empty if nothing.
-  """
-
-  num_params: float
-  tokens: float
-  factor: float
-  base_params: float
-  base_tokens: float
-  base_flops: float
-  target_tokens: tuple[float, float]
-  target_flops: tuple[float, float]
-  scratch_flops: float
+  num_params: float  # parameters of the target model
+  tokens: float  # tokens of training it from scratch
+  factor: float  # growth factor, target parameters over base parameters
+  base_tokens: float  # tokens before growth
+  # FLOPs from scratch over FLOPs with growth, at the same loss: the lowest
+  # and the highest that was published.
   speedup: tuple[float, float]
-  saving: tuple[float, float]
-  basis: str
-  notes: tuple[str, ...]
+  basis: str  # the published runs that the expectation comes from
+  notes: tuple[str, ...]  # what to know before relying on it; empty if nothing
+
+  @property
+  def scratch_flops(self) -> float:
+    return 6 * self.num_params * self.tokens
+
+  @property
+  def base_flops(self) -> float:
+    """FLOPs before growth."""
+    return 6 * self.num_params / self.factor * self.base_tokens
+
+  @property
+  def target_flops(self) -> tuple[float, float]:
+    """FLOPs after growth, lowest and highest, to the loss from scratch."""
+    low, high = (self.scratch_flops / s - self.base_flops for s in self.speedup)
+    return high, low
 
 
 def plan(
   num_params: float | None, tokens: float | None, factor: float | None = None
-) -> Schedule:
-  """The growth schedule of a model, from its size and its tokens.
-
-  Args:
-    num_params: parameters of the target model.
-    tokens: tokens of training it from scratch.
-    factor: target parameters over base parameters; None: as the paper advises.
-
-  Raises:
-    ConfigError: a number that is missing, not finite or too small.
-  """
-  if num_params is None or tokens is None:
-    raise errors.ConfigError(
-      'nothing to plan: name --config=FILE for the ladder of a configuration,'
-      ' or both --params=N and --tokens=N for the growth of a model'
-    )
-  if factor is None:
-    factor = guidelines.growth_factor()
-  return growth_schedule(num_params, tokens, factor)
-
-
-def growth_schedule(
-  num_params: float, tokens: float, factor: float = guidelines.FACTOR
 ) -> Schedule:
   """What to train before and after growth, and the saving to expect.
 
@@ -96,45 +67,35 @@ def growth_schedule(
   FLOPs are 6 for each parameter and token, as in the paper. Embeddings do not
   grow, so that the base of a small model costs more than 1 / factor.
 
-  Args:
-    num_params: parameters of the target model.
-    tokens: tokens of training it from scratch.
-    factor: target parameters over base parameters, at least 2.
+  Numbers are those of `Schedule`; `factor` None: as the paper advises.
 
   Raises:
-    ConfigError: a number that is not finite or too small.
+    ConfigError: a number that is missing, not finite or too small.
   """
+  if num_params is None or tokens is None:
+    raise errors.ConfigError(
+      'nothing to plan: name --config=FILE for the ladder of a configuration,'
+      ' or both --params=N and --tokens=N for the growth of a model'
+    )
+  if factor is None:
+    factor = guidelines.growth_factor()
   guidelines.check(num_params=num_params, tokens=tokens)
   if not (math.isfinite(factor) and factor >= 2):
     raise errors.ConfigError(
       f'factor {factor!r}: must be a finite number of at least 2; give 4'
     )
-  scratch = 6 * num_params * tokens
-  base_tokens, notes = guidelines.timing_and_notes(num_params, scratch, tokens)
+  flops = 6 * num_params * tokens
+  base_tokens, notes = guidelines.timing_and_notes(num_params, flops, tokens)
   if factor != guidelines.FACTOR:
     notes.append(
       f'factor {factor:g}: timing and speed-ups are published for a factor of'
       f' {guidelines.FACTOR}; a base of one layer came out worse than no growth'
     )
-  (low, high), basis, note = _expected(num_params, tokens)
-  # Below half of `scratch`, as the base has fewer tokens and half the size at
-  # most: something remains for the target whatever the published speed-up.
-  base_flops = 6 * num_params / factor * base_tokens
-  rest = tuple(scratch / (1 + s) - base_flops for s in (high, low))
+  speedups, basis, note = _expected(num_params, tokens)
+  # The base takes below half of the FLOPs from scratch, as it has fewer tokens
+  # and half the size at most: something remains for the target.
   return Schedule(
-    num_params=num_params,
-    tokens=tokens,
-    factor=factor,
-    base_params=num_params / factor,
-    base_tokens=base_tokens,
-    base_flops=base_flops,
-    target_tokens=tuple(x / (6 * num_params) for x in rest),
-    target_flops=rest,
-    scratch_flops=scratch,
-    speedup=(low, high),
-    saving=tuple(1 - 1 / (1 + s) for s in (low, high)),
-    basis=basis,
-    notes=(*notes, *note),
+    num_params, tokens, factor, base_tokens, speedups, basis, (*notes, *note)
   )
 
 
@@ -159,13 +120,14 @@ def _expected(num_params, tokens):
   return (min(speedups), max(speedups)), basis, note
 
 
-def render(schedule: Schedule) -> str:
+def render(s: Schedule) -> str:
   """The schedule as a Markdown table, what to expect of it, and warnings."""
-  s = schedule
   after, both = s.target_flops, [s.base_flops + x for x in s.target_flops]
+  target_tokens = [x / (6 * s.num_params) for x in after]
+  base = [s.num_params / s.factor], [s.base_tokens], [s.base_flops]
   stages = (
-    ('before growth', [s.base_params], [s.base_tokens], [s.base_flops]),
-    (f'after growth by {s.factor:g}', [s.num_params], s.target_tokens, after),
+    ('before growth', *base),
+    (f'after growth by {s.factor:g}', [s.num_params], target_tokens, after),
     ('both', [], [], both),
     ('from scratch', [s.num_params], [s.tokens], [s.scratch_flops]),
   )
@@ -173,10 +135,11 @@ def render(schedule: Schedule) -> str:
     (name, _counts(params), _counts(tokens), _range(of_stage, '.3e'))
     for name, params, tokens, of_stage in stages
   ]
+  saving, gain = [1 - 1 / x for x in s.speedup], [x - 1 for x in s.speedup]
   lines = [
     console.markdown(('stage', 'parameters', 'tokens', 'FLOPs'), rows),
-    f'Expected saving: {_range(s.saving, ".1%")} of the FLOPs from scratch, at'
-    f' the same loss (a speed-up of {_range(s.speedup, ".1%")}). This is what'
+    f'Expected saving: {_range(saving, ".1%")} of the FLOPs from scratch, at'
+    f' the same loss (a speed-up of {_range(gain, ".1%")}). This is what'
     f' the {s.basis} came to (Du et al., 2024); whether yours does, only a run'
     ' tells.',
     *([''] if s.notes else []),

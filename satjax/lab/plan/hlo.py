@@ -11,21 +11,13 @@ _INSTRUCTION = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line of a computation.
+  """One line of a computation."""
 
-  Attributes:
-    name: which others refer to it by.
-    types: arrays that it gives, as XLA writes them.
-    opcode: what it does, such as 'dot'.
-    rest: of the line: operands and attributes.
-    is_root: whether the computation gives what it gives.
-  """
-
-  name: str
-  types: str
-  opcode: str
-  rest: str
-  is_root: bool
+  name: str  # which others refer to it by
+  types: str  # arrays that it gives, as XLA writes them
+  opcode: str  # what it does, such as 'dot'
+  rest: str  # of the line: operands and attributes
+  is_root: bool  # whether the computation gives what it gives
 
   @property
   def operands(self) -> list[str]:

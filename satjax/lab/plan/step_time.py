@@ -62,18 +62,17 @@ def step_time(
   recomputed = 1 + _RECOMPUTED[model.remat] / 3
   executed = recomputed * phases.phase_flops(config, phase) / mesh.size
   peak = chip.flops if model.dtype == 'bfloat16' else chip.flops / 2
-  network = sum(collectives.sent(x) / _rate(chip, x) for x in exchanged)
+  near = chip.group or mesh.size
+  network = sum(
+    collectives.sent(x) / (chip.network if x.group <= near else BETWEEN_GROUPS)
+    for x in exchanged
+  )
   return Modelled(
     compute=executed / (COMPUTE_SHARE * peak),
     memory=_traffic(config, phase, mesh) / (MEMORY_SHARE * chip.bandwidth),
     network=network / NETWORK_SHARE,
     host=_host_bytes(config, phase, mesh) / _HOST_LINK,
   )
-
-
-def _rate(chip, exchange):
-  is_within = not chip.group or exchange.group <= chip.group
-  return chip.network if is_within else BETWEEN_GROUPS
 
 
 def exchanges(

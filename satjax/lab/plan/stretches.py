@@ -1,7 +1,7 @@
 """What a configuration will do, before it runs: stretches, sizes, FLOPs."""
 
 from collections.abc import Iterator
-import dataclasses
+from typing import NamedTuple
 
 from satjax import console, flops
 from satjax.config import stages
@@ -14,45 +14,41 @@ from satjax.train.phases import Phase
 _MOST_ROWS = 24
 
 
-@dataclasses.dataclass(frozen=True)
-class Stretch:
-  """Consecutive steps of the same shapes.
+class Stretch(NamedTuple):
+  """Consecutive steps of the same shapes."""
 
-  Attributes:
-    start: completed steps before the first one.
-    stop: completed steps after the last one.
-    phase: these shapes.
-    flops: of one optimizer step, as executed.
-    speedup: what these FLOPs allow over a dense step of the same depth.
-  """
-
-  start: int
-  stop: int
+  start: int  # completed steps before the first one
+  stop: int  # completed steps after the last one
   phase: Phase
-  flops: float
-  speedup: float
+  flops: float  # of one optimizer step, as executed
+  speedup: float  # what these FLOPs allow over a dense step of the same depth
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
   """A run in stretches, and what its FLOPs allow as a whole.
 
   `speedup` is over the same run with nothing left out; refreshes and all that
   does not shrink with the model are not counted, so no run can reach it.
   """
 
-  stretches: tuple[Stretch, ...]
+  stretches: list[Stretch]
   flops: float
   speedup: float
-  growth: tuple[str, ...]
+  growth: list[str]
 
 
 def plan(config: Config) -> Plan:
   """The stretches of a run, from its configuration alone."""
-  stretches = tuple(_stretches(config))
-  executed = sum((s.stop - s.start) * s.flops for s in stretches)
-  whole = sum((s.stop - s.start) * s.flops * s.speedup for s in stretches)
-  return Plan(stretches, executed, whole / executed, tuple(_growth(config)))
+  found, executed, whole = [], 0.0, 0.0
+  for start, stop, phase in phases.stretches(config):
+    own = phases.phase_flops(config, phase)
+    dense = config.tokens_per_step * flops.train_flops_per_token(
+      phase.stage.model, phase.stage.seq_len
+    )
+    found.append(Stretch(start, stop, phase, own, dense / own))
+    executed += (stop - start) * own
+    whole += (stop - start) * dense
+  return Plan(found, executed, whole / executed, list(_growth(config)))
 
 
 def _growth(config) -> Iterator[str]:
@@ -72,15 +68,6 @@ def _growth(config) -> Iterator[str]:
       f' parameters{"".join(rates)}; the function'
       f' {"stays as it was" if keeps else "changes"} at first.'
     )
-
-
-def _stretches(config) -> Iterator[Stretch]:
-  for start, stop, phase in phases.stretches(config):
-    executed = phases.phase_flops(config, phase)
-    dense = config.tokens_per_step * flops.train_flops_per_token(
-      phase.stage.model, phase.stage.seq_len
-    )
-    yield Stretch(start, stop, phase, executed, dense / executed)
 
 
 def render(result: Plan) -> str:

@@ -1,9 +1,8 @@
 """What `plan_topology` finds, as Markdown and as JSON."""
 
 from collections.abc import Iterator
-import contextlib
 import dataclasses
-import importlib.metadata
+from importlib import metadata
 from typing import Any
 
 from satjax import console
@@ -125,12 +124,13 @@ def _verdict(result) -> Iterator[str]:
 def as_json(result: Result) -> dict[str, Any]:
   """All figures: bytes, FLOPs and seconds of one device and one step."""
   topology = result.topology
+  compilers = (x.version for x in metadata.distributions(name='libtpu'))
   return {
     'topology': topology.label,
     'chip': {**dataclasses.asdict(topology.chip), 'flops': topology.chip.flops},
     'chips': topology.count,
     'environment': workdir.environment(),
-    'libtpu': _compiler_version(),
+    'libtpu': next(compilers, None),
     'config': result.config.to_dict(),
     'remarks': list(result.remarks),
     'phases': [_row(row, topology) for row in result.rows],
@@ -170,12 +170,6 @@ def _row(row: Row, topology):
     'modelled_seconds': row.modelled
     and dataclasses.asdict(row.modelled) | {'total': row.modelled.total},
   }
-
-
-def _compiler_version():
-  with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-    return importlib.metadata.version('libtpu')
-  return None
 
 
 def _gb(size):

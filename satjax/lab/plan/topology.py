@@ -26,22 +26,15 @@ from satjax.train.phases import Phase
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One phase on one device.
+  """One phase on one device."""
 
-  Attributes:
-    program: the phase, and how many steps have it.
-    flops: of a step, as executed, without what remat computes again.
-    closed: bytes in closed form.
-    compiled: None: the compiler was not asked.
-    exchanged: collectives by kind: how often, and bytes.
-    modelled: seconds of a step; None: there is no such program.
-  """
-
-  program: Program
-  flops: float
-  closed: Memory
-  compiled: Compiled | None
+  program: Program  # the phase, and how many steps have it
+  flops: float  # of a step, as executed, without what remat computes again
+  closed: Memory  # bytes in closed form
+  compiled: Compiled | None  # None: the compiler was not asked
+  # Collectives by kind: how often, and bytes.
   exchanged: dict[str, tuple[int, int]]
+  # Seconds of a step; None: there is no such program.
   modelled: plan_time.Modelled | None
 
   @property
@@ -61,20 +54,15 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """A run on a topology.
-
-  Attributes:
-    rows: its phases; none if the mesh does not match.
-    remarks: what else there is to say.
-    advice: the configuration with settings that fit, if these do not.
-    confirmed: the phase of the advice that needs most, compiled.
-  """
+  """A run on a topology."""
 
   config: Config
   topology: Topology
-  rows: tuple[Row, ...]
-  remarks: tuple[str, ...]
+  rows: tuple[Row, ...]  # its phases; none if the mesh does not match
+  remarks: tuple[str, ...]  # what else there is to say
+  # The configuration with settings that fit, if these do not.
   advice: Config | None = None
+  # The phase of the advice that needs most, compiled.
   confirmed: Row | None = None
 
 

@@ -2,7 +2,8 @@
 
 A page shows each panel as an SVG of its own, so that a narrow screen can stack
 them; a file has them in one. matplotlib is used without pyplot: no window, no
-display, no state between calls. Equal pictures give equal bytes.
+display, no state between calls. Where it is not installed, ConfigError is
+raised. Equal pictures give equal bytes.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +38,21 @@ ABSCISSAS = {
   'tokens': 'tokens',
   'flops': 'executed FLOPs',
   'seconds': 'training time (s)',
+}
+_INKED = ('text.color', 'axes.labelcolor', 'xtick.color', 'ytick.color')
+_OFF = ('axes.spines.top', 'axes.spines.right', 'legend.frameon')
+_SETTINGS = {  # of matplotlib
+  **dict.fromkeys(_INKED, INK),
+  **dict.fromkeys(('axes.edgecolor', 'grid.color'), GRID),
+  **dict.fromkeys((*_OFF, 'text.parse_math'), False),
+  **dict.fromkeys(('axes.grid', 'axes.axisbelow'), True),
+  'axes.facecolor': 'none',
+  'axes.titlesize': 'medium',
+  'font.family': 'DejaVu Sans',  # comes with matplotlib
+  'font.size': 9,
+  'image.aspect': 'auto',
+  'image.interpolation': 'nearest',
+  'svg.hashsalt': 'satjax',
 }
 _DPI = 100
 _PALETTE = 256  # colours of a PNG
@@ -149,9 +165,6 @@ def html_picture(picture: Picture, prefix: str, level: int) -> str:
   """A section: heading of a level, note, panels, legend.
 
   `prefix` is that of ids, which have to be unique in a page.
-
-  Raises:
-    ConfigError: matplotlib is not installed.
   """
   title = html.escape(picture.title)
   panels = ''.join(
@@ -188,7 +201,6 @@ def _swatch(key: Key) -> str:
 
 
 def _matplotlib() -> Any:
-  """The library; raises ConfigError where it is not installed."""
   try:
     import matplotlib
   except ImportError as error:
@@ -197,26 +209,6 @@ def _matplotlib() -> Any:
       " pip install 'satjax[viz]'"
     ) from error
   return matplotlib
-
-
-def _settings() -> dict[str, Any]:
-  """Of matplotlib."""
-  inked = ('text.color', 'axes.labelcolor', 'xtick.color', 'ytick.color')
-  lines = ('axes.edgecolor', 'grid.color')
-  off = ('axes.spines.top', 'axes.spines.right', 'legend.frameon')
-  return {
-    **dict.fromkeys(inked, INK),
-    **dict.fromkeys(lines, GRID),
-    **dict.fromkeys((*off, 'text.parse_math'), False),
-    **dict.fromkeys(('axes.grid', 'axes.axisbelow'), True),
-    'axes.facecolor': 'none',
-    'axes.titlesize': 'medium',
-    'font.family': 'DejaVu Sans',  # comes with matplotlib
-    'font.size': 9,
-    'image.aspect': 'auto',
-    'image.interpolation': 'nearest',
-    'svg.hashsalt': 'satjax',
-  }
 
 
 def _inline(panel: Panel, label: str, prefix: str) -> str:
@@ -228,7 +220,7 @@ def _inline(panel: Panel, label: str, prefix: str) -> str:
   from matplotlib import figure as figure_lib
 
   # Text stays text: smaller, and it can be searched and read aloud.
-  with matplotlib.rc_context({**_settings(), 'svg.fonttype': 'none'}):
+  with matplotlib.rc_context({**_SETTINGS, 'svg.fonttype': 'none'}):
     fig = figure_lib.Figure((panel.width, panel.height), layout='constrained')
     panel.draw(fig.subplots())
     text = _svg(fig, transparent=True)
@@ -256,33 +248,17 @@ def _svg(fig: Any, **options: Any) -> str:
 def save(
   pictures: Mapping[str, Picture], directory: str | os.PathLike
 ) -> list[pathlib.Path]:
-  """Writes pictures by their names as PNG and SVG, on white; returns paths.
-
-  Raises:
-    ConfigError: matplotlib is not installed.
-    StorageError: a file that cannot be written.
-  """
+  """Writes pictures by their names as PNG and SVG, on white; returns paths."""
   matplotlib, paths = _matplotlib(), []
   for name, picture in pictures.items():
     # Glyphs as paths: a file looks the same whatever fonts there are.
-    with matplotlib.rc_context({**_settings(), 'svg.fonttype': 'path'}):
+    with matplotlib.rc_context({**_SETTINGS, 'svg.fonttype': 'path'}):
       fig = _compose(picture)
       contents = {'png': _png(fig), 'svg': _svg(fig).encode()}
     for end, content in contents.items():
       paths.append(pathlib.Path(directory) / f'{name}.{end}')
-      write(paths[-1], content)
+      files.save(paths[-1], content)
   return paths
-
-
-def write(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file as a whole; raises StorageError."""
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, content)
-  except OSError as error:
-    raise errors.StorageError(
-      f'cannot write {path}: {error.strerror}; choose another file'
-    ) from error
 
 
 def _compose(picture: Picture) -> Any:

@@ -5,7 +5,7 @@ import pathlib
 import shlex
 from typing import Any
 
-from satjax.lab.report import result_tables, table, words
+from satjax.lab.report import result_tables, table
 from satjax.lab.report import results as results_lib
 from satjax.lab.report.results import Result
 from satjax.lab.report.table import escape
@@ -30,10 +30,10 @@ def markdown(result: Result, pictures: Sequence[str] = ()) -> str:
   result = results_lib.check(result)
   command = shlex.join(result['environment']['command'])
   parts = [
-    f'# {escape(words.title(result))}\n',
+    f'# {escape(result_tables.title(result))}\n',
     f'Generated; do not edit. Written by\n\n```\n{command}\n```\n',
   ]
-  for term, text in words.doc(result):
+  for term, text in result_tables.doc(result):
     if term not in ('Command', 'Result'):
       head = f'**{escape(term)}.** ' if term else ''
       parts.append(f'{head}{escape(text)}\n')
@@ -48,7 +48,7 @@ def markdown(result: Result, pictures: Sequence[str] = ()) -> str:
   parts += ['## Arms\n', table.markdown(arms), f'{escape(arms.note)}\n']
   if hops.rows:
     parts += ['## Growth\n', table.markdown(hops), f'{escape(hops.note)}\n']
-  return '\n'.join([*parts, '## Notes\n', _list(words.notes(result))])
+  return '\n'.join([*parts, '## Notes\n', _list(result_tables.notes(result))])
 
 
 def _list(lines: Iterable[str]) -> str:
@@ -83,7 +83,7 @@ def results_page(
 
 def _claims(result: Mapping[str, Any]) -> Iterator[str]:
   """An experiment of the page of all, or one that has not run."""
-  name, title = result['name'], escape(words.title(result))
+  name, title = result['name'], escape(result_tables.title(result))
   folder = '../experiments/results'
   yield f'### {title}\n'
   if result['claims']:
@@ -107,7 +107,7 @@ def _not_tested(results: Sequence[Result]) -> Iterator[str]:
     )
   untimed = []
   for result in results:
-    title, arms = words.title(result), result['arms']
+    title, arms = result_tables.title(result), result['arms']
     for claim in result['claims']:
       if claim['verdict'] == 'not tested':
         yield f'{title}: {claim["claim"]}'

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from satjax.config import schema
-from satjax.lab.report import figures, run_plots, words
+from satjax.lab.report import figures, result_tables, run_plots
 from satjax.lab.report import results as results_lib
 from satjax.lab.report.results import Result
 
@@ -35,18 +35,14 @@ def write_plots(
 ) -> list[pathlib.Path]:
   """Writes what arms cost and reach, and over coordinates, as PNG and SVG.
 
-  With `along`, also what there is along the runs, such as curves.
-
-  Returns:
-    Paths, such as directory/NAME_loss.png; each PNG stands before its SVG.
+  With `along`, also what there is along the runs, such as curves. Returns
+  paths, such as directory/NAME_loss.png; each PNG stands before its SVG.
 
   Raises:
-    ConfigError: matplotlib is not installed.
     DataError: a key of the result is missing or no such value.
-    StorageError: a file that cannot be written.
   """
   result = results_lib.check(result)
-  title, named = words.title(result), {}
+  title, named = result_tables.title(result), {}
   for each in pictures(result, along):
     slug = re.sub(r'[\W_]+', '_', each.title.lower()).strip('_')
     named[f'{result["name"]}_{slug}'] = each._replace(
@@ -91,7 +87,9 @@ def _central(
 ) -> Iterator[figures.Picture]:
   panels = []
   for axis in _COSTS:
-    line = results_lib.reference_points(result, axis)
+    lengths = (result['arms'][name] for name in result['frontier'])
+    known = (a for a in lengths if a['loss'] and (a[axis] or 0) > 0)
+    line = sorted(((a[axis], a['loss']) for a in known), key=lambda x: x[0])
     points = {
       name: (arm[axis], arm['loss'])
       for name, arm in result['arms'].items()

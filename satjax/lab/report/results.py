@@ -183,18 +183,6 @@ _KINDS = {
 }
 
 
-def reference_points(
-  result: Result, axis: str
-) -> list[tuple[float, Mapping[str, float]]]:
-  """The reference by length: what it cost, and its loss, cheapest first.
-
-  `axis` is `flops` or `seconds`; lengths without are left out.
-  """
-  arms = [result['arms'][name] for name in result['frontier']]
-  known = [a for a in arms if a['loss'] and (a[axis] or 0) > 0]
-  return sorted(((a[axis], a['loss']) for a in known), key=lambda x: x[0])
-
-
 def compared(result: Result) -> list[str]:
   """Arms besides the reference and its lengths; those of a group together."""
   frontier = [result['reference'], *result['frontier']]

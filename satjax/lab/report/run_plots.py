@@ -196,18 +196,17 @@ def _picture(
   title: str, note: str, panels: Sequence[_Panel], runs: Sequence[Run]
 ) -> Iterator[figures.Picture]:
   """One picture of the panels for which there are values, or none."""
-  panels = [p for p in panels if any(_has(run, p) for run in runs)]
+  panels = [
+    p
+    for p in panels
+    if any(p.x in run.columns and run.known(p.y).any() for run in runs)
+  ]
   if panels:
     keys = figures.keys(run.name for run in runs)
     draws = (functools.partial(_draw, p, runs, keys) for p in panels)
     yield figures.Picture(
       title, note, list(map(figures.Panel, draws)), figures.lines(keys.values())
     )
-
-
-def _has(run: Run, panel: _Panel) -> bool:
-  """Whether a run has values for a panel, and other ones than 0."""
-  return panel.x in run.columns and run.known(panel.y).any()
 
 
 def _draw(panel, runs, keys, axes) -> None:

@@ -28,23 +28,16 @@ _TOTALS = ('tokens', 'flops')  # so far, as time/* are
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a workdir says.
+  """What a workdir says."""
 
-  Attributes:
-    name: the end of its path, as long as it takes to tell the runs apart.
-    config: config.json, or empty.
-    environment: environment.json, or empty.
-    columns: metrics.jsonl by name, float64 [records], NaN where a record says
-      nothing; `tokens`, `flops` and `time/*` are filled in, and `seconds` is
-      the training time.
-    visits: arrays of visits.npz, or empty.
-  """
-
-  name: str
-  config: Mapping[str, Any]
-  environment: Mapping[str, Any]
+  name: str  # the end of its path, as long as it takes to tell the runs apart
+  config: Mapping[str, Any]  # config.json, or empty
+  environment: Mapping[str, Any]  # environment.json, or empty
+  # The columns of metrics.jsonl, float64 [records], NaN where a record says
+  # nothing; `tokens`, `flops` and `time/*` are filled in, and `seconds` is
+  # the training time.
   columns: Mapping[str, np.ndarray]
-  visits: Mapping[str, np.ndarray]
+  visits: Mapping[str, np.ndarray]  # arrays of visits.npz, or empty
 
   def known(self, column: str, where: Any = slice(None)) -> np.ndarray:
     """The finite values of some records; none where the column is absent."""

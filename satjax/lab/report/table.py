@@ -15,22 +15,15 @@ _TINTS = {
 
 
 class Table(NamedTuple):
-  """Cells as text.
+  """Cells as text."""
 
-  Attributes:
-    title: heading.
-    columns: heads; the first is that of the labels of the rows.
-    rows: a label and its cells. A label alone is a heading inside the table;
-      one cell where there are more columns goes across all of them.
-    note: how to read it; may be empty.
-    prose: cells are sentences, not figures.
-  """
-
-  title: str
-  columns: Sequence[str]
+  title: str  # heading
+  columns: Sequence[str]  # heads; the first is that of the labels of the rows
+  # A label and its cells. A label alone is a heading inside the table; one
+  # cell where there are more columns goes across all of them.
   rows: Sequence[Sequence[str]]
-  note: str = ''
-  prose: bool = False
+  note: str = ''  # how to read it; may be empty
+  prose: bool = False  # cells are sentences, not figures
 
 
 def drop_empty(table: Table) -> Table:

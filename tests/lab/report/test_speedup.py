@@ -18,10 +18,10 @@ def noisy(values, seed=0, scale=0.01):
 
 
 @pytest.mark.parametrize('window', [0, 0.05, 0.3])
-def test_a_curve_against_itself_is_0(window):
+def test_a_curve_against_itself_is_1(window):
   curve = (F, noisy(loss_of(F)))
   found = speedup.speedup_at_equal_loss(curve, curve, window=window)
-  np.testing.assert_array_equal(found, np.zeros(3))
+  np.testing.assert_array_equal(found, np.ones(3))
 
 
 @pytest.mark.parametrize('window', [0, 0.02, 0.05])
@@ -31,14 +31,14 @@ def test_a_curve_that_falls_faster_by_a_factor(gain, window):
   found = speedup.speedup_at_equal_loss(
     (F, loss_of(F)), (F, grown), at=(0.3, 0.5, 0.75), window=window
   )
-  np.testing.assert_allclose(found, gain - 1, atol=5e-3)
+  np.testing.assert_allclose(found, gain, atol=5e-3)
 
 
 def test_runs_that_record_at_different_costs_are_smoothed_alike():
   scratch = (F, loss_of(F))
   flops = F[::7] / 1.5
   found = speedup.speedup_at_equal_loss(scratch, (flops, loss_of(F[::7])))
-  np.testing.assert_allclose(found[:2], 0.5, atol=5e-3)
+  np.testing.assert_allclose(found[:2], 1.5, atol=5e-3)
   assert np.isnan(found[2])  # it ends at a loss that is barely higher
 
 
@@ -47,7 +47,7 @@ def test_noise_makes_little_difference():
   found = speedup.speedup_at_equal_loss(
     (F, noisy(3 - F / 1000, 1, 0.02)), (grown, noisy(3 - grown / 2000, 2, 0.02))
   )
-  np.testing.assert_allclose(found, -0.5, atol=0.02)
+  np.testing.assert_allclose(found, 0.5, atol=0.02)
 
 
 def test_known_points_without_smoothing():
@@ -57,7 +57,7 @@ def test_known_points_without_smoothing():
     scratch, grown, at=(0.5, 0.75, 1.0), window=0
   )
   # 6 is first reached at 17.5, on the way from 7 at 15, as 9 counts for 7.
-  np.testing.assert_allclose(found, [20 / 17.5 - 1, 30 / 22.5 - 1, np.nan])
+  np.testing.assert_allclose(found, [20 / 17.5, 30 / 22.5, np.nan])
 
 
 def test_the_base_model_is_to_be_left_out():
@@ -65,10 +65,10 @@ def test_the_base_model_is_to_be_left_out():
   scratch = (F, loss_of(F))
   loss = np.where(F <= 200, 1.0, loss_of(1.5 * F) + (F < 220))
   fooled = speedup.speedup_at_equal_loss(scratch, (F, loss), window=0.01)
-  assert (fooled > 10).all()
+  assert (fooled > 11).all()
   after = (F[200:], loss[200:])
   found = speedup.speedup_at_equal_loss(scratch, after, window=0.01)
-  np.testing.assert_allclose(found, 0.5, atol=2e-3)
+  np.testing.assert_allclose(found, 1.5, atol=2e-3)
 
 
 def test_smoothing_is_a_trailing_mean_at_the_mean_flops():
@@ -90,7 +90,7 @@ def test_a_loss_below_from_the_start_counts_from_the_first_point():
   scratch = ([10, 20], [5.0, 4.0])
   grown = ([8, 9], [1.0, 1.0])
   found = speedup.speedup_at_equal_loss(scratch, grown, at=[1], window=0)
-  np.testing.assert_allclose(found, [20 / 8 - 1])
+  np.testing.assert_allclose(found, [20 / 8])
 
 
 def test_the_size_of_the_numbers_does_not_matter():
@@ -100,43 +100,3 @@ def test_the_size_of_the_numbers_does_not_matter():
     (2.0**60 * F, loss_of(F)), (2.0**60 * F, loss_of(1.5 * F))
   )
   np.testing.assert_allclose(one, two, rtol=1e-9)
-
-
-@pytest.mark.parametrize(
-  'bad, said',
-  [
-    (([1.0], [1.0]), r'shape \(1,\); give a list of at least 2'),
-    (([], []), r'shape \(0,\)'),
-    (([1, 2], [1.0]), 'two lists of numbers of one length'),
-    (([[1, 2]], [[1.0, 2.0]]), r'shape \(1, 2\)'),
-    (([1, 2], [1.0, np.nan]), 'not finite; leave those points out'),
-    (([1, np.inf], [1.0, 1.0]), 'not finite'),
-    (([2, 1], [1.0, 1.0]), 'never fall'),
-    (([0, 1], [1.0, 1.0]), 'above 0'),
-    (([1, 2], [1.0, 'x']), 'must be FLOPs and losses'),
-    (([1, 2], [1.0, 2.0], [3.0]), 'must be FLOPs and losses'),
-    (3, 'must be FLOPs and losses'),
-  ],
-)
-@pytest.mark.parametrize('name', ['scratch', 'grown'])
-def test_bad_curves_are_refused(name, bad, said):
-  good = {'scratch': (F, loss_of(F)), 'grown': (F, loss_of(F))}
-  with pytest.raises(ValueError, match=f'{name}: .*{said}'):
-    speedup.speedup_at_equal_loss(**good | {name: bad})
-
-
-@pytest.mark.parametrize(
-  'options, said',
-  [
-    ({'at': (0,)}, 'shares of the FLOPs'),
-    ({'at': (1.1,)}, 'shares of the FLOPs'),
-    ({'at': (np.nan,)}, 'shares of the FLOPs'),
-    ({'at': 0.5}, 'shares of the FLOPs'),
-    ({'window': -0.1}, 'window -0.1'),
-    ({'window': 1}, 'window 1'),
-    ({'window': np.nan}, 'window nan'),
-  ],
-)
-def test_bad_options_are_refused(options, said):
-  with pytest.raises(ValueError, match=said):
-    speedup.speedup_at_equal_loss((F, loss_of(F)), (F, loss_of(F)), **options)
