@@ -14,12 +14,20 @@ VERSION = 1  # of the form that is written; files without one are of version 0
 # (version, 'group.key', what was done before).
 ADDED: tuple[tuple[int, str, Any], ...] = ((1, 'data.attend', 'document'),)
 
+# 'group.key', or 'growth.hops: OPTION' of an operator, and what to do instead.
+REMOVED = {
+  'growth.hops: faithful_to_release': (
+    "leave it out: growth is the paper's now, which keeps the function; what"
+    ' the released code of the paper does instead is not here any more'
+  ),
+}
+
 
 def upgrade(values: Any) -> Any:
   """The content of a `config.json` of any version in today's form.
 
   Raises:
-    ConfigError: it is of a later version.
+    ConfigError: it is of a later version, or sets what is no longer there.
   """
   if not isinstance(values, Mapping):
     return values  # `Config.from_dict` says what is wrong with it.
@@ -30,11 +38,20 @@ def upgrade(values: Any) -> Any:
       f'the configuration is of version {errors.brief(version)}, and this'
       f' satjax reads versions up to {VERSION}; upgrade satjax'
     )
+  for key in REMOVED:
+    group, _, name = key.partition('.')
+    if isinstance(values.get(group), Mapping) and name in values[group]:
+      raise errors.ConfigError(removed(key))
   for since, key, before in ADDED:
     group, name = key.split('.')
     if since > version and isinstance(values.get(group), Mapping):
       values[group] = {name: before, **values[group]}
   return values
+
+
+def removed(key: str) -> str:
+  """What to say of a key that is no longer there."""
+  return f'config.{key} is no longer a setting; {REMOVED[key]}'
 
 
 def first_form(values: Mapping[str, Any]) -> dict[str, Any]:

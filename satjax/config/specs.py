@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from satjax import errors
-from satjax.config import schema
+from satjax.config import history, schema
 from satjax.growth import layer_maps
 from satjax.growth.operators import (
   Depth,
@@ -160,6 +160,8 @@ def _parse(spec: Any) -> tuple[str, dict[str, Any]]:
   if options is None:
     options = {known[0]: target}
   for key, value in options.items():
+    if (gone := f'growth.hops: {key}') in history.REMOVED:
+      raise errors.ConfigError(history.removed(gone))
     if key not in known:
       raise errors.ConfigError(
         f'operator {name!r} has no option {key!r}; allowed: {", ".join(known)}'

@@ -92,6 +92,30 @@ def test_a_later_or_damaged_version_is_refused(folder, version):
     workdir.read_config(folder)
 
 
+def test_a_removed_key_is_refused_by_name_with_what_to_do(folder, monkeypatch):
+  path = folder / 'config.json'
+  values = json.loads(path.read_text())
+  values['sparsity']['anneal'] = 3
+  path.write_text(json.dumps(values))
+  monkeypatch.setitem(history.REMOVED, 'sparsity.anneal', 'use rungs instead')
+  with pytest.raises(errors.ConfigError) as caught:
+    workdir.read_config(folder)
+  for part in ('config.sparsity.anneal', 'use rungs instead'):
+    assert part in str(caught.value)
+
+
+def test_a_removed_option_of_an_operator_is_refused_alike(folder):
+  path = folder / 'config.json'
+  values = json.loads(path.read_text())
+  options = {'width_factor': 2, 'faithful_to_release': True}
+  values['growth']['hops'] = [[768, 'direct', options]]
+  path.write_text(json.dumps(values))
+  with pytest.raises(errors.ConfigError) as caught:
+    workdir.read_config(folder)
+  for part in ('faithful_to_release is no longer', 'leave it out'):
+    assert part in str(caught.value)
+
+
 def test_names_made_from_a_configuration_outlive_new_keys(folder, monkeypatch):
   values = workdir.read_config(folder).to_dict()
   old = {group: dict(keys) for group, keys in values.items()}
