@@ -2,16 +2,14 @@
 
 from typing import Any
 
+from satjax.commands import shared
+
 SUMMARY = (
   'say what a Hugging Face directory holds, and verify its checksums, headers'
   ' and shapes'
 )
 OPTIONS = {
-  '--model': {
-    'metavar': 'MODEL_DIR',
-    'help': 'Hugging Face directory',
-    'required': True,
-  },
+  '--model': shared.value('MODEL_DIR', 'Hugging Face directory', required=True),
 }
 
 

@@ -11,62 +11,61 @@ SUMMARY = (
   ' tokens:DIR; after a kill, the same command goes on'
 )
 OPTIONS = {
-  '--source': {
-    'metavar': 'SOURCE',
-    'action': 'append',
-    'help': 'such as text:books/**/*.txt, jsonl:GLOB, parquet:GLOB, tfds:NAME'
+  '--source': shared.value(
+    'SOURCE',
+    'such as text:books/**/*.txt, jsonl:GLOB, parquet:GLOB, tfds:NAME'
     ' or stdlib:docs; may be given again',
-  },
+    action='append',
+  ),
   '--tokenizer': {
     **shared.TOKENIZER['--tokenizer'],
     'help': 'byte (default), hf:PATH of a tokenizer.json or a directory that'
     ' has one, or sentencepiece:PATH of a .model file',
   },
-  '--out': {'metavar': 'DIR', 'help': 'folder to write', 'required': True},
-  '--weight': shared.number(
-    'W', float, 'of each --source in training (default: 1)', action='append'
+  '--out': shared.value('DIR', 'folder to write', required=True),
+  '--weight': shared.value(
+    'W', 'of each --source in training (default: 1)', float, action='append'
   ),
   **shared.TEXT,
-  '--held_out': shared.number(
+  '--held_out': shared.value(
     'SHARE',
-    float,
     'of the documents, for evaluation (default: 0.05)',
+    float,
     default=0.05,
   ),
-  '--test': shared.number(
+  '--test': shared.value(
     'SHARE',
-    float,
     'of the documents, for final numbers (default: 0)',
+    float,
     default=0.0,
   ),
-  '--duplicates': {
-    'metavar': 'RULE',
-    'default': 'keep',
-    'help': 'keep (default); exact: leave out documents of the same words;'
+  '--duplicates': shared.value(
+    'RULE',
+    'keep (default); exact: leave out documents of the same words;'
     ' near: and those of nearly the same',
-  },
-  '--min_tokens': shared.number(
-    'N', int, 'leave out shorter documents (default: 0)', default=0
+    default='keep',
   ),
-  '--max_tokens': shared.number(
-    'N', int, 'leave out longer documents (default: no limit)'
+  '--min_tokens': shared.value(
+    'N', 'leave out shorter documents (default: 0)', int, default=0
   ),
-  '--shard_tokens': shared.number(
+  '--max_tokens': shared.value(
+    'N', 'leave out longer documents (default: no limit)', int
+  ),
+  '--shard_tokens': shared.value(
     'N',
-    int,
     'tokens after which a file ends (default: 67108864)',
+    int,
     default=2**26,
   ),
-  '--workers': shared.number(
+  '--workers': shared.value(
     'N',
-    int,
     'processes that tokenise; 0: none but this one (default: one for'
     ' each core)',
+    int,
   ),
-  '--verify': {
-    'action': 'store_true',
-    'help': 'only compare the files in --out with their checksums',
-  },
+  '--verify': shared.flag(
+    'only compare the files in --out with their checksums'
+  ),
 }
 _COUNTS = {
   'empty': 'empty, left out',

@@ -4,28 +4,24 @@ import pathlib
 from typing import Any
 
 from satjax import errors
+from satjax.commands import shared
 
 SUMMARY = 'tables of runs and of results; --out writes them with plots as HTML'
 OPTIONS = {
-  'paths': {
-    'metavar': 'PATH',
-    'nargs': '+',
-    'help': 'folder of a run, result file of an experiment, or a folder of'
+  'paths': shared.value(
+    'PATH',
+    'folder of a run, result file of an experiment, or a folder of'
     ' result files, such as experiments/results; for --page also experiment'
     ' files (.py): what they claim is not tested until there is a result',
-  },
-  '--out': {
-    'metavar': 'PATH',
-    'help': 'HTML file to write; in a folder, report.html',
-  },
-  '--plots': {
-    'metavar': 'DIR',
-    'help': 'write each plot of the results as PNG and SVG, too',
-  },
-  '--page': {
-    'metavar': 'FILE',
-    'help': 'write the claims of all results as Markdown: docs/results.md',
-  },
+    nargs='+',
+  ),
+  '--out': shared.value('PATH', 'HTML file to write; in a folder, report.html'),
+  '--plots': shared.value(
+    'DIR', 'write each plot of the results as PNG and SVG, too'
+  ),
+  '--page': shared.value(
+    'FILE', 'write the claims of all results as Markdown: docs/results.md'
+  ),
 }
 
 
