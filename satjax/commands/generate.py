@@ -133,12 +133,7 @@ def _open_draft(options, model, tokenizer):
 
 def _refuse_other_tokenizer(directory, tokenizer):
   """Raises ConfigError if the vocabulary in a directory is another one."""
-  from satjax.interop import byte_tokenizer
-
   files = tokenizer.files()
-  if tokenizer.name == 'byte':
-    content = byte_tokenizer.files()['tokenizer.json']
-    files = {'tokenizer.json': json.dumps(content).encode()}
   for name in {'tokenizer.json', 'tokenizer.model'} & set(files):
     path = pathlib.Path(directory) / name
     if path.is_file() and (

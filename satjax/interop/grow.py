@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from satjax import console, errors, flops, tree
+from satjax import console, errors, files, flops, tree
 from satjax.config import specs as specs_lib
 from satjax.config.groups import ModelConfig
 from satjax.growth import apply, layer_maps
@@ -232,7 +232,7 @@ def _small_files(
       'the grown model could not be loaded; use other targets:'
       + ''.join(f'\n  {problem}' for problem in problems)
     )
-  contents = {'config.json': writer.to_json(described)}
+  contents = {'config.json': files.to_json(described)}
   paths = itertools.chain(*map(source.glob, _SMALL_FILES))
   names = {path.name for path in paths if not path.is_dir()}
   for name in sorted(names - {*_OF_OTHER_WEIGHTS, *contents}):
@@ -261,21 +261,13 @@ def render(summary: Summary) -> str:
 def _sizes(summary: Summary) -> Iterator[tuple[str, str, str]]:
   """Name, before and after."""
   before, after = summary.before, summary.after
-  for name in (
-    'num_layers',
-    'embed_dim',
-    'num_heads',
-    'num_kv_heads',
-    'head_dim',
-    'mlp_dim',
-    'vocab_size',
-  ):
-    yield name, *(f'{getattr(c, name)}' for c in (before, after))
-  yield 'parameters', *(f'{flops.num_params(c):,}' for c in (before, after))
-  for name in ('norm_eps', 'rope_theta'):
+  for name in llama.KEYS:
     old, new = getattr(before, name), getattr(after, name)
-    if old != new:
+    if type(old) is int:
+      yield name, f'{old}', f'{new}'
+    elif old != new:
       yield name, f'{old:g}', f'{new:g}'
+  yield 'parameters', *(f'{flops.num_params(c):,}' for c in (before, after))
   if summary.context[0] != summary.context[1]:
     yield 'longest row, tokens', *map(str, summary.context)
 

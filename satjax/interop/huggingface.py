@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from satjax import errors, tree
+from satjax import errors, files, tree
 from satjax.config.groups import ModelConfig
 from satjax.data import subword
-from satjax.interop import byte_tokenizer, llama, weights, writer
+from satjax.interop import llama, weights, writer
 
 _CONFIG = 'config.json'
 _MAX_LENGTH = 2048  # where nothing is said, as transformers has it
@@ -172,19 +172,17 @@ def save(
     'bos_token_id': tokenizer.bos_id if tokenizer else None,
     'eos_token_id': tokenizer.eos_id if tokenizer else None,
   }
-  described = llama.describe(config, dtype.name, seq_len)
-  files = {
-    'config.json': writer.OURS | described | special,
+  model = llama.describe(config, dtype.name, seq_len)
+  described = {
+    'config.json': writer.OURS | model | special,
     'generation_config.json': special,
   }
   if stop_id is not None and stop_id != tokenizer.eos_id:
-    files['generation_config.json'] = special | {
+    described['generation_config.json'] = special | {
       'eos_token_id': [tokenizer.eos_id, stop_id]
     }
-  if tokenizer and tokenizer.name == 'byte':
-    files |= byte_tokenizer.files()
-  contents = {name: writer.to_json(values) for name, values in files.items()}
-  if tokenizer and tokenizer.name != 'byte':
+  contents = {name: files.to_json(values) for name, values in described.items()}
+  if tokenizer:
     contents |= tokenizer.files()
   writer.write(
     directory,

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 import dataclasses
+import json
 import os
 from pathlib import Path
 import re
@@ -20,7 +21,7 @@ from rich import text as rich_text
 from satjax import errors, flops
 from satjax.config.groups import ModelConfig
 from satjax.data import tokenizers
-from satjax.interop import byte_tokenizer, huggingface, llama, weights, writer
+from satjax.interop import huggingface, llama, weights, writer
 
 _TOKENIZERS = {
   'tokenizer.json': 'hf:{}',
@@ -213,7 +214,7 @@ def _tokenizer(
   if file == 'tokenizer.json':
     content = weights.read_json(directory, file)
     kind = content['model'].get('type', 'of unknown type')
-    if content == byte_tokenizer.files()[file]:
+    if content == json.loads(tokenizers.ByteTokenizer().files()[file]):
       kind = spec = 'byte'
     added = content.get('added_tokens') or ()
     special = {token['id'] for token in added if token.get('special')}

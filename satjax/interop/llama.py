@@ -51,7 +51,7 @@ FUSED = {
 # Old exports stored the rotary frequencies, which follow from rope_theta.
 IGNORED = re.compile(r'model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq')
 
-_KEYS = {
+KEYS = {
   'num_layers': 'num_hidden_layers',
   'embed_dim': 'hidden_size',
   'num_heads': 'num_attention_heads',
@@ -169,7 +169,7 @@ def config_of(stored: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
   fields = TRAINING | FAMILIES[family][1]
   fields |= {'rope_scaling': scaling, 'sliding_window': sliding_window}
   for field in dataclasses.fields(ModelConfig):
-    if field.name in _KEYS:
+    if field.name in KEYS:
       fields[field.name] = _value(field, values, problems)
   config = ModelConfig(**fields)
   return config, problems or config.problems()
@@ -179,7 +179,7 @@ def _value(
   field: dataclasses.Field, values: Mapping[str, Any], problems: list[str]
 ) -> Any:
   """The value of one field of `ModelConfig`; appends what is wrong with it."""
-  key, allowed = _KEYS[field.name], field.metadata['allowed']
+  key, allowed = KEYS[field.name], field.metadata['allowed']
   if key not in values:
     problems.append(f'{key} is missing; allowed: {allowed}')
     return None
@@ -345,7 +345,7 @@ def describe(config: ModelConfig, dtype: str, seq_len: int) -> dict[str, Any]:
     'attention_bias': False,
     'mlp_bias': False,
     'max_position_embeddings': seq_len,
-    **{key: getattr(config, field) for field, key in _KEYS.items()},
+    **{key: getattr(config, field) for field, key in KEYS.items()},
     **_rope(config.rope_theta, config.rope_scaling),
     **_window(config.sliding_window, family, config.num_layers),
     'torch_dtype': dtype,

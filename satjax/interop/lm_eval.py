@@ -89,8 +89,8 @@ def encoder(
     unless it begins with one) to ids.
   """
   files = tokenizer.files()
-  if 'tokenizer.json' not in files:  # bytes, or sentence pieces
-    config = json.loads(files.get('tokenizer_config.json', '{}'))
+  if tokenizer.name == 'byte' or 'tokenizer.json' not in files:
+    config = json.loads(files['tokenizer_config.json'])
     begin = [tokenizer.bos_id] if config.get('add_bos_token') else []
     return lambda text, special=None: [
       *(begin if special in (None, True) else []),

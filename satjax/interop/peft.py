@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from satjax import errors, tree
+from satjax import errors, files, tree
 from satjax.config.groups import LoraConfig, ModelConfig
 from satjax.interop import huggingface, llama, writer
 from satjax.model import lora
@@ -56,7 +56,7 @@ def save(
   with writer.replacing(
     Path(directory), _foreign_adapters, num_bytes=num_bytes, last=[WEIGHTS]
   ) as folder:
-    writer.write_file(folder / CONFIG, writer.to_json(_describe(config, model)))
+    writer.write_file(folder / CONFIG, files.to_json(_describe(config, model)))
     writer.write_tensors(folder / WEIGHTS, tensors, marks=writer.OURS)
 
 

@@ -7,19 +7,17 @@ temporary folder first; what is there is replaced last.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import hashlib
-import json
 import math
 import os
 from pathlib import Path
 import shutil
 import tempfile
-from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from satjax import errors
+from satjax import errors, files
 from satjax.interop import weights
 
 OURS = {'written_by': 'satjax'}  # only such a directory is overwritten
@@ -70,9 +68,9 @@ def write(
   total = sum(sizes.values())
   contents, sums = dict(contents), {}
   if len(shards) > 1:
-    files = {name: file for file, names in shards.items() for name in names}
-    index = {'metadata': {'total_size': total}, 'weight_map': files}
-    contents[weights.INDEX] = to_json(index)
+    owners = {name: file for file, names in shards.items() for name in names}
+    index = {'metadata': {'total_size': total}, 'weight_map': owners}
+    contents[weights.INDEX] = files.to_json(index)
 
   def made(name):
     array = tensor(name)
@@ -97,7 +95,7 @@ def write(
       write_tensors(temporary / file, {n: made(n) for n in names}, tick=tick)
       sums[file] = checksum(temporary / file)
     listed = {'algorithm': ALGORITHM, 'files': dict(sorted(sums.items()))}
-    write_file(temporary / CHECKSUMS, to_json(listed))
+    write_file(temporary / CHECKSUMS, files.to_json(listed))
 
 
 @contextlib.contextmanager
@@ -143,10 +141,10 @@ def replacing(
       yield temporary
       for old in stale:
         (root / old).unlink(missing_ok=True)
-      files = sorted(temporary.iterdir(), key=lambda file: file.name in last)
+      written = sorted(temporary.iterdir(), key=lambda file: file.name in last)
       # safetensors makes its files private to the user.
-      mode = next(f for f in files if f.suffix == '.json').stat().st_mode
-      for path in files:
+      mode = next(f for f in written if f.suffix == '.json').stat().st_mode
+      for path in written:
         path.chmod(mode)
         os.replace(path, root / path.name)
   except errors.StorageError:
@@ -184,11 +182,6 @@ def write_tensors(
     ):
       raise OSError(f'{name} in {path.name} reads back different')
     tick(array.nbytes)
-
-
-def to_json(content: Mapping[str, Any]) -> bytes:
-  """A JSON file of a model directory."""
-  return (json.dumps(content, indent=2) + '\n').encode()
 
 
 def checksum(

@@ -16,7 +16,8 @@ import pytest
 import safetensors.numpy
 
 from satjax import errors, tree
-from satjax.interop import byte_tokenizer, huggingface
+from satjax.data import tokenizers
+from satjax.interop import huggingface
 from tests import models
 
 GROUPED = models.make(
@@ -291,7 +292,8 @@ def test_special_ids_of_a_text_without_tokenizer_are_null(saved):
 
 
 def test_byte_vocabulary_is_the_one_of_byte_level_bpe():
-  vocab = byte_tokenizer.files()['tokenizer.json']['model']['vocab']
+  described = json.loads(tokenizers.ByteTokenizer().files()['tokenizer.json'])
+  vocab = described['model']['vocab']
   assert sorted(vocab.values()) == list(range(256))
   assert vocab['A'] == 65
   assert vocab['Ġ'] == ord(' ')
