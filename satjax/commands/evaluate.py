@@ -73,8 +73,6 @@ def run(options: Any) -> None:
 
 def _answer(options):
   """Prints a table; the results of the tasks."""
-  import rich
-
   from satjax.data import tokenizers
   from satjax.interop import huggingface, lm_eval, lm_eval_tasks, models
   from satjax.train import saved
@@ -96,7 +94,7 @@ def _answer(options):
     limit=options.limit,
     num_fewshot=options.num_fewshot,
   )
-  rich.print(lm_eval_tasks.table(found))
+  print(lm_eval_tasks.render(found))
   return what | {'tasks': found.pop('results')} | found
 
 

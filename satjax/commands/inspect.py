@@ -21,5 +21,5 @@ def run(options: Any) -> None:
 
   with console.Progress('checksums') as bar:
     found = inspection.inspect(options.model, start=bar.start)
-  inspection.show(found)
+  print(inspection.render(found))
   weights.refuse(Path(options.model), found.problems)

@@ -67,14 +67,6 @@ OPTIONS = {
     'only compare the files in --out with their checksums'
   ),
 }
-_COUNTS = {
-  'empty': 'empty, left out',
-  'cut': 'very long, cut',
-  'replaced': 'characters that are U+FFFD',
-  'too_short': 'too short, left out',
-  'too_long': 'too long, left out',
-  'duplicates': 'duplicates, left out',
-}
 
 
 def run(options: Any) -> None:
@@ -93,13 +85,11 @@ def _prepare(options: Any) -> None:
   from satjax import console
   from satjax.data import prepare, tokenise
 
-  mixture = prepare.Mixture(
-    sources=options.source,
-    weights=options.weight or [1.0] * len(options.source),
+  settings = tokenise.Settings(
+    sources=tuple(options.source),
+    weights=tuple(options.weight or [1.0] * len(options.source)),
     columns=options.columns,
     shard_tokens=options.shard_tokens,
-  )
-  settings = tokenise.Settings(
     tokenizer=options.tokenizer,
     template=options.template,
     held_out=options.held_out,
@@ -113,11 +103,11 @@ def _prepare(options: Any) -> None:
   begin = time.monotonic()
   with console.Progress('prepare') as bar:
     table = prepare.prepare(
-      mixture, settings, options.out, workers=workers, start=bar.start
+      settings, options.out, workers=workers, start=bar.start
     )
   seconds = time.monotonic() - begin
   for part in table.parts:
-    print(_render(part))
+    print(_render(part, prepare.COUNTS))
   if bar.done:
     print(f'{seconds:,.1f} s, {bar.done / 1e6 / seconds:,.2f} MB/s')
     print(f'wrote {options.out}')
@@ -125,14 +115,12 @@ def _prepare(options: Any) -> None:
     print(f'{options.out} was finished before')
 
 
-def _render(part: Any) -> str:
+def _render(part: Any, words: dict[str, str]) -> str:
   """What came of a source."""
   counts = dict(part.counts)
   lines = [f'{part.source}: {counts.pop("documents"):,} documents']
   lines += [
-    f'  {_COUNTS[name]:28} {count:14,}'
-    for name, count in counts.items()
-    if count
+    f'  {words[name]:28} {count:14,}' for name, count in counts.items() if count
   ]
   lines += [
     f'  {name:28} {split.num_documents:14,} with {split.num_tokens:,} tokens'

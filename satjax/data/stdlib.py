@@ -6,7 +6,6 @@ Modules are read and parsed, never imported.
 import ast
 from collections import Counter
 from collections.abc import Iterator, Sequence
-import contextlib
 import functools
 import gc
 import importlib.util
@@ -131,27 +130,20 @@ def _parsed(
   modules: tuple[SourceFile, ...],
 ) -> Iterator[tuple[SourceFile, str, ast.Module]]:
   """Yields files with source and syntax tree, one tree in memory at a time."""
-  with warnings.catch_warnings(), _without_garbage_collection():
-    warnings.simplefilter('ignore')  # about invalid escapes in the sources
-    for file in modules:
-      try:
-        source = importlib.util.decode_source(readers.read(file.path))
-        module = ast.parse(source)
-      except (SyntaxError, ValueError):
-        continue  # Python itself could not import that file either
-      yield file, source, module
-
-
-@contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-  """Syntax trees have no cycles; looking for them doubles the time.
-
-  JAX hooks into every collection, which makes it worse.
-  """
   was_enabled = gc.isenabled()
+  # Syntax trees have no cycles; looking for them doubles the time, or worse
+  # with JAX, which hooks into every collection.
   gc.disable()
   try:
-    yield
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # about invalid escapes in the sources
+      for file in modules:
+        try:
+          source = importlib.util.decode_source(readers.read(file.path))
+          module = ast.parse(source)
+        except (SyntaxError, ValueError):
+          continue  # Python itself could not import that file either
+        yield file, source, module
   finally:
     if was_enabled:
       gc.enable()

@@ -5,7 +5,7 @@ goes into a checksum.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent import futures
 import dataclasses
 import json
@@ -14,11 +14,7 @@ from pathlib import Path
 import re
 from typing import Any, NamedTuple
 
-from rich import console as rich_console
-from rich import table as rich_table
-from rich import text as rich_text
-
-from satjax import errors, flops
+from satjax import console, errors, flops
 from satjax.config.groups import ModelConfig
 from satjax.data import tokenizers
 from satjax.interop import huggingface, llama, weights, writer
@@ -28,7 +24,6 @@ _TOKENIZERS = {
   'tokenizer.model': 'sentencepiece:{}/tokenizer.model',
 }
 _LAYER = re.compile(r'\.\d+\.')
-_WIDTH = 200  # characters, where no terminal says; a checksum stays whole
 
 
 class CheckedFile(NamedTuple):
@@ -247,11 +242,8 @@ def _tensors(found: Mapping[str, Any]) -> list[Tensors]:
   return sorted(kinds, key=lambda t: (known.get(t.name, len(order)), t))
 
 
-def show(inspection: Inspection) -> None:
-  """Prints the facts, the files and the tensors on stdout."""
-  console = rich_console.Console(highlight=False)
-  if not console.is_terminal:
-    console.width = _WIDTH
+def render(inspection: Inspection) -> str:
+  """Markdown: the facts, the files and the tensors, and the verdict."""
   files = [
     (file.name, f'{file.num_bytes:,}', file.checksum, file.verdict)
     for file in inspection.files
@@ -260,32 +252,20 @@ def show(inspection: Inspection) -> None:
     (kind.name, ' x '.join(map(str, kind.shape)), kind.dtype, f'{kind.count}')
     for kind in inspection.tensors
   ]
-  for heads, rows, number in (
-    ((), inspection.facts.items(), None),
-    (('file', 'bytes', writer.ALGORITHM, ''), files, 'bytes'),
-    (('tensor', 'shape', 'dtype', 'count'), tensors, 'count'),
-  ):
-    if rows:
-      console.print(_table(heads, rows, number))
-      console.print()
-  console.print(_verdict(inspection))
-
-
-def _table(
-  heads: Sequence[str], rows: Any, number: str | None
-) -> rich_table.Table:
-  """A table; the column that is called `number` is set to the right."""
-  table = rich_table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-  table.show_header = bool(heads)
-  for head in heads or ('', ''):
-    justify = 'right' if head == number else 'left'
-    table.add_column(head, overflow='fold', justify=justify)
-  for row in rows:
-    # No markup, and nothing that would steer a terminal.
-    table.add_row(
-      *(rich_text.Text(c if c.isprintable() else ascii(c)) for c in row)
+  tables = (
+    (('', ''), inspection.facts.items()),
+    (('file', 'bytes', writer.ALGORITHM, ''), files),
+    (('tensor', 'shape', 'dtype', 'count'), tensors),
+  )
+  shown = [
+    # Names from a file may hold what would steer a terminal.
+    console.markdown(
+      heads, [[c if c.isprintable() else ascii(c) for c in row] for row in rows]
     )
-  return table
+    for heads, rows in tables
+    if rows
+  ]
+  return '\n'.join([*shown, _verdict(inspection)])
 
 
 def _verdict(inspection: Inspection) -> str:

@@ -297,11 +297,12 @@ def _window_of(
         ' and with one it is a mistral'
       )
     window = None
-  kinds, allowed = stored.get('layer_types'), [_SLIDING if window else _FULL]
+  kinds = stored.get('layer_types')
+  allowed = [_SLIDING] if window else [_FULL]
   if window and family in _SWITCHED:
-    if kinds is None:
-      return window if _slides(stored, problems) else 0
     allowed.append(_FULL)
+    if kinds is None:
+      kinds = _switched_kinds(stored, problems)
   if kinds is None:
     return window or 0
   for kind in allowed:
@@ -315,20 +316,19 @@ def _window_of(
   return 0
 
 
-def _slides(stored: Mapping[str, Any], problems: list[str]) -> bool:
-  """Whether layers have the window, which begins at one of them."""
+def _switched_kinds(
+  stored: Mapping[str, Any], problems: list[str]
+) -> list[str]:
+  """The kind of all layers, where the window begins at one of them."""
   first = stored.get('max_window_layers', _FIRST_LAYER)
   count = stored.get('num_hidden_layers')
-  if type(first) is int and type(count) is int:
-    if first <= 0:
-      return True
-    if first >= count:
-      return False
+  if type(first) is type(count) is int and (first <= 0 or first >= count):
+    return [_SLIDING if first <= 0 else _FULL]
   problems.append(
     f'max_window_layers = {brief(first)} of {brief(count)} layers; supported:'
     ' 0, a window in all layers, or a window in none'
   )
-  return False
+  return [_FULL]
 
 
 def describe(config: ModelConfig, dtype: str, seq_len: int) -> dict[str, Any]:
