@@ -94,7 +94,7 @@ def _answer(options):
     limit=options.limit,
     num_fewshot=options.num_fewshot,
   )
-  print(lm_eval_tasks.render(found))
+  print(lm_eval_tasks.render(found), end='')
   return what | {'tasks': found.pop('results')} | found
 
 

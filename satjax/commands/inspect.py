@@ -9,7 +9,7 @@ SUMMARY = (
   ' and shapes'
 )
 OPTIONS = {
-  '--model': shared.value('MODEL_DIR', 'Hugging Face directory', required=True),
+  '--model': shared.value('MODEL_DIR', 'Hugging Face directory', required=True)
 }
 
 

@@ -38,7 +38,7 @@ CONFIG = {
     'FILE',
     'Python file with get_config(), or the config.json of a run;'
     ' FILE.py:ARGUMENT calls get_config(ARGUMENT)',
-  ),
+  )
 }
 WORKDIR = {'--workdir': value('DIR', 'folder of a run')}
 STEP = {
@@ -46,7 +46,7 @@ STEP = {
     'N',
     'checkpoint to take, in completed steps, or the model on either'
     ' side of a growth: before_growth:N, after_growth:N (default: the newest)',
-  ),
+  )
 }
 OUT = {'--out': value('PATH', 'what to write')}
 TOKENIZER = {
@@ -56,7 +56,7 @@ TOKENIZER = {
     ' tokenizer.json or a directory that has one, or sentencepiece:PATH of a'
     ' .model file',
     default='byte',
-  ),
+  )
 }
 # Of a run in several processes (`distributed.processes`).
 PROCESSES = {

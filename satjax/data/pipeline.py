@@ -73,9 +73,7 @@ def make_batches(
 ) -> Batches:
   """Tokenises the sources and mixes their rows by weight.
 
-  Args:
-    split: of `table.SPLITS`.
-    vocab_size: of the model; every id is checked against it.
+  Every id is checked against the `vocab_size` of the model.
 
   Raises:
     ConfigError: a source is unknown.
@@ -163,11 +161,7 @@ def weighted(mixture: Sequence[Any]) -> list[tuple[str, float]]:
 
 
 def _parts(
-  c: DataConfig,
-  source: str,
-  split: str,
-  tokenizer: Tokenizer,
-  vocab_size: int,
+  c: DataConfig, source: str, split: str, tokenizer: Tokenizer, vocab_size: int
 ) -> list[tuple[rows_lib.Rows, float]]:
   """Rows of a source, in as many parts as it was prepared from, and shares."""
   shares = {'held_out': c.held_out, 'test': c.test}

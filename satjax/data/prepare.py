@@ -258,10 +258,7 @@ class SplitWriter:
     return self._shard.num_tokens if self._shard else 0
 
   def add(
-    self,
-    tokens: np.ndarray,
-    lengths: np.ndarray,
-    is_trained: np.ndarray | None,
+    self, tokens: np.ndarray, lengths: np.ndarray, is_trained: np.ndarray | None
   ) -> None:
     """Appends documents, end to end; `tokenise.Tokenised` has the shapes."""
     if not len(lengths):

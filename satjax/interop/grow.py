@@ -59,10 +59,8 @@ def grow(
   float32 with `jax.random.key(seed)`, cast to the stored dtype.
 
   Args:
-    model_dir: the source.
     out: made if need be; a model that satjax wrote there is replaced.
     specs: operators as `specs_lib.resolve_all` takes them.
-    seed: of random duplicates, fresh weights and noise.
     max_shard_bytes: weights in one file; as much is held in memory.
     start: from the bytes of work ahead to a function that is called with those
       that are done; shows progress.
@@ -178,11 +176,9 @@ def grown_tensor(
   Equal to what `apply.grow_tree` makes of the whole tree.
 
   Args:
-    operators: in order.
-    depths: number of layers before each of them.
+    depths: number of layers before each operator.
     name: of the parameter, as in `tree.AXES`.
     layer: its number in the grown model; None: the parameter has no layers.
-    key: as for `apply.grow_tree`.
     read: from a name and an old layer (or None) to that array.
   """
   if not operators:

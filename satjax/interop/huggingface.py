@@ -72,7 +72,6 @@ def load(
   """Reads a model: its configuration and its parameters.
 
   Args:
-    directory: in this layout.
     place: makes a leaf of its path, its shape and a function that reads any
       part of it, so that a model that is split over devices, or over hosts, is
       never whole in one memory. Default: a NumPy array.
@@ -150,11 +149,8 @@ def save(
   """Writes a model directory that transformers 4 and 5 read; see `writer`.
 
   Args:
-    directory: made if need be.
-    config: the architecture.
     params: JAX or NumPy arrays of `tree.AXES`, all of one dtype.
     dtype: 'float32' or 'bfloat16' to cast to; None keeps the dtype.
-    max_shard_bytes: more weights than this go into several files.
     tokenizer: its `bos_id` and `eos_id` are noted, and its files written for
       AutoTokenizer; those of another tokenizer are taken away.
     stop_id: token that ends an answer in a chat; generation ends there too.

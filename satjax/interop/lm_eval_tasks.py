@@ -32,7 +32,7 @@ def evaluate_tasks(
   """Evaluates a model on tasks.
 
   Args:
-    lm: the model, as `lm_eval.adaptor` gives it.
+    lm: what `lm_eval.adaptor` gives.
     tasks: names of tasks, groups or tags.
     task_dir: folder of YAML files, which go before stock ones of that name.
     limit: examples of each task, the first ones; None: all.

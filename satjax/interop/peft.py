@@ -33,11 +33,8 @@ def save(
   """Writes the adapters of a run; those that satjax wrote are replaced.
 
   Args:
-    directory: made if need be; other files in it stay.
-    config: of the adapters.
     model: that they are of; its `init_from` names the base.
     adapters: `lora.init`, trained; None: the run has none.
-    dtype: 'float32' or 'bfloat16'.
 
   Raises:
     ConfigError: there are no adapters, or no base that they fit.
@@ -98,6 +95,7 @@ def _tensors(config, adapters, dtype) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _describe(config: LoraConfig, model: ModelConfig) -> dict[str, Any]:
+  names = _modules(config, 0).values()
   return {
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',
@@ -105,9 +103,7 @@ def _describe(config: LoraConfig, model: ModelConfig) -> dict[str, Any]:
     'r': config.rank,
     'lora_alpha': config.alpha,
     'lora_dropout': 0.0,
-    'target_modules': [
-      name.rsplit('.', 1)[-1] for name in _modules(config, 0).values()
-    ],
+    'target_modules': [name.rsplit('.', 1)[-1] for name in names],
     'bias': 'none',
     'fan_in_fan_out': False,
     'inference_mode': True,

@@ -45,12 +45,10 @@ def write(
   Other files stay. The checksums of all that is written are added.
 
   Args:
-    directory: made if need be.
     shapes: of the stored tensors, by name, in their order.
     tensor: from a name to that tensor, contiguous and of `dtype`. Called once
       each, in order.
     contents: other files by name; a config.json with `OURS` among them.
-    dtype: of every tensor.
     max_shard_bytes: more weights than this go into several files; as much is
       held in memory.
     tick: called with the bytes of each tensor when it is made, and again when
@@ -107,10 +105,11 @@ def replacing(
   stale: Sequence[str] = (),
   last: Sequence[str] = (),
 ) -> Iterator[Path]:
-  """A folder whose files go to a directory when all of them are written.
+  """A folder whose files go to `root` when all of them are written.
+
+  The root is made if need be; other files in it stay.
 
   Args:
-    root: the directory; made if need be, other files in it stay.
     foreign: names what is somebody else's in an existing directory, if it is.
     num_bytes: that the files will take.
     stale: names of files that are deleted before any is moved.

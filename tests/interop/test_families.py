@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from satjax import errors, tree
-from satjax.interop import grow, huggingface, llama, writer
+from satjax import errors, files, tree
+from satjax.interop import grow, huggingface, llama
 from tests import models
 
 CONFIG = models.make(head_dim=2, mlp_dim=10)

@@ -7,7 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-import types
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -27,7 +26,7 @@ GROUPED = models.make(
   rope_theta=500_000.0,
 )
 TIED = dataclasses.replace(GROUPED, tied=True, num_kv_heads=4, head_dim=2)
-BYTES = types.SimpleNamespace(name='byte', bos_id=256, eos_id=257)
+BYTES = tokenizers.ByteTokenizer()
 TENSORS = 3 + 2 * 9
 
 

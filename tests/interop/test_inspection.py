@@ -81,7 +81,8 @@ def test_a_whole_directory_is_described_without_a_device(saved):
     text=True,
   )
   assert done.returncode == 0, done.stderr
-  lines = [' '.join(line.split()) for line in done.stdout.splitlines()]
+  lines = [line.strip('| ') for line in done.stdout.splitlines()]
+  lines = [' '.join(line.split(' | ')) for line in lines]
   for expected in (
     'family mistral',
     'dtype F32 21 tensors',
