@@ -102,9 +102,8 @@ def run(options: Any) -> None:
 def _set_defaults(named):
   """What XLA is told, unless the user has; GPUs alone heed it.
 
-  Args:
-    named: whether operations must keep their names, which they lose in a
-      command buffer (a CUDA graph).
+  `named` operations keep their names, which a command buffer (a CUDA graph)
+  loses.
   """
   # PyTorch needs what JAX does not use.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')

@@ -17,11 +17,7 @@ OPTIONS = {
     ' or stdlib:docs; may be given again',
     action='append',
   ),
-  '--tokenizer': {
-    **shared.TOKENIZER['--tokenizer'],
-    'help': 'byte (default), hf:PATH of a tokenizer.json or a directory that'
-    ' has one, or sentencepiece:PATH of a .model file',
-  },
+  **shared.TOKENIZER,
   '--out': shared.value('DIR', 'folder to write', required=True),
   '--weight': shared.value(
     'W', 'of each --source in training (default: 1)', float, action='append'

@@ -52,9 +52,8 @@ OUT = {'--out': value('PATH', 'what to write')}
 TOKENIZER = {
   '--tokenizer': value(
     'TOKENIZER',
-    'of a --model directory: byte (default), hf:PATH of a'
-    ' tokenizer.json or a directory that has one, or sentencepiece:PATH of a'
-    ' .model file',
+    'byte (default), hf:PATH of a tokenizer.json or a directory that has one,'
+    ' or sentencepiece:PATH of a .model file; a run knows its own',
     default='byte',
   )
 }

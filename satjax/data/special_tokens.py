@@ -28,9 +28,9 @@ def parse(content: bytes, path: Path) -> dict[str, Any]:
   try:
     values = json.loads(content)
   except (ValueError, RecursionError) as error:
-    raise errors.DataError(f'{path} is no JSON: {error}') from error
+    raise errors.DataError(f'{path} is not valid JSON: {error}') from error
   if not isinstance(values, dict):
-    raise errors.DataError(f'{path} holds no JSON object')
+    raise errors.DataError(f'{path} does not hold a JSON object')
   return values
 
 
@@ -102,7 +102,7 @@ def _from_settings(
     if isinstance(value, dict):
       found = value.get('content')
     if isinstance(value, list):
-      found = value[0] if value else None
+      found = next(iter(value), None)
     if found is None:
       continue
     if ending == '_token' and isinstance(found, str):

@@ -22,16 +22,8 @@ from satjax.data.documents import Document
 from satjax.data.readers import SourceFile
 
 # Tests differ between distributions; the rest is not the standard library.
-_NOT_LIBRARY = set(
-  [
-    'site-packages',
-    'dist-packages',
-    '__pycache__',
-    'test',
-    'tests',
-    'idle_test',
-  ]
-)
+_NOT_LIBRARY = {'site-packages', 'dist-packages', '__pycache__'}
+_NOT_LIBRARY |= {'test', 'tests', 'idle_test'}
 _TOPICS = 'pydoc_data/topics.py'
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -20,14 +20,9 @@ from satjax.data import special_tokens
 
 # What AutoTokenizer may read; of a directory these are exported.
 FILES = (
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'tokenizer.model',
-  'special_tokens_map.json',
-  'added_tokens.json',
-  'vocab.json',
-  'merges.txt',
-  'chat_template.jinja',
+  *('tokenizer.json', 'tokenizer_config.json', 'tokenizer.model'),
+  *('special_tokens_map.json', 'added_tokens.json', 'vocab.json'),
+  *('merges.txt', 'chat_template.jinja'),
 )
 _SURROGATES = re.compile('[\ud800-\udfff]')
 _SPACE = '\u2581'  # how sentencepiece writes a space in a token

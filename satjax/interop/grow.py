@@ -6,7 +6,6 @@ go from file to file as they are; the others are computed in float32.
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import functools
 import itertools
 import math
 import os
@@ -110,46 +109,26 @@ class _Growth:
     self._depths = [model.num_layers for model in models][:-1]
     self._finite = set()
 
-  @functools.cached_property
-  def _key(self):
-    return jax.random.key(self._seed)  # wakes JAX up, which copies do not need
-
   def tensor(self, name: str) -> np.ndarray:
     slot = self.slots[name]
     layer = None if slot.index is ... else slot.index
-    copied, source = self._source(slot.path, layer)
-    if copied:
-      return self._stored(llama.TENSORS[slot.path][0].format(source))
     grown = grown_tensor(
-      self._operators, self._depths, slot.path, layer, self._key, self._read
+      self._operators, self._depths, slot.path, layer, self._seed, self._read
     )
     with np.errstate(over='ignore'):
       array = huggingface.to_stored(grown, slot, self._dtype)
-    if not weights.is_finite(array):
+    # A copy, which is an array of NumPy, was looked at when it was read.
+    if not isinstance(grown, np.ndarray) and not weights.is_finite(array):
       raise errors.DataError(
         f'{name}: grown numbers are too large for {self._dtype.name}; convert'
         ' the model to bfloat16 or float32, or use less noise'
       )
     return array
 
-  def _source(self, path, layer):
-    """Whether a tensor repeats an old one, and of which layer."""
-    for operator, depth in zip(self._operators[::-1], self._depths[::-1]):
-      if not apply.is_copy(operator, path, layer):
-        return False, None
-      if layer is not None:
-        layer = apply.inputs(operator, depth)[0][layer]
-    return True, layer
-
   def _read(self, path, layer):
-    """A tensor of the source in the layout of `tree.AXES`, float32."""
+    """A tensor of the source in the layout of `tree.AXES`, as it is stored."""
     name = llama.TENSORS[path][0].format(layer)
     shape = self._shapes[path][0 if layer is None else 1 :]
-    matrix = self._stored(name)
-    array = huggingface.from_stored(matrix, self._old_slots[name], shape)
-    return array.astype(np.float32)
-
-  def _stored(self, name):
     try:
       matrix = weights.read_tensor(self._directory, self._headers[name])
     except OSError as error:
@@ -160,7 +139,7 @@ class _Growth:
       if not weights.is_finite(matrix):
         weights.refuse(self._directory, [huggingface.not_finite(name)])
       self._finite.add(name)
-    return matrix
+    return huggingface.from_stored(matrix, self._old_slots[name], shape)
 
 
 def grown_tensor(
@@ -168,12 +147,13 @@ def grown_tensor(
   depths: Sequence[int],
   name: str,
   layer: int | None,
-  key: jax.Array,
+  seed: int,
   read: Callable[[str, int | None], Any],
 ) -> Any:
   """One layer of one parameter of the grown model, and no more than it takes.
 
-  Equal to what `apply.grow_tree` makes of the whole tree.
+  Equal to what `apply.grow_tree` makes of the whole tree in float32 with
+  `jax.random.key(seed)`; a copy is what `read` returned, and does not wake JAX.
 
   Args:
     depths: number of layers before each operator.
@@ -188,16 +168,16 @@ def grown_tensor(
 
   def below(rows):
     source = layer if layer is None else rows[layer]
-    return grown_tensor(before, depths[:-1], name, source, key, read)
+    return grown_tensor(before, depths[:-1], name, source, seed, read)
 
   if apply.is_copy(last, name, layer):
     return below(maps[0])
-  number = jax.random.fold_in(key, len(before))
+  key = jax.random.fold_in(jax.random.key(seed), len(before))
   if layer is None:
-    parts = [jnp.asarray(below(maps[0]))]
-    return apply.transform(last, name, parts, None, number, depths[-1])
-  parts = [jnp.asarray(below(rows))[None] for rows in maps]
-  return apply.transform(last, name, parts, (layer,), number, depths[-1])[0]
+    parts = [jnp.asarray(below(maps[0]), jnp.float32)]
+    return apply.transform(last, name, parts, None, key, depths[-1])
+  parts = [jnp.asarray(below(rows), jnp.float32)[None] for rows in maps]
+  return apply.transform(last, name, parts, (layer,), key, depths[-1])[0]
 
 
 def _refuse_untrained(operators: Sequence[Operator]) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 from pathlib import Path
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 from satjax import console, errors, flops
 from satjax.config.groups import ModelConfig
@@ -26,22 +26,7 @@ _TOKENIZERS = {
 _LAYER = re.compile(r'\.\d+\.')
 
 
-class CheckedFile(NamedTuple):
-  """A file; its checksum where it was taken, and what came of it."""
-
-  name: str
-  num_bytes: int
-  checksum: str
-  verdict: str
-
-
-class Tensors(NamedTuple):
-  """Tensors whose names differ in the layer alone, which is '*'."""
-
-  name: str
-  shape: tuple[int, ...]
-  dtype: str
-  count: int
+Rows = list[tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +37,9 @@ class Inspection:
   """
 
   facts: dict[str, str]
-  files: list[CheckedFile]
-  tensors: list[Tensors]  # in the order of a model
+  files: Rows  # name, bytes, checksum where it was taken, what came of it
+  # Name with '*' for the layer, shape, dtype, number; in the order of a model.
+  tensors: Rows
   has_checksums: bool  # to compare with
   problems: list[str]
 
@@ -126,7 +112,7 @@ def _files(
   listed: Mapping[str, Any] | None,
   start: Callable[[int], Callable[[int], None]] | None,
   problems: list[str],
-) -> list[CheckedFile]:
+) -> Rows:
   """All files, with checksums; several files are read at a time."""
   names = sorted(p.name for p in directory.iterdir() if not p.is_dir())
   verdicts = {
@@ -158,8 +144,7 @@ def _files(
         ' written'
       )
   return [
-    CheckedFile(n, sizes[n], sums.get(n, ''), verdicts.get(n, ''))
-    for n in names
+    (n, f'{sizes[n]:,}', sums.get(n, ''), verdicts.get(n, '')) for n in names
   ]
 
 
@@ -229,33 +214,30 @@ def _tokenizer(
   }
 
 
-def _tensors(found: Mapping[str, Any]) -> list[Tensors]:
-  """Counts over the layers."""
+def _tensors(found: Mapping[str, Any]) -> Rows:
+  """Tensors that differ in the layer alone are counted together."""
   order = [name.format('*') for name, _ in llama.TENSORS.values()]
   counts = Counter(
     (_LAYER.sub('.*.', name), header.shape, header.dtype)
     for name, header in found.items()
     if header
   )
-  kinds = [Tensors(*kind, count) for kind, count in counts.items()]
   known = {name: place for place, name in enumerate(order)}
-  return sorted(kinds, key=lambda t: (known.get(t.name, len(order)), t))
+  kinds = sorted(
+    counts, key=lambda kind: (known.get(kind[0], len(order)), kind)
+  )
+  return [
+    (name, ' x '.join(map(str, shape)), dtype, f'{counts[name, shape, dtype]}')
+    for name, shape, dtype in kinds
+  ]
 
 
 def render(inspection: Inspection) -> str:
   """Markdown: the facts, the files and the tensors, and the verdict."""
-  files = [
-    (file.name, f'{file.num_bytes:,}', file.checksum, file.verdict)
-    for file in inspection.files
-  ]
-  tensors = [
-    (kind.name, ' x '.join(map(str, kind.shape)), kind.dtype, f'{kind.count}')
-    for kind in inspection.tensors
-  ]
   tables = (
     (('', ''), inspection.facts.items()),
-    (('file', 'bytes', writer.ALGORITHM, ''), files),
-    (('tensor', 'shape', 'dtype', 'count'), tensors),
+    (('file', 'bytes', writer.ALGORITHM, ''), inspection.files),
+    (('tensor', 'shape', 'dtype', 'count'), inspection.tensors),
   )
   shown = [
     # Names from a file may hold what would steer a terminal.
