@@ -15,18 +15,8 @@ import traceback
 from satjax import errors, runtime
 
 COMMANDS = (
-  'train',
-  'prepare',
-  'preview',
-  'evaluate',
-  'generate',
-  'export',
-  'inspect',
-  'grow',
-  'plan',
-  'report',
-  'bench',
-  'experiment',
+  *('train', 'prepare', 'preview', 'evaluate', 'generate', 'export'),
+  *('inspect', 'grow', 'plan', 'report', 'bench', 'experiment'),
 )
 # Those that run long enough to tune their process, and those that compile.
 _LONG = ('train', 'bench', 'experiment')

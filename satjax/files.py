@@ -45,7 +45,12 @@ def save(path: pathlib.Path, content: bytes | str) -> None:
 
 def write_json(path: pathlib.Path, value: object) -> None:
   """The same for a value that JSON can hold."""
-  write(path, json.dumps(value, indent=2) + '\n')
+  write(path, to_json(value))
+
+
+def to_json(value: object) -> bytes:
+  """The content of a JSON file that a person may read."""
+  return (json.dumps(value, indent=2) + '\n').encode()
 
 
 def sync(folder: pathlib.Path) -> None:

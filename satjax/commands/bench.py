@@ -12,48 +12,47 @@ SUMMARY = (
 OPTIONS = shared.required(
   shared.CONFIG
   | {
-    '--rates': {
-      'metavar': 'RATE',
-      'nargs': '*',
-      'type': float,
-      'help': 'omission rates of heads and channels (default: 0.25 0.5 0.75);'
+    '--rates': shared.value(
+      'RATE',
+      'omission rates of heads and channels (default: 0.25 0.5 0.75);'
       ' --profile takes the first (default: 0.5)',
-    },
-    '--forwards': {
-      'nargs': '*',
-      'choices': ('skip', 'mean', 'exact'),
-      'default': ('skip', 'exact'),
-      'help': 'what the omitted part does in the forward pass (default: skip'
-      ' exact); --profile takes the first',
-    },
-    '--torch': {
-      'metavar': 'NAME',
-      'nargs': '*',
-      'help': "beginnings of the names of PyTorch arms, such as 'torch"
-      " compile'; none: no such arm (default: all, where PyTorch is installed)",
-    },
-    '--rounds': shared.number(
-      'N', int, 'paired rounds (default: 21; with --ladder 3)'
-    ),
-    '--steps': shared.number(
-      'N', int, 'steps in a visit of an arm (default: 2)', default=2
-    ),
-    '--memory': shared.number(
-      'BYTES',
       float,
+      nargs='*',
+    ),
+    '--forwards': shared.choice(
+      ('skip', 'mean', 'exact'),
+      'what the omitted part does in the forward pass (default: skip'
+      ' exact); --profile takes the first',
+      nargs='*',
+      default=('skip', 'exact'),
+    ),
+    '--torch': shared.value(
+      'NAME',
+      "beginnings of the names of PyTorch arms, such as 'torch"
+      " compile'; none: no such arm (default: all, where PyTorch is installed)",
+      nargs='*',
+    ),
+    '--rounds': shared.value(
+      'N', 'paired rounds (default: 21; with --ladder 3)', int
+    ),
+    '--steps': shared.value(
+      'N', 'steps in a visit of an arm (default: 2)', int, default=2
+    ),
+    '--memory': shared.value(
+      'BYTES',
       'of a device, that arms may take together; those that do not fit are'
       ' timed in groups (default: what the device has)',
+      float,
     ),
-    '--ladder': {
-      'action': 'store_true',
-      'help': 'instead: the wall clock of whole runs of train.num_steps steps,'
-      ' the ladder of the configuration against dense',
-    },
-    '--profile': {
-      'metavar': 'DIR',
-      'help': 'instead: trace a few steps and refreshes, and write to'
+    '--ladder': shared.flag(
+      'instead: the wall clock of whole runs of train.num_steps steps,'
+      ' the ladder of the configuration against dense'
+    ),
+    '--profile': shared.value(
+      'DIR',
+      'instead: trace a few steps and refreshes, and write to'
       ' DIR/profile.md where their time goes',
-    },
+    ),
   }
   | shared.OUT,
   '--config',
@@ -103,9 +102,8 @@ def run(options: Any) -> None:
 def _set_defaults(named):
   """What XLA is told, unless the user has; GPUs alone heed it.
 
-  Args:
-    named: whether operations must keep their names, which they lose in a
-      command buffer (a CUDA graph).
+  `named` operations keep their names, which a command buffer (a CUDA graph)
+  loses.
   """
   # PyTorch needs what JAX does not use.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')

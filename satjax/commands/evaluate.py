@@ -12,48 +12,48 @@ SUMMARY = (
   ' one JSON object'
 )
 _TASKS = {
-  '--tasks': {
-    'metavar': 'NAME,NAME',
-    'type': lambda text: [name for name in text.split(',') if name],
-    'help': 'tasks or groups of lm-evaluation-harness instead of held-out text;'
+  '--tasks': shared.value(
+    'NAME,NAME',
+    'tasks or groups of lm-evaluation-harness instead of held-out text;'
     ' gstack: the eight benchmarks of the G_stack paper',
-  },
-  '--task_dir': {
-    'metavar': 'DIR',
-    'help': 'tasks of your own, YAML files as the harness describes them, which'
-    ' may name Python functions to run',
-  },
-  '--limit': shared.number(
-    'N', int, 'examples of each task, at most (default: all)'
+    lambda text: [name for name in text.split(',') if name],
   ),
-  '--num_fewshot': shared.number(
-    'N', int, 'solved examples before each (default: as the task says)'
+  '--task_dir': shared.value(
+    'DIR',
+    'tasks of your own, YAML files as the harness describes them, which'
+    ' may name Python functions to run',
+  ),
+  '--limit': shared.value(
+    'N', 'examples of each task, at most (default: all)', int
+  ),
+  '--num_fewshot': shared.value(
+    'N', 'solved examples before each (default: as the task says)', int
   ),
 }
 OPTIONS = (
   shared.MODEL
   | shared.TEXT
   | {
-    '--data': {
-      'metavar': 'SOURCE',
-      'action': 'append',
-      'help': 'held-out text, such as stdlib:docs or text:books/*.txt; may be'
+    '--data': shared.value(
+      'SOURCE',
+      'held-out text, such as stdlib:docs or text:books/*.txt; may be'
       ' given again (default: that of the run, or stdlib:docs)',
-    },
-    '--split': {
-      'choices': ('held_out', 'test'),
-      'default': 'held_out',
-      'help': 'documents to read: held_out (default), or test, those that a run'
+      action='append',
+    ),
+    '--split': shared.choice(
+      ('held_out', 'test'),
+      'documents to read: held_out (default), or test, those that a run'
       ' with config.data.test keeps for final numbers',
-    },
-    '--seq_len': shared.number(
+      default='held_out',
+    ),
+    '--seq_len': shared.value(
       'N',
-      int,
       'tokens in a row, for a --model directory (default: 256)',
+      int,
       default=256,
     ),
-    '--batches': shared.number(
-      'N', int, 'batches of each source, at most (default: as the run, or 16)'
+    '--batches': shared.value(
+      'N', 'batches of each source, at most (default: as the run, or 16)', int
     ),
   }
   | _TASKS
@@ -73,8 +73,6 @@ def run(options: Any) -> None:
 
 def _answer(options):
   """Prints a table; the results of the tasks."""
-  import rich
-
   from satjax.data import tokenizers
   from satjax.interop import huggingface, lm_eval, lm_eval_tasks, models
   from satjax.train import saved
@@ -96,7 +94,7 @@ def _answer(options):
     limit=options.limit,
     num_fewshot=options.num_fewshot,
   )
-  rich.print(lm_eval_tasks.table(found))
+  print(lm_eval_tasks.render(found), end='')
   return what | {'tasks': found.pop('results')} | found
 
 

@@ -11,34 +11,33 @@ SUMMARY = (
 TAKES_OVERRIDES = True
 OPTIONS = shared.required(
   {
-    'file': {
-      'metavar': 'FILE',
-      'help': 'such as experiments/sat_rate.py; its docstring says what it'
+    'file': shared.value(
+      'FILE',
+      'such as experiments/sat_rate.py; its docstring says what it'
       ' claims and what it costs',
-    },
+    ),
     **shared.WORKDIR,
-    '--scale': {
-      'choices': ('smoke', 'cpu', 'gpu', 'paper'),
-      'default': 'smoke',
-      'help': 'smoke: one minute, to see that it works (default); cpu: two'
+    '--scale': shared.choice(
+      ('smoke', 'cpu', 'gpu', 'paper'),
+      'smoke: one minute, to see that it works (default); cpu: two'
       ' cores, up to 40 minutes; gpu: one accelerator, up to 25 minutes; paper:'
       " the papers' own sizes",
-    },
-    '--jobs': shared.number(
+      default='smoke',
+    ),
+    '--jobs': shared.value(
       'N',
-      int,
       'runs at a time, each with its share of the cores (default: 1)',
+      int,
       default=1,
     ),
-    '--plan': {
-      'action': 'store_true',
-      'help': 'print the runs, their FLOPs and their disk, and run nothing',
-    },
-    '--out': {
-      'metavar': 'DIR',
-      'help': 'folder of NAME.json, NAME.md and the plots (default: results/'
+    '--plan': shared.flag(
+      'print the runs, their FLOPs and their disk, and run nothing'
+    ),
+    '--out': shared.value(
+      'DIR',
+      'folder of NAME.json, NAME.md and the plots (default: results/'
       ' in the workdir)',
-    },
+    ),
   },
   '--workdir',
 )

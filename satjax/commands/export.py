@@ -13,16 +13,15 @@ OPTIONS = shared.required(
   | shared.STEP
   | shared.OUT
   | {
-    '--dtype': {
-      'choices': ('float32', 'bfloat16'),
-      'default': 'float32',
-      'help': 'of the stored weights (default: float32)',
-    },
-    '--adapter': {
-      'action': 'store_true',
-      'help': 'of a run with config.lora: the adapters alone, as PEFT loads'
-      ' them on the model that the run started from (default: added to it)',
-    },
+    '--dtype': shared.choice(
+      ('float32', 'bfloat16'),
+      'of the stored weights (default: float32)',
+      default='float32',
+    ),
+    '--adapter': shared.flag(
+      'of a run with config.lora: the adapters alone, as PEFT loads'
+      ' them on the model that the run started from (default: added to it)'
+    ),
   },
   '--workdir',
   '--out',

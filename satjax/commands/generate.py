@@ -12,54 +12,52 @@ from satjax.commands import shared
 
 SUMMARY = 'continue a text, or several, with a run or a model'
 OPTIONS = shared.MODEL | {
-  '--prompt': {
-    'metavar': 'TEXT',
-    'action': 'append',
-    'help': 'text to continue (default: none); may be given several times',
-  },
-  '--max_tokens': shared.number(
-    'N', int, 'new tokens, at most (default: 128)', default=128
+  '--prompt': shared.value(
+    'TEXT',
+    'text to continue (default: none); may be given several times',
+    action='append',
   ),
-  '--temperature': shared.number(
+  '--max_tokens': shared.value(
+    'N', 'new tokens, at most (default: 128)', int, default=128
+  ),
+  '--temperature': shared.value(
     'T',
-    float,
     '0: always the most likely token (default); 1: sample',
+    float,
     default=0.0,
   ),
-  '--top_p': shared.number(
+  '--top_p': shared.value(
     'P',
-    float,
     'sample among the most likely tokens alone that have this probability'
     ' together (default: 1, all)',
+    float,
     default=1.0,
   ),
-  '--stop': {
-    'metavar': 'TEXT',
-    'action': 'append',
-    'default': [],
-    'help': 'end before this text; may be given several times',
-  },
-  '--draft': {
-    'metavar': 'DRAFT',
-    'help': 'smaller model that proposes tokens, for speed: a Hugging Face'
+  '--stop': shared.value(
+    'TEXT',
+    'end before this text; may be given several times',
+    action='append',
+    default=[],
+  ),
+  '--draft': shared.value(
+    'DRAFT',
+    'smaller model that proposes tokens, for speed: a Hugging Face'
     ' directory; a number, for as many of the first layers of the model; or'
     ' before_growth:N of --workdir',
-  },
-  '--num_draft': shared.number(
-    'N', int, 'tokens that it proposes at a time (default: 4)', default=4
   ),
-  '--compare': {
-    'action': 'store_true',
-    'help': 'generate without the draft too, five times in turns, and say how'
-    ' much faster it is with it',
-  },
-  '--chat': {
-    'action': 'store_true',
-    'help': 'a prompt is what a user says in a chat; the answer ends where'
-    ' the model stops',
-  },
+  '--num_draft': shared.value(
+    'N', 'tokens that it proposes at a time (default: 4)', int, default=4
+  ),
+  '--compare': shared.flag(
+    'generate without the draft too, five times in turns, and say how'
+    ' much faster it is with it'
+  ),
+  '--chat': shared.flag(
+    'a prompt is what a user says in a chat; the answer ends where'
+    ' the model stops'
+  ),
   '--template': shared.TEXT['--template'],
-  '--seed': shared.number('N', int, 'of the sampling (default: 0)', default=0),
+  '--seed': shared.value('N', 'of the sampling (default: 0)', int, default=0),
 }
 
 
@@ -135,12 +133,7 @@ def _open_draft(options, model, tokenizer):
 
 def _refuse_other_tokenizer(directory, tokenizer):
   """Raises ConfigError if the vocabulary in a directory is another one."""
-  from satjax.interop import byte_tokenizer
-
   files = tokenizer.files()
-  if tokenizer.name == 'byte':
-    content = byte_tokenizer.files()['tokenizer.json']
-    files = {'tokenizer.json': json.dumps(content).encode()}
   for name in {'tokenizer.json', 'tokenizer.model'} & set(files):
     path = pathlib.Path(directory) / name
     if path.is_file() and (

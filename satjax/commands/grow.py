@@ -13,87 +13,68 @@ SUMMARY = (
 )
 # Options of an operator; `dest`, or else the name, is how `specs` calls it.
 _OF_OPERATOR = {
-  '--factor': shared.number(
-    'G', float, 'times as many layers; or as long rows'
+  '--factor': shared.value('G', 'times as many layers; or as long rows', float),
+  '--target_layers': shared.value(
+    'N', 'layers afterwards', int, dest='num_layers'
   ),
-  '--target_layers': shared.number(
-    'N', int, 'layers afterwards', dest='num_layers'
+  '--layer_map': shared.value(
+    'MAP', 'the source of each layer, counted from 0, such as 0,1,0,1'
   ),
-  '--layer_map': {
-    'metavar': 'MAP',
-    'help': 'the source of each layer, counted from 0, such as 0,1,0,1',
-  },
-  '--pattern': {
-    'metavar': 'PATTERN',
-    'help': 'of partial: layers counted from 1, such as 12-345*7-6',
-  },
-  '--layers': shared.number('N', int, 'of gradual and midas: layers to repeat'),
-  '--drop': shared.number('N', int, 'of solar: layers that each copy loses'),
-  '--group': shared.number(
-    'N', int, 'of llama_pro: layers before each new one'
+  '--pattern': shared.value(
+    'PATTERN', 'of partial: layers counted from 1, such as 12-345*7-6'
   ),
-  '--width_factor': shared.number('G', float, 'times as wide'),
-  '--target_embed_dim': shared.number(
-    'N', int, 'residual width afterwards', dest='embed_dim'
+  '--layers': shared.value('N', 'of gradual and midas: layers to repeat', int),
+  '--drop': shared.value('N', 'of solar: layers that each copy loses', int),
+  '--group': shared.value('N', 'of llama_pro: layers before each new one', int),
+  '--width_factor': shared.value('G', 'times as wide', float),
+  '--target_embed_dim': shared.value(
+    'N', 'residual width afterwards', int, dest='embed_dim'
   ),
-  '--target_heads': shared.number(
-    'N', int, 'query heads afterwards', dest='num_heads'
+  '--target_heads': shared.value(
+    'N', 'query heads afterwards', int, dest='num_heads'
   ),
-  '--target_kv_heads': shared.number(
-    'N', int, 'key/value heads afterwards', dest='num_kv_heads'
+  '--target_kv_heads': shared.value(
+    'N', 'key/value heads afterwards', int, dest='num_kv_heads'
   ),
-  '--target_mlp_dim': shared.number(
-    'N', int, 'MLP channels afterwards', dest='mlp_dim'
+  '--target_mlp_dim': shared.value(
+    'N', 'MLP channels afterwards', int, dest='mlp_dim'
   ),
-  '--split': {
-    'metavar': 'KIND',
-    'help': 'of what duplicates are read with: even, uneven or noisy',
-  },
-  '--noise': shared.number(
-    'A', float, 'share of noise mixed into the matrices'
+  '--split': shared.value(
+    'KIND', 'of what duplicates are read with: even, uneven or noisy'
   ),
-  '--noise_on': {'metavar': 'WHERE', 'help': 'all or new matrices'},
-  '--branch_scale': shared.number(
-    'S', float, 'factor on what new layers write'
-  ),
-  '--rope_theta': shared.number(
-    'THETA', float, 'of length: base of the positions'
+  '--noise': shared.value('A', 'share of noise mixed into the matrices', float),
+  '--noise_on': shared.value('WHERE', 'all or new matrices'),
+  '--branch_scale': shared.value('S', 'factor on what new layers write', float),
+  '--rope_theta': shared.value(
+    'THETA', 'of length: base of the positions', float
   ),
 }
 OPTIONS = {
-  '--model': {
-    'metavar': 'MODEL_DIR',
-    'help': 'Hugging Face directory',
-    'required': True,
-  },
-  '--out': {
-    'metavar': 'MODEL_DIR',
-    'help': 'directory to write',
-    'required': True,
-  },
-  '--seed': shared.number(
+  '--model': shared.value('MODEL_DIR', 'Hugging Face directory', required=True),
+  '--out': shared.value('MODEL_DIR', 'directory to write', required=True),
+  '--seed': shared.value(
     'N',
-    int,
     'of new weights, noise and random duplicates (default: 0)',
+    int,
     default=0,
   ),
-  '--operator': {
-    'metavar': 'NAME',
-    'help': 'stack, interpolate, partial, gradual, midas, solar, llama_pro,'
+  '--operator': shared.value(
+    'NAME',
+    'stack, interpolate, partial, gradual, midas, solar, llama_pro,'
     ' map (default with --layer_map), direct, fpi, aki, zero, random or length',
-  },
-  '--operators': {
-    'metavar': 'TUPLE',
-    'help': 'one operator or several, one after the other, as configurations'
+  ),
+  '--operators': shared.value(
+    'TUPLE',
+    'one operator or several, one after the other, as configurations'
     " write them: \"(('direct', 2), ('stack', 2))\"",
-  },
+  ),
   **_OF_OPERATOR,
-  '--probe': {
-    'choices': ('auto', 'on', 'off'),
-    'default': 'auto',
-    'help': 'run both models on a short text and print the largest change of a'
+  '--probe': shared.choice(
+    ('auto', 'on', 'off'),
+    'run both models on a short text and print the largest change of a'
     ' logit; auto: if there is memory enough (default)',
-  },
+    default='auto',
+  ),
 }
 
 

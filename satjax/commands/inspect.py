@@ -2,16 +2,14 @@
 
 from typing import Any
 
+from satjax.commands import shared
+
 SUMMARY = (
   'say what a Hugging Face directory holds, and verify its checksums, headers'
   ' and shapes'
 )
 OPTIONS = {
-  '--model': {
-    'metavar': 'MODEL_DIR',
-    'help': 'Hugging Face directory',
-    'required': True,
-  },
+  '--model': shared.value('MODEL_DIR', 'Hugging Face directory', required=True)
 }
 
 
@@ -23,5 +21,5 @@ def run(options: Any) -> None:
 
   with console.Progress('checksums') as bar:
     found = inspection.inspect(options.model, start=bar.start)
-  inspection.show(found)
+  print(inspection.render(found))
   weights.refuse(Path(options.model), found.problems)

@@ -15,18 +15,17 @@ SUMMARY = (
 OPTIONS = (
   shared.CONFIG
   | {
-    '--topology': {
-      'metavar': 'CHIP:SHAPE',
-      'help': 'such as v5e:4x4, v6e:8x8, v5p:2x4x4, 2*v5e:16x16 or h200:8',
-    },
-    '--params': shared.number(
-      'N', float, 'parameters of the model that growth ends with, such as 7e9'
+    '--topology': shared.value(
+      'CHIP:SHAPE', 'such as v5e:4x4, v6e:8x8, v5p:2x4x4, 2*v5e:16x16 or h200:8'
     ),
-    '--tokens': shared.number(
-      'N', float, 'tokens of training it from scratch, such as 2e12'
+    '--params': shared.value(
+      'N', 'parameters of the model that growth ends with, such as 7e9', float
     ),
-    '--factor': shared.number(
-      'G', float, 'how many times its base model it is (default: 4)'
+    '--tokens': shared.value(
+      'N', 'tokens of training it from scratch, such as 2e12', float
+    ),
+    '--factor': shared.value(
+      'G', 'how many times its base model it is (default: 4)', float
     ),
   }
   | shared.OUT

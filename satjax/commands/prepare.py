@@ -11,70 +11,57 @@ SUMMARY = (
   ' tokens:DIR; after a kill, the same command goes on'
 )
 OPTIONS = {
-  '--source': {
-    'metavar': 'SOURCE',
-    'action': 'append',
-    'help': 'such as text:books/**/*.txt, jsonl:GLOB, parquet:GLOB, tfds:NAME'
+  '--source': shared.value(
+    'SOURCE',
+    'such as text:books/**/*.txt, jsonl:GLOB, parquet:GLOB, tfds:NAME'
     ' or stdlib:docs; may be given again',
-  },
-  '--tokenizer': {
-    **shared.TOKENIZER['--tokenizer'],
-    'help': 'byte (default), hf:PATH of a tokenizer.json or a directory that'
-    ' has one, or sentencepiece:PATH of a .model file',
-  },
-  '--out': {'metavar': 'DIR', 'help': 'folder to write', 'required': True},
-  '--weight': shared.number(
-    'W', float, 'of each --source in training (default: 1)', action='append'
+    action='append',
+  ),
+  **shared.TOKENIZER,
+  '--out': shared.value('DIR', 'folder to write', required=True),
+  '--weight': shared.value(
+    'W', 'of each --source in training (default: 1)', float, action='append'
   ),
   **shared.TEXT,
-  '--held_out': shared.number(
+  '--held_out': shared.value(
     'SHARE',
-    float,
     'of the documents, for evaluation (default: 0.05)',
+    float,
     default=0.05,
   ),
-  '--test': shared.number(
+  '--test': shared.value(
     'SHARE',
-    float,
     'of the documents, for final numbers (default: 0)',
+    float,
     default=0.0,
   ),
-  '--duplicates': {
-    'metavar': 'RULE',
-    'default': 'keep',
-    'help': 'keep (default); exact: leave out documents of the same words;'
+  '--duplicates': shared.value(
+    'RULE',
+    'keep (default); exact: leave out documents of the same words;'
     ' near: and those of nearly the same',
-  },
-  '--min_tokens': shared.number(
-    'N', int, 'leave out shorter documents (default: 0)', default=0
+    default='keep',
   ),
-  '--max_tokens': shared.number(
-    'N', int, 'leave out longer documents (default: no limit)'
+  '--min_tokens': shared.value(
+    'N', 'leave out shorter documents (default: 0)', int, default=0
   ),
-  '--shard_tokens': shared.number(
+  '--max_tokens': shared.value(
+    'N', 'leave out longer documents (default: no limit)', int
+  ),
+  '--shard_tokens': shared.value(
     'N',
-    int,
     'tokens after which a file ends (default: 67108864)',
+    int,
     default=2**26,
   ),
-  '--workers': shared.number(
+  '--workers': shared.value(
     'N',
-    int,
     'processes that tokenise; 0: none but this one (default: one for'
     ' each core)',
+    int,
   ),
-  '--verify': {
-    'action': 'store_true',
-    'help': 'only compare the files in --out with their checksums',
-  },
-}
-_COUNTS = {
-  'empty': 'empty, left out',
-  'cut': 'very long, cut',
-  'replaced': 'characters that are U+FFFD',
-  'too_short': 'too short, left out',
-  'too_long': 'too long, left out',
-  'duplicates': 'duplicates, left out',
+  '--verify': shared.flag(
+    'only compare the files in --out with their checksums'
+  ),
 }
 
 
@@ -94,13 +81,11 @@ def _prepare(options: Any) -> None:
   from satjax import console
   from satjax.data import prepare, tokenise
 
-  mixture = prepare.Mixture(
-    sources=options.source,
-    weights=options.weight or [1.0] * len(options.source),
+  settings = tokenise.Settings(
+    sources=tuple(options.source),
+    weights=tuple(options.weight or [1.0] * len(options.source)),
     columns=options.columns,
     shard_tokens=options.shard_tokens,
-  )
-  settings = tokenise.Settings(
     tokenizer=options.tokenizer,
     template=options.template,
     held_out=options.held_out,
@@ -114,11 +99,11 @@ def _prepare(options: Any) -> None:
   begin = time.monotonic()
   with console.Progress('prepare') as bar:
     table = prepare.prepare(
-      mixture, settings, options.out, workers=workers, start=bar.start
+      settings, options.out, workers=workers, start=bar.start
     )
   seconds = time.monotonic() - begin
   for part in table.parts:
-    print(_render(part))
+    print(_render(part, prepare.COUNTS))
   if bar.done:
     print(f'{seconds:,.1f} s, {bar.done / 1e6 / seconds:,.2f} MB/s')
     print(f'wrote {options.out}')
@@ -126,14 +111,12 @@ def _prepare(options: Any) -> None:
     print(f'{options.out} was finished before')
 
 
-def _render(part: Any) -> str:
+def _render(part: Any, words: dict[str, str]) -> str:
   """What came of a source."""
   counts = dict(part.counts)
   lines = [f'{part.source}: {counts.pop("documents"):,} documents']
   lines += [
-    f'  {_COUNTS[name]:28} {count:14,}'
-    for name, count in counts.items()
-    if count
+    f'  {words[name]:28} {count:14,}' for name, count in counts.items() if count
   ]
   lines += [
     f'  {name:28} {split.num_documents:14,} with {split.num_tokens:,} tokens'

@@ -11,11 +11,11 @@ SUMMARY = (
 OPTIONS = (
   shared.required(shared.CONFIG, '--config')
   | {
-    '--batch': shared.number(
-      'N', int, 'number of the batch, from 0 (default: 0)', default=0
+    '--batch': shared.value(
+      'N', 'number of the batch, from 0 (default: 0)', int, default=0
     ),
-    '--rows': shared.number(
-      'N', int, 'of the batch, at most (default: 4)', default=4
+    '--rows': shared.value(
+      'N', 'of the batch, at most (default: 4)', int, default=4
     ),
   }
   | shared.OUT

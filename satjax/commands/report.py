@@ -4,58 +4,54 @@ import pathlib
 from typing import Any
 
 from satjax import errors, files
+from satjax.commands import shared
 
 SUMMARY = 'tables of runs and of results; --out writes them with plots as HTML'
 OPTIONS = {
-  'paths': {
-    'metavar': 'PATH',
-    'nargs': '+',
-    'help': 'folder of a run, result file of an experiment, or a folder of'
+  'paths': shared.value(
+    'PATH',
+    'folder of a run, result file of an experiment, or a folder of'
     ' result files, such as experiments/results; for --page also experiment'
     ' files (.py): what they claim is not tested until there is a result',
-  },
-  '--out': {
-    'metavar': 'PATH',
-    'help': 'HTML file to write; in a folder, report.html',
-  },
-  '--plots': {
-    'metavar': 'DIR',
-    'help': 'write each plot of the results as PNG and SVG, too',
-  },
-  '--page': {
-    'metavar': 'FILE',
-    'help': 'write the claims of all results as Markdown: docs/results.md',
-  },
+    nargs='+',
+  ),
+  '--out': shared.value('PATH', 'HTML file to write; in a folder, report.html'),
+  '--plots': shared.value(
+    'DIR', 'write each plot of the results as PNG and SVG, too'
+  ),
+  '--page': shared.value(
+    'FILE', 'write the claims of all results as Markdown: docs/results.md'
+  ),
 }
 
 
 def run(options: Any) -> None:
   from satjax.lab.report import page
 
-  files = [path for path in options.paths if path.endswith('.py')]
-  if files and not options.page:
+  claims = [path for path in options.paths if path.endswith('.py')]
+  if claims and not options.page:
     raise errors.ConfigError(
-      f'{files[0]}: what an experiment claims is for --page; name its result'
+      f'{claims[0]}: what an experiment claims is for --page; name its result'
       ' file, or the folder of a run'
     )
-  content = page.read([path for path in options.paths if path not in files])
+  content = page.read([path for path in options.paths if path not in claims])
   if (options.plots or options.page) and not content.results:
     raise errors.ConfigError(
       '--plots and --page are of results; name a result file of an experiment,'
       ' or a folder of them'
     )
   print(page.tables(content), end='')
-  for path in _write(content, _untested(files, content.results), options):
+  for path in _write(content, _untested(claims, content.results), options):
     print(f'wrote {path}')
 
 
-def _untested(files: list[str], results: list[Any]) -> list[Any]:
+def _untested(claims: list[str], results: list[Any]) -> list[Any]:
   """Of the experiments that have no result, what they claim."""
   from satjax.lab.experiment import results as results_lib
   from satjax.lab.experiment import spec
 
   done = {result['name'] for result in results}
-  experiments = [spec.load(path, 'cpu') for path in files]
+  experiments = [spec.load(path, 'cpu') for path in claims]
   return [results_lib.untested(e) for e in experiments if e.name not in done]
 
 

@@ -1,5 +1,6 @@
 """Options that several commands have, and what they open."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from satjax import errors
@@ -7,9 +8,21 @@ from satjax import errors
 Option = dict[str, Any]
 
 
-def number(metavar: str, kind: type, text: str, **more: Any) -> Option:
-  """An option that takes a number."""
-  return {'metavar': metavar, 'type': kind, 'help': text, **more}
+def value(
+  metavar: str, text: str, kind: Callable[[str], Any] = str, **more: Any
+) -> Option:
+  """An option with a value, and what the value is for."""
+  return {'metavar': metavar, 'help': text, 'type': kind, **more}
+
+
+def flag(text: str) -> Option:
+  """An option without a value: off, unless it is given."""
+  return {'action': 'store_true', 'help': text}
+
+
+def choice(choices: Sequence[str], text: str, **more: Any) -> Option:
+  """An option with one of a few values."""
+  return {'choices': choices, 'help': text, **more}
 
 
 def required(options: dict[str, Option], *flags: str) -> dict[str, Option]:
@@ -21,44 +34,43 @@ def required(options: dict[str, Option], *flags: str) -> dict[str, Option]:
 
 
 CONFIG = {
-  '--config': {
-    'metavar': 'FILE',
-    'help': 'Python file with get_config(), or the config.json of a run;'
+  '--config': value(
+    'FILE',
+    'Python file with get_config(), or the config.json of a run;'
     ' FILE.py:ARGUMENT calls get_config(ARGUMENT)',
-  },
+  )
 }
-WORKDIR = {'--workdir': {'metavar': 'DIR', 'help': 'folder of a run'}}
+WORKDIR = {'--workdir': value('DIR', 'folder of a run')}
 STEP = {
-  '--step': {
-    'metavar': 'N',
-    'help': 'checkpoint to take, in completed steps, or the model on either'
+  '--step': value(
+    'N',
+    'checkpoint to take, in completed steps, or the model on either'
     ' side of a growth: before_growth:N, after_growth:N (default: the newest)',
-  },
+  )
 }
-OUT = {'--out': {'metavar': 'PATH', 'help': 'what to write'}}
+OUT = {'--out': value('PATH', 'what to write')}
 TOKENIZER = {
-  '--tokenizer': {
-    'metavar': 'TOKENIZER',
-    'default': 'byte',
-    'help': 'of a --model directory: byte (default), hf:PATH of a'
-    ' tokenizer.json or a directory that has one, or sentencepiece:PATH of a'
-    ' .model file',
-  },
+  '--tokenizer': value(
+    'TOKENIZER',
+    'byte (default), hf:PATH of a tokenizer.json or a directory that has one,'
+    ' or sentencepiece:PATH of a .model file; a run knows its own',
+    default='byte',
+  )
 }
 # Of a run in several processes (`distributed.processes`).
 PROCESSES = {
-  '--coordinator': {
-    'metavar': 'HOST:PORT',
-    'help': 'of process 0, if the run has several; or auto, to ask the'
+  '--coordinator': value(
+    'HOST:PORT',
+    'of process 0, if the run has several; or auto, to ask the'
     ' launcher. SLURM, Open MPI, GKE and TPU pods that say so in the'
     ' environment need no option',
-  },
-  '--num_processes': number('N', int, 'processes of the run'),
-  '--process_id': number('I', int, 'number of this process, from 0'),
-  '--heartbeat': number(
+  ),
+  '--num_processes': value('N', 'processes of the run', int),
+  '--process_id': value('I', 'number of this process, from 0', int),
+  '--heartbeat': value(
     'SECONDS',
-    int,
     'silence after which a process counts as lost (default: 60)',
+    int,
     default=60,
   ),
 }
@@ -66,29 +78,25 @@ PROCESSES = {
 MODEL = {
   **WORKDIR,
   **STEP,
-  '--model': {
-    'metavar': 'MODEL_DIR',
-    'help': 'Hugging Face directory, instead of --workdir',
-  },
+  '--model': value('MODEL_DIR', 'Hugging Face directory, instead of --workdir'),
   **TOKENIZER,
 }
 
 
 # How records become text, where no configuration says so.
 TEXT = {
-  '--columns': {
-    'metavar': 'NAMES',
-    'type': lambda names: tuple(filter(None, names.split(','))),
-    'default': (),
-    'help': 'field of a record with its text or messages, or two, of prompt and'
+  '--columns': value(
+    'NAMES',
+    'field of a record with its text or messages, or two, of prompt and'
     ' answer, such as question,answer (default: the usual names)',
-  },
-  '--template': {
-    'choices': ('plain', 'alpaca', 'llama2', 'llama3', 'chatml'),
-    'default': 'plain',
-    'help': 'how pairs and chats are written (default: plain; a run knows its'
-    ' own)',
-  },
+    lambda names: tuple(filter(None, names.split(','))),
+    default=(),
+  ),
+  '--template': choice(
+    ('plain', 'alpaca', 'llama2', 'llama3', 'chatml'),
+    'how pairs and chats are written (default: plain; a run knows its own)',
+    default='plain',
+  ),
 }
 
 

@@ -41,11 +41,7 @@ class Source(NamedTuple):
 
 
 def of_record(
-  record: Any,
-  columns: Sequence[str],
-  id: str,
-  place: str,
-  counts: Counter[str],
+  record: Any, columns: Sequence[str], id: str, place: str, counts: Counter[str]
 ) -> Iterator[Document]:
   """The document of a record; several, where its text is very long.
 

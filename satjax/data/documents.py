@@ -96,10 +96,11 @@ def _messages(values: Any, place: str) -> tuple[Message, ...]:
   The system speaks first, if at all; an assistant answers somewhere.
   """
   if isinstance(values, Mapping):
-    if any(map(_is_single, values.values())):
+    columns = values.values()
+    if any(isinstance(v, str) or not isinstance(v, Iterable) for v in columns):
       values = [values]
     else:  # a list of structs, as TFDS has it
-      values = [dict(zip(values, turn)) for turn in zip(*values.values())]
+      values = [dict(zip(values, turn)) for turn in zip(*columns)]
   found = []
   for number, value in enumerate(values, 1):
     fields = {}
@@ -126,10 +127,6 @@ def _messages(values: Any, place: str) -> tuple[Message, ...]:
       ' there is nothing to learn; leave this conversation out'
     )
   return tuple(found)
-
-
-def _is_single(value: Any) -> bool:
-  return isinstance(value, str) or not isinstance(value, Iterable)
 
 
 def _misfit(

@@ -76,16 +76,10 @@ class Encoder:
 
   def _token(self, piece: Piece) -> int | None:
     """The token that a piece is; None: it is text, or spelled as text."""
-    match piece.kind:
-      case 'marker':
-        return self.tokenizer.special_id(piece.text)
-      case 'begin':
-        return self.tokenizer.bos_id
-      case 'end':
-        return self.tokenizer.eos_id
-      case 'stop':
-        return self.stop_id
-    return None
+    if piece.kind == 'marker':
+      return self.tokenizer.special_id(piece.text)
+    ends = {'begin': self.tokenizer.bos_id, 'end': self.tokenizer.eos_id}
+    return self.stop_id if piece.kind == 'stop' else ends.get(piece.kind)
 
   def _encode(
     self, written: Sequence[tuple[str, Sequence[Piece]]]

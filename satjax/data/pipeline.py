@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 import hashlib
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import logging
 import numpy as np
@@ -19,17 +19,6 @@ from satjax.data.tokenizers import Tokenizer
 Batch = dict[str, np.ndarray]
 
 
-class SourceCounts(NamedTuple):
-  """What a source of a mixture has, once each."""
-
-  name: str  # of source and split
-  num_documents: int
-  num_tokens: int
-  num_rows: int
-  num_cut: int  # documents longer than a row, where rows hold whole documents
-  num_dropped: int
-
-
 class Batches:
   """An endless sequence of batches; batch t needs no earlier one.
 
@@ -37,13 +26,13 @@ class Batches:
   epoch may end inside a batch.
 
   Attributes:
-    sources: what there is of each.
+    sources: the rows of each, once.
     fingerprint: of the tables, their weights, the row length and the seed;
       with the batch size and t it determines a batch.
   """
 
   def __init__(
-    self, dataset: Any, sources: Sequence[SourceCounts], fingerprint: str
+    self, dataset: Any, sources: Sequence[rows_lib.Rows], fingerprint: str
   ):
     self._dataset = dataset
     self.sources = tuple(sources)
@@ -84,9 +73,7 @@ def make_batches(
 ) -> Batches:
   """Tokenises the sources and mixes their rows by weight.
 
-  Args:
-    split: of `table.SPLITS`.
-    vocab_size: of the model; every id is checked against it.
+  Every id is checked against the `vocab_size` of the model.
 
   Raises:
     ConfigError: a source is unknown.
@@ -119,7 +106,7 @@ def make_batches(
   return Batches(
     # Without it, the length of an endless set overflows at batch size 1.
     mixed.batch(batch_size, drop_remainder=True),
-    list(map(_counts, parts)),
+    parts,
     _hash(identity, 16).hex(),
   )
 
@@ -174,11 +161,7 @@ def weighted(mixture: Sequence[Any]) -> list[tuple[str, float]]:
 
 
 def _parts(
-  c: DataConfig,
-  source: str,
-  split: str,
-  tokenizer: Tokenizer,
-  vocab_size: int,
+  c: DataConfig, source: str, split: str, tokenizer: Tokenizer, vocab_size: int
 ) -> list[tuple[rows_lib.Rows, float]]:
   """Rows of a source, in as many parts as it was prepared from, and shares."""
   shares = {'held_out': c.held_out, 'test': c.test}
@@ -209,18 +192,6 @@ def _parts(
       )
     parts.append((rows, share))
   return parts
-
-
-def _counts(rows: rows_lib.Rows) -> SourceCounts:
-  table = rows.table
-  return SourceCounts(
-    table.name,
-    len(table.starts),
-    len(table.tokens),
-    len(rows),
-    rows.num_cut,
-    rows.num_dropped,
-  )
 
 
 def _seed(seed: int, number: int) -> int:

@@ -24,29 +24,18 @@ from satjax.data.tokenise import Settings, Tokenised, Tokeniser, Workers
 
 _JOURNAL = 'journal.sqlite'
 STARTS = 'starts.npy'
-_COUNTS = [
-  'documents',
-  'empty',
-  'cut',
-  'replaced',
-  'too_short',
-  'too_long',
-  'duplicates',
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class Mixture:
-  """What is prepared."""
-
-  sources: Sequence[str]  # of `sources.FORMS`
-  weights: Sequence[float]  # of each in training
-  columns: Sequence[str]  # of records, as `documents.from_record` has them
-  shard_tokens: int  # a file ends with the step that reaches so many
+# What is counted of a source beside its documents, and in words.
+COUNTS = {
+  'empty': 'empty, left out',
+  'cut': 'very long, cut',
+  'replaced': 'characters that are U+FFFD',
+  'too_short': 'too short, left out',
+  'too_long': 'too long, left out',
+  'duplicates': 'duplicates, left out',
+}
 
 
 def prepare(
-  mixture: Mixture,
   settings: Settings,
   out: str | os.PathLike,
   *,
@@ -67,10 +56,10 @@ def prepare(
     DataError: a source cannot be used, or gives no document.
     StorageError: somebody else writes there.
   """
-  _check(mixture, settings, workers)
+  _check(settings, workers)
   out = Path(out).expanduser()
-  found = [sources.find(name, mixture.columns) for name in mixture.sources]
-  made = _manifest(mixture, settings, found)
+  found = [sources.find(name, settings.columns) for name in settings.sources]
+  made = _manifest(settings, found)
   if finished := prepared.read(out):
     prepared.check_same(finished, made, out)
     made = finished
@@ -87,7 +76,7 @@ def prepare(
       advance = start(sum(source.size for source in left) - writer.done)
       with Workers(settings, workers) as pool:
         for source in left:
-          writer.write_part(source, pool, mixture.shard_tokens, advance)
+          writer.write_part(source, pool, settings.shard_tokens, advance)
       made = writer.manifest
       files.write_json(out / prepared.NAME, made.to_json())
   for path in out.glob(f'{_JOURNAL}*'):
@@ -95,13 +84,11 @@ def prepare(
   return made
 
 
-def _manifest(
-  mixture: Mixture, settings: Settings, found: Sequence[Source]
-) -> Manifest:
+def _manifest(settings: Settings, found: Sequence[Source]) -> Manifest:
   """The manifest of a table that is still empty."""
   encoder = Tokeniser(settings).encoder
   tokenizer = encoder.tokenizer
-  made_from = dataclasses.asdict(mixture) | dataclasses.asdict(settings)
+  made_from = dataclasses.asdict(settings)
   made_from['tokenizer'] = tokenizer.fingerprint
   made_from['inputs'] = [source.identity for source in found]
   described = {
@@ -110,27 +97,28 @@ def _manifest(
     'stop_id': encoder.stop_id,
   }
   splits = [name for name in tables.SPLITS if name != 'test' or settings.test]
+  counts = dict.fromkeys(('documents', *COUNTS), 0)
   parts = [
-    Part(name, weight, dict.fromkeys(_COUNTS, 0), {s: Split() for s in splits})
-    for name, weight in zip(mixture.sources, mixture.weights)
+    Part(name, weight, dict(counts), {split: Split() for split in splits})
+    for name, weight in zip(settings.sources, settings.weights)
   ]
   return Manifest(made_from, described, encoder.dtype.name, parts)
 
 
-def _check(mixture: Mixture, settings: Settings, workers: int) -> None:
+def _check(s: Settings, workers: int) -> None:
   """Raises ConfigError if a setting is out of range."""
-  m, s, known = mixture, settings, duplicates.RULES
-  is_weight = (0 < weight < math.inf for weight in m.weights)
+  known = duplicates.RULES
+  is_weight = (0 < weight < math.inf for weight in s.weights)
   fits_in = s.max_tokens is None or s.max_tokens >= max(1, s.min_tokens)
   rules = {
-    'source': (m.sources, m.sources, 'at least one'),
+    'source': (s.sources, s.sources, 'at least one'),
     'weight': (
-      m.weights,
-      len(m.weights) == len(m.sources) and all(is_weight),
+      s.weights,
+      len(s.weights) == len(s.sources) and all(is_weight),
       'one above 0 for each --source, or none at all',
     ),
-    'columns': (m.columns, len(m.columns) <= 2, 'two at most'),
-    'shard_tokens': (m.shard_tokens, m.shard_tokens > 0, 'above 0'),
+    'columns': (s.columns, len(s.columns) <= 2, 'two at most'),
+    'shard_tokens': (s.shard_tokens, s.shard_tokens > 0, 'above 0'),
     'template': (s.template, s.template in chat.TEMPLATES, chat.TEMPLATES),
     'held_out': (s.held_out, 0 < s.held_out < 1, 'between 0 and 1'),
     'test': (
@@ -270,10 +258,7 @@ class SplitWriter:
     return self._shard.num_tokens if self._shard else 0
 
   def add(
-    self,
-    tokens: np.ndarray,
-    lengths: np.ndarray,
-    is_trained: np.ndarray | None,
+    self, tokens: np.ndarray, lengths: np.ndarray, is_trained: np.ndarray | None
   ) -> None:
     """Appends documents, end to end; `tokenise.Tokenised` has the shapes."""
     if not len(lengths):

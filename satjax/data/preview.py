@@ -119,6 +119,8 @@ def _counts(batches: pipeline.Batches, batch_size: int) -> Table:
   table = Table(title=f'batches of {batch_size} rows')
   for name in ('source', 'documents', 'tokens', 'rows', 'cut', 'left out'):
     table.add_column(name, justify='left' if name == 'source' else 'right')
-  for source in batches.sources:
-    table.add_row(source.name, *(f'{value:,}' for value in source[1:]))
+  for rows in batches.sources:
+    documents, tokens = len(rows.table.starts), len(rows.table.tokens)
+    counts = (documents, tokens, len(rows), rows.num_cut, rows.num_dropped)
+    table.add_row(rows.table.name, *(f'{count:,}' for count in counts))
   return table

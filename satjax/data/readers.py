@@ -292,11 +292,6 @@ def _names(found: Any, columns: Sequence[str], file: SourceFile) -> list[str]:
   from pyarrow import types
 
   schema = found.schema_arrow
-  if missing := set(columns) - set(schema.names):
-    raise errors.DataError(
-      f'{file.path} has no column {" and ".join(sorted(missing))}; data.columns'
-      f' may name {", ".join(schema.names)}'
-    )
   names = columns or [
     field.name
     for field in schema
@@ -304,10 +299,11 @@ def _names(found: Any, columns: Sequence[str], file: SourceFile) -> list[str]:
     or types.is_dictionary(field.type)
     or _is_string(field.type)
   ]
-  if not names:
+  missing = set(names) - set(schema.names)
+  if missing or not names:
     raise errors.DataError(
-      f'{file.path} has no column of text; data.columns may name'
-      f' {", ".join(schema.names)}'
+      f'{file.path} has no column {" and ".join(sorted(missing)) or "of text"};'
+      f' data.columns may name {", ".join(schema.names)}'
     )
   return list(names)
 

@@ -52,7 +52,10 @@ class Rows:
           f' {low if low < 0 else high} is outside of the vocabulary, 0 to'
           f' {self._vocab_size - 1}; the tokenizer must fit model.vocab_size'
         )
-    return _as_one(values) if self._attend == 'row' else values
+    if self._attend == 'row':  # one sequence, whatever is in it
+      values['positions'] = np.arange(self._seq_len, dtype=np.int32)
+      del values['segments']
+    return values
 
   def _row(self, row: int) -> Row:
     first, last = row * self._seq_len, (row + 1) * self._seq_len
@@ -143,14 +146,6 @@ def _pack(
   return [
     np.unique(r['document'][r['document_segment_ids'] > 0]) for r in packed
   ]
-
-
-def _as_one(row: Row) -> Row:
-  """The row as one sequence (`data.attend='row'`), whatever is in it."""
-  positions = np.arange(len(row['tokens']), dtype=np.int32)
-  row = {**row, 'positions': positions}
-  del row['segments']
-  return row
 
 
 def rows(

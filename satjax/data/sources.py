@@ -27,10 +27,7 @@ FORMS = (
 
 
 def find(source: str, columns: Sequence[str] = ()) -> Source:
-  """Looks up one of `FORMS`; globs understand `**` and `~`.
-
-  Args:
-    columns: fields to read of records, as `documents.from_record` does.
+  """Looks up one of `FORMS`; `columns` are those of `documents.from_record`.
 
   Raises:
     ConfigError: `source` has none of the known forms.

@@ -28,9 +28,9 @@ def parse(content: bytes, path: Path) -> dict[str, Any]:
   try:
     values = json.loads(content)
   except (ValueError, RecursionError) as error:
-    raise errors.DataError(f'{path} is no JSON: {error}') from error
+    raise errors.DataError(f'{path} is not valid JSON: {error}') from error
   if not isinstance(values, dict):
-    raise errors.DataError(f'{path} holds no JSON object')
+    raise errors.DataError(f'{path} does not hold a JSON object')
   return values
 
 
@@ -73,17 +73,21 @@ def mark(
 ) -> None:
   """Makes `ids` special in `described`, so that text never spells them."""
   added = described['added_tokens'] = described.get('added_tokens') or []
-  there = {entry['id']: entry for entry in added}
+  there = {one['id']: one for one in added}
   names = {number: token for token, number in vocab.items() if number in ids}
   for number in sorted(names):
     if number in there:
       there[number]['special'] = True
     else:
-      flags = ('single_word', 'lstrip', 'rstrip', 'normalized')
-      entry = dict.fromkeys(flags, False)
-      entry |= {'id': number, 'content': names[number], 'special': True}
-      added.append(entry)
-  added.sort(key=lambda entry: entry['id'])
+      added.append(entry(number, names[number]))
+  added.sort(key=lambda one: one['id'])
+
+
+def entry(number: int, token: str) -> dict[str, Any]:
+  """How a tokenizer.json lists a special token."""
+  flags = ('single_word', 'lstrip', 'rstrip', 'normalized')
+  marks = dict.fromkeys(flags, False)
+  return {'id': number, 'content': token, **marks, 'special': True}
 
 
 def _from_settings(
@@ -98,7 +102,7 @@ def _from_settings(
     if isinstance(value, dict):
       found = value.get('content')
     if isinstance(value, list):
-      found = value[0] if value else None
+      found = next(iter(value), None)
     if found is None:
       continue
     if ending == '_token' and isinstance(found, str):

@@ -6,7 +6,6 @@ Modules are read and parsed, never imported.
 import ast
 from collections import Counter
 from collections.abc import Iterator, Sequence
-import contextlib
 import functools
 import gc
 import importlib.util
@@ -23,14 +22,8 @@ from satjax.data.documents import Document
 from satjax.data.readers import SourceFile
 
 # Tests differ between distributions; the rest is not the standard library.
-_NOT_LIBRARY = {
-  'site-packages',
-  'dist-packages',
-  '__pycache__',
-  'test',
-  'tests',
-  'idle_test',
-}
+_NOT_LIBRARY = {'site-packages', 'dist-packages', '__pycache__'}
+_NOT_LIBRARY |= {'test', 'tests', 'idle_test'}
 _TOPICS = 'pydoc_data/topics.py'
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -131,27 +124,20 @@ def _parsed(
   modules: tuple[SourceFile, ...],
 ) -> Iterator[tuple[SourceFile, str, ast.Module]]:
   """Yields files with source and syntax tree, one tree in memory at a time."""
-  with warnings.catch_warnings(), _without_garbage_collection():
-    warnings.simplefilter('ignore')  # about invalid escapes in the sources
-    for file in modules:
-      try:
-        source = importlib.util.decode_source(readers.read(file.path))
-        module = ast.parse(source)
-      except (SyntaxError, ValueError):
-        continue  # Python itself could not import that file either
-      yield file, source, module
-
-
-@contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-  """Syntax trees have no cycles; looking for them doubles the time.
-
-  JAX hooks into every collection, which makes it worse.
-  """
   was_enabled = gc.isenabled()
+  # Syntax trees have no cycles; looking for them doubles the time, or worse
+  # with JAX, which hooks into every collection.
   gc.disable()
   try:
-    yield
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # about invalid escapes in the sources
+      for file in modules:
+        try:
+          source = importlib.util.decode_source(readers.read(file.path))
+          module = ast.parse(source)
+        except (SyntaxError, ValueError):
+          continue  # Python itself could not import that file either
+        yield file, source, module
   finally:
     if was_enabled:
       gc.enable()

@@ -15,19 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from satjax import errors
+from satjax import errors, files
 from satjax.data import special_tokens
 
 # What AutoTokenizer may read; of a directory these are exported.
 FILES = (
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'tokenizer.model',
-  'special_tokens_map.json',
-  'added_tokens.json',
-  'vocab.json',
-  'merges.txt',
-  'chat_template.jinja',
+  *('tokenizer.json', 'tokenizer_config.json', 'tokenizer.model'),
+  *('special_tokens_map.json', 'added_tokens.json', 'vocab.json'),
+  *('merges.txt', 'chat_template.jinja'),
 )
 _SURROGATES = re.compile('[\ud800-\udfff]')
 _SPACE = '\u2581'  # how sentencepiece writes a space in a token
@@ -166,7 +161,7 @@ class HuggingFaceTokenizer(Subword):
       config['eos_token'] = self._tokenizer.id_to_token(self.eos_id)
     if 'bos_token' not in config:
       config['bos_token'] = self._tokenizer.id_to_token(self.bos_id)
-    return found | {'tokenizer_config.json': _to_json(config)}
+    return found | {'tokenizer_config.json': files.to_json(config)}
 
 
 class SentencePieceTokenizer(Subword):
@@ -240,7 +235,7 @@ class SentencePieceTokenizer(Subword):
       config[f'{kind}_token'] = self._pieces.id_to_piece(number)
     return {
       'tokenizer.model': self._content,
-      'tokenizer_config.json': _to_json(config),
+      'tokenizer_config.json': files.to_json(config),
     }
 
 
@@ -262,7 +257,3 @@ def _read_file(path: Path, remedy: str) -> bytes:
     raise errors.ConfigError(
       f'tokenizer file {path} cannot be read ({error.strerror}); {remedy}'
     ) from error
-
-
-def _to_json(content: dict[str, Any]) -> bytes:
-  return (json.dumps(content, indent=2) + '\n').encode()

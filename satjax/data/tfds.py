@@ -27,7 +27,6 @@ def source(name: str, columns: Sequence[str]) -> Source:
   Args:
     name: NAME[/CONFIG][:VERSION] below the folder of TFDS_DATA_DIR, or the
       folder of a version; then ?SPLIT, if not train, as TFDS slices them.
-    columns: fields to read.
 
   Raises:
     DataError: it is not there, or in a format that needs TensorFlow.

@@ -17,7 +17,6 @@ import numpy as np
 from satjax import errors
 from satjax.data import chunks, duplicates, encode, table, tokenizers
 from satjax.data.chunks import Chunk
-from satjax.data.documents import Document
 from satjax.data.encode import Encoded, Encoder
 
 # Text that all processes together have before them.
@@ -26,8 +25,12 @@ _MAX_VOLUME = 16 * chunks.CHUNK_BYTES
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What tokens depend on, beside their source."""
+  """What is prepared, and all that its tokens depend on."""
 
+  sources: tuple[str, ...]  # of `sources.FORMS`
+  weights: tuple[float, ...]  # of each in training
+  columns: tuple[str, ...]  # of records, as `documents.from_record` has them
+  shard_tokens: int  # a file ends with the step that reaches so many
   tokenizer: str
   template: str
   held_out: float  # share of the documents, as `table.split_of` has it
@@ -64,7 +67,7 @@ class Tokeniser:
     Raises:
       DataError: a document cannot be used.
     """
-    counts, splits, keys, found = Counter(), [], [], []
+    s, counts, splits, keys, found = self._settings, Counter(), [], [], []
     documents = (d for chunk in batch for d in chunk.documents(counts))
     for document, encoded in self.encoder.each(documents):
       counts['documents'] += 1
@@ -72,7 +75,9 @@ class Tokeniser:
       counts['replaced'] += sum(text.count('\ufffd') for text in texts)
       if self._is_taken(encoded, counts):
         found.append(encoded)
-        splits.append(self._split(document))
+        name = document.group or document.id
+        split = table.split_of(name, s.held_out, s.test)
+        splits.append(table.SPLITS.index(split))
         if self._keys:
           keys.append(self._keys(document))
     counts['documents'] += counts['empty']
@@ -93,11 +98,6 @@ class Tokeniser:
     counts['too_short'] += is_short
     counts['too_long'] += is_long
     return not (is_short or is_long)
-
-  def _split(self, document: Document) -> int:
-    name, settings = document.group or document.id, self._settings
-    split = table.split_of(name, settings.held_out, settings.test)
-    return table.SPLITS.index(split)
 
 
 Batch = Sequence[Chunk]

@@ -6,9 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
-from satjax import errors
+from satjax import errors, files
 from satjax.config import data as config_data
-from satjax.data import subword
+from satjax.data import special_tokens, subword
+
+BEGIN, END = '<|begin_of_text|>', '<|end_of_text|>'  # of bytes, for others
 
 
 class Tokenizer(Protocol):
@@ -89,8 +91,59 @@ class ByteTokenizer:
     return data.decode('utf-8', errors='replace')
 
   def files(self) -> dict[str, bytes]:
-    """None: there is nothing to copy; `interop.byte_tokenizer` writes them."""
-    return {}
+    """A byte pair encoding without pairs, of the class `ByteLevel`."""
+    byte_level = {
+      'type': 'ByteLevel',
+      'add_prefix_space': False,
+      'trim_offsets': True,
+      'use_regex': False,
+    }
+    ends = {self.bos_id: BEGIN, self.eos_id: END}
+    pipeline = {
+      'version': '1.0',
+      'truncation': None,
+      'padding': None,
+      'added_tokens': [special_tokens.entry(*end) for end in ends.items()],
+      'normalizer': None,
+      'pre_tokenizer': byte_level,
+      'post_processor': None,
+      'decoder': byte_level,
+      'model': {
+        'type': 'BPE',
+        'dropout': None,
+        'unk_token': None,
+        'continuing_subword_prefix': None,
+        'end_of_word_suffix': None,
+        'fuse_unk': False,
+        'byte_fallback': False,
+        'ignore_merges': False,
+        'vocab': {char: byte for byte, char in enumerate(_characters())},
+        'merges': [],
+      },
+    }
+    config = {
+      'tokenizer_class': 'PreTrainedTokenizerFast',
+      'bos_token': BEGIN,
+      'eos_token': END,
+      # The default deletes spaces before punctuation when it decodes.
+      'clean_up_tokenization_spaces': False,
+    }
+    return {
+      'tokenizer.json': files.to_json(pipeline),
+      'tokenizer_config.json': files.to_json(config),
+    }
+
+
+def _characters() -> list[str]:
+  """What stands for each byte where a vocabulary has to be text.
+
+  That is the byte itself if printable, else one from 256 up (byte-level BPE,
+  Radford et al., 2019).
+  """
+  stand_in = iter(range(256, 512))
+  # Of Latin-1; a space, a soft hyphen and controls are not printable.
+  printable = {*range(33, 127), *range(161, 256)} - {173}
+  return [chr(n if n in printable else next(stand_in)) for n in range(256)]
 
 
 def get_tokenizer(spec: str) -> Tokenizer:

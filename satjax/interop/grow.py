@@ -6,7 +6,6 @@ go from file to file as they are; the others are computed in float32.
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import functools
 import itertools
 import math
 import os
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from satjax import console, errors, flops, tree
+from satjax import console, errors, files, flops, tree
 from satjax.config import specs as specs_lib
 from satjax.config.groups import ModelConfig
 from satjax.growth import apply, layer_maps
@@ -59,10 +58,8 @@ def grow(
   float32 with `jax.random.key(seed)`, cast to the stored dtype.
 
   Args:
-    model_dir: the source.
     out: made if need be; a model that satjax wrote there is replaced.
     specs: operators as `specs_lib.resolve_all` takes them.
-    seed: of random duplicates, fresh weights and noise.
     max_shard_bytes: weights in one file; as much is held in memory.
     start: from the bytes of work ahead to a function that is called with those
       that are done; shows progress.
@@ -112,46 +109,26 @@ class _Growth:
     self._depths = [model.num_layers for model in models][:-1]
     self._finite = set()
 
-  @functools.cached_property
-  def _key(self):
-    return jax.random.key(self._seed)  # wakes JAX up, which copies do not need
-
   def tensor(self, name: str) -> np.ndarray:
     slot = self.slots[name]
     layer = None if slot.index is ... else slot.index
-    copied, source = self._source(slot.path, layer)
-    if copied:
-      return self._stored(llama.TENSORS[slot.path][0].format(source))
     grown = grown_tensor(
-      self._operators, self._depths, slot.path, layer, self._key, self._read
+      self._operators, self._depths, slot.path, layer, self._seed, self._read
     )
     with np.errstate(over='ignore'):
       array = huggingface.to_stored(grown, slot, self._dtype)
-    if not weights.is_finite(array):
+    # A copy, which is an array of NumPy, was looked at when it was read.
+    if not isinstance(grown, np.ndarray) and not weights.is_finite(array):
       raise errors.DataError(
         f'{name}: grown numbers are too large for {self._dtype.name}; convert'
         ' the model to bfloat16 or float32, or use less noise'
       )
     return array
 
-  def _source(self, path, layer):
-    """Whether a tensor repeats an old one, and of which layer."""
-    for operator, depth in zip(self._operators[::-1], self._depths[::-1]):
-      if not apply.is_copy(operator, path, layer):
-        return False, None
-      if layer is not None:
-        layer = apply.inputs(operator, depth)[0][layer]
-    return True, layer
-
   def _read(self, path, layer):
-    """A tensor of the source in the layout of `tree.AXES`, float32."""
+    """A tensor of the source in the layout of `tree.AXES`, as it is stored."""
     name = llama.TENSORS[path][0].format(layer)
     shape = self._shapes[path][0 if layer is None else 1 :]
-    matrix = self._stored(name)
-    array = huggingface.from_stored(matrix, self._old_slots[name], shape)
-    return array.astype(np.float32)
-
-  def _stored(self, name):
     try:
       matrix = weights.read_tensor(self._directory, self._headers[name])
     except OSError as error:
@@ -162,7 +139,7 @@ class _Growth:
       if not weights.is_finite(matrix):
         weights.refuse(self._directory, [huggingface.not_finite(name)])
       self._finite.add(name)
-    return matrix
+    return huggingface.from_stored(matrix, self._old_slots[name], shape)
 
 
 def grown_tensor(
@@ -170,19 +147,18 @@ def grown_tensor(
   depths: Sequence[int],
   name: str,
   layer: int | None,
-  key: jax.Array,
+  seed: int,
   read: Callable[[str, int | None], Any],
 ) -> Any:
   """One layer of one parameter of the grown model, and no more than it takes.
 
-  Equal to what `apply.grow_tree` makes of the whole tree.
+  Equal to what `apply.grow_tree` makes of the whole tree in float32 with
+  `jax.random.key(seed)`; a copy is what `read` returned, and does not wake JAX.
 
   Args:
-    operators: in order.
-    depths: number of layers before each of them.
+    depths: number of layers before each operator.
     name: of the parameter, as in `tree.AXES`.
     layer: its number in the grown model; None: the parameter has no layers.
-    key: as for `apply.grow_tree`.
     read: from a name and an old layer (or None) to that array.
   """
   if not operators:
@@ -192,16 +168,16 @@ def grown_tensor(
 
   def below(rows):
     source = layer if layer is None else rows[layer]
-    return grown_tensor(before, depths[:-1], name, source, key, read)
+    return grown_tensor(before, depths[:-1], name, source, seed, read)
 
   if apply.is_copy(last, name, layer):
     return below(maps[0])
-  number = jax.random.fold_in(key, len(before))
+  key = jax.random.fold_in(jax.random.key(seed), len(before))
   if layer is None:
-    parts = [jnp.asarray(below(maps[0]))]
-    return apply.transform(last, name, parts, None, number, depths[-1])
-  parts = [jnp.asarray(below(rows))[None] for rows in maps]
-  return apply.transform(last, name, parts, (layer,), number, depths[-1])[0]
+    parts = [jnp.asarray(below(maps[0]), jnp.float32)]
+    return apply.transform(last, name, parts, None, key, depths[-1])
+  parts = [jnp.asarray(below(rows), jnp.float32)[None] for rows in maps]
+  return apply.transform(last, name, parts, (layer,), key, depths[-1])[0]
 
 
 def _refuse_untrained(operators: Sequence[Operator]) -> None:
@@ -232,7 +208,7 @@ def _small_files(
       'the grown model could not be loaded; use other targets:'
       + ''.join(f'\n  {problem}' for problem in problems)
     )
-  contents = {'config.json': writer.to_json(described)}
+  contents = {'config.json': files.to_json(described)}
   paths = itertools.chain(*map(source.glob, _SMALL_FILES))
   names = {path.name for path in paths if not path.is_dir()}
   for name in sorted(names - {*_OF_OTHER_WEIGHTS, *contents}):
@@ -261,21 +237,13 @@ def render(summary: Summary) -> str:
 def _sizes(summary: Summary) -> Iterator[tuple[str, str, str]]:
   """Name, before and after."""
   before, after = summary.before, summary.after
-  for name in (
-    'num_layers',
-    'embed_dim',
-    'num_heads',
-    'num_kv_heads',
-    'head_dim',
-    'mlp_dim',
-    'vocab_size',
-  ):
-    yield name, *(f'{getattr(c, name)}' for c in (before, after))
-  yield 'parameters', *(f'{flops.num_params(c):,}' for c in (before, after))
-  for name in ('norm_eps', 'rope_theta'):
+  for name in llama.KEYS:
     old, new = getattr(before, name), getattr(after, name)
-    if old != new:
+    if type(old) is int:
+      yield name, f'{old}', f'{new}'
+    elif old != new:
       yield name, f'{old:g}', f'{new:g}'
+  yield 'parameters', *(f'{flops.num_params(c):,}' for c in (before, after))
   if summary.context[0] != summary.context[1]:
     yield 'longest row, tokens', *map(str, summary.context)
 

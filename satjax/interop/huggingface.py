@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from satjax import errors, tree
+from satjax import errors, files, tree
 from satjax.config.groups import ModelConfig
 from satjax.data import subword
-from satjax.interop import byte_tokenizer, llama, weights, writer
+from satjax.interop import llama, weights, writer
 
 _CONFIG = 'config.json'
 _MAX_LENGTH = 2048  # where nothing is said, as transformers has it
@@ -72,7 +72,6 @@ def load(
   """Reads a model: its configuration and its parameters.
 
   Args:
-    directory: in this layout.
     place: makes a leaf of its path, its shape and a function that reads any
       part of it, so that a model that is split over devices, or over hosts, is
       never whole in one memory. Default: a NumPy array.
@@ -150,11 +149,8 @@ def save(
   """Writes a model directory that transformers 4 and 5 read; see `writer`.
 
   Args:
-    directory: made if need be.
-    config: the architecture.
     params: JAX or NumPy arrays of `tree.AXES`, all of one dtype.
     dtype: 'float32' or 'bfloat16' to cast to; None keeps the dtype.
-    max_shard_bytes: more weights than this go into several files.
     tokenizer: its `bos_id` and `eos_id` are noted, and its files written for
       AutoTokenizer; those of another tokenizer are taken away.
     stop_id: token that ends an answer in a chat; generation ends there too.
@@ -172,19 +168,17 @@ def save(
     'bos_token_id': tokenizer.bos_id if tokenizer else None,
     'eos_token_id': tokenizer.eos_id if tokenizer else None,
   }
-  described = llama.describe(config, dtype.name, seq_len)
-  files = {
-    'config.json': writer.OURS | described | special,
+  model = llama.describe(config, dtype.name, seq_len)
+  described = {
+    'config.json': writer.OURS | model | special,
     'generation_config.json': special,
   }
   if stop_id is not None and stop_id != tokenizer.eos_id:
-    files['generation_config.json'] = special | {
+    described['generation_config.json'] = special | {
       'eos_token_id': [tokenizer.eos_id, stop_id]
     }
-  if tokenizer and tokenizer.name == 'byte':
-    files |= byte_tokenizer.files()
-  contents = {name: writer.to_json(values) for name, values in files.items()}
-  if tokenizer and tokenizer.name != 'byte':
+  contents = {name: files.to_json(values) for name, values in described.items()}
+  if tokenizer:
     contents |= tokenizer.files()
   writer.write(
     directory,

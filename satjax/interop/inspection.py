@@ -5,47 +5,28 @@ goes into a checksum.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent import futures
 import dataclasses
+import json
 import os
 from pathlib import Path
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
-from rich import console as rich_console
-from rich import table as rich_table
-from rich import text as rich_text
-
-from satjax import errors, flops
+from satjax import console, errors, flops
 from satjax.config.groups import ModelConfig
 from satjax.data import tokenizers
-from satjax.interop import byte_tokenizer, huggingface, llama, weights, writer
+from satjax.interop import huggingface, llama, weights, writer
 
 _TOKENIZERS = {
   'tokenizer.json': 'hf:{}',
   'tokenizer.model': 'sentencepiece:{}/tokenizer.model',
 }
 _LAYER = re.compile(r'\.\d+\.')
-_WIDTH = 200  # characters, where no terminal says; a checksum stays whole
 
 
-class CheckedFile(NamedTuple):
-  """A file; its checksum where it was taken, and what came of it."""
-
-  name: str
-  num_bytes: int
-  checksum: str
-  verdict: str
-
-
-class Tensors(NamedTuple):
-  """Tensors whose names differ in the layer alone, which is '*'."""
-
-  name: str
-  shape: tuple[int, ...]
-  dtype: str
-  count: int
+Rows = list[tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +37,9 @@ class Inspection:
   """
 
   facts: dict[str, str]
-  files: list[CheckedFile]
-  tensors: list[Tensors]  # in the order of a model
+  files: Rows  # name, bytes, checksum where it was taken, what came of it
+  # Name with '*' for the layer, shape, dtype, number; in the order of a model.
+  tensors: Rows
   has_checksums: bool  # to compare with
   problems: list[str]
 
@@ -130,7 +112,7 @@ def _files(
   listed: Mapping[str, Any] | None,
   start: Callable[[int], Callable[[int], None]] | None,
   problems: list[str],
-) -> list[CheckedFile]:
+) -> Rows:
   """All files, with checksums; several files are read at a time."""
   names = sorted(p.name for p in directory.iterdir() if not p.is_dir())
   verdicts = {
@@ -162,8 +144,7 @@ def _files(
         ' written'
       )
   return [
-    CheckedFile(n, sizes[n], sums.get(n, ''), verdicts.get(n, ''))
-    for n in names
+    (n, f'{sizes[n]:,}', sums.get(n, ''), verdicts.get(n, '')) for n in names
   ]
 
 
@@ -213,7 +194,7 @@ def _tokenizer(
   if file == 'tokenizer.json':
     content = weights.read_json(directory, file)
     kind = content['model'].get('type', 'of unknown type')
-    if content == byte_tokenizer.files()[file]:
+    if content == json.loads(tokenizers.ByteTokenizer().files()[file]):
       kind = spec = 'byte'
     added = content.get('added_tokens') or ()
     special = {token['id'] for token in added if token.get('special')}
@@ -233,58 +214,40 @@ def _tokenizer(
   }
 
 
-def _tensors(found: Mapping[str, Any]) -> list[Tensors]:
-  """Counts over the layers."""
+def _tensors(found: Mapping[str, Any]) -> Rows:
+  """Tensors that differ in the layer alone are counted together."""
   order = [name.format('*') for name, _ in llama.TENSORS.values()]
   counts = Counter(
     (_LAYER.sub('.*.', name), header.shape, header.dtype)
     for name, header in found.items()
     if header
   )
-  kinds = [Tensors(*kind, count) for kind, count in counts.items()]
   known = {name: place for place, name in enumerate(order)}
-  return sorted(kinds, key=lambda t: (known.get(t.name, len(order)), t))
-
-
-def show(inspection: Inspection) -> None:
-  """Prints the facts, the files and the tensors on stdout."""
-  console = rich_console.Console(highlight=False)
-  if not console.is_terminal:
-    console.width = _WIDTH
-  files = [
-    (file.name, f'{file.num_bytes:,}', file.checksum, file.verdict)
-    for file in inspection.files
+  kinds = sorted(
+    counts, key=lambda kind: (known.get(kind[0], len(order)), kind)
+  )
+  return [
+    (name, ' x '.join(map(str, shape)), dtype, f'{counts[name, shape, dtype]}')
+    for name, shape, dtype in kinds
   ]
-  tensors = [
-    (kind.name, ' x '.join(map(str, kind.shape)), kind.dtype, f'{kind.count}')
-    for kind in inspection.tensors
-  ]
-  for heads, rows, number in (
-    ((), inspection.facts.items(), None),
-    (('file', 'bytes', writer.ALGORITHM, ''), files, 'bytes'),
-    (('tensor', 'shape', 'dtype', 'count'), tensors, 'count'),
-  ):
-    if rows:
-      console.print(_table(heads, rows, number))
-      console.print()
-  console.print(_verdict(inspection))
 
 
-def _table(
-  heads: Sequence[str], rows: Any, number: str | None
-) -> rich_table.Table:
-  """A table; the column that is called `number` is set to the right."""
-  table = rich_table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-  table.show_header = bool(heads)
-  for head in heads or ('', ''):
-    justify = 'right' if head == number else 'left'
-    table.add_column(head, overflow='fold', justify=justify)
-  for row in rows:
-    # No markup, and nothing that would steer a terminal.
-    table.add_row(
-      *(rich_text.Text(c if c.isprintable() else ascii(c)) for c in row)
+def render(inspection: Inspection) -> str:
+  """Markdown: the facts, the files and the tensors, and the verdict."""
+  tables = (
+    (('', ''), inspection.facts.items()),
+    (('file', 'bytes', writer.ALGORITHM, ''), inspection.files),
+    (('tensor', 'shape', 'dtype', 'count'), inspection.tensors),
+  )
+  shown = [
+    # Names from a file may hold what would steer a terminal.
+    console.markdown(
+      heads, [[c if c.isprintable() else ascii(c) for c in row] for row in rows]
     )
-  return table
+    for heads, rows in tables
+    if rows
+  ]
+  return '\n'.join([*shown, _verdict(inspection)])
 
 
 def _verdict(inspection: Inspection) -> str:

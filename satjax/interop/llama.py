@@ -51,7 +51,7 @@ FUSED = {
 # Old exports stored the rotary frequencies, which follow from rope_theta.
 IGNORED = re.compile(r'model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq')
 
-_KEYS = {
+KEYS = {
   'num_layers': 'num_hidden_layers',
   'embed_dim': 'hidden_size',
   'num_heads': 'num_attention_heads',
@@ -169,7 +169,7 @@ def config_of(stored: Mapping[str, Any]) -> tuple[ModelConfig, list[str]]:
   fields = TRAINING | FAMILIES[family][1]
   fields |= {'rope_scaling': scaling, 'sliding_window': sliding_window}
   for field in dataclasses.fields(ModelConfig):
-    if field.name in _KEYS:
+    if field.name in KEYS:
       fields[field.name] = _value(field, values, problems)
   config = ModelConfig(**fields)
   return config, problems or [*config.problems()]
@@ -179,7 +179,7 @@ def _value(
   field: dataclasses.Field, values: Mapping[str, Any], problems: list[str]
 ) -> Any:
   """The value of one field of `ModelConfig`; appends what is wrong with it."""
-  key, allowed = _KEYS[field.name], field.metadata['allowed']
+  key, allowed = KEYS[field.name], field.metadata['allowed']
   if key not in values:
     problems.append(f'{key} is missing; allowed: {allowed}')
     return None
@@ -297,11 +297,12 @@ def _window_of(
         ' and with one it is a mistral'
       )
     window = None
-  kinds, allowed = stored.get('layer_types'), [_SLIDING if window else _FULL]
+  kinds = stored.get('layer_types')
+  allowed = [_SLIDING] if window else [_FULL]
   if window and family in _SWITCHED:
-    if kinds is None:
-      return window if _slides(stored, problems) else 0
     allowed.append(_FULL)
+    if kinds is None:
+      kinds = _switched_kinds(stored, problems)
   if kinds is None:
     return window or 0
   for kind in allowed:
@@ -315,20 +316,19 @@ def _window_of(
   return 0
 
 
-def _slides(stored: Mapping[str, Any], problems: list[str]) -> bool:
-  """Whether layers have the window, which begins at one of them."""
+def _switched_kinds(
+  stored: Mapping[str, Any], problems: list[str]
+) -> list[str]:
+  """The kind of all layers, where the window begins at one of them."""
   first = stored.get('max_window_layers', _FIRST_LAYER)
   count = stored.get('num_hidden_layers')
-  if type(first) is int and type(count) is int:
-    if first <= 0:
-      return True
-    if first >= count:
-      return False
+  if type(first) is type(count) is int and (first <= 0 or first >= count):
+    return [_SLIDING if first <= 0 else _FULL]
   problems.append(
     f'max_window_layers = {brief(first)} of {brief(count)} layers; supported:'
     ' 0, a window in all layers, or a window in none'
   )
-  return False
+  return [_FULL]
 
 
 def describe(config: ModelConfig, dtype: str, seq_len: int) -> dict[str, Any]:
@@ -345,7 +345,7 @@ def describe(config: ModelConfig, dtype: str, seq_len: int) -> dict[str, Any]:
     'attention_bias': False,
     'mlp_bias': False,
     'max_position_embeddings': seq_len,
-    **{key: getattr(config, field) for field, key in _KEYS.items()},
+    **{key: getattr(config, field) for field, key in KEYS.items()},
     **_rope(config.rope_theta, config.rope_scaling),
     **_window(config.sliding_window, family, config.num_layers),
     'torch_dtype': dtype,

@@ -47,9 +47,7 @@ def adaptor(
   """An `lm_eval.api.model.LM` for `lm_eval.simple_evaluate`.
 
   Args:
-    model: architecture and compute dtype.
     params: dense parameters, or a sub-network's.
-    tokenizer: of the model.
     max_length: tokens that the model reads at once; longer contexts are cut
       from the left.
     batch_tokens: of one pass over the model, padding included; texts that are
@@ -89,8 +87,8 @@ def encoder(
     unless it begins with one) to ids.
   """
   files = tokenizer.files()
-  if 'tokenizer.json' not in files:  # bytes, or sentence pieces
-    config = json.loads(files.get('tokenizer_config.json', '{}'))
+  if tokenizer.name == 'byte' or 'tokenizer.json' not in files:
+    config = json.loads(files['tokenizer_config.json'])
     begin = [tokenizer.bos_id] if config.get('add_bos_token') else []
     return lambda text, special=None: [
       *(begin if special in (None, True) else []),
@@ -329,8 +327,7 @@ def _forward(params, tokens_BT, asked_R3, *, model):
   total_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
   best_BT = jnp.argmax(logits_BTV, axis=-1)
   next_BT = jnp.roll(tokens_BT, -1, axis=1)
-  next_BT1 = next_BT[..., None]
-  logit_BT = jnp.take_along_axis(logits_BTV, next_BT1, axis=-1)[..., 0]
+  logit_BT = jnp.take_along_axis(logits_BTV, next_BT[..., None], -1)[..., 0]
   row_R, place_R, token_R = asked_R3.T
   last_R = logits_BTV[row_R, place_R, token_R] - total_BT[row_R, place_R]
   hit_R = best_BT[row_R, place_R] == token_R

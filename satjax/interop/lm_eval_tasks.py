@@ -14,9 +14,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from rich import table as rich_table
-
-from satjax import errors
+from satjax import console, errors
 
 _OWN = Path(__file__).parent / 'tasks'
 _FEWSHOT_SEED = 1234  # the harness's own: the same examples for every model
@@ -34,7 +32,7 @@ def evaluate_tasks(
   """Evaluates a model on tasks.
 
   Args:
-    lm: the model, as `lm_eval.adaptor` gives it.
+    lm: what `lm_eval.adaptor` gives.
     tasks: names of tasks, groups or tags.
     task_dir: folder of YAML files, which go before stock ones of that name.
     limit: examples of each task, the first ones; None: all.
@@ -139,11 +137,9 @@ def _plain(values: Mapping[str, Any]) -> dict[str, float | None]:
   return found
 
 
-def table(found: Mapping[str, Mapping[str, Any]]) -> rich_table.Table:
-  """What `evaluate_tasks` returns, for a terminal."""
-  shown = rich_table.Table('task', 'metric', box=None)
-  for name in ('value', 'stderr', 'examples', 'shots'):
-    shown.add_column(name, justify='right')
+def render(found: Mapping[str, Mapping[str, Any]]) -> str:
+  """What `evaluate_tasks` returns, as a table of Markdown."""
+  rows = []
   for task, values in found['results'].items():
     counts = [
       str(found[key].get(task, '')) for key in ('num_examples', 'num_fewshot')
@@ -153,11 +149,8 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> rich_table.Table:
         continue
       name, comma, rule = metric.partition(',')
       error = values.get(f'{name}_stderr{comma}{rule}')
-      shown.add_row(
-        task,
-        metric,
-        'not finite' if value is None else f'{value:.6g}',
-        '' if error is None else f'{error:.3g}',
-        *counts,
-      )
-  return shown
+      shown = 'not finite' if value is None else f'{value:.6g}'
+      spread = '' if error is None else f'{error:.3g}'
+      rows.append((task, metric, shown, spread, *counts))
+  columns = ('task', 'metric', 'value', 'stderr', 'examples', 'shots')
+  return console.markdown(columns, rows)

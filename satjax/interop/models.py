@@ -59,16 +59,12 @@ def _check_tokenizer(
       found |= set(ids if isinstance(ids, list) else [ids])
   found.discard(None)
   if found and tokenizer.eos_id not in found:
+    end = tokenizer.eos_id
     logging.warning(
-      'Tokenizer %s ends texts with id %d (%s), and the model in %s was trained'
-      ' to end them with %s: is it the tokenizer of this model? It would be'
-      ' named hf:%s',
-      tokenizer.name,
-      tokenizer.eos_id,
-      tokenizer.token(tokenizer.eos_id),
-      directory,
-      ' or '.join(map(str, sorted(found))),
-      directory,
+      f'Tokenizer {tokenizer.name} ends texts with id {end}'
+      f' ({tokenizer.token(end)}), and the model in {directory} was trained to'
+      f' end them with {" or ".join(map(str, sorted(found)))}: is it the'
+      f' tokenizer of this model? It would be named hf:{directory}'
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from satjax import errors, tree
+from satjax import errors, files, tree
 from satjax.config.groups import LoraConfig, ModelConfig
 from satjax.interop import huggingface, llama, writer
 from satjax.model import lora
@@ -33,11 +33,8 @@ def save(
   """Writes the adapters of a run; those that satjax wrote are replaced.
 
   Args:
-    directory: made if need be; other files in it stay.
-    config: of the adapters.
     model: that they are of; its `init_from` names the base.
     adapters: `lora.init`, trained; None: the run has none.
-    dtype: 'float32' or 'bfloat16'.
 
   Raises:
     ConfigError: there are no adapters, or no base that they fit.
@@ -56,7 +53,7 @@ def save(
   with writer.replacing(
     Path(directory), _foreign_adapters, num_bytes=num_bytes, last=[WEIGHTS]
   ) as folder:
-    writer.write_file(folder / CONFIG, writer.to_json(_describe(config, model)))
+    writer.write_file(folder / CONFIG, files.to_json(_describe(config, model)))
     writer.write_tensors(folder / WEIGHTS, tensors, marks=writer.OURS)
 
 
@@ -98,6 +95,7 @@ def _tensors(config, adapters, dtype) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _describe(config: LoraConfig, model: ModelConfig) -> dict[str, Any]:
+  names = _modules(config, 0).values()
   return {
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',
@@ -105,9 +103,7 @@ def _describe(config: LoraConfig, model: ModelConfig) -> dict[str, Any]:
     'r': config.rank,
     'lora_alpha': config.alpha,
     'lora_dropout': 0.0,
-    'target_modules': [
-      name.rsplit('.', 1)[-1] for name in _modules(config, 0).values()
-    ],
+    'target_modules': [name.rsplit('.', 1)[-1] for name in names],
     'bias': 'none',
     'fan_in_fan_out': False,
     'inference_mode': True,

@@ -15,6 +15,7 @@ import safetensors
 
 from satjax import errors
 from satjax.config.groups import ModelConfig
+from satjax.data import special_tokens
 from satjax.interop import llama
 
 _MAX_SMALL_BYTES = 64 * 2**20
@@ -40,14 +41,7 @@ class Header(NamedTuple):
 
 def read_json(directory: Path, name: str) -> dict[str, Any]:
   """The object in a JSON file; raises as `read_small`, and if it is none."""
-  path, content = directory / name, read_small(directory, name)
-  try:
-    content = json.loads(content)
-  except (ValueError, RecursionError) as error:
-    raise errors.DataError(f'{path} is not valid JSON: {error}') from error
-  if not isinstance(content, dict):
-    raise errors.DataError(f'{path} does not hold a JSON object')
-  return content
+  return special_tokens.parse(read_small(directory, name), directory / name)
 
 
 def read_small(directory: Path, name: str) -> bytes:

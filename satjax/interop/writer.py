@@ -7,19 +7,17 @@ temporary folder first; what is there is replaced last.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import hashlib
-import json
 import math
 import os
 from pathlib import Path
 import shutil
 import tempfile
-from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from satjax import errors
+from satjax import errors, files
 from satjax.interop import weights
 
 OURS = {'written_by': 'satjax'}  # only such a directory is overwritten
@@ -47,12 +45,10 @@ def write(
   Other files stay. The checksums of all that is written are added.
 
   Args:
-    directory: made if need be.
     shapes: of the stored tensors, by name, in their order.
     tensor: from a name to that tensor, contiguous and of `dtype`. Called once
       each, in order.
     contents: other files by name; a config.json with `OURS` among them.
-    dtype: of every tensor.
     max_shard_bytes: more weights than this go into several files; as much is
       held in memory.
     tick: called with the bytes of each tensor when it is made, and again when
@@ -70,9 +66,9 @@ def write(
   total = sum(sizes.values())
   contents, sums = dict(contents), {}
   if len(shards) > 1:
-    files = {name: file for file, names in shards.items() for name in names}
-    index = {'metadata': {'total_size': total}, 'weight_map': files}
-    contents[weights.INDEX] = to_json(index)
+    owners = {name: file for file, names in shards.items() for name in names}
+    index = {'metadata': {'total_size': total}, 'weight_map': owners}
+    contents[weights.INDEX] = files.to_json(index)
 
   def made(name):
     array = tensor(name)
@@ -97,7 +93,7 @@ def write(
       write_tensors(temporary / file, {n: made(n) for n in names}, tick=tick)
       sums[file] = checksum(temporary / file)
     listed = {'algorithm': ALGORITHM, 'files': dict(sorted(sums.items()))}
-    write_file(temporary / CHECKSUMS, to_json(listed))
+    write_file(temporary / CHECKSUMS, files.to_json(listed))
 
 
 @contextlib.contextmanager
@@ -109,10 +105,11 @@ def replacing(
   stale: Sequence[str] = (),
   last: Sequence[str] = (),
 ) -> Iterator[Path]:
-  """A folder whose files go to a directory when all of them are written.
+  """A folder whose files go to `root` when all of them are written.
+
+  The root is made if need be; other files in it stay.
 
   Args:
-    root: the directory; made if need be, other files in it stay.
     foreign: names what is somebody else's in an existing directory, if it is.
     num_bytes: that the files will take.
     stale: names of files that are deleted before any is moved.
@@ -143,10 +140,10 @@ def replacing(
       yield temporary
       for old in stale:
         (root / old).unlink(missing_ok=True)
-      files = sorted(temporary.iterdir(), key=lambda file: file.name in last)
+      written = sorted(temporary.iterdir(), key=lambda file: file.name in last)
       # safetensors makes its files private to the user.
-      mode = next(f for f in files if f.suffix == '.json').stat().st_mode
-      for path in files:
+      mode = next(f for f in written if f.suffix == '.json').stat().st_mode
+      for path in written:
         path.chmod(mode)
         os.replace(path, root / path.name)
   except errors.StorageError:
@@ -184,11 +181,6 @@ def write_tensors(
     ):
       raise OSError(f'{name} in {path.name} reads back different')
     tick(array.nbytes)
-
-
-def to_json(content: Mapping[str, Any]) -> bytes:
-  """A JSON file of a model directory."""
-  return (json.dumps(content, indent=2) + '\n').encode()
 
 
 def checksum(

@@ -44,15 +44,15 @@ def test_text_is_kept_by_rule(tmp_path, kind, content, text):
   )
   assert BYTE.decode(built.tokens) == text
   (source,) = batches.sources
-  assert source.num_tokens == len(built.tokens)
-  assert source.num_rows == (len(built.tokens) - 1) // 2
+  assert len(source.table.tokens) == len(built.tokens)
+  assert len(source) == (len(built.tokens) - 1) // 2
 
 
 def test_ten_megabytes_in_one_line(tmp_path):
   line = json.dumps({'text': 'x' * 10_000_000}).encode()
   batches = make(tmp_path, line, 'jsonl', seq_len=1000)
   (source,) = batches.sources  # which cuts it into several documents
-  assert source.num_tokens - 2 * source.num_documents == 10_000_000
+  assert len(source.table.tokens) - 2 * len(source.table.starts) == 10_000_000
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_one_record_is_enough(tmp_path):
 def test_documents_shorter_than_the_context_share_rows(tmp_path):
   lines = b'\n'.join([PAIR] * 40)
   batches = make(tmp_path, lines, 'jsonl', seq_len=16, packing='best_fit')
-  rows = [batches[step] for step in range(batches.sources[0].num_rows)]
+  rows = [batches[step] for step in range(len(batches.sources[0]))]
   assert sum(row['weights'].sum() for row in rows) == 40 * 3
   assert sum((row['positions'] == 1).sum() for row in rows) == 40
 

@@ -190,13 +190,13 @@ def test_batches_of_packed_rows_depend_on_their_number_alone(tmp_path):
   assert one.fingerprint == two.fingerprint
   (source,) = one.sources
   seen = collections.Counter()
-  for number, batch in zip(range(source.num_rows), two.iterate(0)):
+  for number, batch in zip(range(len(source)), two.iterate(0)):
     for name, values in one[number].items():
       np.testing.assert_array_equal(values, batch[name])
     for i in range(3):
       seen.update(documents_of({n: v[i] for n, v in batch.items()}))
   # Three epochs of all documents.
-  assert len(seen) == source.num_documents
+  assert len(seen) == len(source.table.starts)
   assert set(seen.values()) == {3}
   other = models.make_data(
     train=data.train, seq_len=20, packing='concat_then_split'

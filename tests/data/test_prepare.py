@@ -22,21 +22,16 @@ from satjax.data.encode import Encoder
 from satjax.data.tokenise import Settings
 from tests.data import subword_samples
 
-MIXTURE = prepare.Mixture((), (), (), 2**20)
-SETTINGS = Settings('byte', 'plain', 0.3, 0.2, 'keep', 0, None)
+SETTINGS = Settings(
+  (), (), (), 2**20, 'byte', 'plain', 0.3, 0.2, 'keep', 0, None
+)
 
 
 def run(sources, out, count=0, **changes):
   """Prepares sources of weight 1."""
-  mixture = dataclasses.replace(
-    MIXTURE,
-    sources=sources,
-    weights=changes.pop('weights', [1.0] * len(sources)),
-    columns=changes.pop('columns', ()),
-    shard_tokens=changes.pop('shard_tokens', MIXTURE.shard_tokens),
-  )
-  settings = dataclasses.replace(SETTINGS, **changes)
-  return prepare.prepare(mixture, settings, out, workers=count)
+  changes = {'weights': (1.0,) * len(sources)} | changes
+  settings = dataclasses.replace(SETTINGS, sources=tuple(sources), **changes)
+  return prepare.prepare(settings, out, workers=count)
 
 
 def files_of(out):

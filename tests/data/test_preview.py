@@ -48,7 +48,7 @@ def test_learned_spans_are_the_answers(source, packing):
     data, split='train', batch_size=1, tokenizer=BYTE, vocab_size=320
   )
   count = 0
-  for step in range(batches.sources[0].num_rows):
+  for step in range(len(batches.sources[0])):
     row = {name: v[0] for name, v in batches[step].items()}
     text = preview.render(row, BYTE)
     learned, others = pieces(text)
@@ -59,7 +59,7 @@ def test_learned_spans_are_the_answers(source, packing):
       assert re.match(r'<begin><\|im_start\|>user\nWhat is', ''.join(others))
   # Nothing is shown that is not counted; a row that begins inside of an answer
   # can't show its first token as learned: the row before it did.
-  assert abs(count) <= batches.sources[0].num_rows
+  assert abs(count) <= len(batches.sources[0])
   if packing == 'best_fit':
     assert count == 0
 

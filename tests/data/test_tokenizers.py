@@ -61,7 +61,6 @@ def test_fingerprint_is_stable():
 def test_bytes_stand_for_themselves():
   assert BYTE.id_bytes.tolist() == [1] * 256 + [0, 0]
   assert BYTE.prefix_bytes == 0
-  assert BYTE.files() == {}
 
 
 @pytest.mark.parametrize(

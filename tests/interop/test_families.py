@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from satjax import errors, tree
-from satjax.interop import grow, huggingface, llama, writer
+from satjax import errors, files, tree
+from satjax.interop import grow, huggingface, llama
 from tests import models
 
 CONFIG = models.make(head_dim=2, mlp_dim=10)
@@ -245,6 +245,6 @@ def test_fused_matrices_that_are_wrong_are_named(phi3):
 def test_other_positions_of_phi3_are_refused(phi3, changes, problem):
   stored = json.loads((phi3 / 'config.json').read_text()) | changes
   stored.pop('rope_parameters')
-  (phi3 / 'config.json').write_bytes(writer.to_json(stored))
+  (phi3 / 'config.json').write_bytes(files.to_json(stored))
   with pytest.raises(errors.DataError, match=problem):
     huggingface.load(phi3)

@@ -7,7 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-import types
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -16,7 +15,8 @@ import pytest
 import safetensors.numpy
 
 from satjax import errors, tree
-from satjax.interop import byte_tokenizer, huggingface
+from satjax.data import tokenizers
+from satjax.interop import huggingface
 from tests import models
 
 GROUPED = models.make(
@@ -26,7 +26,7 @@ GROUPED = models.make(
   rope_theta=500_000.0,
 )
 TIED = dataclasses.replace(GROUPED, tied=True, num_kv_heads=4, head_dim=2)
-BYTES = types.SimpleNamespace(name='byte', bos_id=256, eos_id=257)
+BYTES = tokenizers.ByteTokenizer()
 TENSORS = 3 + 2 * 9
 
 
@@ -291,7 +291,8 @@ def test_special_ids_of_a_text_without_tokenizer_are_null(saved):
 
 
 def test_byte_vocabulary_is_the_one_of_byte_level_bpe():
-  vocab = byte_tokenizer.files()['tokenizer.json']['model']['vocab']
+  described = json.loads(tokenizers.ByteTokenizer().files()['tokenizer.json'])
+  vocab = described['model']['vocab']
   assert sorted(vocab.values()) == list(range(256))
   assert vocab['A'] == 65
   assert vocab['Ġ'] == ord(' ')
