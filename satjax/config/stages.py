@@ -13,6 +13,7 @@ from typing import Any
 
 from satjax import errors
 from satjax.config import specs as specs_lib
+from satjax.config.groups import LoraConfig, ModelConfig
 from satjax.growth.operators import Depth, Learn, Length, Operator, Width
 
 
@@ -20,30 +21,20 @@ from satjax.growth.operators import Depth, Learn, Length, Operator, Width
 class Stage:
   """What trains, and how, from step `start` on.
 
-  Attributes:
-    start: completed steps before the first one.
-    model: `config.ModelConfig` of the whole model.
-    seq_len: tokens in a row.
-    batch_size: rows in a batch; as many tokens as ever.
-    mode: 'all'; 'learn', maps from the model before to this one; 'ramp', new
-      units are let in; 'frozen', old layers stand still; 'lora', adapters.
-    operators: that lead here from the model before; (): this model was there.
-    length: steps of the mode; 0: until the next stage.
-    trains: names of leaves outside of the blocks that train; 'frozen' only.
-    base: the model before the last hop; None: there was none.
-    lora: `config.LoraConfig` of the adapters; 'lora' only.
+  A `mode` is 'all'; 'learn', maps from the model before to this one; 'ramp',
+  new units are let in; 'frozen', old layers stand still; or 'lora', adapters.
   """
 
-  start: int
-  model: Any
+  start: int  # completed steps before the first one
+  model: ModelConfig  # whole
   seq_len: int
-  batch_size: int
+  batch_size: int  # rows; as many tokens as ever
   mode: str = 'all'
-  operators: tuple[Operator, ...] = ()
-  length: int = 0
-  trains: tuple[str, ...] = ()
-  base: Any = None
-  lora: Any = None
+  operators: tuple[Operator, ...] = ()  # from the model before to this one
+  length: int = 0  # steps of the mode; 0: until the next stage
+  trains: tuple[str, ...] = ()  # 'frozen': leaves beside the blocks that do
+  base: ModelConfig | None = None  # before the last hop
+  lora: LoraConfig | None = None
 
   @property
   def has_frozen_base(self) -> bool:

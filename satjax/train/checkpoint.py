@@ -136,14 +136,8 @@ class Checkpoints:
   ) -> Restored | None:
     """The checkpoint that is furthest on and whole, or the one of `step`.
 
-    Args:
-      abstract: from the JSON record to the tree of ShapeDtypeStructs (with
-        shardings) to restore.
-      step: a completed step; None: the newest of any kind.
-      kind: the folder of `step`.
-
-    Returns:
-      None if there is no checkpoint at all.
+    `abstract` goes from the JSON record to the tree of ShapeDtypeStructs (with
+    shardings) to restore. None if there is no checkpoint at all.
 
     Raises:
       DataError: there are checkpoints and all are damaged, or there is none of

@@ -65,12 +65,7 @@ class _Run:
 def train(config: Config, workdir: str | os.PathLike) -> list[dict[str, float]]:
   """Trains to the end, from the newest checkpoint in `workdir` if there is one.
 
-  Args:
-    config: what to run; a workdir that was begun with other settings refuses.
-    workdir: folder of the run, made if need be.
-
-  Returns:
-    The records of metrics.jsonl.
+  Returns the records of metrics.jsonl.
 
   Raises:
     ConfigError: settings that cannot work together or with this machine.

@@ -32,11 +32,8 @@ class Writer:
     What an interrupted process wrote of steps that are about to happen again is
     dropped, from the lines and from TensorBoard.
 
-    Args:
-      workdir: of the run.
-      step: completed steps of the checkpoint that it goes on from; None: it
-        begins.
-      grown: whether the growth after `step` has happened as well.
+    `step`: completed ones of the checkpoint that it goes on from; None: it
+    begins. `grown`: whether the growth after `step` has happened as well.
     """
     from tensorboardX import SummaryWriter
 

@@ -19,19 +19,12 @@ from satjax.sparsity import ladder as ladder_lib
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-  """Static shapes of a train step.
+  """Static shapes of a train step."""
 
-  Attributes:
-    stage: the model, and how it trains.
-    rung: of the ladder, from 0.
-    layers: what takes part in each layer.
-    is_sparse: whether any neuron is left out.
-  """
-
-  stage: Stage
-  rung: int
-  layers: tuple[flops.Layer, ...]
-  is_sparse: bool
+  stage: Stage  # the model, and how it trains
+  rung: int  # of the ladder, from 0
+  layers: tuple[flops.Layer, ...]  # what takes part in each
+  is_sparse: bool  # whether any neuron is left out
 
   @property
   def num_layers(self) -> int:

@@ -15,11 +15,7 @@ from satjax.tree import PyTree
 
 
 class Programs:
-  """Compiles each distinct shape once, in the background where asked ahead.
-
-  Attributes:
-    count: how many shapes have been compiled or are being compiled.
-  """
+  """Compiles each distinct shape once, in the background where asked ahead."""
 
   def __init__(self, setup: Setup, batch: PyTree):
     """`batch`: one, or its shapes."""
@@ -30,6 +26,7 @@ class Programs:
 
   @property
   def count(self) -> int:
+    """How many shapes have been compiled or are being compiled."""
     return len(self._programs)
 
   def prepare(self, phase: Phase) -> None:

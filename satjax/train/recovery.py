@@ -9,17 +9,12 @@ WINDOW = 10  # steps in a mean
 
 @dataclasses.dataclass
 class Recovery:
-  """Compares the mean loss of ten steps with that of the ten before a hop.
+  """Compares the mean loss of ten steps with that of the ten before a hop."""
 
-  Attributes:
-    recent: losses of the last steps, since the hop if there is a target.
-    target: mean loss before the hop; None: nothing to come back to.
-    start: step of the hop.
-  """
-
+  # Losses of the last steps, since the hop if there is a target.
   recent: list[float] = dataclasses.field(default_factory=list)
-  target: float | None = None
-  start: int = 0
+  target: float | None = None  # mean loss before the hop; None: there was none
+  start: int = 0  # step of the hop
 
   def grown(self, step: int) -> None:
     """Growth after `step` steps."""

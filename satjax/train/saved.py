@@ -17,23 +17,14 @@ from satjax.tree import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-  """A checkpoint of a run.
-
-  Attributes:
-    config: of the run.
-    step: how many steps it has completed.
-    stage: that they ended in.
-    params: of the model, adapters added to them.
-    setup: of the run.
-    adapters: by themselves (`lora`); None: there are none.
-  """
+  """A checkpoint of a run."""
 
   config: Config
-  step: int
-  stage: Stage
-  params: PyTree
+  step: int  # completed ones
+  stage: Stage  # that they ended in
+  params: PyTree  # of the model, adapters added to them
   setup: setup_lib.Setup
-  adapters: PyTree = None
+  adapters: PyTree = None  # by themselves (`lora`), if there are any
 
   @property
   def tokenizer(self) -> tokenizers.Tokenizer:
@@ -47,10 +38,8 @@ class Saved:
 def restore(workdir: str | os.PathLike, step: str | int | None = None) -> Saved:
   """The model of a run as of `step`, or of the newest checkpoint.
 
-  Args:
-    workdir: of the run.
-    step: completed steps, such as 30; 'before_growth:30' or 'after_growth:30'
-      for the model on either side of a hop.
+  `step`: completed ones, such as 30; or 'before_growth:30', 'after_growth:30'
+  for the model on either side of a hop.
 
   Raises:
     ConfigError: `workdir` is not one, or `step` is none.
