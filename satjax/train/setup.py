@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import optax
@@ -153,14 +154,13 @@ def initial_state(setup: Setup) -> TrainState:
   has_frozen_base = stages.stages(config)[0].has_frozen_base
   tx = optax.identity() if has_frozen_base else setup.tx
 
-  def create(key):
-    params = decoder.init_params(config.model, key)
-    return state_lib.new_state(params, tx)
-
+  init = functools.partial(decoder.init_params, config.model)
   key = jax.random.key(config.train.seed)
   parks = config.sparsity.rest == 'host'
   if not config.model.init_from:
-    return (_parked if parks else placed)(setup, create, key)
+    if parks:
+      return _parked_state(setup, tx, _parked(setup, init, key))
+    return placed(setup, lambda key: state_lib.new_state(init(key), tx), key)
 
   def place(path, shape, read):
     where = sharding.leaf_sharding(setup.mesh, path, shape)
@@ -171,10 +171,15 @@ def initial_state(setup: Setup) -> TrainState:
     )
 
   model = models.load(config.model.init_from, setup.tokenizer, place=place)
-  create = functools.partial(state_lib.new_state, tx=tx)
   if parks:
-    return _parked(setup, create, model.params)
+    return _parked_state(setup, tx, model.params)
+  create = functools.partial(state_lib.new_state, tx=tx)
   return placed(setup, create, model.params, donate=(0,))
+
+
+def _parked_state(setup, tx, params):
+  step = setup.replicate(jnp.zeros((), jnp.int32))
+  return TrainState(step, params, _parked(setup, tx.init, params))
 
 
 def _parked(setup, program, *args):

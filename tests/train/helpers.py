@@ -6,13 +6,16 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from configs import tiny
 from satjax import tree
 from satjax.config import stages
 from satjax.config.run import Config
+from satjax.model import decoder
 from satjax.train import phases, views, window
 from satjax.train import setup as setup_lib
+from satjax.train.state import TrainState, new_state
 
 
 def make_config(**overrides) -> Config:
@@ -64,6 +67,27 @@ def one_device(config: Config) -> setup_lib.Setup:
   return setup_lib.make_setup(config, jax.devices()[:1])
 
 
+def initial_state(setup: setup_lib.Setup) -> TrainState:
+  """`setup.initial_state`, its random weights drawn once for all tests."""
+  config = setup.config
+  if config.model.init_from or config.sparsity.rest == 'host':
+    return setup_lib.initial_state(setup)
+  is_base = stages.stages(config)[0].has_frozen_base
+  tx = optax.identity() if is_base else setup.tx
+  params = _random_params(
+    dataclasses.replace(config.model, remat='none', dropout=0.0),
+    config.train.seed,
+  )
+  create = functools.partial(new_state, tx=tx)
+  return setup_lib.placed(setup, create, params)
+
+
+@functools.cache
+def _random_params(model, seed):
+  init = jax.jit(functools.partial(decoder.init_params, model))
+  return jax.device_get(init(jax.random.key(seed)))
+
+
 def run(config, *, steps=None, dtype=np.float32, setup=None, start=None):
   """Trains on random batches as the loop does.
 
@@ -71,7 +95,7 @@ def run(config, *, steps=None, dtype=np.float32, setup=None, start=None):
     The full final state, the losses, and how often the step was traced.
   """
   setup = setup or one_device(config)
-  state = start or setup_lib.initial_state(setup)
+  state = start or initial_state(setup)
   state = jax.tree.map(
     lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x,
     state,

@@ -40,7 +40,7 @@ def assert_close(actual, expected, **tolerance):
 def test_a_step_draws_from_the_seed_and_its_number():
   config = make_config(train__seed=7)
   setup = helpers.one_device(config)
-  state, batch = setup_lib.initial_state(setup), helpers.random_batch(config, 0)
+  state, batch = helpers.initial_state(setup), helpers.random_batch(config, 0)
   own = setup_lib.make_step(setup)
   assert own.keywords['seed'] == 7
 
@@ -98,7 +98,7 @@ def test_adapters_see_the_masks_of_the_whole_model():
 def test_nothing_but_a_training_step_sees_it():
   plain, config = make_config(0.0, **HALF), make_config(**HALF)
   batch = helpers.random_batch(plain, 0)
-  params = setup_lib.initial_state(helpers.one_device(plain)).params
+  params = helpers.initial_state(helpers.one_device(plain)).params
   lengths = jnp.full(4, 32, jnp.int32)
 
   def programs(config):

@@ -54,7 +54,7 @@ def started(config):
 def trained(config, steps):
   """The windows of the steps of a run, as they are after each."""
   setup = helpers.one_device(config)
-  now = window.first(setup, setup_lib.initial_state(setup))
+  now = window.first(setup, helpers.initial_state(setup))
   seen = []
   for step in range(steps):
     stage = stages.stage_at(config, step)
@@ -328,7 +328,7 @@ def test_a_run_may_grow_and_then_go_sparse():
 def test_what_is_remembered_of_selections_starts_anew_after_growth():
   config = make_config((3 * STEP, 'stack', 2), **SPARSE)
   setup = helpers.one_device(config)
-  now = window.first(setup, setup_lib.initial_state(setup))
+  now = window.first(setup, helpers.initial_state(setup))
   counts = []
   for step in range(6):
     stage = stages.stage_at(config, step)

@@ -88,7 +88,7 @@ def setup_of(config):
 def begin(config, dtype=np.float32):
   """Setup and first window; its adapters are random."""
   setup = setup_of(config)
-  state = setup_lib.initial_state(setup)
+  state = helpers.initial_state(setup)
   params = jax.tree.map(lambda x: x.astype(dtype), state.params)
   now = window.first(setup, setup.place(state.replace(params=params)))
   assert jax.tree.leaves(now.state.params)[0].dtype == dtype
@@ -123,7 +123,7 @@ def step_of(setup):
 def test_adapters_change_nothing_at_first(dtype):
   config = make_config(model__dtype=dtype)
   setup = setup_of(config)
-  now = window.first(setup, setup_lib.initial_state(setup))
+  now = window.first(setup, helpers.initial_state(setup))
   batch = helpers.random_batch(config, 0)
   view = views.view_of(config, now.stage)
   seen, rest = view(now.state.params, now.state, now.forward_extra)
@@ -194,7 +194,7 @@ def test_gradients_are_those_of_the_sum_by_the_chain_rule(parts):
 def test_the_model_stands_still_bitwise(options):
   config = make_config(**options)
   setup = setup_of(config)
-  start = setup_lib.initial_state(setup)
+  start = helpers.initial_state(setup)
   before = jax.device_get(start.params)
   first = window.first(setup, start)
   adapters = jax.device_get(first.state.params)

@@ -15,7 +15,7 @@ from satjax.train import setup as setup_lib
 from tests.train import helpers
 
 SIZES = {
-  'model__num_layers': 4,
+  'model__num_layers': 2,
   'model__mlp_dim': 512,
   'data__seq_len': 8,
   'train__batch_size': 2,

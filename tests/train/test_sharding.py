@@ -127,7 +127,7 @@ def test_rows_of_a_selection_never_leave_their_device(mesh):
 def test_parts_of_a_state_lie_where_the_table_of_axes_wants_them():
   config = make_config((1, 4, 2), **HALF, sparsity__shards=2)
   setup = make_setup(config)
-  now = window.first(setup, setup_lib.initial_state(setup))
+  now = window.first(setup, helpers.initial_state(setup))
   batch = setup.put_batch(helpers.random_batch(config, 0))
   now = window.turn_over(setup, now, 0, batch)
   order = now.order
@@ -155,7 +155,7 @@ def trained(mesh):
     train__num_steps=6,
   )
   setup = make_setup(config)
-  now = window.first(setup, setup_lib.initial_state(setup))
+  now = window.first(setup, helpers.initial_state(setup))
   losses, kept = [], []
   step = jax.jit(setup_lib.make_step(setup))
   for number in range(6):

@@ -101,7 +101,7 @@ def test_growth_doubles_the_layers_and_the_run_goes_on():
 def test_a_full_selection_in_any_order_is_dense():
   config = helpers.make_config()
   setup = helpers.one_device(config)
-  state = setup_lib.initial_state(setup)
+  state = helpers.initial_state(setup)
   rng = np.random.default_rng(0)
 
   def order(n):
@@ -179,7 +179,7 @@ def test_compact_equals_masked_in_float32_also_across_growth():
 def test_omitted_rows_are_untouched_bitwise():
   config = helpers.make_config(**SPARSE | {'sparsity__refresh_every': 50})
   setup = helpers.one_device(config)
-  start = setup_lib.initial_state(setup)
+  start = helpers.initial_state(setup)
   before = jax.device_get(start)
   now = window.turn_over(
     setup, window.first(setup, start), 0, helpers.random_batch(config, 0)
@@ -276,7 +276,7 @@ def test_a_tiny_model_learns_a_periodic_text():
     growth__hops=((75 * 128, 'stack', 2),),
   )
   setup = helpers.one_device(config)
-  now = window.first(setup, setup_lib.initial_state(setup))
+  now = window.first(setup, helpers.initial_state(setup))
   step_fn = jax.jit(setup_lib.make_step(setup), donate_argnums=0)
   text = np.tile(np.arange(8, dtype=np.int32), 64)
   rows = np.stack([text[i : i + 33] for i in range(4)])

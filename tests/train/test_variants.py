@@ -10,7 +10,6 @@ import pytest
 from satjax import tree
 from satjax.model import decoder
 from satjax.train import phases, programs, window
-from satjax.train import setup as setup_lib
 from satjax.train import step as step_lib
 from tests.train import helpers
 
@@ -120,7 +119,7 @@ def test_a_variant_is_not_the_default(name):
 
 @pytest.mark.parametrize('omitted', ['frozen', 'decayed'])
 def test_rows_that_rest_in_host_memory_train_alike(omitted):
-  options = {**SPARSE, 'sparsity__omitted': omitted}
+  options = {**SPARSE, 'sparsity__omitted': omitted, 'train__num_steps': 5}
   (state, losses), (other, others) = (
     helpers.run(helpers.make_config(**options, sparsity__rest=rest))[:2]
     for rest in ('device', 'host')
@@ -138,7 +137,7 @@ def test_rows_that_rest_in_host_memory_train_alike(omitted):
 def open_window(**options):
   config = helpers.make_config(**{**SPARSE, **options})
   setup = helpers.one_device(config)
-  state = setup_lib.initial_state(setup)
+  state = helpers.initial_state(setup)
   dense = jax.tree.map(jnp.copy, state.params)
   batch = helpers.random_batch(config, 0)
   now = window.turn_over(setup, window.first(setup, state), 0, batch)
@@ -283,7 +282,7 @@ def test_telemetry_by_hand():
 def test_replay_is_training_on_nothing():
   config = helpers.make_config(optimizer__weight_decay=0.1)
   setup = helpers.one_device(config)
-  state = setup_lib.initial_state(setup)
+  state = helpers.initial_state(setup)
   options = {'tx': setup.tx, 'schedule': setup.schedule}
   grads = jax.tree.map(lambda p: 0.1 * p, state.params)
   state = step_lib.update(state, grads, **options)
@@ -316,7 +315,7 @@ def test_what_compiles_ahead_has_the_shapes_of_what_runs():
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), batch
   )
   program = programs.compile_phase(setup, abstract, phases.phase_at(config, 0))
-  now = window.first(setup, setup_lib.initial_state(setup))
+  now = window.first(setup, helpers.initial_state(setup))
   now = window.turn_over(setup, now, 0, batch)
   assert isinstance(now.state.params['blocks'], tuple)
   state, metrics = program(now.state, batch, now.forward_extra)
