@@ -7,8 +7,8 @@ import shutil
 import sys
 import tempfile
 
-# These halve the time of a compilation, but XLA ends a process that names a flag
-# which it does not know: only for the release that they were tried with.
+# These halve the time of a compilation. But XLA ends a process that names a
+# flag it does not know: only for the release that they were tried with.
 _QUICKER = (
   [
     '--xla_cpu_use_fusion_emitters=false',
