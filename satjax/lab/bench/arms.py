@@ -100,7 +100,7 @@ class TrainArm:
     """The same program with a state of its own, that never refreshes."""
     now = self.window
     state, rest = jax.tree.map(jnp.copy, (now.state, now.forward_extra))
-    now = window.Window(state, self.compiled.phase.stage, rest=rest)
+    now = window.Window(state, self.compiled.phase.stage, forward_extra=rest)
     return dataclasses.replace(self, window=now)
 
 
