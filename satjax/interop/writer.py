@@ -46,15 +46,11 @@ def write(
 
   Args:
     shapes: of the stored tensors, by name, in their order.
-    tensor: from a name to that tensor, contiguous and of `dtype`. Called once
-      each, in order.
+    tensor: from a name to that tensor, contiguous; called once each, in order.
     contents: other files by name; a config.json with `OURS` among them.
-    max_shard_bytes: more weights than this go into several files; as much is
-      held in memory.
-    tick: called with the bytes of each tensor when it is made, and again when
-      it is written and read back.
-    stale: names of files that would contradict `contents`; deleted, unless
-      they are among them.
+    max_shard_bytes: of a file, and held in memory.
+    tick: called with the bytes of each tensor, made and again when read back.
+    stale: files to delete, unless they are in `contents`.
 
   Raises:
     StorageError: the directory cannot be written, has too little room, holds

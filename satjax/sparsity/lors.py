@@ -48,12 +48,11 @@ def lors(
 ) -> optax.GradientTransformationExtraArgs:
   """Leaves unimportant neurons out of the updates of `inner`, on a ladder.
 
-  Everything runs inside jit: the omission rate follows the transform's own
-  step count, and the mask is chosen again every `refresh_every` steps and at
-  each rung. Ma et al. (2024) describe the method; the forms are ours.
+  Everything runs inside jit: the rate follows the transform's own step count,
+  and the mask is chosen again every `refresh_every` steps and at each rung. Ma
+  et al. (2024) describe the method; the forms are ours.
 
-  Rates become whole neurons as in a run: `ladder.realised_rates(total,
-  multiple, groups)` tells which.
+  `ladder.realised_rates` tells which rates whole neurons make of it.
 
   Args:
     ladder: omission rate over the steps, for all units or by unit.
@@ -62,30 +61,21 @@ def lors(
       None: the heads and channels of satjax's own parameter tree.
     importance: 'magnitude' or 'uniform', computed from the new parameters;
       `update(..., scores={unit: array})` takes precedence.
-    selection: 'top_k' or 'sample', with a `temperature`; see
-      `selection.keep`.
-    refresh_every: steps with the same mask; 0: the caller replaces
-      `state.mask` itself.
+    selection: 'top_k' or 'sample', with a `temperature` (`selection.keep`).
+    refresh_every: steps with the same mask; 0: the caller sets `state.mask`.
     omitted: 'frozen', the moments and the decay of omitted neurons rest; or
       'decayed', they run on as for a zero gradient.
     multiple: kept counts are a multiple of this in every unit but 'heads'.
-    groups: by unit, equal runs of neurons that keep the same number each; the
-      count is a common multiple of both.
+    groups: by unit, equal runs of neurons that keep as many each.
     seed: of the sampling.
 
   Raises:
     ValueError: an option that is not known; in `init`, a rate or groups that
       the neurons of a unit cannot realise; an `update` without `params`.
   """
-  for name, value, allowed in (
-    ('omitted', omitted, ('frozen', 'decayed')),
-    ('importance', importance, ('magnitude', 'uniform')),
-    ('selection', selection, ('top_k', 'sample')),
-  ):
-    if value not in allowed:
-      raise ValueError(
-        f'lors: {name} {value!r}; allowed: {" | ".join(map(repr, allowed))}'
-      )
+  _check('omitted', omitted, 'frozen', 'decayed')
+  _check('importance', importance, 'magnitude', 'uniform')
+  _check('selection', selection, 'top_k', 'sample')
   ranked = {'method': selection, 'temperature': temperature}
 
   def choose(params, count, scores=None):
@@ -106,6 +96,12 @@ def lors(
   return optax.GradientTransformationExtraArgs(
     *_transform(inner, choose, rungs, refresh_every, omitted)
   )
+
+
+def _check(name, value, *allowed):
+  if value not in allowed:
+    known = ' | '.join(map(repr, allowed))
+    raise ValueError(f'lors: {name} {value!r}; allowed: {known}')
 
 
 def _transform(inner, choose, rungs, refresh_every, omitted):
