@@ -48,7 +48,6 @@ def write(
     shapes: of the stored tensors, by name, in their order.
     tensor: from a name to that tensor, contiguous; called once each, in order.
     contents: other files by name; a config.json with `OURS` among them.
-    max_shard_bytes: of a file, and held in memory.
     tick: called with the bytes of each tensor, made and again when read back.
     stale: files to delete, unless they are in `contents`.
 

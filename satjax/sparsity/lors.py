@@ -52,10 +52,9 @@ def lors(
   and the mask is chosen again every `refresh_every` steps and at each rung. Ma
   et al. (2024) describe the method; the forms are ours.
 
-  `ladder.realised_rates` tells which rates whole neurons make of it.
-
   Args:
-    ladder: omission rate over the steps, for all units or by unit.
+    ladder: omission rate over the steps, for all units or by unit; its
+      `realised_rates` tells what whole neurons make of them.
     units: `{unit: {path of a parameter: its axes that number the neurons}}`,
       such as `{'hidden': {'Dense_0/kernel': (1,), 'Dense_1/kernel': (0,)}}`.
       None: the heads and channels of satjax's own parameter tree.
@@ -90,12 +89,15 @@ def lors(
       kept[unit] = _keep(one, count, unit, score, key, tile, runs, ranked)
     return masks(params, own, kept)
 
-  ladders = ladder.values() if isinstance(ladder, Mapping) else [ladder]
-  rungs = np.array(sorted({b for one in ladders for b in one.boundaries}))
   inner = optax.with_extra_args_support(inner)
-  return optax.GradientTransformationExtraArgs(
-    *_transform(inner, choose, rungs, refresh_every, omitted)
-  )
+  rungs = _boundaries(ladder)
+  both = _transform(inner, choose, rungs, refresh_every, omitted)
+  return optax.GradientTransformationExtraArgs(*both)
+
+
+def _boundaries(ladder):
+  ladders = ladder.values() if isinstance(ladder, Mapping) else [ladder]
+  return np.array(sorted({b for one in ladders for b in one.boundaries}))
 
 
 def _check(name, value, *allowed):
