@@ -90,8 +90,7 @@ def lors(
     return masks(params, own, kept)
 
   inner = optax.with_extra_args_support(inner)
-  rungs = _boundaries(ladder)
-  both = _transform(inner, choose, rungs, refresh_every, omitted)
+  both = _transform(inner, choose, _boundaries(ladder), refresh_every, omitted)
   return optax.GradientTransformationExtraArgs(*both)
 
 
