@@ -47,7 +47,7 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, tokens_BT, positions_BT, context, rest=None, seeds_B=None, cache=None
+    self, tokens_BT, positions_BT, context, extra=None, seeds_B=None, cache=None
   ):
     c = self.stacks[0]
     init = nn.initializers.normal(c.embed_dim**-0.5)
@@ -59,7 +59,7 @@ class Decoder(nn.Module):
     seen, caches, first = [], [], 0
     for number, config in enumerate(self.stacks):
       stack = self._stack(config, stack_name(number, len(self.stacks)))
-      own = rest and rest[number], _keys(seeds_B, first, config.num_layers)
+      own = extra and extra[number], _keys(seeds_B, first, config.num_layers)
       layer_L = None if cache is None else jnp.arange(config.num_layers)
       (x_BTD, kept), observed = stack(
         (x_BTD, cache and cache[number]), (angles, context), (*own, layer_L)
@@ -122,7 +122,7 @@ def apply(
   config: ModelConfig,
   params: PyTree,
   batch: Mapping[str, jax.Array],
-  rest: PyTree = None,
+  extra: PyTree = None,
 ) -> jax.Array:
   """Logits of every position.
 
@@ -133,13 +133,13 @@ def apply(
     batch: 'tokens' int32 [B, T]; optional 'positions' int32 [B, T] (default 0,
       1, 2...), 'segments' int32 [B, T] (default: one document a row) and
       'dropout' uint32 [B], a seed for each row (default: no dropout).
-    rest: what the neurons that rest contribute (`layers.complete`), by stack
+    extra: what parked neurons contribute (`layers.complete`), by stack
       `{'attention': {...}, 'mlp': {...}}`, stacked on layers; None: nothing.
 
   Returns:
     float32 [B, T, V].
   """
-  return ops.logits(*run(config, params, batch, rest)[0])
+  return ops.logits(*run(config, params, batch, extra)[0])
 
 
 def observe(
@@ -160,7 +160,7 @@ def run(
   config: ModelConfig,
   params: PyTree,
   batch: Mapping[str, jax.Array],
-  rest: PyTree = None,
+  extra: PyTree = None,
   *,
   observe: Callable[[dict[str, Any]], Any] | None = None,
   mix: layers.Mix = layers.mix_rows,
@@ -182,13 +182,13 @@ def run(
   if positions_BT is None:
     positions_BT = jnp.arange(tokens_BT.shape[1])[None]
   stacks = tree.stacks(params)
-  rest = rest if isinstance(rest, tuple) else (rest,) * len(stacks)
+  extra = extra if isinstance(extra, tuple) else (extra,) * len(stacks)
   context = batch.get('segments') if context is None else context
   named = {name: leaf for name, leaf in params.items() if name != 'blocks'}
   for number, stack in enumerate(stacks):
     named[stack_name(number, len(stacks))] = stack
   fitted = tuple(fit(config, {'blocks': stack}) for stack in stacks)
-  arguments = positions_BT, context, rest, batch.get('dropout'), cache
+  arguments = positions_BT, context, extra, batch.get('dropout'), cache
   model = Decoder(fitted, mix, observe)
   return model.apply({'params': named}, tokens_BT, *arguments)
 

@@ -1,7 +1,7 @@
 """The two halves of a transformer block, as Linen modules.
 
 Each half is a plain function of its input and its weights, so that the same
-lines compute the neurons that take part and, where asked, those that rest.
+lines compute the neurons that take part and, where asked, the parked ones.
 """
 
 from collections.abc import Callable, Mapping
@@ -89,27 +89,27 @@ def complete(
   y_BTD: jax.Array,
   x_BTD: jax.Array,
   weights: Weights,
-  rest: Weights | None,
+  extra: Weights | None,
   branch: Callable[[jax.Array, Weights], tuple[jax.Array, Any]],
 ) -> jax.Array:
-  """Adds what the neurons that rest contribute to a branch, without gradient.
+  """Adds what parked neurons contribute to a branch, without gradient.
 
   Args:
     y_BTD: output of the neurons that take part.
     x_BTD: input of the branch.
     weights: of the neurons that take part.
-    rest: nothing, or any of 'scale' [], a factor on `y`; 'offset' [D], a
-      constant; and the resting rows of the weights, which compute exactly what
+    extra: nothing, or any of 'scale' [], a factor on `y`; 'offset' [D], a
+      constant; and the parked rows of the weights, which compute exactly what
       is missing. Matrices that are not cut are those of `weights`.
     branch: input and weights to output.
   """
-  rest = dict(rest or {})
-  if 'scale' in rest:
-    y_BTD *= rest.pop('scale').astype(y_BTD.dtype)
-  if 'offset' in rest:
-    y_BTD += rest.pop('offset').astype(y_BTD.dtype)
-  if rest:
-    whole = jax.lax.stop_gradient({**weights, **rest})
+  extra = dict(extra or {})
+  if 'scale' in extra:
+    y_BTD *= extra.pop('scale').astype(y_BTD.dtype)
+  if 'offset' in extra:
+    y_BTD += extra.pop('offset').astype(y_BTD.dtype)
+  if extra:
+    whole = jax.lax.stop_gradient({**weights, **extra})
     y_BTD += branch(jax.lax.stop_gradient(x_BTD), whole)[0]
   return y_BTD
 
@@ -153,7 +153,7 @@ class Block(nn.Module):
     c = self.config
     x_BTD, cache = carry
     angles, context = shared
-    rest, keys_B, layer = own
+    extra, keys_B, layer = own
 
     def mix(*qkv):
       return self.mix(c, qkv, context, layer, cache)
@@ -169,7 +169,7 @@ class Block(nn.Module):
       in_BTD = ops.rms_norm(x_BTD, gain_D, c.norm_eps)
       weights = HalfBlock(c, name=name)()
       y_BTD, seen[name] = branch(in_BTD, weights)
-      y_BTD = complete(y_BTD, in_BTD, weights, (rest or {}).get(name), branch)
+      y_BTD = complete(y_BTD, in_BTD, weights, (extra or {}).get(name), branch)
       if keys_B is not None:
         own_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, number)
         y_BTD = ops.dropout(y_BTD, own_B, c.dropout)

@@ -1,6 +1,6 @@
 """A sub-network is a smaller tree: rows gathered out, trained, merged back.
 
-`split` parts a state in two, the neurons that take part and those that rest;
+`split` parts a state in two, the neurons that take part and those parked;
 `merge` is its exact inverse. Every row is in one of the two and in one only, so
 nothing is stored twice and nothing can go stale. Both work on parameters and on
 a whole train state: moments mirror the parameters and are found by their path.
@@ -78,7 +78,7 @@ def split(
   consume: bool = False,
   call: Callable[..., Any] = run,
 ) -> tuple[PyTree, PyTree]:
-  """The sub-network, and what rests.
+  """The sub-network, and what is parked.
 
   Args:
     full: parameters, or any state that holds trees like them.
@@ -86,27 +86,27 @@ def split(
     stacks: all layers in turn. One leaves `blocks` a single stack; several make
       it a tuple.
     place: puts the rows that take part, by path, where they will live.
-    park: the same for resting rows.
+    park: the same for parked rows.
     consume: frees each leaf as soon as it has been parted.
     call: `run`, or `ahead`.
 
   Returns:
-    Two trees of the same form. The second has None where nothing rests, and
+    Two trees of the same form. The second has None where nothing is parked, and
     the first's scalars (step counts).
   """
-  sub, rest = {}, {}
+  sub, parked = {}, {}
   for path, leaf in tree.flatten(full).items():
     axis, cuts = _cuts(path, leaf.ndim, order, stacks)
     if cuts is None:
       is_state = tree.param_of(path) is None
       sub[path] = place(path, leaf)
-      rest[path] = call(_copy, leaf) if is_state else None
+      parked[path] = call(_copy, leaf) if is_state else None
       continue
     whole = place(path, leaf)
     parts = call(_split_leaf, whole, order.get(axis), cuts)
-    for name, (active, resting) in zip(_stack_paths(path, stacks), parts):
+    for name, (active, others) in zip(_stack_paths(path, stacks), parts):
       sub[name] = place(path, active)
-      rest[name] = resting if resting is None else park(path, resting)
+      parked[name] = others if others is None else park(path, others)
     if consume:
       for x in (leaf, whole):
         x.delete()
@@ -116,13 +116,13 @@ def split(
     form = _map_blocks(lambda blocks: (blocks,) * len(stacks), full)
   return tuple(
     tree.map_with_path(lambda path, _, part=part: part[path], form)
-    for part in (sub, rest)
+    for part in (sub, parked)
   )
 
 
 def merge(
   sub: PyTree,
-  rest: PyTree,
+  parked: PyTree,
   order: Mapping[str, jax.Array],
   stacks: Stacks,
   *,
@@ -134,7 +134,7 @@ def merge(
   """Inverse of `split`; `place` brings rows back, `home` takes full leaves."""
   inverse = call(_inverse, dict(order))
   inverse = {name: place('', rows) for name, rows in inverse.items()}
-  active, resting = tree.flatten(sub), tree.flatten(rest)
+  active, parked = tree.flatten(sub), tree.flatten(parked)
 
   def join(path, leaf):
     axis, cuts = _cuts(path, leaf.ndim, order, stacks)
@@ -142,7 +142,7 @@ def merge(
       return leaf
     names = _stack_paths(path, stacks)
     leaves = [active[name] for name in names]
-    others = [resting.get(name) for name in names]
+    others = [parked.get(name) for name in names]
     others = [x if x is None else place(path, x) for x in others]
     rows = inverse.get(axis)
     full = home(path, call(_merge_leaf, leaves, others, rows, cuts))
@@ -197,7 +197,7 @@ def _cuts(path, ndim, order, stacks):
 
 @functools.partial(jax.jit, static_argnums=2)
 def _split_leaf(leaf, order_LSR, cuts):
-  """[(active, resting or None)] of each stack."""
+  """[(active, parked or None)] of each stack."""
   parts = []
   for start, stop, count in cuts:
     layers = leaf[start:stop]
@@ -213,9 +213,9 @@ def _split_leaf(leaf, order_LSR, cuts):
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _merge_leaf(active, resting, inverse_LSR, cuts):
+def _merge_leaf(active, parked, inverse_LSR, cuts):
   layers = []
-  for (start, stop, count), kept, others in zip(cuts, active, resting):
+  for (start, stop, count), kept, others in zip(cuts, active, parked):
     if count is not None:
       rows = inverse_LSR[start:stop]
       runs = [_in_runs(x, rows) for x in (kept, others)]

@@ -17,14 +17,14 @@ def next_token_loss(
   model: ModelConfig,
   params: PyTree,
   batch: Mapping[str, jax.Array],
-  rest: PyTree = None,
+  extra: PyTree = None,
   chunk: int = 0,
 ) -> jax.Array:
   """`cross_entropy_sum` of a model; arguments as in `decoder.apply`.
 
   `chunk`: positions whose logits a device holds at once; 0: all.
   """
-  x_BTD, unembed_VD = decoder.run(model, params, batch, rest)[0]
+  x_BTD, unembed_VD = decoder.run(model, params, batch, extra)[0]
   if chunk:
     return chunked_cross_entropy_sum(x_BTD, unembed_VD, batch, chunk)
   return cross_entropy_sum(ops.logits(x_BTD, unembed_VD), batch)

@@ -69,8 +69,8 @@ def restore(workdir: str | os.PathLike, step: str | int | None = None) -> Saved:
   stage = setup_lib.stage_of(config, found.record)
   state, params = found.state['state'], found.state['state'].params
   if stage.mode != 'frozen':  # which checkpoints hold whole
-    held = tree.unflatten(found.state['extra']).get('held')
-    params = views.seen(stage, params, held, state.step)
+    base = tree.unflatten(found.state['extra']).get('held')
+    params = views.seen(stage, params, base, state.step)
   adapters = state.params if stage.mode == 'lora' else None
   return Saved(config, found.step, stage, params, setup, adapters)
 

@@ -264,7 +264,7 @@ def plain_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def make_step(setup: Setup, stage: Stage | None = None) -> Callable[..., Any]:
-  """The train step of a stage, `(state, batch, rest) -> (state, metrics)`."""
+  """The train step of a stage, `(state, batch, extra) -> (state, metrics)`."""
   config = setup.config
   stage = stage or stages.stages(config)[0]
   tx, schedule = setup.tx, setup.schedule
@@ -284,11 +284,11 @@ def make_step(setup: Setup, stage: Stage | None = None) -> Callable[..., Any]:
 
 
 def compile_step(
-  setup: Setup, stage: Stage, batch: PyTree, state: PyTree, rest: PyTree
+  setup: Setup, stage: Stage, batch: PyTree, state: PyTree, extra: PyTree
 ) -> jax.stages.Compiled:
   """The train step, compiled ahead of time for shapes and shardings."""
   out = jax.tree.map(lambda leaf: leaf.sharding, state)
   step = make_step(setup, stage)
   step = jax.jit(step, donate_argnums=0, out_shardings=(out, None))
   with jax.sharding.set_mesh(setup.mesh):
-    return step.lower(state, batch, rest).compile()
+    return step.lower(state, batch, extra).compile()

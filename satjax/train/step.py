@@ -22,7 +22,7 @@ _EVAL_CHUNK = 4096  # positions; half a GB of logits at 32k words
 def train_step(
   state: TrainState,
   batch: Batch,
-  rest: PyTree = None,
+  extra: PyTree = None,
   *,
   model: ModelConfig,
   tx: optax.GradientTransformation,
@@ -38,14 +38,14 @@ def train_step(
     state: parameters and moments; donate it.
     batch: int32 [B, T] 'tokens', 'targets', 'positions', 'segments' and float32
       [B, T] 'weights' (`data.rows`).
-    rest: what neurons that rest contribute (`decoder.apply`); None: nothing.
+    extra: what parked neurons contribute (`decoder.apply`); None: nothing.
     model: configuration of the whole model.
     tx: gradients to update directions.
     schedule: learning rate by completed steps.
     num_microbatches: forward and backward passes that share the batch.
     loss_chunk: `loss.next_token_loss`.
     seed: of the dropout, with the number of completed steps.
-    view: what the forward pass sees of the parameters and of `rest`
+    view: what the forward pass sees of the parameters and of `extra`
       (`views.view_of`).
 
   Returns:
@@ -53,7 +53,7 @@ def train_step(
     clipping) and 'learning_rate'.
   """
   total = jnp.maximum(jnp.sum(batch['weights']), 1.0)
-  copy, rest = views.compute_copy(model.dtype, state.params, rest)
+  copy, extra = views.compute_copy(model.dtype, state.params, extra)
   if model.dropout:
     # By row: microbatches and devices draw what the whole batch would.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -61,8 +61,8 @@ def train_step(
     batch = {**batch, 'dropout': jax.random.bits(key, rows, 'uint32')}
 
   def loss_fn(params, part):
-    seen, resting = view(params, state, rest)
-    nats = loss_lib.next_token_loss(model, seen, part, resting, loss_chunk)
+    seen, added = view(params, state, extra)
+    nats = loss_lib.next_token_loss(model, seen, part, added, loss_chunk)
     return nats / total
 
   loss, grads = _accumulate(loss_fn, copy, batch, num_microbatches)

@@ -29,7 +29,7 @@ _MATRICES = {'embed', 'unembed'} | {
 
 
 def view_of(config: Config, stage: Stage) -> View:
-  """The view of a stage: (params, state, rest) to what `apply` gets.
+  """The view of a stage: (params, state, extra) to what `apply` gets.
 
   `params` are those of `state`, to be differentiated.
   """
@@ -44,7 +44,7 @@ def view_of(config: Config, stage: Stage) -> View:
   return plain
 
 
-def compute_copy(dtype: str, params: PyTree, rest: PyTree) -> PyTree:
+def compute_copy(dtype: str, params: PyTree, extra: PyTree) -> PyTree:
   """Both with their matrices in a compute dtype that is narrower.
 
   Taken once a step, ahead of microbatches and of the scan over layers, it is
@@ -52,13 +52,13 @@ def compute_copy(dtype: str, params: PyTree, rest: PyTree) -> PyTree:
   biases stay as they are; so do maps that are learned, and what they map.
   """
   if jnp.dtype(dtype).itemsize >= 4 or not tree.is_params(params):
-    return params, rest
+    return params, extra
 
   def one(path, leaf):
     is_matrix = path.rsplit('/', 1)[-1] in _MATRICES
     return leaf.astype(dtype) if is_matrix else leaf
 
-  return tree.map_with_path(one, (params, rest))
+  return tree.map_with_path(one, (params, extra))
 
 
 def is_masked(config: Config) -> bool:
@@ -67,36 +67,36 @@ def is_masked(config: Config) -> bool:
 
 
 def plain(
-  params: PyTree, state: TrainState, rest: PyTree
+  params: PyTree, state: TrainState, extra: PyTree
 ) -> tuple[PyTree, PyTree]:
   """Everything as it is."""
   del state
-  return params, rest
+  return params, extra
 
 
-def _staged(params, state, rest, *, stage):
-  return seen(stage, params, rest, state.step), None
+def _staged(params, state, extra, *, stage):
+  return seen(stage, params, extra, state.step), None
 
 
-def seen(stage: Stage, params: PyTree, held: PyTree, step: jax.Array) -> PyTree:
+def seen(stage: Stage, params: PyTree, base: PyTree, step: jax.Array) -> PyTree:
   """The model of a stage, from what trains in it.
 
-  `params` train: of the model, of some of its layers, maps, or adapters; `held`
+  `params` train: of the model, of some of its layers, maps, or adapters; `base`
   stand still beside them; `step` counts completed ones.
   """
   if stage.mode == 'learn':
-    return learned.materialise(params, held)
+    return learned.materialise(params, base)
   if stage.mode == 'lora':
-    return lora.merge(params, held, stage.lora.scale)
+    return lora.merge(params, base, stage.lora.scale)
   if stage.mode == 'ramp':
     share = jnp.clip((step - stage.start) / stage.length, 0.0, 1.0)
     return apply.ramp(stage.operators, params, share)
   if stage.mode == 'frozen':
-    return _interleave(params, held, stage.frozen)
+    return _interleave(params, base, stage.frozen)
   return params
 
 
-def _interleave(params, held, frozen):
+def _interleave(params, base, frozen):
   """Layers of two trees in turn: `blocks` is a tuple of stacks.
 
   Nothing below the first layer that trains depends on `params`, so there is no
@@ -106,30 +106,30 @@ def _interleave(params, held, frozen):
   for stands_still, group in itertools.groupby(frozen):
     start = taken[stands_still]
     stop = taken[stands_still] = start + len(list(group))
-    source = (held if stands_still else params)['blocks']
+    source = (base if stands_still else params)['blocks']
     stacks.append(jax.tree.map(lambda x, a=start, b=stop: x[a:b], source))
-  return {**held, **params, 'blocks': tuple(stacks)}
+  return {**base, **params, 'blocks': tuple(stacks)}
 
 
-def _adapted(params, state, rest, *, scale, masked):
+def _adapted(params, state, extra, *, scale, masked):
   """Adapters beside their matrices; with a neuron its adapters are left out."""
-  base, rest = rest
+  base, extra = extra
   if masked:
     params = lors.apply_mask(params, state.opt_state.mask)
-  return lora.attach(params, base, scale), rest
+  return lora.attach(params, base, scale), extra
 
 
-def _masked(params, state, rest, *, exact):
+def _masked(params, state, extra, *, exact):
   """Omitted neurons are zeros; if they count, they do so without gradient."""
   mask = state.opt_state.mask
   if exact:
     blocks, masks = params['blocks'], mask['blocks']
-    rest = {
+    extra = {
       name: jax.tree.map(_omitted_part, blocks[name], masks[name])
       for _, name, writes in (path.split('/') for path in tree.WRITES.values())
       if masks[name][writes].ndim
     }
-  return lors.apply_mask(params, mask), rest
+  return lors.apply_mask(params, mask), extra
 
 
 def _omitted_part(x, mask):

@@ -63,8 +63,8 @@ class TrainArm:
   @property
   def memory(self) -> dict[str, int]:
     """Bytes on the device: at the peak of a step, and of what rests there."""
-    resting = plan_compile.resting_bytes(self.window)
-    return {'memory': sum(self.compiled.bytes) + resting}
+    parked = plan_compile.parked_bytes(self.window)
+    return {'memory': sum(self.compiled.bytes) + parked}
 
   def steps(self, count: int) -> float:
     """Trains `count` steps; the loss of the last one."""

@@ -27,7 +27,7 @@ class Compiled:
   # Bytes of state, batch and what the forward pass gets besides.
   arguments: float = 0
   temporaries: float = 0  # bytes that only live during the step, and its code
-  resting: float = 0  # bytes that lie beside the step's own, in a window of SAT
+  parked: float = 0  # bytes that lie beside the step's own, in a window of SAT
   exchanged: tuple[collectives.Collective, ...] = ()  # its collectives
   # Why there is no program: it needs more memory than there is. Then
   # `temporaries` is what the compiler counted, and the rest unknown.
@@ -35,7 +35,7 @@ class Compiled:
 
   @property
   def total(self) -> float:
-    return self.arguments + self.temporaries + self.resting
+    return self.arguments + self.temporaries + self.parked
 
 
 def compile_at(
@@ -59,7 +59,7 @@ def compile_at(
   return Compiled(
     time.perf_counter() - start,
     *step_bytes(program),
-    resting_bytes(opened),
+    parked_bytes(opened),
     tuple(collectives.read(program.as_text())),
   )
 
@@ -72,7 +72,7 @@ def step_bytes(program: jax.stages.Compiled) -> tuple[int, int]:
   return found.argument_size_in_bytes, found.temp_size_in_bytes + code + made
 
 
-def resting_bytes(opened: Window) -> int:
+def parked_bytes(opened: Window) -> int:
   """Bytes on a device that a window holds and its step does not see."""
   seen = {id(x) for x in jax.tree.leaves((opened.state, opened.forward_extra))}
   total = 0

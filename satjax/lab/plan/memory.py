@@ -50,7 +50,7 @@ class Memory:
 
   Attributes:
     state: parameters and moments that train.
-    resting: what rests beside them on the device.
+    parked: what rests beside them on the device.
     gradients: of the state, and the copy of it that computes.
     activations: what the forward pass leaves for the backward pass.
     work: of one layer in the backward pass, its gathered weights among it.
@@ -61,7 +61,7 @@ class Memory:
   """
 
   state: float
-  resting: float
+  parked: float
   gradients: float
   activations: float
   work: float
@@ -82,19 +82,19 @@ class Memory:
   @property
   def between(self) -> float:
     """At most, between two steps."""
-    return self.state + self.resting + self.exchange
+    return self.state + self.parked + self.exchange
 
   @property
   def total(self) -> float:
     """At most, ever."""
-    return max(self.state + self.resting + self.temporaries, self.between)
+    return max(self.state + self.parked + self.temporaries, self.between)
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
   """One array that a run holds: on all devices, before it is split.
 
-  `role`: 'state', 'resting' (may go to the host) or 'held' (may not).
+  `role`: 'state', 'parked' (may go to the host) or 'fixed' (may not).
   """
 
   path: str
@@ -158,28 +158,30 @@ def _leaves(config, phase):
   found, seen = [], set()
   for role, node in (
     ('state', opened.state),
-    ('held', opened.forward_extra),
-    ('held', opened.frozen_base),
-    ('resting', opened.parked),
+    ('fixed', opened.forward_extra),
+    ('fixed', opened.frozen_base),
+    ('parked', opened.parked),
   ):
     for path, leaf in tree.flatten(node).items():
-      if id(leaf) in seen:  # `rest` shows the forward pass what is held
+      if id(leaf) in seen:  # `forward_extra` shows what is parked
         continue
       seen.add(id(leaf))
-      is_read = role == 'resting' and in_use and path.startswith('params/')
+      is_read = role == 'parked' and in_use and path.startswith('params/')
       size = jnp.dtype(leaf.dtype).itemsize
-      found.append(Leaf(path, leaf.shape, size, 'held' if is_read else role))
+      found.append(Leaf(path, leaf.shape, size, 'fixed' if is_read else role))
   return tuple(found)
 
 
-def held(config: Config, phase: Phase, mesh: AbstractMesh) -> dict[str, int]:
+def bytes_by_role(
+  config: Config, phase: Phase, mesh: AbstractMesh
+) -> dict[str, int]:
   """Bytes of a device by role, and the 'numbers' of parameters that train."""
-  return _held(*_plain(config, phase), mesh)
+  return _by_role(*_plain(config, phase), mesh)
 
 
 @functools.cache
-def _held(config, phase, mesh):
-  sums = dict.fromkeys(('state', 'resting', 'held', 'numbers'), 0)
+def _by_role(config, phase, mesh):
+  sums = dict.fromkeys(('state', 'parked', 'fixed', 'numbers'), 0)
   leaves, whole = _leaves(config, phase), collections.Counter()
   for leaf in leaves:
     size = leaf.bytes_on(mesh)
@@ -188,15 +190,15 @@ def _held(config, phase, mesh):
       sums['numbers'] += size // leaf.itemsize
     # The stacks of a sub-network, and what rests, are one array when put back.
     whole[re.sub(r'blocks/\d+/', 'blocks/', leaf.path)] += size
-  cut = {leaf.path for leaf in leaves if leaf.role == 'resting'}
+  cut = {leaf.path for leaf in leaves if leaf.role == 'parked'}
   sums['largest'] = max(whole.values()) if cut else 0
   return sums
 
 
 def memory(config: Config, phase: Phase, mesh: AbstractMesh) -> Memory:
   """Bytes of one device of a mesh, the step of a phase running."""
-  sums = held(config, phase, mesh)
-  resting = sums['resting'] if config.sparsity.rest == 'device' else 0
+  sums = bytes_by_role(config, phase, mesh)
+  parked = sums['parked'] if config.sparsity.rest == 'device' else 0
   part = plan_share.share(config, phase, mesh)
   size, is_split = part.itemsize, mesh.shape['fsdp'] > 1
   copies = size if size < 4 else 0
@@ -208,7 +210,7 @@ def memory(config: Config, phase: Phase, mesh: AbstractMesh) -> Memory:
   gathered = part.layer_weights * size if is_split else 0
   return Memory(
     state=sums['state'],
-    resting=resting + sums['held'],
+    parked=parked + sums['fixed'],
     gradients=sums['numbers'] * (4 + copies),
     activations=part.layers * part.tokens * part.saved(config.model.remat),
     work=part.tokens * part.layer_values + gathered,

@@ -22,7 +22,7 @@ def render_memory(config: Config) -> str:
   mesh = config.mesh
   count = max(1, mesh.data) * mesh.fsdp * mesh.tensor
   mesh = plan_memory.abstract_mesh(config, count)
-  names = ('state', 'resting', 'gradients', 'activations', 'other', 'total')
+  names = ('state', 'parked', 'gradients', 'activations', 'other', 'total')
   rows = []
   for program in plan_memory.distinct(config)[:_MOST]:
     needed = plan_memory.memory(config, program.phase, mesh)
@@ -61,7 +61,7 @@ def render(result: Result) -> str:
 
 # All figures are of one device and one step.
 _COLUMNS = (
-  *('phase', 'steps', 'TFLOPs', 'state GB', 'resting GB', 'temporaries GB'),
+  *('phase', 'steps', 'TFLOPs', 'state GB', 'parked GB', 'temporaries GB'),
   *('total GB', 'fits', 'exchanged GB (arrays)', 'modelled s', 'bound by'),
   'from',
 )
@@ -74,7 +74,7 @@ def _cells(row, topology):
   else:
     state = compiled.arguments if compiled else closed.state
     parts = compiled or closed
-    sizes = map(_gb, (state, parts.resting, parts.temporaries, row.total))
+    sizes = map(_gb, (state, parts.parked, parts.temporaries, row.total))
   exchanged = ', '.join(
     f'{kind} {_gb(size)} ({count})'
     for kind, (count, size) in sorted(row.exchanged.items())
@@ -161,7 +161,7 @@ def _row(row: Row, topology):
       'seconds': compiled.seconds,
       'argument_bytes': compiled.arguments,
       'temporary_bytes': compiled.temporaries,
-      'resting_bytes': compiled.resting,
+      'parked_bytes': compiled.parked,
       'refusal': compiled.refusal,
       'largest': [
         dataclasses.asdict(x) for x in collectives.largest(compiled.exchanged)

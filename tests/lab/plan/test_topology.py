@@ -47,18 +47,18 @@ def test_the_state_is_that_of_a_run(axes):
 
 def test_what_is_left_out_rests_beside_the_state():
   sparse, dense = (memory(make_config(), 1, step) for step in (0, -1))
-  assert dense.resting == 0 < sparse.resting
+  assert dense.parked == 0 < sparse.parked
   # Nothing is stored twice but the step counts.
-  assert sparse.state + sparse.resting == pytest.approx(dense.state, abs=64)
+  assert sparse.state + sparse.parked == pytest.approx(dense.state, abs=64)
   assert sparse.total < dense.total
 
 
 def test_the_host_takes_what_the_step_does_not_read():
   at_host = memory(make_config(sparsity__rest='host'), 1)
-  assert at_host.resting == 0 < memory(make_config(), 1).resting
+  assert at_host.parked == 0 < memory(make_config(), 1).parked
   exact = {'sparsity__omitted_forward': 'exact'}
-  read = memory(make_config(sparsity__rest='host', **exact), 1).resting
-  assert read == pytest.approx(memory(make_config(**exact), 1).resting / 3, 0.1)
+  read = memory(make_config(sparsity__rest='host', **exact), 1).parked
+  assert read == pytest.approx(memory(make_config(**exact), 1).parked / 3, 0.1)
 
 
 def test_a_refresh_puts_arrays_together_one_at_a_time():
@@ -69,7 +69,7 @@ def test_a_refresh_puts_arrays_together_one_at_a_time():
   needed, dense = (memory(config, 1, step) for step in (0, -1))
   assert needed.exchange == 2 * max(largest, embedding)
   assert dense.exchange == 0
-  assert needed.between == needed.state + needed.resting + needed.exchange
+  assert needed.between == needed.state + needed.parked + needed.exchange
   assert needed.total >= needed.between
 
 
@@ -239,7 +239,7 @@ def test_a_compiler_finds_the_same_state():
   closed = memory(config)
   batch = 5 * 4 * config.tokens_per_step / 4
   assert compiled.arguments == pytest.approx(closed.state + batch, rel=0.01)
-  assert compiled.resting == pytest.approx(closed.resting, abs=64)
+  assert compiled.parked == pytest.approx(closed.parked, abs=64)
   assert compiled.temporaries > 0 and not compiled.refusal
   kinds = {x.kind for x in compiled.exchanged}
   assert {'all-gather', 'all-reduce'} <= kinds
