@@ -7,6 +7,7 @@ from typing import Any
 
 from satjax import errors
 from satjax.config import schema, specs
+from satjax.config.data import DataConfig
 
 
 def _is_rope_scaling(value: Any) -> bool:
@@ -239,3 +240,21 @@ class MeshConfig(schema.Group):
   )
   fsdp: int = schema.at_least(1)
   tensor: int = schema.at_least(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+  """All of them: what `run.Config` checks, and `stages` reads."""
+
+  model: ModelConfig
+  data: DataConfig
+  train: TrainConfig
+  optimizer: OptimizerConfig
+  sparsity: SparsityConfig
+  growth: GrowthConfig
+  lora: LoraConfig
+  mesh: MeshConfig
+
+  @property
+  def tokens_per_step(self) -> int:
+    return self.train.batch_size * self.data.seq_len

@@ -15,31 +15,13 @@ import ml_collections
 
 from satjax import errors
 from satjax.config import schema, stages
-from satjax.config.data import DataConfig
-from satjax.config.groups import (
-  GrowthConfig,
-  LoraConfig,
-  MeshConfig,
-  ModelConfig,
-  OptimizerConfig,
-  SparsityConfig,
-  TrainConfig,
-)
+from satjax.config.groups import Groups, ModelConfig
 from satjax.sparsity import counts
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Groups):
   """One run, whole. Hashable, so that it may be a static jit argument."""
-
-  model: ModelConfig
-  data: DataConfig
-  train: TrainConfig
-  optimizer: OptimizerConfig
-  sparsity: SparsityConfig
-  growth: GrowthConfig
-  lora: LoraConfig
-  mesh: MeshConfig
 
   @classmethod
   def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -76,10 +58,6 @@ class Config:
   def to_dict(self) -> dict[str, Any]:
     """The nested plain dictionary that `from_dict` accepts."""
     return dataclasses.asdict(self)
-
-  @property
-  def tokens_per_step(self) -> int:
-    return self.train.batch_size * self.data.seq_len
 
   def problems(self) -> list[str]:
     """Rules that need more than one group."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from satjax import errors
 from satjax.config import specs as specs_lib
-from satjax.config.groups import LoraConfig, ModelConfig
+from satjax.config.groups import Groups, LoraConfig, ModelConfig
 from satjax.growth.operators import Depth, Learn, Length, Operator, Width
 
 
@@ -55,7 +55,7 @@ class Stage:
 
 
 @functools.cache
-def stages(config: Any) -> tuple[Stage, ...]:
+def stages(config: Groups) -> tuple[Stage, ...]:
   """The stages of a run, in order; the first has the base model.
 
   Raises:
@@ -76,7 +76,7 @@ def stages(config: Any) -> tuple[Stage, ...]:
   return tuple(found)
 
 
-def stage_at(config: Any, step: int) -> Stage:
+def stage_at(config: Groups, step: int) -> Stage:
   """The stage of the step that follows `step` completed ones."""
   return [s for s in stages(config) if s.start <= step][-1]
 
@@ -95,7 +95,7 @@ def cut(batch: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
   }
 
 
-def restarts(config: Any) -> tuple[int, ...]:
+def restarts(config: Groups) -> tuple[int, ...]:
   """First steps of grown models, where their learning rate may restart."""
   return tuple(
     before.start + before.length if before.mode == 'learn' else before.start
@@ -104,7 +104,7 @@ def restarts(config: Any) -> tuple[int, ...]:
   )
 
 
-def _opened(config: Any, hop: specs_lib.Hop, before: Stage) -> list[Stage]:
+def _opened(config: Groups, hop: specs_lib.Hop, before: Stage) -> list[Stage]:
   """The stages that a hop opens: one with a mode of its own, and the rest."""
   per_step = config.tokens_per_step
   start = -(-hop.at_tokens // per_step)
@@ -170,7 +170,7 @@ def _mode(hop, found, per_step) -> tuple[str, int, tuple[str, ...]]:
   return 'frozen', steps, specs_lib.TRAINS[hop.trains]
 
 
-def problems(config: Any) -> list[str]:
+def problems(config: Groups) -> list[str]:
   """What is wrong with the growth or the adapters of a configuration."""
   if config.lora.is_on:
     return list(_lora_problems(config))
