@@ -12,7 +12,8 @@ from jax.ad_checkpoint import checkpoint_name
 from satjax import errors
 from satjax.model import blocked_attention, cudnn, ops, splash
 
-NAME = 'attention'  # of the result, for `jax.ad_checkpoint`
+# Of the result, for `jax.ad_checkpoint`, and of its operations, for profiles.
+NAME = 'attention'
 
 # What each platform runs by itself. 'blocked' and 'xla' run everywhere.
 _AUTO = {'cpu': 'blocked', 'gpu': 'cudnn', 'tpu': 'splash'}
@@ -32,6 +33,7 @@ def resolve(kind: str, platform: str) -> str:
   return kind
 
 
+@jax.named_scope(NAME)
 def attention(
   qkv: ops.QKV,
   segments_BT: jax.Array | None,
