@@ -174,12 +174,21 @@ def test_a_bad_setting_exits_with_78_and_says_what_is_allowed(
   assert 'Traceback' not in error
 
 
-def test_a_config_file_that_fails_names_the_line(tmp_path, capsys):
+@pytest.mark.parametrize(
+  'text, said',
+  [
+    ('x = 1 / 0', 'line 3 with ZeroDivisionError'),
+    ('import json; json.loads("{")', 'line 3 with JSONDecodeError'),
+    ('x = (', 'line 3 with SyntaxError'),
+    ('get_config = lambda: int("a")', 'line 3 with ValueError'),
+  ],
+)
+def test_a_config_file_that_fails_names_its_line(text, said, tmp_path, capsys):
   file = tmp_path / 'broken.py'
-  file.write_text('from configs import base\n\nx = 1 / 0\n')
+  file.write_text(f'from configs import base\n\n{text}\n')
   code = cli.main(['train', f'--config={file}', f'--workdir={tmp_path}'])
   assert code == 78
-  assert 'line 3 with ZeroDivisionError' in capsys.readouterr().err
+  assert said in capsys.readouterr().err
 
 
 def test_a_run_that_never_began_does_not_claim_its_folder(tmp_path, capsys):

@@ -1,11 +1,13 @@
 """Reading a configuration: a Python file or a run's JSON, then overrides."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import importlib.util
 import json
 import pathlib
 import sys
 import traceback
+import types
 
 from absl import flags
 import ml_collections
@@ -70,21 +72,49 @@ def write_json(file: pathlib.Path, config: Config) -> None:
 def _run_python(
   file: pathlib.Path, arguments: Sequence[str]
 ) -> ml_collections.ConfigDict:
-  # `from configs import base` works beside the file and in a clone.
-  for folder in (file.resolve().parent.parent, file.resolve().parent):
+  asks = (
+    'a config file is Python with a function get_config() that returns an'
+    ' ml_collections.ConfigDict'
+  )
+  module = execute(file, asks)
+  with explained(file, asks):
+    return module.get_config(*arguments)
+
+
+def execute(file: pathlib.Path, asks: str) -> types.ModuleType:
+  """The module that a user's file is; `asks`, what it has to say, for errors.
+
+  Imports such as `from configs import base` work beside the file, in a clone of
+  the repository, and in the folder that the command runs in.
+
+  Raises:
+    ConfigError: it fails, and where.
+  """
+  for folder in (*file.resolve().parents[1::-1], pathlib.Path.cwd()):
     if str(folder) not in sys.path:
       sys.path.append(str(folder))
-  spec = importlib.util.spec_from_file_location('_satjax_config', file)
+  spec = importlib.util.spec_from_file_location(file.stem, file)
   module = importlib.util.module_from_spec(spec)
-  try:
+  with explained(file, asks):
     spec.loader.exec_module(module)
-    return module.get_config(*arguments)
+  return module
+
+
+@contextlib.contextmanager
+def explained(file: pathlib.Path, asks: str) -> Iterator[None]:
+  """Turns what goes wrong in a user's file into a message with its line."""
+  try:
+    yield
+  except errors.SatjaxError:
+    raise
   except Exception as error:
-    line = traceback.extract_tb(error.__traceback__)[-1].lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [x.lineno for x in frames if x.filename == str(file)]
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+      lines = [error.lineno]
+    where = f' at line {lines[-1]}' if lines else ''
     raise errors.ConfigError(
-      f'{file} failed at line {line} with {type(error).__name__}: {error}; a'
-      ' config file is Python with a function get_config() that returns an'
-      ' ml_collections.ConfigDict'
+      f'{file} failed{where} with {type(error).__name__}: {error}; {asks}'
     ) from error
 
 

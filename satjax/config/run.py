@@ -59,6 +59,16 @@ class Config(Groups):
     """The nested plain dictionary that `from_dict` accepts."""
     return dataclasses.asdict(self)
 
+  def changes(self, other: Self) -> dict[str, tuple[Any, Any]]:
+    """What differs in another one: `group.key` to the two values."""
+    before, after = self.to_dict(), other.to_dict()
+    return {
+      f'{group}.{key}': (before[group][key], value)
+      for group, values in after.items()
+      for key, value in values.items()
+      if value != before[group][key]
+    }
+
   def problems(self) -> list[str]:
     """Rules that need more than one group."""
     problems = [*self._schedule_problems(), *stages.problems(self)]

@@ -141,12 +141,10 @@ def _has_begun(path: pathlib.Path) -> bool:
 
 
 def _changes(old: Config, new: Config) -> list[str]:
-  before, after = old.to_dict(), new.to_dict()
   return [
-    f'  config.{group}.{key}: {before[group][key]!r} -> {value!r}'
-    for group, values in after.items()
-    for key, value in values.items()
-    if value != before[group][key] and f'{group}.{key}' not in _FREE
+    f'  config.{key}: {before!r} -> {after!r}'
+    for key, (before, after) in old.changes(new).items()
+    if key not in _FREE
   ]
 
 

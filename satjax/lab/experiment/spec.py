@@ -11,14 +11,10 @@
 Nothing here needs JAX.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
-import importlib.util
 import pathlib
-import sys
-import traceback
 from typing import Any, Literal, NamedTuple
 
 import ml_collections
@@ -27,6 +23,10 @@ from satjax import errors
 from satjax.config import file as config_file
 
 SCALES = ('smoke', 'cpu', 'gpu', 'paper')
+_ASKS = (
+  'an experiment has TITLE, CLAIMS, PAPER, scenario(scale) and sweep(add,'
+  ' scenario)'
+)
 # What a claim may compare an arm with besides another arm.
 EQUAL = ('steps', 'time', 'flops')
 
@@ -142,7 +142,7 @@ def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
     )
   if scale not in SCALES:
     raise errors.ConfigError(f'--scale={scale}; allowed: {" | ".join(SCALES)}')
-  module = _execute(file)
+  module = config_file.execute(file, _ASKS)
   arms: dict[str, Arm] = {}
 
   def add(name: str, overrides: Mapping[str, Any], **how: Any) -> None:
@@ -150,7 +150,7 @@ def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
       raise ValueError(f'two arms are called {name!r}')
     arms[name] = Arm(name, dict(overrides), **how)
 
-  with _explained(file):
+  with config_file.explained(file, _ASKS):
     scenario = module.scenario(scale)
     config = functools.reduce(config_file.override, overrides, scenario.config)
     scenario = dataclasses.replace(scenario, config=config)
@@ -170,31 +170,3 @@ def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
       paper=module.PAPER,
       notes=getattr(module, 'notes', lambda arms: ()),
     )
-
-
-def _execute(file: pathlib.Path) -> Any:
-  # `from experiments import scenarios` works beside it, and in a clone.
-  for root in map(str, (file.resolve().parent.parent, pathlib.Path.cwd())):
-    if root not in sys.path:
-      sys.path.append(root)
-  spec = importlib.util.spec_from_file_location(file.stem, file)
-  module = importlib.util.module_from_spec(spec)
-  with _explained(file):
-    spec.loader.exec_module(module)
-  return module
-
-
-@contextlib.contextmanager
-def _explained(file: pathlib.Path) -> Iterator[None]:
-  """Turns what goes wrong in a user's file into a message."""
-  try:
-    yield
-  except errors.SatjaxError:
-    raise
-  except Exception as error:
-    line = traceback.extract_tb(error.__traceback__)[-1].lineno
-    raise errors.ConfigError(
-      f'{file} failed at line {line} with {type(error).__name__}: {error}; an'
-      ' experiment has TITLE, CLAIMS, PAPER, scenario(scale) and'
-      ' sweep(add, scenario)'
-    ) from error

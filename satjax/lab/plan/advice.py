@@ -93,10 +93,7 @@ def _powers(most):
 
 def flags(config: Config, candidate: Config) -> list[str]:
   """What the candidate changes, as arguments of the command line."""
-  before, after = config.to_dict(), candidate.to_dict()
   return [
-    f'--config.{group}.{name}={value}'
-    for group, values in after.items()
-    for name, value in values.items()
-    if value != before[group][name]
+    f'--config.{key}={value}'
+    for key, (_, value) in config.changes(candidate).items()
   ]
