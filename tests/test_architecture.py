@@ -9,6 +9,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -312,3 +313,20 @@ def test_every_file_says_what_it_is_for():
       assert parse(module).body == []
     else:
       assert ast.get_docstring(parse(module)), module
+
+
+def test_an_installed_package_has_its_files_that_are_no_code():
+  text = (ROOT.parent / 'pyproject.toml').read_text()
+  packed = tomllib.loads(text)['tool']['setuptools']['package-data']
+  named = {
+    path
+    for package, patterns in packed.items()
+    for pattern in patterns
+    for path in (ROOT.parent / package.replace('.', '/')).glob(pattern)
+  }
+  there = {
+    path
+    for path in ROOT.rglob('*')
+    if path.is_file() and path.suffix not in ('.py', '.pyc')
+  }
+  assert there and there == named

@@ -153,7 +153,7 @@ def _part(state, *, frozen, trains):
 
 
 @functools.partial(jax.jit, static_argnames='frozen')
-def _join(active, resting, *, frozen):
+def _join(active, base, *, frozen):
   places = np.argsort(
     np.concatenate([_rows(frozen, False), _rows(frozen, True)])
   )
@@ -170,7 +170,7 @@ def _join(active, resting, *, frozen):
     blocks = tree.map_with_path(merge, node['blocks'], other['blocks'])
     return {**other, **node, 'blocks': blocks}
 
-  return jax.tree.map(join, active, resting, is_leaf=tree.is_params)
+  return jax.tree.map(join, active, base, is_leaf=tree.is_params)
 
 
 def _rows(frozen, stands_still):

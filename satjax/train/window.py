@@ -311,10 +311,10 @@ def compile_exchange(
   return window
 
 
-def _merge(setup, window, active, resting, **options):
+def _merge(setup, window, active, parked, **options):
   return subnetwork.merge(
     active,
-    resting,
+    parked,
     window.order,
     window.stacks,
     place=setup.place_leaf,
@@ -324,14 +324,14 @@ def _merge(setup, window, active, resting, **options):
 
 
 def _catch_up(setup, window, step):
-  """Moves the resting rows on to `step`, where they do not stand still."""
+  """Moves the parked rows on to `step`, where they do not stand still."""
   if setup.config.sparsity.omitted != 'decayed' or step == window.parked_to:
     return
   replay = _replay_program(setup.tx, setup.schedule)
   count, park = step - window.parked_to, functools.partial(_park, setup)
 
-  def moved_on(resting):
-    return tree.map_with_path(park, replay(setup.place(resting), count))
+  def moved_on(parked):
+    return tree.map_with_path(park, replay(setup.place(parked), count))
 
   if setup.config.sparsity.rest == 'host':
     window.parked = _one_by_one(moved_on, window.parked)
@@ -367,7 +367,7 @@ def _replay_program(tx, schedule):
 
 
 def _park(setup, path, leaf):
-  """Sends resting rows to where the configuration wants them."""
+  """Sends parked rows to where the configuration wants them."""
   exact = setup.config.sparsity.omitted_forward == 'exact'
   if exact and path.startswith('params/'):
     return setup.place_leaf(path, leaf)
