@@ -181,7 +181,8 @@ def problems(config: Groups) -> list[str]:
     if at_tokens > (steps - 1) * per_step:
       return [
         f'config.growth.hops: a hop at {at_tokens} tokens never happens; the'
-        f' last step of the run starts at {(steps - 1) * per_step} tokens'
+        f' last step of the run starts at {(steps - 1) * per_step} tokens; let'
+        ' it happen earlier, train for more steps, or set growth.hops=()'
       ]
   try:
     found = stages(config)

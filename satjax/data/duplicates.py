@@ -44,7 +44,7 @@ def _near() -> Keys:
   except ImportError:
     raise errors.ConfigError(
       '--duplicates=near needs the library datasketch, which is not installed;'
-      " run: pip install 'satjax[data]'"
+      " run: pip install -e '.[data]'"
     ) from None
   # Runs are hashed before, much faster than one by one.
   empty = datasketch.MinHash(_NUM_HASHES, hashfunc=lambda number: number)

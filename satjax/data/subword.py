@@ -246,7 +246,7 @@ def _import_library(name: str, spec: str) -> Any:
   except ImportError:
     raise errors.ConfigError(
       f'data.tokenizer {spec!r} needs the library {name}, which is not'
-      " installed; run: pip install 'satjax[data]'"
+      " installed; run: pip install -e '.[data]'"
     ) from None
 
 

@@ -62,7 +62,7 @@ def adaptor(
   except ImportError as error:
     raise errors.ConfigError(
       f'tasks need lm-evaluation-harness, which cannot be imported ({error});'
-      " run: pip install 'satjax[eval]'"
+      " run: pip install -e '.[eval]'"
     ) from None
 
   class Satjax(_Adaptor, TemplateLM):

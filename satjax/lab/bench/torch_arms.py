@@ -231,8 +231,8 @@ def wanted(
   if missing:
     if names:
       raise errors.ConfigError(
-        f'the PyTorch arms need {" and ".join(missing)}; install'
-        ' satjax[parity], or leave these arms out'
+        f'the PyTorch arms need {" and ".join(missing)}; run'
+        " pip install -e '.[parity]', or leave these arms out"
       )
     return {}
   known = variants(platform, dtype)

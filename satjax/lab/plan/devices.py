@@ -125,7 +125,7 @@ def compiler_devices(topology: Topology) -> Sequence[jax.Device]:
   except RuntimeError as error:
     if 'not installed' in str(error):
       raise NoCompiler(
-        "the TPU compiler is not installed; pip install 'satjax[tpu]' brings"
+        "the TPU compiler is not installed; pip install -e '.[tpu]' brings"
         ' it, and it needs no TPU'
       ) from error
     raise errors.ConfigError(f'--topology={topology.name}: {error}') from error

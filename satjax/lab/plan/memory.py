@@ -172,9 +172,7 @@ def _leaves(config, phase):
   return tuple(found)
 
 
-def bytes_by_role(
-  config: Config, phase: Phase, mesh: AbstractMesh
-) -> dict[str, int]:
+def sizes(config: Config, phase: Phase, mesh: AbstractMesh) -> dict[str, int]:
   """Bytes of a device by role, and the 'numbers' of parameters that train."""
   return _by_role(*_plain(config, phase), mesh)
 
@@ -197,7 +195,7 @@ def _by_role(config, phase, mesh):
 
 def memory(config: Config, phase: Phase, mesh: AbstractMesh) -> Memory:
   """Bytes of one device of a mesh, the step of a phase running."""
-  sums = bytes_by_role(config, phase, mesh)
+  sums = sizes(config, phase, mesh)
   parked = sums['parked'] if config.sparsity.rest == 'device' else 0
   part = plan_share.share(config, phase, mesh)
   size, is_split = part.itemsize, mesh.shape['fsdp'] > 1

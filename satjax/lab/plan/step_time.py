@@ -114,7 +114,7 @@ def _traffic(config, phase, mesh):
   """Bytes between a chip and its memory in a step."""
   part = plan_share.share(config, phase, mesh)
   remat = phase.stage.model.remat
-  state = plan_memory.bytes_by_role(config, phase, mesh)['state']
+  state = plan_memory.sizes(config, phase, mesh)['state']
   weights = part.layer_weights * part.itemsize * (3 + _RECOMPUTED[remat])
   # Every intermediate value is written, read, and has a gradient.
   values = 3.2 * part.tokens * part.layer_values
@@ -127,5 +127,5 @@ def _host_bytes(config, phase, mesh):
   """Bytes a step to the host and back, where omitted rows rest there."""
   if config.sparsity.rest != 'host' or not phase.is_sparse:
     return 0.0
-  rows = plan_memory.bytes_by_role(config, phase, mesh)['parked']
+  rows = plan_memory.sizes(config, phase, mesh)['parked']
   return 2 * rows / config.sparsity.refresh_every

@@ -206,7 +206,7 @@ def _matplotlib() -> Any:
   except ImportError as error:
     raise errors.ConfigError(
       'the plots of a report need matplotlib, which is not installed; run'
-      " pip install 'satjax[viz]'"
+      " pip install -e '.[viz]'"
     ) from error
   return matplotlib
 

@@ -441,7 +441,7 @@ sys.modules['matplotlib'] = None
 try:
   page.report(content, {str(tmp_path / 'x.html')!r})
 except errors.ConfigError as error:
-  assert 'satjax[viz]' in str(error)
+  assert "'.[viz]'" in str(error)
 else:
   raise AssertionError
 """
