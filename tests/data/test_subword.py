@@ -212,6 +212,6 @@ def test_files_that_can_not_be_used(tmp_path, kind):
 )
 def test_a_missing_library_is_named(monkeypatch, kind, name):
   monkeypatch.setitem(sys.modules, name, None)
-  command = rf"library {name}.*pip install 'satjax\[data\]'"
+  command = rf"library {name}.*pip install -e '.\[data\]'"
   with pytest.raises(errors.ConfigError, match=command):
     tokenizers.get_tokenizer(f'{kind}:x')

@@ -190,7 +190,7 @@ def test_selection_and_loss_do_not_depend_on_the_mesh(mesh):
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-  not importlib.util.find_spec('libtpu'), reason='needs satjax[tpu]'
+  not importlib.util.find_spec('libtpu'), reason='needs the extra tpu'
 )
 def test_tensor_and_fsdp_stay_within_a_slice(monkeypatch):
   monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')

@@ -124,7 +124,7 @@ def test_without_a_compiler_there_is_a_remedy(monkeypatch):
     raise RuntimeError('JAX TPU support not installed; cannot generate')
 
   monkeypatch.setattr(topologies, 'get_topology_desc', missing)
-  with pytest.raises(plan_devices.NoCompiler, match=r"'satjax\[tpu\]'"):
+  with pytest.raises(plan_devices.NoCompiler, match=r"'.\[tpu\]'"):
     plan_devices.compiler_devices(plan_devices.parse('v5e:4x4'))
 
 
