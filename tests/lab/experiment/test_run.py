@@ -1,6 +1,7 @@
 """Whole experiments at scale smoke: run, stopped, run again; all files."""
 
 import json
+import os
 import pathlib
 import re
 import signal
@@ -30,6 +31,15 @@ def sweep(add, scenario):
   add('SAT', scenarios.SAT)
   add('too fast', {'optimizer.clip_norm': 0.0}, rate_factor=1e30)
 """
+
+
+@pytest.fixture(autouse=True, scope='module')
+def one_device():
+  """Small scales are of one device; workers read this when they begin."""
+  with pytest.MonkeyPatch.context() as patch:
+    count = '--xla_force_host_platform_device_count=8'
+    patch.setenv('XLA_FLAGS', os.environ['XLA_FLAGS'].replace(count, ''))
+    yield
 
 
 @pytest.fixture(scope='module')
