@@ -21,13 +21,12 @@ STEP = 4 * 32  # tokens
 
 PROGRAM = """
 import os, sys
-from satjax import config_file
+from satjax.config import file as config_file
 from satjax.train import loop, window
-from satjax.train import run as run_lib
 
 path, workdir, place = sys.argv[1:]
 what, _, step = place.rpartition(' ')
-save, grow = run_lib.save, window.next_stage
+save, grow = loop._save, window.next_stage
 
 def at(name, now):
   if (name, str(now)) == (what, step):
@@ -46,7 +45,7 @@ def dying_growth(setup, window, now):
   at('after growing', now)
   return grown
 
-run_lib.save, window.next_stage = dying_save, dying_growth
+loop._save, window.next_stage = dying_save, dying_growth
 loop.train(config_file.load(path, []), workdir)
 """
 
