@@ -129,7 +129,8 @@ def test_bfloat16_trains_as_float32_nearly(options):
   exact, losses, _ = helpers.run(helpers.make_config(**options), steps=4)
   config = helpers.make_config(**options, model__dtype='bfloat16')
   found, found_losses, _ = helpers.run(config, steps=4)
-  np.testing.assert_allclose(found_losses, losses, rtol=5e-3)
+  # Rounded scores may choose another neuron, too.
+  np.testing.assert_allclose(found_losses, losses, rtol=1e-2)
   assert found_losses != losses
 
   def check(path, one, two):
