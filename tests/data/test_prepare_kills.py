@@ -83,6 +83,8 @@ def test_interrupted_from_the_keyboard(text, tmp_path):
     stderr=subprocess.PIPE,
     text=True,
     start_new_session=True,
+    # Where the tests run in the background, they ignore it, and so would this.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   while not list(out.rglob('*.array_record')):
     assert process.poll() is None
