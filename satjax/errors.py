@@ -54,4 +54,8 @@ def brief(value: Any) -> str:
   """A value of a file for a message, however long or deep it is."""
   form = reprlib.Repr()
   form.maxstring = 200
-  return form.repr(value)
+  form.maxtuple = form.maxlist = form.maxdict = 30
+  try:
+    return form.repr(value)
+  except ValueError:  # a number of thousands of digits
+    return f'something of the type {type(value).__name__} with a huge number'

@@ -181,6 +181,8 @@ def test_a_bad_setting_exits_with_78_and_says_what_is_allowed(
     ('import json; json.loads("{")', 'line 3 with JSONDecodeError'),
     ('x = (', 'line 3 with SyntaxError'),
     ('get_config = lambda: int("a")', 'line 3 with ValueError'),
+    ('get_config = lambda: {}', 'get_config() gives a dict'),
+    ('get_config = lambda: None', 'get_config() gives a NoneType'),
   ],
 )
 def test_a_config_file_that_fails_names_its_line(text, said, tmp_path, capsys):
@@ -189,6 +191,13 @@ def test_a_config_file_that_fails_names_its_line(text, said, tmp_path, capsys):
   code = cli.main(['train', f'--config={file}', f'--workdir={tmp_path}'])
   assert code == 78
   assert said in capsys.readouterr().err
+
+
+def test_a_configuration_is_python_or_json(tmp_path, capsys):
+  assert cli.main(['plan', '--config=README.md']) == 78
+  assert 'no such file, .py or .json' in capsys.readouterr().err
+  (tmp_path / 'deep.json').write_text('[' * 200_000)
+  assert cli.main(['plan', f'--config={tmp_path / "deep.json"}']) == 78
 
 
 def test_a_run_that_never_began_does_not_claim_its_folder(tmp_path, capsys):

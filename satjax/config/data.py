@@ -52,7 +52,7 @@ class DataConfig(schema.Group):
   )
   template: str = schema.one_of('plain', 'alpaca', 'llama2', 'llama3', 'chatml')
   tokenizer: str = schema.rule(names_tokenizer, TOKENIZERS)
-  seq_len: int = schema.at_least(2)
+  seq_len: int = schema.between(2, 2**31)
   packing: str = schema.one_of('concat_then_split', 'best_fit')
   too_long: str = schema.one_of('cut', 'drop')
   attend: str = schema.one_of('document', 'row')

@@ -32,9 +32,10 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
   """
   name, has_argument, argument = path.partition('.py:')
   file = pathlib.Path(f'{name}.py' if has_argument else path)
-  if not file.is_file():
+  if not file.is_file() or file.suffix not in ('.py', '.json'):
     raise errors.ConfigError(
-      f'--config={path}: there is no such file; try --config=configs/tiny.py'
+      f'--config={path}: there is no such file, .py or .json; try'
+      ' --config=configs/tiny.py'
     )
   if file.suffix == '.json':
     # Lists are the tuples that they were.
@@ -56,7 +57,7 @@ def read_json(
   """
   try:
     values = json.loads(file.read_text())
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise damaged(f'{file} is not valid JSON: {error}') from error
   try:
     return Config.from_dict(history.upgrade(values))
@@ -78,7 +79,10 @@ def _run_python(
   )
   module = execute(file, asks)
   with explained(file, asks):
-    return module.get_config(*arguments)
+    values = module.get_config(*arguments)
+    if not isinstance(values, ml_collections.ConfigDict):
+      raise TypeError(f'get_config() gives a {type(values).__name__}')
+  return values
 
 
 def execute(file: pathlib.Path, asks: str) -> types.ModuleType:

@@ -23,7 +23,7 @@ def _is_rope_scaling(value: Any) -> bool:
 class ModelConfig(schema.Group):
   """A Llama-style decoder. See `configs/base.py` for units and defaults."""
 
-  num_layers: int = schema.at_least(1)
+  num_layers: int = schema.between(1, 10_001)
   embed_dim: int = schema.at_least(1)
   num_heads: int = schema.at_least(1)
   num_kv_heads: int = schema.at_least(1)
@@ -119,13 +119,8 @@ class SparsityConfig(schema.Group):
     'how many layers at the (beginning, end), such as (0, 0)',
   )
   importance: str = schema.one_of(
-    'uniform',
-    'magnitude',
-    'wanda',
-    'wanda_out',
-    'maxip',
-    'maxip_mean',
-    'maxip_out',
+    *('uniform', 'magnitude', 'wanda', 'wanda_out'),
+    *('maxip', 'maxip_mean', 'maxip_out'),
   )
   balance: bool = schema.one_of(True, False)
   selection: str = schema.one_of('top_k', 'sample')

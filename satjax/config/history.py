@@ -33,10 +33,10 @@ def upgrade(values: Any) -> Any:
     return values  # `Config.from_dict` says what is wrong with it.
   values = dict(values)
   version = values.pop('version', 0)
-  if type(version) is not int or version > VERSION:
+  if type(version) is not int or not 0 <= version <= VERSION:
     raise errors.ConfigError(
       f'the configuration is of version {errors.brief(version)}, and this'
-      f' satjax reads versions up to {VERSION}; upgrade satjax'
+      f' satjax reads 0 to {VERSION}; upgrade satjax, or repair the file'
     )
   for key in REMOVED:
     group, _, name = key.partition('.')

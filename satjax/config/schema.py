@@ -12,7 +12,7 @@ import math
 import typing
 from typing import Any
 
-from satjax import errors
+from satjax.errors import brief
 
 
 class Group:
@@ -66,7 +66,7 @@ def is_number(value: Any) -> bool:
 def build(group: type, path: str, values: Any, problems: list[str]) -> Any:
   """Builds one group, or appends what is wrong with it to `problems`."""
   if not isinstance(values, Mapping):
-    problems.append(f'{path} = {values!r}; allowed: a group of keys')
+    problems.append(f'{path} = {brief(values)}; allowed: a group of keys')
     return None
   fields = {field.name: field for field in dataclasses.fields(group)}
   found = wrong_keys(path, values, fields)
@@ -86,20 +86,25 @@ def read(
   name: str, field: dataclasses.Field, value: Any, problems: list[str]
 ) -> Any:
   """A value as its field wants it; what is wrong with it goes to `problems`."""
-  value = _coerce(value, field.type)
+  try:
+    value = _coerce(value, field.type)
+    odd = _odd_part(value)
+  except RecursionError:  # it is deeper than any setting
+    odd = value
   if not _has_type(value, field.type):
     kind = type(value).__name__
     problems.append(
-      f'{name} = {value!r} is a {kind}; allowed: {allowed(field)}'
+      f'{name} = {brief(value)} is a {kind}; allowed: {allowed(field)}'
     )
-  elif (odd := _odd_part(value)) is not None:
+  elif odd is not None:
     problems.append(
-      f'{name} = {errors.brief(value)} holds {errors.brief(odd)}'
+      f'{name} = {brief(value)} holds {brief(odd)}'
       f' ({type(odd).__name__}); a setting is made of strings, of numbers below'
       f' 2**63, and of tuples of these. Allowed: {allowed(field)}'
     )
   elif not field.metadata['check'](value):
-    problems.append(f'{name} = {value!r}; allowed: {field.metadata["allowed"]}')
+    said = field.metadata['allowed']
+    problems.append(f'{name} = {brief(value)}; allowed: {said}')
   return value
 
 

@@ -28,9 +28,9 @@ from satjax.tree import Sizes
 class GrowthOptions(schema.Group):
   """Every option that some operator has, with its rule."""
 
-  factor: float = schema.at_least(1)
+  factor: float = schema.between(1, 1001)
   num_layers: int = schema.at_least(1)
-  width_factor: float = schema.at_least(1)
+  width_factor: float = schema.between(1, 1001)
   embed_dim: int = schema.at_least(1)
   num_heads: int = schema.at_least(1)
   num_kv_heads: int = schema.at_least(1)

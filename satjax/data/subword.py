@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib
 import json
+import os
 from pathlib import Path
 import re
 from typing import Any
@@ -82,8 +83,8 @@ class HuggingFaceTokenizer(Subword):
     library = _import_library('tokenizers', f'hf:{path}')
     self.name = f'hf:{path}'
     place = Path(path).expanduser()
-    self._folder = place if place.is_dir() else None
-    self._file = place / 'tokenizer.json' if place.is_dir() else place
+    self._folder = place if os.path.isdir(place) else None
+    self._file = place / 'tokenizer.json' if self._folder else place
     self._content = _read_file(
       self._file,
       'hf:PATH names a tokenizer.json or a directory that has one; a'
@@ -253,7 +254,8 @@ def _import_library(name: str, spec: str) -> Any:
 def _read_file(path: Path, remedy: str) -> bytes:
   try:
     return path.read_bytes()
-  except OSError as error:
+  except (OSError, ValueError) as error:  # a name may hold what none can
     raise errors.ConfigError(
-      f'tokenizer file {path} cannot be read ({error.strerror}); {remedy}'
+      f'tokenizer file {str(path)!r} cannot be read'
+      f' ({getattr(error, "strerror", error)}); {remedy}'
     ) from error

@@ -39,7 +39,7 @@ def partial(num_layers: int, pattern: str) -> LayerMap:
   """
   found = []
   for group in pattern.split('-'):
-    match = re.fullmatch(r'([\d.,]+)(?:\*([1-9]\d*))?', group)
+    match = re.fullmatch(r'([\d.,]+)(?:\*([1-9]\d{0,3}))?', group)
     layers = list(_layers(match[1], num_layers > 9)) if match else []
     if not layers or not all(1 <= n <= num_layers for n in layers):
       raise errors.ConfigError(
@@ -56,7 +56,7 @@ def _layers(text: str, has_numbers: bool) -> Iterator[int]:
     yield from (int(digit) if digit.isdigit() else 0 for digit in text)
     return
   for part in text.split(','):
-    match = re.fullmatch(r'(\d+)(?:\.\.(\d+))?', part)
+    match = re.fullmatch(r'(\d{1,5})(?:\.\.(\d{1,5}))?', part)
     first, last = (match[1], match[2] or match[1]) if match else (0, 0)
     yield from range(int(first), int(last) + 1) or (0,)
 

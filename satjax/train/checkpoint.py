@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 from typing import Any
 
 from absl import logging
@@ -31,28 +32,18 @@ class Restored:
   record: dict[str, Any]
 
 
-# Statuses of TensorStore that speak of the machine: another time it may work.
-# The others (DATA_LOSS, NOT_FOUND...) speak of what a file holds.
-_MACHINE = (
-  'ABORTED:',
-  'CANCELLED:',
-  'DEADLINE_EXCEEDED:',
-  'INTERNAL:',
-  'PERMISSION_DENIED:',
-  'RESOURCE_EXHAUSTED:',
-  'UNAVAILABLE:',
-  'UNKNOWN:',
+# What TensorStore says of the machine, such as a mount that is gone: another
+# time it may work. A file is to blame if it is not there, or by a status that
+# comes without an error of the system (DATA_LOSS...).
+_MACHINE = re.compile(
+  r'ABORTED:|CANCELLED:|DEADLINE_EXCEEDED:|INTERNAL:|PERMISSION_DENIED:'
+  r'|RESOURCE_EXHAUSTED:|UNAVAILABLE:|UNKNOWN:'
+  r"|os_error_code='(?!(2|20|21)')"  # all but ENOENT, ENOTDIR, EISDIR
 )
+_NO_FILE = FileNotFoundError | IsADirectoryError | NotADirectoryError
 # What the machine and bugs raise, never a file.
-_NO_DAMAGE = (
-  MemoryError,
-  RuntimeError,
-  TypeError,
-  AttributeError,
-  NameError,
-  ImportError,
-  AssertionError,
-)
+_NO_DAMAGE = MemoryError | RuntimeError | TypeError | AttributeError
+_NO_DAMAGE |= NameError | ImportError | AssertionError
 # Folders of a workdir. The later one is further on, at the same step.
 KINDS = ('checkpoints', 'before_growth', 'after_growth')
 
@@ -166,6 +157,10 @@ class Checkpoints:
         return found
       problems.append(f'{folder} step {number}: {reason}')
       self._set_aside(number, folder)
+    if (
+      step is None and not candidates
+    ):  # as the command before this one left it
+      problems = [str(p) for k in KINDS for p in self._root.glob(f'{k}/*.bad*')]
     if problems:
       raise errors.DataError(
         f'no checkpoint in {self._root} can be used; they are kept as'
@@ -180,6 +175,8 @@ class Checkpoints:
     record = self._read_part(step, kind, record=ocp.args.JsonRestore())
     if not isinstance(record, dict) or record.get('digest') != _digest(record):
       raise _DamagedError('its JSON record has changed since it was saved')
+    if record['step'] != step:
+      raise _DamagedError(f'by its record, it is of step {record["step"]}')
     wanted = abstract(record)
     # What Orbax says against shapes is proof of damage only if they are right.
     _check_shapes(record, wanted, f'{self._root / kind / str(step)}')
@@ -239,11 +236,11 @@ def _proves_damage(error: BaseException) -> bool:
     causes.append(cause)
   if any(isinstance(e, OSError) for e in causes):
     return all(
-      isinstance(e, FileNotFoundError) for e in causes if isinstance(e, OSError)
+      isinstance(e, _NO_FILE) for e in causes if isinstance(e, OSError)
     )
   if any(isinstance(e, _NO_DAMAGE) for e in causes):
     return False
-  if any(status in str(e) for e in causes for status in _MACHINE):
+  if any(_MACHINE.search(str(e)) for e in causes):
     return False
   # Orbax raises a bare Exception where TensorStore could not read an array.
   return type(error) is Exception or isinstance(error, ValueError | KeyError)

@@ -81,7 +81,7 @@ def _parse(step: str | int | None) -> tuple[int | None, str]:
     return None, checkpoint.KINDS[0]
   kind, _, number = str(step).rpartition(':')
   kind = kind or checkpoint.KINDS[0]
-  if kind not in checkpoint.KINDS or not number.isdigit():
+  if kind not in checkpoint.KINDS or not number.isdecimal():
     raise errors.ConfigError(
       f'step {step!r}: name completed steps, such as 30, or a model beside a'
       " hop, such as 'before_growth:30' or 'after_growth:30'"

@@ -22,19 +22,10 @@ from satjax.config.run import Config
 # Settings that do not change what a step computes, but for its rounding; a run
 # may go on with others.
 _FREE = (
-  'model.attention',
-  'model.scan',
-  'model.remat',
-  'data.eval',
-  'train.loss_chunk',
-  'train.log_every',
-  'train.eval_every',
-  'train.eval_batches',
-  'train.checkpoint_every',
-  'train.keep_checkpoints',
-  'mesh.data',
-  'mesh.fsdp',
-  'mesh.tensor',
+  *('model.attention', 'model.scan', 'model.remat', 'data.eval'),
+  *('train.loss_chunk', 'train.log_every', 'train.eval_every'),
+  *('train.eval_batches', 'train.checkpoint_every', 'train.keep_checkpoints'),
+  *('mesh.data', 'mesh.fsdp', 'mesh.tensor'),
 )
 _PACKAGES = (
   'satjax',

@@ -177,7 +177,7 @@ def test_unknown_options_are_refused_with_those_that_are_known(name):
   'spec, said',
   [
     (('stack', 1.3), 'num_layers 4 cannot grow to 5.2.*whole'),
-    (('stack', 0.5), 'factor = 0.5; allowed: at least 1'),
+    (('stack', 0.5), 'factor = 0.5; allowed: from 1 to below 1001'),
     (
       ('stack', {'num_layers': 3}),
       'num_layers 4 cannot grow to 3.*at least 4',

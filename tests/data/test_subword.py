@@ -215,3 +215,10 @@ def test_a_missing_library_is_named(monkeypatch, kind, name):
   command = rf"library {name}.*pip install -e '.\[data\]'"
   with pytest.raises(errors.ConfigError, match=command):
     tokenizers.get_tokenizer(f'{kind}:x')
+
+
+@pytest.mark.parametrize('kind', ['hf', 'sentencepiece'])
+@pytest.mark.parametrize('name', ['\0', '\ud800', 5000 * 'x'], ids=ascii)
+def test_a_name_that_no_file_can_have(kind, name):
+  with pytest.raises(errors.ConfigError, match='cannot be read'):
+    tokenizers.get_tokenizer(f'{kind}:{name}')

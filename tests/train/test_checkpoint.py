@@ -230,6 +230,22 @@ def test_all_damaged_is_an_error_that_lists_them(folder, opened):
   for part in ('step 2:', 'step 1:', 'STEP.bad', str(folder.parent), 'step 0'):
     assert part in text
   assert {p.name for p in folder.iterdir()} >= {'1.bad', '2.bad'}
+  # The same command again does not begin anew.
+  with pytest.raises(errors.DataError, match=r'2\.bad'):
+    opened(folder).restore(abstract_of)
+
+
+def test_a_copy_under_another_step_is_none_of_that_step(folder, opened):
+  shutil.copytree(folder / '2', folder / '3')
+  assert opened(folder).restore(abstract_of).step == 2
+  assert (folder / '3.bad').is_dir()
+
+
+def test_a_folder_in_the_place_of_a_file_gives_way_too(folder, opened):
+  path = folder / '2' / 'record' / 'metadata'
+  path.unlink()
+  path.mkdir()
+  assert opened(folder).restore(abstract_of).step == 1
 
 
 def test_a_damaged_step_that_was_asked_for_is_an_error(folder, opened):
@@ -320,6 +336,9 @@ def test_the_fingerprint_does_not_depend_on_the_sharding():
     OSError(24, 'Too many open files'),
     PermissionError(13, 'Permission denied'),
     ValueError('RESOURCE_EXHAUSTED: Error reading local file'),
+    # A mount that is gone.
+    ValueError("FAILED_PRECONDITION: Failed to read [os_error_code='107']"),
+    ValueError("NOT_FOUND: No such device [os_error_code='19']"),
     TypeError('a bug'),
     AttributeError('a bug'),
   ],
