@@ -29,7 +29,7 @@ class GrowthOptions(schema.Group):
   """Every option that some operator has, with its rule."""
 
   factor: float = schema.between(1, 1001)
-  num_layers: int = schema.at_least(1)
+  num_layers: int = schema.between(1, 10_001)
   width_factor: float = schema.between(1, 1001)
   embed_dim: int = schema.at_least(1)
   num_heads: int = schema.at_least(1)

@@ -198,7 +198,8 @@ def test_a_model_of_ours_is_replaced_and_one_of_others_is_not(tmp_path):
       (('random', {'factor': 2, 'ramp_tokens': 100}),),
       r'ramp_tokens = 100 .*leave it out',
     ),
-    ((('stack', 5001),), 'num_hidden_layers = 10002; allowed'),
+    ((('stack', 5001),), 'factor = 5001.0; allowed'),
+    ((('stack', 1000), ('stack', 6)), 'num_hidden_layers = 12000; allowed'),
   ],
 )
 def test_growth_that_does_not_fit_writes_nothing(tmp_path, specs, said):

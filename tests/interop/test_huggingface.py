@@ -564,7 +564,7 @@ def test_unsupported_features_are_listed_together(saved):
     "layer_types = ['sliding_attention']; supported: 'full_attention'",
     'differ; expected one value',
     "quantization_config = {'bits': 4}; supported: None",
-    'num_hidden_layers = 1000000000000; allowed: at least 1, at most 10000',
+    'num_hidden_layers = 1000000000000; allowed: from 1 to below 10001',
     "hidden_size = '8'; allowed: at least 1",
     'intermediate_size is missing',
     'rms_norm_eps = nan',
