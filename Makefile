@@ -24,7 +24,7 @@ test-parity: .venv/parity
 
 # Kills, several processes, whole runs, and the TPU compiler.
 test-slow: .venv/slow
-	TPU_SKIP_MDS_QUERY=1 $(PYTEST) -m slow
+	TPU_SKIP_MDS_QUERY=1 $(PYTEST) -n 2 --dist=loadfile -m slow
 
 bench: .venv/parity
 	$(BIN)/satjax bench --config=configs/bench_cpu.py --out=runs/bench/cpu.json
