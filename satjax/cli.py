@@ -12,11 +12,11 @@ import os
 import sys
 import traceback
 
-from satjax import errors, runtime
+from satjax import errors, hub, runtime
 
 COMMANDS = (
   *('train', 'prepare', 'preview', 'evaluate', 'generate', 'export'),
-  *('inspect', 'grow', 'plan', 'report', 'bench', 'experiment'),
+  *('fetch', 'inspect', 'grow', 'plan', 'report', 'bench', 'experiment'),
 )
 # Those that run long enough to tune their process, and those that compile.
 _LONG = ('train', 'bench', 'experiment')
@@ -31,6 +31,7 @@ training (SAT) and model growth, in JAX.
   satjax generate --workdir=runs/tiny --prompt='def '
   satjax export --workdir=runs/tiny --out=models/tiny
   satjax grow --model=models/tiny --out=models/deep --operator=stack --factor=2
+  satjax fetch HuggingFaceTB/SmolLM2-135M-Instruct --out=models/smollm2
   satjax report runs/tiny --out=report.html
   satjax experiment experiments/sat_rate.py --workdir=runs/experiments
 
@@ -60,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   if options.command in _COMPILES:
     runtime.prepare()
   try:
+    if getattr(options, 'model', None):
+      options.model = os.fspath(hub.local(options.model))
     options.run(options)
   except errors.SatjaxError as error:
     return _fail(error, error.exit_code)

@@ -23,7 +23,7 @@ FILES = sorted(
 # A part imports from itself and from the rows above its own.
 ROWS = [
   {'errors'},
-  {'files', 'console', 'runtime', 'tree', 'distributed'},
+  {'files', 'console', 'runtime', 'tree', 'distributed', 'hub'},
   {'sparsity', 'growth'},
   {'config'},
   {'flops', 'sharding'},
@@ -273,6 +273,8 @@ EXTRAS = {
   'tensorflow_datasets',
   'pyarrow',
   'datasketch',
+  'gguf',
+  'huggingface_hub',
 }
 
 

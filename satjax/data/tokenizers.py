@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from satjax import errors, files
+from satjax import errors, files, hub
 from satjax.config import data as config_data
 from satjax.data import special_tokens, subword
 
@@ -160,7 +160,7 @@ def get_tokenizer(spec: str) -> Tokenizer:
       f' {config_data.TOKENIZERS}'
     )
   if kind == 'hf':
-    return subword.HuggingFaceTokenizer(path)
+    return subword.HuggingFaceTokenizer(str(hub.local(path)))
   if kind == 'sentencepiece':
     return subword.SentencePieceTokenizer(path)
   return ByteTokenizer()

@@ -11,17 +11,18 @@ from collections.abc import Callable, Mapping
 import functools
 import os
 from pathlib import Path
+import shutil
 from typing import Any
 
 import numpy as np
 
-from satjax import errors, files, tree
+from satjax import console, errors, files, tree
 from satjax.config.groups import ModelConfig
 from satjax.data import subword
 from satjax.interop import llama, weights, writer
 
 _CONFIG = 'config.json'
-_MAX_LENGTH = 2048  # where nothing is said, as transformers has it
+MAX_LENGTH = 2048  # where nothing is said, as transformers has it
 _NUMPY_DTYPES = tuple(map(np.dtype, weights.DTYPES.values()))
 
 
@@ -49,7 +50,7 @@ def max_length(directory: str | os.PathLike) -> int:
     DataError: it says what is no length.
   """
   stored = weights.read_json(Path(directory), _CONFIG)
-  length = stored.get('max_position_embeddings') or _MAX_LENGTH
+  length = stored.get('max_position_embeddings') or MAX_LENGTH
   if type(length) is not int or length < 1:
     problem = f'max_position_embeddings = {errors.brief(length)}'
     weights.refuse(Path(directory), [f'{problem}; allowed: at least 1'])
@@ -128,6 +129,31 @@ def check(
   problems += weights.differences(directory, config, found)
   weights.refuse(directory, problems)
   return config, {name: found[name] for name in llama.slots(config)}
+
+
+def copy(source: str | os.PathLike, directory: str | os.PathLike) -> None:
+  """Copies a model directory with its tokenizer, and checks what it holds.
+
+  Raises:
+    DataError: as `check`.
+    StorageError: as `writer.replacing`.
+  """
+  source = Path(source)
+  _, headers = check(source)
+  names = {header.file for header in headers.values()}
+  names |= {path.name for path in source.glob('*.json')} - {writer.CHECKSUMS}
+  names |= {path.name for path in source.glob('*.jinja')}
+  names |= {path.name for path in source.glob('*.model')}
+  size = sum((source / name).stat().st_size for name in names)
+  with (
+    console.Progress('files', size) as bar,
+    writer.replacing(
+      Path(directory), writer.foreign_model, num_bytes=size
+    ) as temporary,
+  ):
+    for name in sorted(names):
+      shutil.copyfile(source / name, temporary / name)
+      bar.advance((source / name).stat().st_size)
 
 
 def not_finite(name: str) -> str:

@@ -9,6 +9,7 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
+from satjax import hub
 from satjax.config.groups import ModelConfig
 from satjax.config.run import Config
 from satjax.data.tokenizers import Tokenizer
@@ -36,13 +37,14 @@ def load(
   tokenizer: Tokenizer | None = None,
   **options: Any,
 ) -> Model:
-  """Reads a Hugging Face directory; options as `huggingface.load`.
+  """Reads a directory, or a model of the hub; options as `huggingface.load`.
 
   Warns if the model was trained with another tokenizer than the one given.
 
   Raises:
     DataError: one error that names everything that is wrong with it.
   """
+  directory = hub.local(directory)
   if tokenizer is not None:
     _check_tokenizer(directory, tokenizer)
   return Model(*huggingface.load(directory, **options))
@@ -77,7 +79,7 @@ def resolve(config: Config) -> Config:
   """Takes the architecture from `model.init_from`, where that is set."""
   if not config.model.init_from:
     return config
-  stored = huggingface.read_config(config.model.init_from)
+  stored = huggingface.read_config(hub.local(config.model.init_from))
   own = {name: getattr(config.model, name) for name in llama.TRAINING}
   model = dataclasses.replace(stored, **own)
   values = config.to_dict() | {'model': dataclasses.asdict(model)}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from satjax import errors, files, tree
+from satjax import errors, files, hub, tree
 from satjax.config.groups import LoraConfig, ModelConfig
 from satjax.interop import huggingface, llama, writer
 from satjax.model import lora
@@ -73,7 +73,7 @@ def _check_base(base: str) -> None:
       'the run began with random weights (config.model.init_from is empty), and'
       f' no directory holds what its adapters belong to; {instead}'
     )
-  if huggingface.family(base) == 'phi3':
+  if huggingface.family(hub.local(base)) == 'phi3':
     raise errors.ConfigError(
       f'{base}, which the run started from, is a Phi-3: it stores queries, keys'
       f' and values as one matrix, which no adapter here fits; {instead}'

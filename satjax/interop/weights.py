@@ -69,7 +69,10 @@ def unsafe(directory: Path, name: str) -> str | None:
   path = directory / name
   if not os.path.lexists(path):
     return 'is missing'
-  if os.path.dirname(os.path.realpath(path)) != os.path.realpath(directory):
+  allowed = [os.path.realpath(directory)]
+  if directory.parent.name == 'snapshots':  # of the hub's cache, which links
+    allowed.append(os.path.realpath(directory.parents[1] / 'blobs'))
+  if os.path.dirname(os.path.realpath(path)) not in allowed:
     return (
       'is a link that leaves the directory; copy the file itself here (hf'
       ' download --local-dir does)'

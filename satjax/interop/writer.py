@@ -76,7 +76,7 @@ def write(
   shards_there = [path.name for path in root.glob(_SHARDS)]
   with replacing(
     root,
-    _foreign_model,
+    foreign_model,
     num_bytes=total + sum(map(len, contents.values())),
     stale=[*whole, *shards_there, *(n for n in stale if n not in contents)],
     last=whole,
@@ -218,7 +218,7 @@ def _cut(
   }
 
 
-def _foreign_model(root: Path) -> str | None:
+def foreign_model(root: Path) -> str | None:
   """Protects a model of somebody else, such as a download."""
   names = ('config.json', weights.SINGLE, weights.INDEX)
   if any((root / n).exists() for n in names) or any(root.glob(_SHARDS)):

@@ -1,0 +1,220 @@
+"""GGUF files, as llama.cpp and its kin have them, to model directories.
+
+The `gguf` library reads and dequantises. Rows of query and key of the 'llama'
+family lie there in pairs of a rotation, as Meta had them; Hugging Face, and so
+we, keep the two halves of a head apart.
+"""
+
+from collections.abc import Mapping
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from satjax import console, errors, files
+from satjax.config.groups import ModelConfig
+from satjax.interop import gguf_tokenizer, huggingface, llama, weights, writer
+
+# Of a GGUF architecture, the family of Hugging Face.
+_FAMILIES = {a: a for a in ('llama', 'qwen2', 'qwen3')}
+# Our paths to names there, without '.weight'; {} is the number of a layer.
+_NAMES = {
+  'embed': 'token_embd',
+  'blocks/attention_norm': 'blk.{}.attn_norm',
+  'blocks/attention/query': 'blk.{}.attn_q',
+  'blocks/attention/key': 'blk.{}.attn_k',
+  'blocks/attention/value': 'blk.{}.attn_v',
+  'blocks/attention/output': 'blk.{}.attn_output',
+  'blocks/attention/query_bias': 'blk.{}.attn_q',
+  'blocks/attention/key_bias': 'blk.{}.attn_k',
+  'blocks/attention/value_bias': 'blk.{}.attn_v',
+  'blocks/attention/query_norm': 'blk.{}.attn_q_norm',
+  'blocks/attention/key_norm': 'blk.{}.attn_k_norm',
+  'blocks/mlp_norm': 'blk.{}.ffn_norm',
+  'blocks/mlp/gate': 'blk.{}.ffn_gate',
+  'blocks/mlp/up': 'blk.{}.ffn_up',
+  'blocks/mlp/down': 'blk.{}.ffn_down',
+  'final_norm': 'output_norm',
+  'unembed': 'output',
+}
+# Keys of config.json to keys there, after the architecture.
+_KEYS = {
+  'num_hidden_layers': 'block_count',
+  'hidden_size': 'embedding_length',
+  'intermediate_size': 'feed_forward_length',
+  'num_attention_heads': 'attention.head_count',
+  'num_key_value_heads': 'attention.head_count_kv',
+  'head_dim': 'attention.key_length',
+  'rms_norm_eps': 'attention.layer_norm_rms_epsilon',
+  'rope_theta': 'rope.freq_base',
+  'max_position_embeddings': 'context_length',
+}
+# What Llama 3.1 and later scale their rotations by, besides the factor.
+_LLAMA3 = {
+  'low_freq_factor': 1.0,
+  'high_freq_factor': 4.0,
+  'original_max_position_embeddings': 8192,
+}
+_ROPE_FACTORS = 'rope_freqs.weight'
+
+
+def convert(
+  file: str | os.PathLike,
+  directory: str | os.PathLike,
+  *,
+  dtype: str = 'float32',
+) -> None:
+  """Writes what a GGUF file holds as a model directory, tokenizer included.
+
+  Args:
+    dtype: 'float32' or 'bfloat16', of the stored weights.
+
+  Raises:
+    DataError: it is no GGUF file, or of a kind that is not known; names why.
+    StorageError: as `writer.write`.
+  """
+  file = Path(file)
+  fields, tensors = read(file)
+  config, seq_len = _config(file, fields, tensors)
+  tokenizer = gguf_tokenizer.files_of(file, fields)
+  special = gguf_tokenizer.ids_of(fields)
+  stored = weights.DTYPES[{'float32': 'F32', 'bfloat16': 'BF16'}[dtype]]
+  stored = np.dtype(stored)
+  described = {
+    'config.json': writer.OURS
+    | llama.describe(config, dtype, seq_len)
+    | {key: special.get(key) for key in ('bos_token_id', 'eos_token_id')},
+    'generation_config.json': special,
+  }
+  slots = llama.slots(config)
+  is_paired = fields['general.architecture'] == 'llama'
+
+  def tensor(name):
+    slot = slots[name]
+    rows = _tensor(tensors, slot)
+    if is_paired and slot.path.endswith(('/query', '/key')):
+      rows = _halves(rows, config.head_dim)
+    if not weights.is_finite(rows):
+      raise errors.DataError(f'{file}: {huggingface.not_finite(name)}')
+    return np.ascontiguousarray(rows.reshape(slot.shape), stored)
+
+  sizes = {name: slot.shape for name, slot in slots.items()}
+  numbers = sum(int(np.prod(shape)) for shape in sizes.values())
+  with console.Progress('weights', 2 * numbers * stored.itemsize) as bar:
+    writer.write(
+      directory,
+      sizes,
+      tensor,
+      {n: files.to_json(v) for n, v in described.items()} | tokenizer,
+      dtype=stored,
+      tick=bar.advance,
+    )
+
+
+def read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The values of a GGUF file by key, and its tensors by name.
+
+  Raises:
+    ConfigError: the library is not installed.
+    DataError: it is no GGUF file, or is cut off.
+  """
+  try:
+    import gguf
+  except ImportError:
+    raise errors.ConfigError(
+      f"{file} needs the library gguf: pip install 'satjax[data]'"
+    ) from None
+  try:
+    reader = gguf.GGUFReader(file)
+    fields = {name: one.contents() for name, one in reader.fields.items()}
+    return fields, {one.name: one for one in reader.tensors}
+  except OSError as error:
+    raise errors.DataError(f'{file}: {error.strerror}') from error
+  except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+    raise errors.DataError(
+      f'{file} is no whole GGUF file ({error}); download it again'
+    ) from error
+
+
+def _config(
+  file: Path, fields: Mapping[str, Any], tensors: Mapping[str, Any]
+) -> tuple[ModelConfig, int]:
+  """The architecture, and the tokens that the model reads at once."""
+  kind = fields.get('general.architecture')
+  if kind not in _FAMILIES:
+    raise errors.DataError(
+      f'{file}: general.architecture = {errors.brief(kind)}; supported:'
+      f' {", ".join(_FAMILIES)}; of others, take the safetensors directory'
+    )
+  own = {key: fields.get(f'{kind}.{name}') for key, name in _KEYS.items()}
+  for key in ('rms_norm_eps', 'rope_theta'):
+    if isinstance(own[key], float):  # float32, such as 9.999999747378752e-06
+      own[key] = float(str(np.float32(own[key])))
+  embed = tensors.get('token_embd.weight')
+  stored = own | {
+    'model_type': _FAMILIES[kind],
+    'vocab_size': None if embed is None else int(embed.shape[1]),
+    'tie_word_embeddings': 'output.weight' not in tensors,
+    'rope_scaling': _scaling(file, fields, tensors, kind),
+  }
+  config, problems = llama.config_of(stored)
+  weights.refuse(file, problems or _differences(config, tensors))
+  return config, own['max_position_embeddings'] or huggingface.MAX_LENGTH
+
+
+def _scaling(file, fields, tensors, kind):
+  """`rope_scaling` of config.json."""
+  named = fields.get(f'{kind}.rope.scaling.type', 'none')
+  factor = fields.get(f'{kind}.rope.scaling.factor')
+  if _ROPE_FACTORS not in tensors:
+    return None if named == 'none' else {'rope_type': named, 'factor': factor}
+  # Llama 3.1 and later; the file holds what the rule of `ops` comes to.
+  found = np.asarray(tensors[_ROPE_FACTORS].data, np.float64)
+  factor, steps = float(found.max()), np.arange(len(found)) / len(found)
+  turns = _LLAMA3['original_max_position_embeddings'] / (2 * np.pi)
+  turns *= fields[f'{kind}.rope.freq_base'] ** -steps
+  low, high = _LLAMA3['low_freq_factor'], _LLAMA3['high_freq_factor']
+  share = np.clip((turns - low) / (high - low), 0, 1)
+  if not np.allclose(found, 1 / (share + (1 - share) / factor), rtol=1e-3):
+    raise errors.DataError(
+      f'{file}: {_ROPE_FACTORS} are not those of Llama 3.1 (factors'
+      f' {errors.brief(found.tolist())}); take the safetensors directory'
+    )
+  return {'rope_type': 'llama3', 'factor': factor, **_LLAMA3}
+
+
+def _differences(config, tensors):
+  """What is missing, of another shape, or not known."""
+  expected = {_ROPE_FACTORS: (config.head_dim // 2,)} | {
+    _name(slot): slot.shape for slot in llama.slots(config).values()
+  }
+  found = {name: tuple(map(int, x.shape[::-1])) for name, x in tensors.items()}
+  return [
+    f'{name}: found {found.get(name, "nothing")}, expected'
+    f' {expected.get(name, "nothing")}'
+    for name in sorted({*expected, *found})
+    if found.get(name) != expected.get(name)
+    and (name != _ROPE_FACTORS or name in found)
+  ]
+
+
+def _name(slot: llama.Slot) -> str:
+  ending = 'bias' if slot.path.endswith('_bias') else 'weight'
+  return f'{_NAMES[slot.path].format(slot.index)}.{ending}'
+
+
+def _tensor(tensors, slot):
+  """A tensor in float32, rows first."""
+  from gguf import quants
+
+  one = tensors[_name(slot)]
+  shape = tuple(map(int, one.shape[::-1]))
+  values = quants.dequantize(one.data, one.tensor_type)
+  return np.asarray(values, np.float32).reshape(shape)
+
+
+def _halves(rows: np.ndarray, head_dim: int) -> np.ndarray:
+  """Rows in pairs of a rotation to rows in halves of a head."""
+  paired = rows.reshape(-1, head_dim // 2, 2, rows.shape[-1])
+  return paired.swapaxes(1, 2).reshape(rows.shape)
