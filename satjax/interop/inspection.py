@@ -205,6 +205,7 @@ def _tokenizer(
       ' vocab_size of config.json; use the tokenizer of this model'
     )
   ids = {'begin': tokenizer.bos_id, 'end': tokenizer.eos_id}
+  ids = {name: i for name, i in ids.items() if i is not None}
   named = [f'{n} {i} {tokenizer.token(i)}' for n, i in ids.items()]
   more = len(special - set(ids.values()))
   return {
