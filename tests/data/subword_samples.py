@@ -61,7 +61,7 @@ def _llama_like():
 
 
 @functools.cache
-def _byte_level():
+def byte_level():
   """As GPT-2's: nothing begins a text; and one token beyond a gap of ids."""
   tokenizer, trainer = _bpe(['<|endoftext|>'])
   trainer.initial_alphabet = library.pre_tokenizers.ByteLevel.alphabet()
@@ -76,7 +76,7 @@ def _byte_level():
 
 def chatml(root):
   """A tokenizer like GPT-2's that has the markers of ChatML."""
-  described = json.loads(_byte_level())
+  described = json.loads(byte_level())
   for name in ('<|im_start|>', '<|im_end|>'):
     last = described['added_tokens'][-1]
     described['added_tokens'].append(
@@ -115,7 +115,7 @@ def write(root):
   (root / 'llama' / 'tokenizer_config.json').write_text(
     json.dumps({'bos_token': begin, 'eos_token': '</s>', 'add_bos_token': True})
   )
-  (root / 'gpt.json').write_text(_byte_level())
+  (root / 'gpt.json').write_text(byte_level())
   (root / 'sp.model').write_bytes(sentencepiece_model())
   return {
     'byte': 'byte',
