@@ -138,7 +138,8 @@ class Chat:
     self._is_own = template not in BUILT_IN
     if self._is_own:
       self.source = _named(tokenizer, template.partition(':')[2])
-      digest = hashlib.blake2b(json.dumps([self.source]).encode())
+      sources = json.dumps([self.source, own.get('tool_use')])
+      digest = hashlib.blake2b(sources.encode())
       self.identity = f'model:{digest.hexdigest()[:16]}'
     else:
       self.source, self.identity = built_in(tokenizer, template), template
@@ -209,9 +210,8 @@ class Chat:
       if turn.role == 'assistant' and turn.counts
     ]
     for begin, end in sorted(filter(None, spans), reverse=True):
-      written = (
-        f'{written[:begin]}{OPEN}{written[begin:end]}{CLOSE}' + (written[end:])
-      )
+      answer = f'{OPEN}{written[begin:end]}{CLOSE}'
+      written = written[:begin] + answer + written[end:]
     return written, spans.count(None)
 
   def _span(
