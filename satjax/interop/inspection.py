@@ -194,9 +194,7 @@ def _tokenizer(
   if file == 'tokenizer.json':
     content = weights.read_json(directory, file)
     kind = content['model'].get('type', 'of unknown type')
-    ours = json.loads(tokenizers.ByteTokenizer().files()[file])
-    # Which earlier versions wrote without.
-    if content == ours | {'post_processor': content.get('post_processor')}:
+    if content == json.loads(tokenizers.ByteTokenizer().files()[file]):
       kind = spec = 'byte'
     added = content.get('added_tokens') or ()
     special = {token['id'] for token in added if token.get('special')}

@@ -87,7 +87,8 @@ def encoder(
     unless it begins with one) to ids.
   """
   files = tokenizer.files()
-  begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+  is_bare = tokenizer.bos_id is None or tokenizer.name == 'byte'
+  begin = [] if is_bare else [tokenizer.bos_id]
   if tokenizer.name == 'byte' or 'tokenizer.json' not in files:
     return lambda text, special=None: [
       *(begin if special in (None, True) else []),
