@@ -39,6 +39,8 @@ class Rows:
 
   def _unlearned(self, most: int) -> int:
     """Documents of which nothing is learned, if so many tokens are read."""
+    if self.table.is_trained is None:
+      return 0
     ends = np.append(self.table.starts[1:], len(self.table.tokens))
     sizes = np.minimum(ends - self.table.starts, most)
     return self.table.num_unlearned(sizes)

@@ -69,22 +69,12 @@ def find(
   return ids['bos'], ids['eos']
 
 
-def begin(
-  described: Mapping[str, Any],
-  folder: Path | None,
-  vocab: Mapping[str, int],
-  called: int | None,
-) -> int | None:
+def begin(described: Mapping[str, Any], vocab: Mapping[str, int]) -> int | None:
   """The token that AutoTokenizer puts before every text; None: it puts none.
 
-  Args:
-    called: what `find` says of it.
+  The post-processor alone decides, whatever the settings say.
   """
-  settings = read(folder, 'tokenizer_config.json')
-  if 'add_bos_token' not in settings:  # which replaces a post-processor
-    return vocab.get(_around(described.get('post_processor')).get('bos'))
-  is_null = settings.get('bos_token', called) is None
-  return called if settings['add_bos_token'] and not is_null else None
+  return vocab.get(_around(described.get('post_processor')).get('bos'))
 
 
 def named(folder: Path | None) -> dict[str, str]:

@@ -25,14 +25,14 @@ FILES = (
   *('special_tokens_map.json', 'added_tokens.json', 'vocab.json'),
   *('merges.txt', 'chat_template.jinja'),
 )
-# What no library takes, and what special tokens are spelled with.
-_NO_TEXT = re.compile('[\ud800-\udfff\ufdd0-\ufdef]')
+# What no library takes, and how a special token of `hidden` begins.
+_NO_TEXT = re.compile('[\ud800-\udfff]|\ufdd0(?=[0-9]+\ufdd1)')
 _SPACE = '\u2581'  # how sentencepiece writes a space in a token
 _BYTE = re.compile('<0x[0-9A-Fa-f]{2}>')
 
 
 def clean(text: str) -> str:
-  """U+FFFD for what is no text, which special tokens are spelled with."""
+  """U+FFFD for what is no text; see `special_tokens.spelled`."""
   return _NO_TEXT.sub('\ufffd', text)
 
 
@@ -60,7 +60,7 @@ class Subword:
   def encode(self, text: str) -> np.ndarray:
     """uint32 [num_tokens].
 
-    Lone surrogates and noncharacters become U+FFFD.
+    Lone surrogates, which neither library takes, become U+FFFD.
     """
     return self.encode_batch([text])[0]
 
@@ -119,7 +119,7 @@ class HuggingFaceTokenizer(Subword):
       described, vocab, self._folder, self._file
     )
     self.named_tokens = special_tokens.named(self._folder)
-    self.bos_id = special_tokens.begin(described, self._folder, vocab, begin)
+    self.bos_id = special_tokens.begin(described, vocab)
     self.chat_templates = special_tokens.chat_templates(self._folder)
     special_tokens.mark(described, (begin, self.bos_id, self.eos_id), vocab)
     self._described = described

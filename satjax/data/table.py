@@ -71,8 +71,6 @@ class TokenTable:
     Args:
       sizes: int64 [num_documents], how many tokens are read of each.
     """
-    if self.is_trained is None:
-      return 0
     ends = self.starts + sizes
     if isinstance(self.is_trained, np.ndarray):
       before = np.concatenate([[0], np.cumsum(self.is_trained)])

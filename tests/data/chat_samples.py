@@ -262,11 +262,16 @@ def described(space='none'):
   return json.dumps(found)
 
 
-def write(folder, name, space='none', **settings):
+def write(folder, name, space='none', begins=False, **settings):
   """Writes the tokenizer of a stand-in; returns its folder."""
   begin, end, template = TEMPLATES[name]
   folder.mkdir(parents=True, exist_ok=True)
-  (folder / 'tokenizer.json').write_text(described(space))
+  tokenizer = json.loads(described(space))
+  if begins:
+    added = {t['content']: t['id'] for t in tokenizer['added_tokens']}
+    around = subword_samples.beginning(begin, added[begin])
+    tokenizer['post_processor'] = around
+  (folder / 'tokenizer.json').write_text(json.dumps(tokenizer))
   config = {
     'tokenizer_class': 'PreTrainedTokenizerFast',
     'bos_token': begin,
@@ -279,6 +284,7 @@ def write(folder, name, space='none', **settings):
 
 
 def load(folder, name, space='none', **settings):
+  """The tokenizer of a stand-in."""
   return tokenizers.get_tokenizer(
     f'hf:{write(folder, name, space, **settings)}'
   )

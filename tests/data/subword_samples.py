@@ -86,6 +86,20 @@ def chatml(root):
   return tokenizers.get_tokenizer(f'hf:{root}/chatml.json')
 
 
+def beginning(token, number):
+  """A post-processor that puts a token before every text."""
+  first = {'SpecialToken': {'id': token, 'type_id': 0}}
+  text, second = ({'Sequence': {'id': n, 'type_id': 0}} for n in 'AB')
+  return {
+    'type': 'TemplateProcessing',
+    'single': [first, text],
+    'pair': [first, text, first, second],
+    'special_tokens': {
+      token: {'id': token, 'ids': [number], 'tokens': [token]}
+    },
+  }
+
+
 def llama_like():
   return json.loads(_llama_like())
 
@@ -110,10 +124,11 @@ def sentencepiece_model(**options):
 def write(root):
   """Writes one of each kind; what configurations call them, by kind."""
   (root / 'llama').mkdir()
-  (root / 'llama' / 'tokenizer.json').write_text(_llama_like())
+  begins = llama_like() | {'post_processor': beginning('<s>', 1)}
+  (root / 'llama' / 'tokenizer.json').write_text(json.dumps(begins))
   begin = {'__type': 'AddedToken', 'content': '<s>'}
   (root / 'llama' / 'tokenizer_config.json').write_text(
-    json.dumps({'bos_token': begin, 'eos_token': '</s>', 'add_bos_token': True})
+    json.dumps({'bos_token': begin, 'eos_token': '</s>'})
   )
   (root / 'gpt.json').write_text(byte_level())
   (root / 'sp.model').write_bytes(sentencepiece_model())

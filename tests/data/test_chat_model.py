@@ -11,7 +11,7 @@ from satjax import errors
 from satjax.data import chat, tokenizers
 from satjax.data.documents import Document, Message
 from satjax.data.encode import Encoder
-from tests.data import chat_samples
+from tests.data import chat_samples, subword_samples
 
 START, STOP, THINK = 258, 259, 260  # after the bytes, begin and end of text
 TURNS = (
@@ -31,7 +31,7 @@ HELPFUL = (
 )
 
 
-def byte_like(folder, template=None, files=(), **settings):
+def byte_like(folder, template=None, files=(), begins=None, **settings):
   """A tokenizer of bytes with the markers of ChatML, and no begin of text."""
   folder.mkdir(parents=True, exist_ok=True)
   described = json.loads(tokenizers.ByteTokenizer().files()['tokenizer.json'])
@@ -39,6 +39,10 @@ def byte_like(folder, template=None, files=(), **settings):
   last = described['added_tokens'][-1]
   for number, name in enumerate(('<|im_start|>', '<|im_end|>'), START):
     described['added_tokens'].append(last | {'id': number, 'content': name})
+  if begins is not None:
+    added = {t['content']: t['id'] for t in described['added_tokens']}
+    around = subword_samples.beginning(begins, added[begins])
+    described['post_processor'] = around
   (folder / 'tokenizer.json').write_text(json.dumps(described))
   config = {'bos_token': None, 'eos_token': '<|im_end|>'} | settings
   if template is not None:
@@ -284,10 +288,9 @@ def test_a_built_in_template_that_differs_is_said_once(tmp_path, caplog):
 def test_nothing_begins_a_text_that_the_tokenizer_leaves_bare(
   tmp_path, template
 ):
-  bare = byte_like(tmp_path / 'a', bos_token='<|begin_of_text|>')
-  adds = byte_like(
-    tmp_path / 'b', bos_token='<|begin_of_text|>', add_bos_token=True
-  )
+  begin = '<|begin_of_text|>'
+  bare = byte_like(tmp_path / 'a', bos_token=begin)
+  adds = byte_like(tmp_path / 'b', bos_token=begin, begins=begin)
   first, second = (
     encode(Encoder(tokenizer, template), TURNS).tokens.tolist()
     for tokenizer in (bare, adds)
@@ -301,7 +304,8 @@ def test_nothing_begins_a_text_that_the_tokenizer_leaves_bare(
 
 
 def test_a_begin_that_the_template_writes_is_not_doubled(tmp_path):
-  begins = byte_like(tmp_path, bos_token='<|im_start|>', add_bos_token=True)
+  start = '<|im_start|>'
+  begins = byte_like(tmp_path, bos_token=start, begins=start)
   found = encode(Encoder(begins, 'chatml'), TURNS).tokens.tolist()
   assert found[:2] == ids(START, 'u')
 

@@ -47,6 +47,34 @@ def test_ids_are_those_of_transformers(tmp_path, name, space):
     assert encoder.prompt(turns[:-1]).tolist() == list(asked), label
 
 
+@pytest.mark.parametrize('space', chat_samples.SPACES)
+@pytest.mark.parametrize('template', ['alpaca', 'llama2', 'llama3', 'chatml'])
+def test_built_in_templates_are_complete_in_themselves(
+  tmp_path, template, space
+):
+  """As an export has them: transformers writes the same."""
+  import transformers
+
+  settings = {'begins': True, 'chat_template': None}
+  folder = chat_samples.write(tmp_path, 'llama2', space, **settings)
+  theirs = transformers.AutoTokenizer.from_pretrained(folder)
+  tokenizer = chat_samples.load(tmp_path, 'llama2', space, **settings)
+  encoder = Encoder(tokenizer, template)
+  theirs.chat_template = encoder.chat.source
+  for turns in CHATS.values():
+    (found,) = encoder([Document('a', '', messages=turns)])
+    own = theirs.apply_chat_template(
+      as_dicts(turns), return_assistant_tokens_mask=True
+    )
+    assert found.tokens.tolist() == list(own['input_ids'])
+    asked = theirs.apply_chat_template(
+      as_dicts(turns[:-1]), add_generation_prompt=True
+    )['input_ids']
+    assert encoder.prompt(turns[:-1]).tolist() == list(asked)
+    if space == 'none':
+      assert found.is_trained.astype(int).tolist() == own['assistant_masks']
+
+
 TOOLS = [
   {
     'type': 'function',
@@ -133,7 +161,7 @@ def test_what_begins_a_text_is_what_transformers_puts_there(tmp_path, space):
   import transformers
 
   for number, settings in enumerate(
-    ({}, {'add_bos_token': True}, {'add_bos_token': False})
+    ({}, {'begins': True}, {'begins': True, 'add_bos_token': False})
   ):
     where = tmp_path / str(number)
     folder = chat_samples.write(where, 'llama2', space, **settings)

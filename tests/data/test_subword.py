@@ -113,7 +113,6 @@ def test_the_content_is_the_fingerprint(specs, loaded, folder, tmp_path):
   assert moved.fingerprint == loaded['sentencepiece'].fingerprint
   content = (folder / 'llama' / 'tokenizer.json').read_text()
   (tmp_path / 'tokenizer.json').write_text(content)
-  write(tmp_path / 'tokenizer_config.json', {'add_bos_token': True})
   assert load(tmp_path).fingerprint == loaded['llama'].fingerprint
   write(tmp_path / 'generation_config.json', {'eos_token_id': [7, 8]})
   assert load(tmp_path).fingerprint != loaded['llama'].fingerprint
@@ -131,24 +130,16 @@ def load(path):
   'files, expected',
   [
     ({}, (None, 2)),
-    ({'tokenizer_config': {'add_bos_token': True}}, (1, 2)),
-    ({'tokenizer_config': {'add_bos_token': False}}, (None, 2)),
+    ({'tokenizer_config': {'add_bos_token': True}}, (None, 2)),
     (
-      {
-        'tokenizer_config': {'add_bos_token': True},
-        'generation_config': {'bos_token_id': 5, 'eos_token_id': [7, 8]},
-      },
-      (5, 7),
+      {'generation_config': {'bos_token_id': 5, 'eos_token_id': [7, 8]}},
+      (None, 7),
     ),
     ({'special_tokens_map': {'eos_token': {'content': '<s>'}}}, (None, 1)),
     (
       {
         'generation_config': {'eos_token_id': 7},
-        'tokenizer_config': {
-          'add_bos_token': True,
-          'bos_token': None,
-          'eos_token': '<s>',
-        },
+        'tokenizer_config': {'bos_token': None, 'eos_token': '<s>'},
       },
       (None, 1),
     ),
