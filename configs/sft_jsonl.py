@@ -7,8 +7,9 @@ names), or with "messages" of a chat. Look at what is learned first:
     satjax train --config=configs/sft_jsonl.py:'jsonl:chats/*.jsonl' \
       --workdir=runs/chats --config.model.init_from=models/base
 
-Other fields: `--config.data.columns="('ask', 'reply')"`. The template should be
-the one that the model knows: llama2, llama3, chatml (Qwen), alpaca or plain.
+Other fields: `--config.data.columns="('ask', 'reply')"`. Chats are written by
+the chat template of the tokenizer. For one that has none, choose a built-in
+one, such as `--config.data.template=chatml`; else they are plain text.
 """
 
 from configs import sft
@@ -18,5 +19,4 @@ def get_config(source='jsonl:data/*.jsonl'):
   config = sft.get_config()
   config.data.train = (source,)
   config.data.eval = (source,)
-  config.data.template = 'chatml'
   return config

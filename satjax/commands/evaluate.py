@@ -123,6 +123,8 @@ def _read(options):
       eval=sources,
       columns=options.columns,
       template=options.template,
+      reasoning=options.reasoning,
+      unlearned='keep',
       tokenizer=options.tokenizer,
       seq_len=options.seq_len,
       packing='concat_then_split',

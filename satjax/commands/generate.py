@@ -99,10 +99,11 @@ def _chat(options, prompts, tokenizer):
   from satjax.data.encode import Encoder
   from satjax.train import workdir
 
-  template = options.template
+  how = options.template, 'template'
   if options.workdir:
-    template = workdir.read_config(options.workdir).data.template
-  encoder = Encoder(tokenizer, template)
+    data = workdir.read_config(options.workdir).data
+    how = data.template, data.reasoning
+  encoder = Encoder(tokenizer, *how)
   if not all(prompts):
     raise errors.ConfigError('--chat needs --prompt=TEXT, what the user says')
   chats = [encoder.prompt([Message('user', text)]) for text in prompts]

@@ -92,10 +92,18 @@ TEXT = {
     lambda names: tuple(filter(None, names.split(','))),
     default=(),
   ),
-  '--template': choice(
-    ('plain', 'alpaca', 'llama2', 'llama3', 'chatml'),
-    'how pairs and chats are written (default: plain; a run knows its own)',
-    default='plain',
+  '--template': value(
+    'NAME',
+    'how pairs and chats are written: model, as the tokenizer has it;'
+    ' model:NAME; plain, alpaca, llama2, llama3 or chatml (default: auto, model'
+    ' if there is one, else plain; a run knows its own)',
+    default='auto',
+  ),
+  '--reasoning': choice(
+    ('template', 'think', 'drop'),
+    'what becomes of the reasoning of messages: written as the template has it'
+    ' (default); before the answer in <think> tags; left out',
+    default='template',
   ),
 }
 

@@ -136,9 +136,7 @@ def run(
     seconds = time.perf_counter() - begin
     return Continuation([''] * len(prompts), seconds=seconds)
   ids = [
-    np.concatenate([[tokenizer.bos_id], tokenizer.encode(prompt)])
-    if isinstance(prompt, str)
-    else prompt
+    tokenizers.begun(tokenizer, prompt) if isinstance(prompt, str) else prompt
     for prompt in prompts
   ]
   state, more = start(model, params, tokenizer, ids, options, draft, mesh)

@@ -204,7 +204,9 @@ def _tokenizer(
       f'{file}: found a vocabulary of {size}, expected at most {room}, the'
       ' vocab_size of config.json; use the tokenizer of this model'
     )
-  ids = {'begin': tokenizer.bos_id, 'end': tokenizer.eos_id}
+  begin = tokenizer.markers.get(tokenizer.named_tokens.get('bos_token'))
+  ids = {'begin': begin, 'end': tokenizer.eos_id}
+  ids = {name: i for name, i in ids.items() if i is not None}
   named = [f'{n} {i} {tokenizer.token(i)}' for n, i in ids.items()]
   more = len(special - set(ids.values()))
   return {

@@ -61,8 +61,8 @@ def _llama_like():
 
 
 @functools.cache
-def _byte_level():
-  """As GPT-2's: one token is begin and end; and one beyond a gap of ids."""
+def byte_level():
+  """As GPT-2's: nothing begins a text; and one token beyond a gap of ids."""
   tokenizer, trainer = _bpe(['<|endoftext|>'])
   trainer.initial_alphabet = library.pre_tokenizers.ByteLevel.alphabet()
   tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(False)
@@ -76,7 +76,7 @@ def _byte_level():
 
 def chatml(root):
   """A tokenizer like GPT-2's that has the markers of ChatML."""
-  described = json.loads(_byte_level())
+  described = json.loads(byte_level())
   for name in ('<|im_start|>', '<|im_end|>'):
     last = described['added_tokens'][-1]
     described['added_tokens'].append(
@@ -84,6 +84,20 @@ def chatml(root):
     )
   (root / 'chatml.json').write_text(json.dumps(described))
   return tokenizers.get_tokenizer(f'hf:{root}/chatml.json')
+
+
+def beginning(token, number):
+  """A post-processor that puts a token before every text."""
+  first = {'SpecialToken': {'id': token, 'type_id': 0}}
+  text, second = ({'Sequence': {'id': n, 'type_id': 0}} for n in 'AB')
+  return {
+    'type': 'TemplateProcessing',
+    'single': [first, text],
+    'pair': [first, text, first, second],
+    'special_tokens': {
+      token: {'id': token, 'ids': [number], 'tokens': [token]}
+    },
+  }
 
 
 def llama_like():
@@ -110,12 +124,13 @@ def sentencepiece_model(**options):
 def write(root):
   """Writes one of each kind; what configurations call them, by kind."""
   (root / 'llama').mkdir()
-  (root / 'llama' / 'tokenizer.json').write_text(_llama_like())
+  begins = llama_like() | {'post_processor': beginning('<s>', 1)}
+  (root / 'llama' / 'tokenizer.json').write_text(json.dumps(begins))
   begin = {'__type': 'AddedToken', 'content': '<s>'}
   (root / 'llama' / 'tokenizer_config.json').write_text(
     json.dumps({'bos_token': begin, 'eos_token': '</s>'})
   )
-  (root / 'gpt.json').write_text(_byte_level())
+  (root / 'gpt.json').write_text(byte_level())
   (root / 'sp.model').write_bytes(sentencepiece_model())
   return {
     'byte': 'byte',

@@ -43,6 +43,7 @@ def pieces(text):
 def test_learned_spans_are_the_answers(source, packing):
   values = sft_jsonl.get_config(source)
   values.data.seq_len, values.data.packing = 200, packing
+  values.data.template = 'chatml'
   data = Config.from_dict(values).data
   batches = pipeline.make_batches(
     data, split='train', batch_size=1, tokenizer=BYTE, vocab_size=320
@@ -68,6 +69,7 @@ def test_preview_of_a_configuration(source, tmp_path, capsys, monkeypatch):
   monkeypatch.setenv('COLUMNS', '200')
   page = tmp_path / 'preview.html'
   run = ['preview', f'--config=configs/sft_jsonl.py:{source}', '--rows=1']
+  run.append('--config.data.template=chatml')
   small = ['--config.data.seq_len=256', '--config.train.batch_size=2']
   assert cli.main([*run, *small, f'--out={page}']) == 0
   shown = capsys.readouterr().out
@@ -77,3 +79,10 @@ def test_preview_of_a_configuration(source, tmp_path, capsys, monkeypatch):
   assert '&lt;|im_start|&gt;' in html and 'It is' in html
   assert 'color' in html and 'http' not in html
   assert cli.main([*run, '--batch=-1']) == 78
+  assert cli.main([*run, *small, '--json']) == 0
+  (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+  assert set(row) == {'batch', 'row', 'ids', 'learned', 'text'}
+  assert len(row['ids']) == len(row['learned'])
+  learned = [n for n, yes in zip(row['ids'], row['learned']) if yes]
+  assert re.fullmatch(r'(It is \d+\.)+', BYTE.decode(learned))
+  assert row['text'].startswith('<begin><|im_start|>user\nWhat is')

@@ -245,6 +245,7 @@ def test_begins_texts_where_the_files_of_an_export_do(tmp_path):
     begins[kind] = encode('import os') == [tokenizer.bos_id, *plain_ids]
     assert begins[kind] or encode('import os') == plain_ids
   assert {kind for kind, yes in begins.items() if yes} == {
+    'llama',
     'sentencepiece',
     'begins',
   }

@@ -1,0 +1,194 @@
+"""Records of others: what is read of them, and what is counted as unread."""
+
+from collections import Counter
+import json
+
+import pytest
+
+from satjax import errors
+from satjax.data import documents, pipeline, tokenizers
+from satjax.data.documents import Message
+from tests import models
+
+TURNS = [
+  {'role': 'user', 'content': 'hello'},
+  {'role': 'assistant', 'content': 'hi'},
+]
+READ = (Message('user', 'hello'), Message('assistant', 'hi'))
+CALLS = [{'type': 'function', 'function': {'name': 'f', 'arguments': '{}'}}]
+
+
+def read(record, *columns):
+  """The document of a record, and what is counted of it."""
+  counts = Counter()
+  found = documents.from_record(record, columns, 'x#1', 'x, line 1', counts)
+  return found, dict(counts)
+
+
+def answer(**more):
+  return {'messages': [TURNS[0], {'role': 'assistant', 'content': 'hi'} | more]}
+
+
+@pytest.mark.parametrize(
+  'record',
+  [
+    {'messages': TURNS},
+    {'messages': json.dumps(TURNS)},
+    {'text': '', 'messages': TURNS},
+    {'text': None, 'messages': TURNS},
+    {'messages': None, 'conversations': TURNS},
+    {'prompt': '', 'completion': '', 'messages': TURNS},
+    {
+      'messages': [
+        {'role': 'user', 'content': [{'type': 'text', 'text': 'hel'}, 'lo']},
+        TURNS[1] | {'tool_calls': None, 'weight': None},
+      ]
+    },
+    {
+      'conversations': [
+        {'from': 'human', 'value': 'hello'},
+        {'from': 'gpt', 'value': 'hi', 'weight': 1},
+      ]
+    },
+  ],
+)
+def test_chats_in_many_shapes(record):
+  found, counts = read(record)
+  assert found.messages == READ and counts == {}
+
+
+def test_a_dialog_in_a_string_of_a_named_column():
+  assert read({'own': json.dumps(TURNS)}, 'own')[0].messages == READ
+  found, _ = read({'own': '[1] is a footnote'}, 'own')
+  assert found.text == '[1] is a footnote'
+
+
+def test_the_system_may_stand_beside_the_turns():
+  system = Message('system', 'Be brief.')
+  said = {'system': 'Be brief.'}
+  shapes = (
+    {'conversations': TURNS},
+    {'messages': TURNS},
+    {'instruction': 'hello', 'output': 'hi'},
+  )
+  for shape in shapes:
+    found, counts = read(shape | said)
+    assert found.turns == (system, *READ) and counts == {}
+  inside = {'messages': [{'role': 'system', 'content': 'Hm.'}, *TURNS]}
+  found, counts = read(inside | said)
+  assert found.messages[0].content == 'Hm.'
+  assert counts == {"field 'system'": 1}
+
+
+def test_alpaca_with_a_history():
+  found, counts = read(
+    {
+      'instruction': 'and',
+      'input': 'you?',
+      'output': 'yes',
+      'history': [['hello', 'hi']],
+    }
+  )
+  asked = Message('user', 'and\n\nyou?')
+  assert found.turns == (*READ, asked, Message('assistant', 'yes'))
+  assert counts == {}
+
+
+def test_what_is_not_learned():
+  (_, said), counts = (
+    read(answer(weight=0))[0].messages,
+    read(answer(weight=0))[1],
+  )
+  assert not said.counts and said.content == 'hi' and counts == {}
+  for content, counted in (
+    ('', {'empty_answer': 1}),
+    (None, {'empty_answer': 1, 'null': 1}),
+  ):
+    found, counts = read(answer(content=content))
+    assert not found.messages[1].counts and counts == counted
+  found, counts = read(answer(content=None, tool_calls=CALLS))
+  assert found.messages[1] == Message(
+    'assistant', '', fields={'tool_calls': CALLS}
+  )
+  assert counts == {}
+
+
+def test_tools_lie_beside_the_turns_as_a_list_or_as_json():
+  tools = [{'type': 'function', 'function': {'name': 'f'}}]
+  for value in (tools, json.dumps(tools)):
+    found, counts = read({'messages': TURNS, 'tools': value})
+    assert found.tools == tuple(tools) and counts == {}
+
+
+def test_empty_prompts_and_answers():
+  found, counts = read({'prompt': '', 'completion': 'hello'})
+  assert found.prompt == '' and found.turns[1].content == 'hello'
+  assert counts == {'empty_prompt': 1}
+  for record in (
+    {'prompt': 'a', 'completion': ''},
+    {'prompt': 'a', 'completion': None},
+    {'text': None},
+    {'messages': None},
+    {'messages': ''},
+  ):
+    assert read(record) == (None, {'empty': 1})
+
+
+def test_every_other_field_is_counted_by_name():
+  _, counts = read({'messages': TURNS, 'id': 7, 'loss': False, 'note': None})
+  assert counts == {"field 'id'": 1, "field 'loss'": 1}
+  _, counts = read({'question': 'a', 'answer': 'b', 'hint': 'c'})
+  assert counts == {"field 'hint'": 1}
+  _, counts = read({'text': 'a', 'messages': TURNS, 'url': 'b'})
+  assert counts == {"field 'messages'": 1}  # the others say nothing of it
+  found, counts = read(answer(name='bot', train=False))
+  assert found.messages[1].fields == {'name': 'bot', 'train': False}
+
+
+@pytest.mark.parametrize(
+  'record, message',
+  [
+    (answer(weight=0.5), 'message 2: weight 0.5; 1 is learned'),
+    (
+      answer(content=[{'type': 'image', 'url': 'x'}]),
+      'message 2: .* is no mess',
+    ),
+    (answer(content=3), 'message 2: .*is no message'),
+    ({'messages': 'hello'}, 'x, line 1: its "messages" is \'hello\'; write a'),
+    ({'messages': [{'role': 'narrator', 'content': 'x'}]}, 'message 1: .*role'),
+    ({'instruction': 'a', 'output': 'b', 'history': ['x']}, '"history" holds'),
+    ({'messages': TURNS, 'tools': 'f'}, '"tools" is'),
+  ],
+)
+def test_records_that_cannot_be_read(record, message):
+  with pytest.raises(errors.DataError, match=message):
+    read(record)
+
+
+def make(tmp_path, lengths, **changes):
+  """Batches of chats with prompts of some lengths, in rows of 64 bytes."""
+  pairs = ({'prompt': 'a' * n, 'answer': 'yes'} for n in lengths)
+  (tmp_path / 'a.jsonl').write_text('\n'.join(map(json.dumps, pairs)))
+  settings = {'train': (f'jsonl:{tmp_path}/a.jsonl',), 'seq_len': 64}
+  data = models.make_data(
+    **settings | {'packing': 'best_fit', 'held_out': 1e-9} | changes
+  )
+  tokenizer = tokenizers.get_tokenizer(data.tokenizer)
+  return pipeline.make_batches(
+    data, split='train', batch_size=1, tokenizer=tokenizer, vocab_size=258
+  )
+
+
+def test_documents_that_teach_nothing_are_counted(tmp_path, caplog):
+  made = make(tmp_path, [10, 10, 100])
+  assert made.sources[0].num_unlearned == 1
+  assert 'nothing is learned of 1 of 3 documents' in caplog.text
+
+
+def test_they_are_refused_if_they_are_most(tmp_path):
+  lengths = [10, 100, 100]
+  with pytest.raises(errors.DataError, match='of 2 of 3 .*seq_len 64.*keep'):
+    make(tmp_path, lengths, unlearned='refuse')
+  assert make(tmp_path, lengths).sources[0].num_unlearned == 2
+  cut = make(tmp_path, lengths, unlearned='refuse', too_long='drop')
+  assert cut.sources[0].num_unlearned == 0
