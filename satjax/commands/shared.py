@@ -52,9 +52,10 @@ OUT = {'--out': value('PATH', 'what to write')}
 TOKENIZER = {
   '--tokenizer': value(
     'TOKENIZER',
-    'byte (default), hf:PATH of a tokenizer.json or a directory that has one,'
-    ' or sentencepiece:PATH of a .model file; a run knows its own',
-    default='byte',
+    'byte, hf:PATH of a tokenizer.json or a directory that has one, or'
+    ' sentencepiece:PATH of a .model file (default: that of the model'
+    ' directory or of the run; byte where there is none)',
+    default='',
   )
 }
 # Of a run in several processes (`distributed.processes`).
@@ -93,9 +94,11 @@ TEXT = {
     default=(),
   ),
   '--template': choice(
-    ('plain', 'alpaca', 'llama2', 'llama3', 'chatml'),
-    'how pairs and chats are written (default: plain; a run knows its own)',
-    default='plain',
+    ('model', 'plain', 'alpaca', 'llama2', 'llama3', 'chatml'),
+    "how pairs and chats are written; model: by the tokenizer's own chat"
+    ' template (default: as the run was trained, as the model directory says,'
+    ' or else plain)',
+    default='',
   ),
 }
 
@@ -112,7 +115,10 @@ def is_run(options: Any) -> bool:
 
 
 def open_model(options: Any) -> tuple[Any, Any]:
-  """The model and the tokenizer that the options of `MODEL` name."""
+  """The model and the tokenizer that the options of `MODEL` name.
+
+  Of a directory, the tokenizer that lies there, unless another is named.
+  """
   from satjax.data import tokenizers
   from satjax.interop import models
   from satjax.train import saved
@@ -120,5 +126,16 @@ def open_model(options: Any) -> tuple[Any, Any]:
   if is_run(options):
     run = saved.restore(options.workdir, options.step)
     return run.model, run.tokenizer
-  tokenizer = tokenizers.get_tokenizer(options.tokenizer)
+  spec = options.tokenizer or models.tokenizer_spec(options.model)
+  tokenizer = tokenizers.get_tokenizer(spec)
   return models.load(options.model, tokenizer), tokenizer
+
+
+def template_of(options: Any, tokenizer: Any) -> str:
+  """How chats are written: as the run was trained, or the directory says."""
+  from satjax.interop import models
+  from satjax.train import workdir
+
+  if options.workdir:
+    return workdir.read_config(options.workdir).data.template
+  return options.template or models.template_of(options.model, tokenizer)

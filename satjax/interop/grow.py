@@ -26,9 +26,6 @@ from satjax.interop import huggingface, llama, weights, writer
 # Tokenizers, templates and settings go along.
 _SMALL_FILES = ('*.json', '*.jinja', '*.model', '*.txt')
 _OF_OTHER_WEIGHTS = ('adapter_config.json', writer.CHECKSUMS)
-# Keys of config.json that growth makes untrue: the name of the source, code
-# that stays behind, settings of each layer, and what `describe` says anew.
-_STALE = ('_name_or_path', 'auto_map', 'layer_types', 'rope_scaling')
 _MARKS = ('', 'new', 'new, zeroed', 'new, random')  # a later one says more
 _MOST_ROWS = 40
 
@@ -200,8 +197,7 @@ def _small_files(
   old = huggingface.max_length(source)
   new = old * math.prod(op.factor for op in operators if type(op) is Length)
   stored = weights.read_json(source, 'config.json')
-  kept = {key: value for key, value in stored.items() if key not in _STALE}
-  described = kept | llama.describe(after, dtype, new) | writer.OURS
+  described = llama.describe(after, dtype, new, stored) | writer.OURS
   _, problems = llama.config_of(described)
   if problems:
     raise errors.ConfigError(

@@ -18,9 +18,9 @@ import numpy as np
 from satjax import errors, files, tree
 from satjax.config.groups import ModelConfig
 from satjax.data import subword
-from satjax.interop import llama, weights, writer
+from satjax.interop import llama, small_files, weights, writer
+from satjax.interop.small_files import Settings
 
-_CONFIG = 'config.json'
 _MAX_LENGTH = 2048  # where nothing is said, as transformers has it
 _NUMPY_DTYPES = tuple(map(np.dtype, weights.DTYPES.values()))
 
@@ -32,14 +32,18 @@ def read_config(directory: str | os.PathLike) -> ModelConfig:
     DataError: names every key that is missing, wrong or not implemented.
   """
   directory = Path(directory)
-  config, problems = llama.config_of(weights.read_json(directory, _CONFIG))
-  weights.refuse(directory / _CONFIG, problems)
+  config, problems = llama.config_of(
+    weights.read_json(directory, small_files.CONFIG)
+  )
+  weights.refuse(directory / small_files.CONFIG, problems)
   return config
 
 
 def family(directory: str | os.PathLike) -> str:
   """The family of a directory whose `config.json` is as it should be."""
-  return llama.family_of(weights.read_json(Path(directory), _CONFIG), [])
+  return llama.family_of(
+    weights.read_json(Path(directory), small_files.CONFIG), []
+  )
 
 
 def max_length(directory: str | os.PathLike) -> int:
@@ -48,12 +52,26 @@ def max_length(directory: str | os.PathLike) -> int:
   Raises:
     DataError: it says what is no length.
   """
-  stored = weights.read_json(Path(directory), _CONFIG)
-  length = stored.get('max_position_embeddings') or _MAX_LENGTH
-  if type(length) is not int or length < 1:
+  stored = weights.read_json(Path(directory), small_files.CONFIG)
+  return _length_of(stored, Path(directory)) or _MAX_LENGTH
+
+
+def _length_of(stored: Mapping[str, Any], where: Path = Path()) -> int | None:
+  length = stored.get('max_position_embeddings')
+  if length and (type(length) is not int or length < 1):
     problem = f'max_position_embeddings = {errors.brief(length)}'
-    weights.refuse(Path(directory), [f'{problem}; allowed: at least 1'])
+    weights.refuse(where, [f'{problem}; allowed: at least 1'])
   return length
+
+
+def settings_files(directory: str | os.PathLike) -> dict[str, bytes]:
+  """Those files of a model, by name, that say what its weights do not.
+
+  A run keeps them for its export: config.json, and generation_config.json where
+  there is one. Raises as `read_config`.
+  """
+  read_config(directory)
+  return small_files.files_of(directory)
 
 
 # Rows and columns of a leaf, as a device asks for its part, to numbers.
@@ -145,16 +163,24 @@ def save(
   tokenizer: Any = None,
   stop_id: int | None = None,
   seq_len: int = 2048,
+  base: Settings | None = None,
+  template: str | None = None,
+  card: str = '',
 ) -> None:
   """Writes a model directory that transformers 4 and 5 read; see `writer`.
 
   Args:
     params: JAX or NumPy arrays of `tree.AXES`, all of one dtype.
     dtype: 'float32' or 'bfloat16' to cast to; None keeps the dtype.
-    tokenizer: its `bos_id` and `eos_id` are noted, and its files written for
-      AutoTokenizer; those of another tokenizer are taken away.
+    tokenizer: its special ids are noted, rows without a token are named as
+      `suppress_tokens`, and its files written for AutoTokenizer; those of
+      another tokenizer are taken away.
     stop_id: token that ends an answer in a chat; generation ends there too.
-    seq_len: `max_position_embeddings`, in tokens.
+    seq_len: tokens of the longest row; `max_position_embeddings`, unless that
+      of the base is larger.
+    base: of the model that this one was made of; what it says stays.
+    template: a chat template in place of the tokenizer's own (`jinja`).
+    card: text of a README.md; one that another wrote there stays.
 
   Raises:
     DataError: `params` are not those of `config`; names every difference.
@@ -162,24 +188,23 @@ def save(
   """
   leaves = tree.flatten(params)
   dtype = _stored_dtype(config, leaves, dtype)
-  slots = llama.slots(config)
+  slots, base = llama.slots(config), base or Settings()
   # Absent ids would mean 1 and 2, which are ordinary bytes here.
-  special = {
-    'bos_token_id': tokenizer.bos_id if tokenizer else None,
-    'eos_token_id': tokenizer.eos_id if tokenizer else None,
-  }
-  model = llama.describe(config, dtype.name, seq_len)
-  described = {
-    'config.json': writer.OURS | model | special,
-    'generation_config.json': special,
-  }
-  if stop_id is not None and stop_id != tokenizer.eos_id:
-    described['generation_config.json'] = special | {
-      'eos_token_id': [tokenizer.eos_id, stop_id]
-    }
-  contents = {name: files.to_json(values) for name, values in described.items()}
+  special = dict.fromkeys(('bos_token_id', 'eos_token_id'))
+  said, contents = Settings(special, special), {}
   if tokenizer:
-    contents |= tokenizer.files()
+    said = small_files.described(base, tokenizer, config.vocab_size, stop_id)
+    contents |= small_files.tokenizer_files(tokenizer, template)
+    base = base.of(tokenizer)
+  seq_len = max(seq_len, _length_of(base.config) or 0)
+  model = llama.describe(config, dtype.name, seq_len, base.config)
+  model |= writer.OURS | said.config
+  contents |= {
+    small_files.CONFIG: files.to_json(model),
+    small_files.GENERATION: files.to_json(said.generation),
+  }
+  if card:
+    contents[writer.CARD] = card.encode()
   writer.write(
     directory,
     {name: slot.shape for name, slot in slots.items()},
