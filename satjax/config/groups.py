@@ -32,6 +32,7 @@ class ModelConfig(schema.Group):
   )
   mlp_dim: int = schema.at_least(1)
   vocab_size: int = schema.at_least(2)
+  vocab_multiple: int = schema.at_least(0)
   tied: bool = schema.one_of(True, False)
   rope_theta: float = schema.above(0)
   rope_scaling: tuple = schema.rule(

@@ -10,9 +10,12 @@ from typing import Any
 
 from satjax import errors
 
-VERSION = 1  # of the form that is written; files without one are of version 0
+VERSION = 2  # of the form that is written; files without one are of version 0
 # (version, 'group.key', what was done before).
-ADDED: tuple[tuple[int, str, Any], ...] = ((1, 'data.attend', 'document'),)
+ADDED: tuple[tuple[int, str, Any], ...] = (
+  (1, 'data.attend', 'document'),
+  (2, 'model.vocab_multiple', 0),
+)
 
 # 'group.key', or 'growth.hops: OPTION' of an operator, and what to do instead.
 REMOVED = {

@@ -8,6 +8,7 @@ agrees with the configuration.
 
 import collections
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -86,6 +87,7 @@ def _whole(path: str, shape: tuple[int, ...], read: Read) -> np.ndarray:
 def load(
   directory: str | os.PathLike,
   place: Callable[[str, tuple[int, ...], Read], Any] = _whole,
+  vocab_size: int = 0,
 ) -> tuple[ModelConfig, dict[str, Any]]:
   """Reads a model: its configuration and its parameters.
 
@@ -93,6 +95,8 @@ def load(
     place: makes a leaf of its path, its shape and a function that reads any
       part of it, so that a model that is split over devices, or over hosts, is
       never whole in one memory. Default: a NumPy array.
+    vocab_size: rows of the tables of words, if they are to be more than there
+      are; the others are their mean.
 
   Returns:
     The leaves are nested, and in the stored dtype: float32, bfloat16, float16.
@@ -104,6 +108,8 @@ def load(
   """
   directory = Path(directory)
   config, headers = check(directory)
+  words = max(vocab_size, config.vocab_size)
+  config = dataclasses.replace(config, vocab_size=words)
   problems, parts = [], collections.defaultdict(list)
   for name, slot in llama.slots(config).items():
     parts[slot.path].append((name, slot))
@@ -114,6 +120,8 @@ def load(
     found = []
     for name, slot in chosen:
       matrix = weights.read_tensor(directory, headers[name])
+      if tree.AXES[path][0] == 'vocab':
+        matrix = weights.with_rows(matrix, words)
       inner = 1 if is_stacked else 0
       part = from_stored(matrix, slot, shape[inner:])[index[inner:]]
       if not weights.is_finite(part):

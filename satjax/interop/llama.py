@@ -95,6 +95,7 @@ TRAINING = {
   'scan': True,
   'remat': 'none',
   'init_from': '',
+  'vocab_multiple': 0,
 }
 
 

@@ -15,7 +15,14 @@ from satjax.config.groups import ModelConfig
 from satjax.config.run import Config
 from satjax.data import tokenizers
 from satjax.data.tokenizers import Tokenizer
-from satjax.interop import huggingface, jinja, llama, small_files, weights
+from satjax.interop import (
+  huggingface,
+  jinja,
+  llama,
+  small_files,
+  vocabulary,
+  weights,
+)
 from satjax.interop.small_files import Settings
 from satjax.tree import PyTree
 
@@ -130,11 +137,18 @@ def save(model: Model, directory: str | os.PathLike, **options: Any) -> None:
 
 
 def resolve(config: Config) -> Config:
-  """Takes the architecture from `model.init_from`, where that is set."""
-  if not config.model.init_from:
-    return config
-  stored = huggingface.read_config(config.model.init_from)
-  own = {name: getattr(config.model, name) for name in llama.TRAINING}
-  model = dataclasses.replace(stored, **own)
+  """Takes the architecture from `model.init_from`, where that is set.
+
+  With as many words as the tokenizer needs, where more may be added.
+  """
+  model, asked = config.model, config.model.vocab_size
+  if model.init_from:
+    stored = huggingface.read_config(model.init_from)
+    own = {name: getattr(model, name) for name in llama.TRAINING}
+    model = dataclasses.replace(stored, **own)
+  words = vocabulary.num_rows(
+    model.vocab_size, asked, model.vocab_multiple, config.data.tokenizer
+  )
+  model = dataclasses.replace(model, vocab_size=words)
   values = config.to_dict() | {'model': dataclasses.asdict(model)}
   return Config.from_dict(values)

@@ -238,5 +238,5 @@ def _foreign_model(root: Path) -> str | None:
 def _foreign_card(root: Path) -> bool:
   try:
     return CARD_MARK not in (root / CARD).read_text('utf-8', 'replace')
-  except FileNotFoundError:
+  except OSError:
     return False
