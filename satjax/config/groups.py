@@ -208,7 +208,8 @@ class GrowthConfig(schema.Group):
       yield f'hops happen at {starts} tokens; these must increase'
 
 
-LORA_TARGETS = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
+LORA_BLOCKS = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
+LORA_TARGETS = (*LORA_BLOCKS, 'embed', 'unembed')
 
 
 @dataclasses.dataclass(frozen=True)

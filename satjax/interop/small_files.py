@@ -86,7 +86,7 @@ def base_of(workdir: str | os.PathLike, init_from: str) -> Settings:
   In the folder of the run, or else where the model was.
   """
   for folder in (Path(workdir) / 'base', Path(init_from)):
-    if (folder / CONFIG).is_file():
+    if folder.name and (folder / CONFIG).is_file():
       return Settings.read(folder)
   return Settings()
 

@@ -12,6 +12,7 @@ from satjax.data import tokenizers
 from satjax.data.documents import Document, Message
 from satjax.data.encode import Encoder
 from satjax.interop import huggingface, llama, weights
+from satjax.model import lora
 
 _ZERO = 1e-16  # the largest number of a row that nobody trained
 _ALIKE = 1e-2  # the largest difference of rows that are, of their largest
@@ -40,19 +41,18 @@ def warn_of_markers(config: Config, encoder: Encoder) -> None:
   Raises:
     DataError: `model.init_from` cannot be used.
   """
-  directory, lora = config.model.init_from, config.lora
+  directory = config.model.init_from
   missing = untrained(directory, encoder)
   if not missing:
     return
   names = {encoder.tokenizer.token(i) for ids in missing.values() for i in ids}
-  tables = {'embed' if config.model.tied else table for table in missing}
-  targets = {'embed' if config.model.tied else t for t in lora.targets}
   remedy = 'they begin to learn here, and need many examples'
-  if lora.is_on and not tables <= targets:
+  adapted = lora.paths(config.lora, config.model)
+  if config.lora.is_on and not missing.keys() <= {*adapted}:
     remedy = (
-      f'adapters leave them so, unless config.lora.targets has'
-      f' {" and ".join(map(repr, sorted(tables)))}; or choose a config.data.'
-      'template without them'
+      'adapters leave them so, unless config.lora.targets has'
+      f' {" and ".join(map(repr, missing))}; or choose a config.data.template'
+      ' without them'
     )
   logging.warning(
     f'Chats of template {encoder.template!r} need the markers'
