@@ -52,8 +52,14 @@ def get_config() -> ml_collections.ConfigDict:
     eval=('stdlib:docs',),  # sources whose held-out documents are evaluated
     columns=(),  # fields of JSONL and Parquet: one with a text or a chat, or
     # two, prompt and answer; (): the usual names
-    template='plain',  # how pairs and chats are written: plain, alpaca, llama2,
-    # llama3 or chatml
+    template='auto',  # how pairs and chats are written: 'model', as the chat
+    # template of the tokenizer has it ('model:NAME': one of several); plain,
+    # alpaca, llama2, llama3 or chatml. 'auto': 'model' if there is one, else
+    # plain
+    reasoning='template',  # of messages: written as the template has it;
+    # 'think': before the answer, in <think> tags; 'drop': left out
+    unlearned='refuse',  # more than half of the documents, of which nothing is
+    # learned (long prompts, empty answers); 'keep': only warn
     tokenizer='byte',  # 256 bytes, begin and end of text; 'hf:PATH',
     # 'sentencepiece:PATH'
     seq_len=256,  # tokens in a row

@@ -47,6 +47,8 @@ _DATA = {
   'eval': (),
   'columns': (),
   'template': 'plain',
+  'reasoning': 'template',
+  'unlearned': 'keep',
   'tokenizer': 'byte',
   'seq_len': 8,
   'packing': 'concat_then_split',

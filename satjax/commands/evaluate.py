@@ -125,6 +125,8 @@ def _read(options):
       eval=sources,
       columns=options.columns,
       template=shared.template_of(options, tokenizer),
+      reasoning=options.reasoning,
+      unlearned='keep',
       tokenizer=spec,
       seq_len=options.seq_len,
       packing='concat_then_split',

@@ -32,7 +32,7 @@ OPTIONS = shared.required(
 
 
 def run(options: Any) -> None:
-  from satjax.interop import jinja, models, peft
+  from satjax.interop import models, peft
   from satjax.train import card, saved
 
   found = saved.restore(options.workdir, options.step)
@@ -49,7 +49,7 @@ def run(options: Any) -> None:
       stop_id=found.encoder.stop_id,
       seq_len=found.stage.seq_len,
       base=found.base,
-      template=jinja.written(found.encoder),
+      template=found.encoder.chat.source,
       card='' if options.no_card else card.write(found, options.workdir),
     )
   print(f'wrote step {found.step} of {options.workdir} to {options.out}')

@@ -104,8 +104,15 @@ def _chat(options, prompts, tokenizer):
   """Ids of a chat with each prompt, and the token that ends an answer."""
   from satjax.data.documents import Message
   from satjax.data.encode import Encoder
+  from satjax.train import workdir
 
-  encoder = Encoder(tokenizer, shared.template_of(options, tokenizer))
+  how = ()
+  if options.workdir:
+    data = workdir.read_config(options.workdir).data
+    how = data.template, data.reasoning
+  encoder = Encoder(
+    tokenizer, *(how or [shared.template_of(options, tokenizer)])
+  )
   if not all(prompts):
     raise errors.ConfigError('--chat needs --prompt=TEXT, what the user says')
   chats = [encoder.prompt([Message('user', text)]) for text in prompts]

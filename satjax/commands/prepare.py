@@ -87,12 +87,13 @@ def _prepare(options: Any) -> None:
     columns=options.columns,
     shard_tokens=options.shard_tokens,
     tokenizer=options.tokenizer or 'byte',
-    template=options.template or 'plain',
+    template=options.template,
     held_out=options.held_out,
     test=options.test,
     duplicates=options.duplicates,
     min_tokens=options.min_tokens,
     max_tokens=options.max_tokens,
+    reasoning=options.reasoning,
   )
   workers = options.workers
   workers = len(runtime.cores()) if workers is None else workers
@@ -103,7 +104,7 @@ def _prepare(options: Any) -> None:
     )
   seconds = time.monotonic() - begin
   for part in table.parts:
-    print(_render(part, prepare.COUNTS))
+    print(_render(part))
   if bar.done:
     print(f'{seconds:,.1f} s, {bar.done / 1e6 / seconds:,.2f} MB/s')
     print(f'wrote {options.out}')
@@ -111,12 +112,16 @@ def _prepare(options: Any) -> None:
     print(f'{options.out} was finished before')
 
 
-def _render(part: Any, words: dict[str, str]) -> str:
+def _render(part: Any) -> str:
   """What came of a source."""
+  from satjax.data import encode, prepare
+
   counts = dict(part.counts)
   lines = [f'{part.source}: {counts.pop("documents"):,} documents']
   lines += [
-    f'  {words[name]:28} {count:14,}' for name, count in counts.items() if count
+    f'  {prepare.COUNTS.get(name) or encode.in_words(name):28} {count:14,}'
+    for name, count in counts.items()
+    if count
   ]
   lines += [
     f'  {name:28} {split.num_documents:14,} with {split.num_tokens:,} tokens'

@@ -19,6 +19,11 @@ OPTIONS = (
     ),
   }
   | shared.OUT
+  | {
+    '--json': shared.flag(
+      'print a JSON object a row instead: ids, learned (0 or 1 of each), text'
+    )
+  }
 )
 
 
@@ -30,5 +35,9 @@ def run(options: Any) -> None:
   config = config_file.load(options.config, options.overrides)
   config = models.resolve(config)
   preview.preview(
-    config, step=options.batch, num_rows=options.rows, out=options.out
+    config,
+    step=options.batch,
+    num_rows=options.rows,
+    out=options.out,
+    as_json=options.json,
   )

@@ -93,12 +93,18 @@ TEXT = {
     lambda names: tuple(filter(None, names.split(','))),
     default=(),
   ),
-  '--template': choice(
-    ('model', 'plain', 'alpaca', 'llama2', 'llama3', 'chatml'),
-    "how pairs and chats are written; model: by the tokenizer's own chat"
-    ' template (default: as the run was trained, as the model directory says,'
-    ' or else plain)',
-    default='',
+  '--template': value(
+    'NAME',
+    'how pairs and chats are written: model, as the tokenizer has it;'
+    ' model:NAME; plain, alpaca, llama2, llama3 or chatml (default: auto, model'
+    ' if there is one, else plain; a run and its export know their own)',
+    default='auto',
+  ),
+  '--reasoning': choice(
+    ('template', 'think', 'drop'),
+    'what becomes of the reasoning of messages: written as the template has it'
+    ' (default); before the answer in <think> tags; left out',
+    default='template',
   ),
 }
 
@@ -132,10 +138,9 @@ def open_model(options: Any) -> tuple[Any, Any]:
 
 
 def template_of(options: Any, tokenizer: Any) -> str:
-  """How chats are written: as the run was trained, or the directory says."""
+  """How chats of a model directory are written: as it says, by default."""
   from satjax.interop import models
-  from satjax.train import workdir
 
-  if options.workdir:
-    return workdir.read_config(options.workdir).data.template
-  return options.template or models.template_of(options.model, tokenizer)
+  if options.template != 'auto':
+    return options.template
+  return models.template_of(options.model, tokenizer)

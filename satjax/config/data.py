@@ -14,6 +14,19 @@ TOKENIZERS = (
 )
 
 
+TEMPLATES = (
+  "'auto' ('model' where the tokenizer has a chat template, else 'plain') |"
+  " 'model' (the tokenizer's own) | 'model:NAME' (one of several) | 'plain' |"
+  " 'alpaca' | 'llama2' | 'llama3' | 'chatml'"
+)
+
+
+def names_template(name: str) -> bool:
+  """Whether `name` has one of the forms of `TEMPLATES`."""
+  known = 'auto|model|model:.+|plain|alpaca|llama2|llama3|chatml'
+  return bool(re.fullmatch(known, name))
+
+
 def names_tokenizer(spec: str) -> bool:
   """Whether `spec` has one of the forms of `TOKENIZERS`."""
   return bool(re.fullmatch(r'byte|(hf|sentencepiece):\S.*', spec))
@@ -50,7 +63,9 @@ class DataConfig(schema.Group):
     lambda v: len(v) <= 2 and all(isinstance(x, str) and x for x in v),
     "() | ('text',) | ('messages',) | ('question', 'answer'): names of fields",
   )
-  template: str = schema.one_of('plain', 'alpaca', 'llama2', 'llama3', 'chatml')
+  template: str = schema.rule(names_template, TEMPLATES)
+  reasoning: str = schema.one_of('template', 'think', 'drop')
+  unlearned: str = schema.one_of('refuse', 'keep')
   tokenizer: str = schema.rule(names_tokenizer, TOKENIZERS)
   seq_len: int = schema.at_least(2)
   packing: str = schema.one_of('concat_then_split', 'best_fit')

@@ -15,6 +15,8 @@ VERSION = 2  # of the form that is written; files without one are of version 0
 ADDED: tuple[tuple[int, str, Any], ...] = (
   (1, 'data.attend', 'document'),
   (2, 'model.vocab_multiple', 0),
+  (2, 'data.reasoning', 'template'),
+  (2, 'data.unlearned', 'keep'),
 )
 
 # 'group.key', or 'growth.hops: OPTION' of an operator, and what to do instead.

@@ -1,118 +1,390 @@
-"""Chat templates: the turns of a conversation to pieces of text and markers.
+"""Chat templates: a conversation to what a model reads, and what it learns.
 
 The loss counts what the assistant says and the marker that ends its turn, and
-nothing else. Markers are tokens of their own, never found inside of a text; a
-tokenizer that lacks one spells it as text. The last marker of a turn of the
-assistant is the tokenizer's own end of text where it has no such token, so that
-there always is one token that says: stop.
+nothing else. A template is the tokenizer's own, or one of a few built-in ones;
+all are Jinja. Where a template marks what the assistant generates, that is
+learned. Otherwise an answer is found by rendering: it begins where the prompt
+for it ends, and ends with the first end of turn after that.
+
+A built-in template uses the markers that the tokenizer has, and spells others
+as text. The last marker of a turn of the assistant is the tokenizer's own end
+of text where it has no such token, so that there always is one token that says:
+stop.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+from typing import Any, NamedTuple
 
-from satjax.data.documents import Message
+from absl import logging
+
+from satjax import errors
+from satjax.data import rendering
+from satjax.data.documents import CALLS, Message
+from satjax.data.rendering import CLOSE, OPEN, PLACE, Part, Renderer
+from satjax.data.tokenizers import Tokenizer
 
 _ALPACA = (
   'Below is an instruction that describes a task. Write a response that'
   ' appropriately completes the request.'
 )
-
-
-class Piece(NamedTuple):
-  """A part of a document."""
-
-  text: str  # what it says, or the name of a marker
-  is_trained: bool = False  # whether the loss counts it
-  # 'text'; 'marker', one token; 'stop', the one that ends a turn of the
-  # assistant; 'begin' or 'end' of text.
-  kind: str = 'text'
-
-
-Messages = Sequence[Message]
-
-
-def plain(messages: Messages, stop: Piece) -> Iterator[Piece]:
-  """The texts as they are."""
-  for role, content in messages:
-    if role == 'assistant':
-      yield from (Piece(content, is_trained=True), stop)
-    else:
-      yield Piece(content)
-
-
-def alpaca(messages: Messages, stop: Piece) -> Iterator[Piece]:
-  """Stanford Alpaca's headings (Taori et al., 2023).
-
-  What the system says stands in place of the introduction.
-  """
-  if messages[0].role != 'system':
-    yield Piece(f'{_ALPACA}\n\n')
-  for role, content in messages:
-    if role == 'system':
-      yield Piece(f'{content}\n\n')
-    elif role == 'user':
-      yield Piece(f'### Instruction:\n{content}\n\n')
-    else:
-      yield Piece('### Response:\n')
-      yield from (Piece(content, is_trained=True), stop, Piece('\n\n'))
-
-
-def llama2(messages: Messages, stop: Piece) -> Iterator[Piece]:
-  """Llama 2 (Touvron et al., 2023b): every pair begins and ends a text."""
-  system, is_first = '', True
-  for role, content in messages:
-    if role == 'system':
-      system = f'<<SYS>>\n{content}\n<</SYS>>\n\n'
-    elif role == 'user':
-      if not is_first:
-        yield Piece('', kind='begin')
-      yield Piece(f'[INST] {system}{content.strip()} [/INST]')
-      system, is_first = '', False
-    else:
-      yield from (Piece(f' {content.strip()} ', is_trained=True), stop)
-
-
-def llama3(messages: Messages, stop: Piece) -> Iterator[Piece]:
-  """Llama 3 (Grattafiori et al., 2024)."""
-  for role, content in messages:
-    yield Piece('<|start_header_id|>', kind='marker')
-    yield Piece(role)
-    yield Piece('<|end_header_id|>', kind='marker')
-    yield Piece('\n\n')
-    is_trained = role == 'assistant'
-    yield Piece(content.strip(), is_trained)
-    yield stop._replace(is_trained=is_trained)
-
-
-def chatml(messages: Messages, stop: Piece) -> Iterator[Piece]:
-  """ChatML (OpenAI, 2023), which Qwen uses."""
-  for role, content in messages:
-    yield Piece('<|im_start|>', kind='marker')
-    yield Piece(f'{role}\n')
-    is_trained = role == 'assistant'
-    yield Piece(content, is_trained)
-    yield from (stop._replace(is_trained=is_trained), Piece('\n'))
-
-
 # By name, with the marker that ends a turn; '': the end of text.
-TEMPLATES = {
-  'plain': (plain, ''),
-  'alpaca': (alpaca, ''),
-  'llama2': (llama2, ''),
-  'llama3': (llama3, '<|eot_id|>'),
-  'chatml': (chatml, '<|im_end|>'),
+BUILT_IN = {
+  # The texts as they are.
+  'plain': (
+    "{{ begin }}{% for m in messages %}{% if m.role == 'assistant' %}"
+    '{% generation %}{{ m.content + stop }}{% endgeneration %}'
+    '{% else %}{{ m.content }}{% endif %}{% endfor %}',
+    '',
+  ),
+  # Stanford Alpaca's headings (Taori et al., 2023). What the system says stands
+  # in place of the introduction.
+  'alpaca': (
+    "{{ begin }}{% if messages[0].role != 'system' %}{{ '" + _ALPACA + "\\n\\n'"
+    " }}{% endif %}{% for m in messages %}{% if m.role == 'system' %}"
+    "{{ m.content + '\\n\\n' }}{% elif m.role == 'user' %}"
+    "{{ '### Instruction:\\n' + m.content + '\\n\\n' }}{% else %}"
+    "{{ '### Response:\\n' }}{% generation %}{{ m.content + stop }}"
+    "{% endgeneration %}{{ '\\n\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Response:\\n' }}{% endif %}",
+    '',
+  ),
+  # Llama 2 (Touvron et al., 2023b): every pair begins and ends a text.
+  'llama2': (
+    "{{ begin }}{% set ns = namespace(system='', later=false) %}"
+    "{% for m in messages %}{% if m.role == 'system' %}{% set ns.system ="
+    " '<<SYS>>\\n' + m.content + '\\n<</SYS>>\\n\\n' %}{% elif m.role == 'user'"
+    " %}{{ (begin if ns.later else '') + '[INST] ' + ns.system"
+    " + m.content.strip() + ' [/INST]' }}{% set ns.system = '' %}"
+    '{% set ns.later = true %}{% else %}{% generation %}'
+    "{{ ' ' + m.content.strip() + ' ' + stop }}{% endgeneration %}{% endif %}"
+    '{% endfor %}',
+    '',
+  ),
+  # Llama 3 (Grattafiori et al., 2024).
+  'llama3': (
+    '{{ begin }}{% for m in messages %}'
+    "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' }}"
+    "{% if m.role == 'assistant' %}{% generation %}"
+    '{{ m.content.strip() + stop }}{% endgeneration %}'
+    '{% else %}{{ m.content.strip() + stop }}{% endif %}{% endfor %}'
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant"
+    "<|end_header_id|>\\n\\n' }}{% endif %}",
+    '<|eot_id|>',
+  ),
+  # ChatML (OpenAI, 2023), which Qwen uses.
+  'chatml': (
+    "{{ begin }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content + stop }}"
+    '{% endgeneration %}{% else %}{{ m.content + stop }}{% endif %}'
+    "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\\n' }}{% endif %}",
+    '<|im_end|>',
+  ),
 }
+REASONING = ('template', 'think', 'drop')
+_SYSTEM, _ASKED, _SAID = (
+  {'role': 'system', 'content': 'Be brief.'},
+  {'role': 'user', 'content': 'One?'},
+  {'role': 'assistant', 'content': 'Yes.'},
+)
 
 
-def pieces(template: str, messages: Messages) -> list[Piece]:
-  """A conversation as a template writes it, after a begin of text."""
-  render, marker = TEMPLATES[template]
-  stop = Piece(marker, is_trained=True, kind='stop')
-  return [p for p in render(messages, stop) if p.text or p.kind != 'text']
+class Written(NamedTuple):
+  """A conversation as a model reads it."""
+
+  parts: list[Part]
+  unclear: int = 0  # answers whose place cannot be told, not learned
+  unread: tuple[str, ...] = ()  # fields that the template does not look at
 
 
-def opening(template: str, messages: Messages) -> list[Piece]:
-  """A conversation up to where the assistant goes on."""
-  said = pieces(template, [*messages, Message('assistant', '.')])
-  last = max(i for i, p in enumerate(said) if p.is_trained and p.kind == 'text')
-  return said[:last]
+class Chat:
+  """A template for the tokenizer that it is written with.
+
+  Attributes:
+    source: Jinja, complete in itself.
+    stop: the marker that ends what the assistant says.
+    identity: equal for templates that write the same.
+    joins: whether a conversation is encoded as one text; 'plain' encodes every
+      part for itself, so that no token is half prompt and half answer.
+  """
+
+  def __init__(
+    self, tokenizer: Tokenizer, template: str, reasoning: str = 'template'
+  ):
+    """Chooses a template.
+
+    Args:
+      template: 'auto', 'model', 'model:NAME', or one of `BUILT_IN`.
+      reasoning: what becomes of the `reasoning_content` of a message: the
+        'template' writes it, or not; 'think': it stands before the answer, in
+        <think> tags; 'drop': it is taken out.
+
+    Raises:
+      ConfigError: the tokenizer has no such template.
+    """
+    own = tokenizer.chat_templates
+    if template == 'auto':
+      template = 'model' if own else 'plain'
+    if template in BUILT_IN and _takes_own(tokenizer, template):
+      template = 'model'
+    self.joins = template != 'plain'
+    self._reasoning = reasoning
+    self._is_own = template not in BUILT_IN
+    if self._is_own:
+      self.source = _named(tokenizer, template.partition(':')[2])
+      digest = hashlib.blake2b(json.dumps([self.source]).encode())
+      self.identity = f'model:{digest.hexdigest()[:16]}'
+    else:
+      self.source, self.identity = built_in(tokenizer, template), template
+    self._renderer = _renderer(tokenizer, self.source)
+    self._for_tools = self._renderer
+    if template == 'model' and 'tool_use' in own:  # as transformers chooses
+      self._for_tools = _renderer(tokenizer, own['tool_use'])
+    if self._is_own:
+      self.stop = _stop(self._renderer)
+    else:
+      self.stop = _ending(tokenizer, BUILT_IN[template][1])
+
+  def write(self, turns: Sequence[Message], tools: Sequence[Any]) -> Written:
+    """A conversation, and which of it is learned.
+
+    Raises:
+      DataError: the template cannot write it.
+    """
+    renderer = self._for_tools if tools else self._renderer
+    self._check(renderer, turns)
+    messages = list(map(self._as_dict, turns))
+    written = renderer(messages, tools)
+    answers = [turn for turn in turns if turn.role == 'assistant']
+    learned, unclear = [turn.counts for turn in answers], 0
+    if OPEN in written:
+      if self.stop:
+        written = written.replace(CLOSE + self.stop, self.stop + CLOSE)
+      if not all(learned) and written.count(OPEN) != len(answers):
+        learned, unclear = [False] * written.count(OPEN), sum(learned)
+      elif all(learned):
+        learned = []
+    else:
+      written, unclear = self._marked(renderer, written, messages, tools, turns)
+      learned = []
+    unread = [key for message in messages for key in message]
+    unread += ['tools'] if tools else []
+    unread = [key for key in unread if not self._reads(renderer, key)]
+    return Written(renderer.parts(written, learned), unclear, tuple(unread))
+
+  def opening(
+    self, turns: Sequence[Message], tools: Sequence[Any] = ()
+  ) -> list[Part]:
+    """A conversation up to where the assistant goes on; raises as `write`."""
+    renderer = self._for_tools if tools else self._renderer
+    self._check(renderer, turns)
+    written = renderer(list(map(self._as_dict, turns)), tools, opens=True)
+    parts = renderer.parts(written)
+    return [part._replace(is_trained=False) for part in parts]
+
+  def _marked(
+    self,
+    renderer: Renderer,
+    written: str,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any],
+    turns: Sequence[Message],
+  ) -> tuple[str, int]:
+    """With marks around what is learned; and how many answers are unclear."""
+    if self.stop is None:
+      raise errors.DataError(
+        'the chat template of the tokenizer writes no special token after an'
+        ' answer, and the model would never learn to stop; name a built-in'
+        ' template as data.template'
+      )
+    spans = [
+      self._span(renderer, written, messages, tools, number)
+      for number, turn in enumerate(turns)
+      if turn.role == 'assistant' and turn.counts
+    ]
+    for begin, end in sorted(filter(None, spans), reverse=True):
+      written = (
+        f'{written[:begin]}{OPEN}{written[begin:end]}{CLOSE}' + (written[end:])
+      )
+    return written, spans.count(None)
+
+  def _span(
+    self,
+    renderer: Renderer,
+    written: str,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any],
+    number: int,
+  ) -> tuple[int, int] | None:
+    """Where an answer begins and its turn ends; None: it cannot be told."""
+    following, end = messages[number + 1 : number + 2], len(written)
+    try:
+      opening = renderer(messages[:number], tools, opens=True)
+      if following:  # up to what is said next
+        other = {**following[0], 'content': PLACE}
+        other = renderer([*messages[: number + 1], other], tools)
+        end = len(os.path.commonprefix([written, other]))
+    except errors.DataError:
+      return None
+    begin = len(opening)
+    markers = renderer.marker_in(written, begin, end)
+    stops = (match.end() for match in markers if match[0] == self.stop)
+    stop = next(stops, None)
+    if stop is None or not written.startswith(opening):
+      return None
+    return begin, stop
+
+  def _check(self, renderer: Renderer, turns: Sequence[Message]) -> None:
+    """Raises DataError where a part of what is learned would be lost."""
+    for key in CALLS:
+      if any(key in turn.fields for turn in turns) and (
+        not self._reads(renderer, key)
+      ):
+        raise errors.DataError(
+          f'it has {key}, which the template does not write; leave it out, or'
+          " use data.template='model' with a tokenizer that knows tools"
+        )
+    if any(turn.role == 'tool' for turn in turns) and not (
+      self._is_own and _knows_tools(renderer)
+    ):
+      raise errors.DataError(
+        "a message has role 'tool', which the template does not write; leave it"
+        " out, or use data.template='model' with a tokenizer that knows tools"
+      )
+
+  def _as_dict(self, turn: Message) -> dict[str, Any]:
+    content, fields = turn.content, dict(turn.fields)
+    thought = [fields.get(key) for key in rendering.REASONING]
+    if self._reasoning != 'template':
+      fields = {k: v for k, v in fields.items() if k not in rendering.REASONING}
+    if self._reasoning == 'think' and any(thought):
+      thought = next(filter(None, thought))
+      content = f'<think>\n{thought}\n</think>\n\n{content}'
+    return {'role': turn.role, 'content': content, **fields}
+
+  def _reads(self, renderer: Renderer, field: str) -> bool:
+    if field in ('role', 'content'):
+      return True
+    names = rendering.REASONING if field in rendering.REASONING else (field,)
+    return self._is_own and any(
+      re.search(rf'\b{re.escape(name)}\b', renderer.source) for name in names
+    )
+
+
+def built_in(tokenizer: Tokenizer, name: str) -> str:
+  """The source of a built-in template, with the markers of a tokenizer."""
+  source, stop = BUILT_IN[name]
+  begin = '' if tokenizer.bos_id is None else _name(tokenizer, tokenizer.bos_id)
+  if begin in source:  # it begins every turn
+    begin = ''
+  variables = {'begin': begin, 'stop': _ending(tokenizer, stop)}
+  named = (f'{{% set {k} = {json.dumps(v)} %}}' for k, v in variables.items())
+  return ''.join(named) + source
+
+
+def _name(tokenizer: Tokenizer, number: int) -> str:
+  return next(name for name, n in tokenizer.markers.items() if n == number)
+
+
+def _ending(tokenizer: Tokenizer, stop: str) -> str:
+  is_known = stop in tokenizer.markers
+  return stop if is_known else _name(tokenizer, tokenizer.eos_id)
+
+
+def _named(tokenizer: Tokenizer, name: str) -> str:
+  """The source of a template of the tokenizer; '': the default one."""
+  found = tokenizer.chat_templates
+  if (name or 'default') in found:
+    return found[name or 'default']
+  has = f'it has {", ".join(found)}' if found else 'it has none'
+  raise errors.ConfigError(
+    f'tokenizer {tokenizer.name!r} has no chat template'
+    f' {name or "default"!r}; {has}; allowed for data.template: model:NAME of'
+    f' these, {", ".join(BUILT_IN)}'
+  )
+
+
+def _renderer(tokenizer: Tokenizer, source: str) -> Renderer:
+  return Renderer(source, tokenizer.markers, tokenizer.named_tokens)
+
+
+def _stop(renderer: Renderer) -> str | None:
+  """The marker that ends a turn of the assistant; None: there is none."""
+  try:
+    written = renderer([_ASKED, _SAID | {'content': PLACE}])
+  except errors.DataError:
+    return None
+  written = written.replace(CLOSE, '')
+  markers = renderer.marker_in(written, written.find(PLACE), len(written))
+  return next((match[0] for match in markers), None)
+
+
+@functools.cache
+def _knows_tools(renderer: Renderer) -> bool:
+  """Whether what a tool says is written."""
+  if re.search(r'[\'"]tool[\'"]', renderer.source):
+    return True
+  heard = {'role': 'tool', 'content': PLACE}
+  try:
+    return PLACE in renderer([_ASKED, _SAID, heard, _SAID])
+  except errors.DataError:
+    return False
+
+
+def _takes_own(tokenizer: Tokenizer, name: str) -> bool:
+  """Whether the tokenizer's own template is the built-in one that is named.
+
+  They may differ in what stands before the first turn: a begin of text, and
+  what the system says where nobody is the system. Then the own one is meant,
+  since the model knows no other. Says once what the difference is.
+  """
+  if 'default' not in tokenizer.chat_templates:
+    return False
+  own = _renderer(tokenizer, _named(tokenizer, ''))
+  ours = _renderer(tokenizer, built_in(tokenizer, name))
+  begin = tokenizer.named_tokens.get('bos_token', '')
+  chats = (
+    ([_SYSTEM, _ASKED, _SAID, _ASKED], True),
+    ([_SYSTEM, _ASKED, _SAID], False),
+    ([_ASKED], True),
+  )
+  alike, difference = [], None
+  for chat, opens in chats:
+    written = []
+    for renderer in (ours, own):
+      try:
+        text = renderer(chat, opens=opens)
+      except errors.DataError as error:
+        text = str(error)
+      written.append(text.replace(OPEN, '').replace(CLOSE, ''))
+    difference = difference or _difference(*written)
+    bare = {text.replace(begin, '') if begin else text for text in written}
+    alike.append(len(bare) == 1)
+  is_same = all(alike[:2])
+  if difference:
+    taken = 'is of that form and is used' if is_same else 'is not used'
+    _say(
+      f'data.template {name!r}: the template of tokenizer {tokenizer.name}'
+      f" {taken}; it differs: {difference}; data.template='model' names it"
+    )
+  return is_same
+
+
+def _difference(ours: str, own: str) -> str | None:
+  if ours == own:
+    return None
+  at = len(os.path.commonprefix([ours, own]))
+  first, second = (repr(t[max(0, at - 8) : at + 24]) for t in (ours, own))
+  return f'at character {at} {first} is {second} in its own'
+
+
+@functools.cache  # says it once
+def _say(text: str) -> None:
+  if multiprocessing.parent_process() is None:
+    logging.warning(text)

@@ -50,9 +50,8 @@ def of_record(
   Raises:
     DataError: the record is none, or a very long pair or conversation.
   """
-  document = documents.from_record(record, columns, id, place)
+  document = documents.from_record(record, columns, id, place, counts)
   if document is None:
-    counts['empty'] += 1
     return
   size = num_chars(document)
   if size <= MAX_CHARS:
@@ -110,7 +109,7 @@ def grouped(
 def num_chars(document: Document) -> int:
   """Characters of a document, whatever it consists of."""
   messages = sum(len(message.content) for message in document.messages)
-  return len(document.prompt) + len(document.text) + messages
+  return len(document.prompt or '') + len(document.text) + messages
 
 
 def text_of(value: Any) -> Any:

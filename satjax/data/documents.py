@@ -1,11 +1,13 @@
 """What a source yields, and how a record of a file becomes it."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+import json
 from typing import Any, NamedTuple
 
 from satjax import errors
 
-ROLES = ('system', 'user', 'assistant')
+ROLES = ('system', 'user', 'assistant', 'tool')
 # Fields that a record is looked through for, in this order.
 _TEXTS = ('text',)
 _CHATS = ('messages', 'conversations')
@@ -17,10 +19,29 @@ _PAIRS = (
   ('instruction', 'output'),
   ('instruction', 'response'),
 )
-_MORE = 'input'  # what an instruction is about, as Alpaca has it
-# ShareGPT's names: the keys of a message, and who speaks.
+# What an instruction is about, and what was said before, as Alpaca has it.
+_MORE, _BEFORE = 'input', 'history'
+# Beside the turns: what the system says, and what it may call.
+_SYSTEM, _TOOLS = 'system', 'tools'
+# ShareGPT's names: the keys of a message, and who speaks; and others' names.
 _KEYS = {'from': 'role', 'value': 'content'}
-_SPEAKERS = {'human': 'user', 'gpt': 'assistant'}
+_SPEAKERS = {
+  'human': 'user',
+  'gpt': 'assistant',
+  'model': 'assistant',
+  'developer': 'system',
+  'function': 'tool',
+  'ipython': 'tool',
+  'observation': 'tool',
+}
+CALLS = ('tool_calls', 'function_call')
+# What is counted of records, and in words; other names are those of fields.
+COUNTS = {
+  'empty': 'empty, left out',
+  'empty_prompt': 'empty prompts',
+  'empty_answer': 'empty answers, not learned',
+  'null': 'messages that are null, read as empty',
+}
 
 
 class Message(NamedTuple):
@@ -28,6 +49,8 @@ class Message(NamedTuple):
 
   role: str
   content: str
+  counts: bool = True  # whether it is learned, if the assistant says it
+  fields: Mapping[str, Any] = {}  # what else a template may look at
 
 
 class Document(NamedTuple):
@@ -35,21 +58,26 @@ class Document(NamedTuple):
 
   id: str  # path inside the source
   text: str  # what is learned; empty for a conversation only
-  prompt: str = ''  # stands before the text and is read only; empty: no pair
+  prompt: str | None = None  # stands before the text and is read only
   # Documents of one group fall into the same split; empty: `id` decides alone.
   group: str = ''
   messages: tuple[Message, ...] = ()  # of a conversation
+  tools: tuple[Any, ...] = ()  # what it may call, as JSON schemas
 
   @property
   def turns(self) -> tuple[Message, ...]:
     """The messages of a conversation or a pair; of a text: none."""
-    if self.prompt:
+    if self.prompt is not None:
       return Message('user', self.prompt), Message('assistant', self.text)
     return self.messages
 
 
 def from_record(
-  record: Any, columns: Sequence[str], id: str, place: str
+  record: Any,
+  columns: Sequence[str],
+  id: str,
+  place: str,
+  counts: Counter[str] | None = None,
 ) -> Document | None:
   """The document that a record holds; None: its text is empty.
 
@@ -58,39 +86,165 @@ def from_record(
       two, a prompt and its answer. (): a text in "text", messages in "messages"
       or "conversations", or one of the usual pairs.
     place: of the record, for messages of errors.
+    counts: what is found, by `COUNTS`, and fields that are not read, by name.
 
   Raises:
     DataError: the fields are not there, or hold something else.
   """
+  counts = Counter() if counts is None else counts
   if not isinstance(record, Mapping):
     raise _misfit(place, f'it is a {type(record).__name__}')
   names = tuple(columns) or _known(record)
   if names is None or not record.keys() >= set(names):
     raise _misfit(place, f'its keys are {sorted(map(str, record))}', columns)
   values = [record[name] for name in names]
-  is_chat = names[0] in _CHATS or (columns and len(names) == 1)
-  if is_chat and isinstance(values[0], list | tuple | Mapping):
-    return Document(id, '', messages=_messages(values[0], place))
-  for name, value in zip(names, values):
-    if not isinstance(value, str):
-      kind = type(value).__name__
-      raise _misfit(place, f'its "{name}" is a {kind}, not a string', columns)
-  *prompt, text = values
-  more = record.get(_MORE)
-  if prompt and names[0] == 'instruction' and isinstance(more, str) and more:
-    prompt = [f'{prompt[0]}\n\n{more}']
-  return Document(id, text, *prompt) if text else None
+  is_chat = names[0] in _CHATS or bool(columns) and len(names) == 1
+  if is_chat and (turns := _listed(values[0], names[0], place)) is not None:
+    messages = _messages(turns, place, counts)
+    document = Document(id, '', messages=messages)
+    document = _with_more(document, record, place)
+  else:
+    document = _of_texts(record, names, values, id, place, columns)
+    if document is None:
+      counts['empty'] += 1
+      return None
+  if document.prompt == '':
+    counts['empty_prompt'] += 1
+  if not columns:
+    _count_unread(record, names, document, counts)
+  return document
 
 
 def _known(record: Mapping[str, Any]) -> tuple[str, ...] | None:
-  # A text is a text, whatever other fields say about it.
-  for name in (*_TEXTS, *_CHATS):
-    if name in record:
-      return (name,)
-  return next((pair for pair in _PAIRS if record.keys() >= set(pair)), None)
+  """The fields to read: the first that say something."""
+  names = [(name,) for name in (*_TEXTS, *_CHATS)] + list(_PAIRS)
+  there = [each for each in names if record.keys() >= set(each)]
+  full = (each for each in there if record[each[-1]])
+  return next(full, there[0] if there else None)
 
 
-def _messages(values: Any, place: str) -> tuple[Message, ...]:
+def _of_texts(
+  record: Mapping[str, Any],
+  names: Sequence[str],
+  values: Sequence[Any],
+  id: str,
+  place: str,
+  columns: Sequence[str],
+) -> Document | None:
+  """A text, or a pair and what belongs to it; None: there is no answer."""
+  for name, value in zip(names, values):
+    if not isinstance(value, str | None):
+      kind = type(value).__name__
+      raise _misfit(place, f'its "{name}" is a {kind}, not a string', columns)
+  *prompt, text = (value or '' for value in values)
+  if not text:
+    return None
+  if not prompt:
+    return Document(id, text)
+  more = record.get(_MORE)
+  if names[0] == 'instruction' and isinstance(more, str) and more:
+    prompt = [f'{prompt[0]}\n\n{more}']
+  document = Document(id, text, *prompt)
+  before = record.get(_BEFORE)
+  if isinstance(before, list) and before:
+    pairs = [pair for pair in before if _is_pair(pair)]
+    if len(pairs) < len(before):
+      raise errors.DataError(
+        f'{place}: its "{_BEFORE}" holds {errors.brief(before)}; write pairs'
+        ' [["question", "answer"], ...]'
+      )
+    said = [Message(r, t) for p in pairs for r, t in zip(ROLES[1:], p)]
+    turns = (*said, *document.turns)
+    document = Document(id, '', messages=turns)
+  return _with_more(document, record, place)
+
+
+def _is_pair(value: Any) -> bool:
+  is_list = isinstance(value, list | tuple) and len(value) == 2
+  return is_list and all(isinstance(text, str) for text in value)
+
+
+def _with_more(
+  document: Document, record: Mapping[str, Any], place: str
+) -> Document:
+  """With what a record has beside the turns: the system, and tools."""
+  system, tools = record.get(_SYSTEM), record.get(_TOOLS)
+  turns = document.turns
+  if isinstance(system, str) and system and turns[0].role != 'system':
+    turns = (Message('system', system), *turns)
+    document = Document(document.id, '', messages=turns)
+  if tools:
+    return document._replace(tools=tuple(_listed(tools, _TOOLS, place)))
+  return document
+
+
+def _count_unread(
+  record: Mapping[str, Any],
+  names: Sequence[str],
+  document: Document,
+  counts: Counter[str],
+) -> None:
+  """Counts the fields that say something and are not in the document."""
+  turns = document.turns
+  known = {*_CHATS, *(name for pair in _PAIRS for name in pair)}
+  read = set(names)
+  if turns and turns[0].content == record.get(_SYSTEM):
+    read.add(_SYSTEM)
+  if names[0] == 'instruction':
+    read.add(_MORE)
+  if names[0] not in _CHATS:
+    read.add(_BEFORE)
+  if document.tools:
+    read.add(_TOOLS)
+  for key, value in record.items():
+    is_said = value is not None and value != '' and value != []
+    if is_said and key not in read and (turns or key in known):
+      counts[field(key)] += 1
+
+
+def field(name: str) -> str:
+  """How a field that is not read is counted."""
+  return f'field {name!r}'
+
+
+def in_words(name: str) -> str:
+  """What a count is of."""
+  is_field = name.startswith('field ')
+  return f'with a {name}, not read' if is_field else COUNTS.get(name, name)
+
+
+def _listed(value: Any, name: str, place: str) -> Any:
+  """Messages, which may be JSON in a string; None: it is another text."""
+  if isinstance(value, list | tuple | Mapping):
+    return value
+  if isinstance(value, str) and value.lstrip()[:1] in ('[', '{'):
+    try:
+      found = json.loads(value)
+    except (ValueError, RecursionError):
+      found = None
+    if isinstance(found, list | Mapping) and (name in _LISTS or _speak(found)):
+      return found
+  if name in _LISTS and value not in (None, ''):
+    raise errors.DataError(
+      f'{place}: its "{name}" is {errors.brief(value)}; write a list of objects'
+    )
+  return None
+
+
+_LISTS = (*_CHATS, _TOOLS)
+
+
+def _speak(values: Any) -> bool:
+  """Whether a list that was found in a text holds messages."""
+  return isinstance(values, list) and all(
+    isinstance(value, Mapping) and {'role', 'from'} & set(value)
+    for value in values
+  )
+
+
+def _messages(
+  values: Any, place: str, counts: Counter[str]
+) -> tuple[Message, ...]:
   """Checks a list of messages.
 
   The system speaks first, if at all; an assistant answers somewhere.
@@ -101,32 +255,70 @@ def _messages(values: Any, place: str) -> tuple[Message, ...]:
       values = [values]
     else:  # a list of structs, as TFDS has it
       values = [dict(zip(values, turn)) for turn in zip(*columns)]
-  found = []
-  for number, value in enumerate(values, 1):
-    fields = {}
-    if isinstance(value, Mapping):
-      fields = {_KEYS.get(key, key): text for key, text in value.items()}
-    role, content = fields.get('role'), fields.get('content')
-    if isinstance(role, str):
-      role = _SPEAKERS.get(role, role)
-    if role not in ROLES or not isinstance(content, str):
-      raise errors.DataError(
-        f'{place}, message {number}: {errors.brief(value)} is no message; write'
-        ' {"role": "user", "content": "..."}, the role one of'
-        f' {", ".join(ROLES)}'
-      )
-    if role == 'system' and number > 1:
+  found = [
+    _message(value, f'{place}, message {number}', counts)
+    for number, value in enumerate(values, 1)
+  ]
+  for number, message in enumerate(found[1:], 2):
+    if message.role == 'system':
       raise errors.DataError(
         f'{place}, message {number}: the system speaks first, or not at all;'
         ' put its message at the beginning'
       )
-    found.append(Message(role, content))
-  if not any(m.role == 'assistant' and m.content for m in found):
+  if not any(m.role == 'assistant' for m in found):
     raise errors.DataError(
       f'{place}: {len(found)} messages, none of them by an assistant, so that'
       ' there is nothing to learn; leave this conversation out'
     )
   return tuple(found)
+
+
+def _message(value: Any, place: str, counts: Counter[str]) -> Message:
+  fields = {}
+  if isinstance(value, Mapping):
+    fields = {_KEYS.get(key, key): v for key, v in value.items()}
+  role, content = fields.pop('role', None), fields.pop('content', None)
+  fields = {key: v for key, v in fields.items() if v not in (None, [], {})}
+  if isinstance(role, str):
+    role = _SPEAKERS.get(role, role)
+  calls = role == 'assistant' and any(key in fields for key in CALLS)
+  if content is None and 'content' in map(_own_key, value or ()):
+    counts.update(() if calls else ('null',))
+    content = ''
+  if calls and content is None:
+    content = ''
+  if isinstance(content, list | tuple):
+    content = _joined(content)
+  if role not in ROLES or not isinstance(content, str):
+    raise errors.DataError(
+      f'{place}: {errors.brief(value)} is no message; write {{"role": "user",'
+      f' "content": "..."}}, the role one of {", ".join(ROLES)}; of parts, only'
+      ' those of type "text" can be read'
+    )
+  weight = fields.pop('weight', 1)
+  if weight not in (0, 1):
+    raise errors.DataError(
+      f'{place}: weight {weight!r}; 1 is learned, 0 is not, and nothing is'
+      ' between'
+    )
+  is_empty = role == 'assistant' and not content and not calls
+  counts.update(('empty_answer',) if is_empty else ())
+  return Message(role, content, bool(weight) and not is_empty, fields)
+
+
+def _own_key(key: Any) -> Any:
+  return _KEYS.get(key, key)
+
+
+def _joined(parts: Sequence[Any]) -> str | None:
+  """The text of a message in parts; None: not all are text."""
+  texts = [
+    part.get('text')
+    if isinstance(part, Mapping) and part.get('type', 'text') == 'text'
+    else part
+    for part in parts
+  ]
+  return ''.join(texts) if all(isinstance(t, str) for t in texts) else None
 
 
 def _misfit(

@@ -1,16 +1,26 @@
 """Documents to tokens, and to which of them the loss counts."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from satjax import errors
-from satjax.data import chat, chunks
-from satjax.data.chat import Piece
+from satjax.data import chunks, documents
+from satjax.data.chat import Chat
 from satjax.data.documents import Document, Message
+from satjax.data.rendering import Part
 from satjax.data.tokenizers import Tokenizer
+
+# What is counted while documents are encoded, and in words.
+COUNTS = {
+  'unclear': 'answers whose place the template hides, not learned',
+  'shared': 'answers that share a token with their prompt, learned with it',
+  'unlearned': 'documents of which nothing is learned',
+}
 
 
 class Encoded(NamedTuple):
@@ -25,7 +35,17 @@ class Encoder:
   """Encodes documents: begin, text, end; or a conversation in a template."""
 
   tokenizer: Tokenizer
-  template: str = 'plain'  # of `chat.TEMPLATES`, for pairs and conversations
+  template: str = 'auto'  # of `chat.Chat`, for pairs and conversations
+  reasoning: str = 'template'  # of `chat.REASONING`
+
+  @functools.cached_property
+  def chat(self) -> Chat:
+    """The template, as it is for this tokenizer.
+
+    Raises:
+      ConfigError: there is none of this name.
+    """
+    return Chat(self.tokenizer, self.template, self.reasoning)
 
   @property
   def dtype(self) -> np.dtype:
@@ -35,25 +55,38 @@ class Encoder:
   @property
   def stop_id(self) -> int:
     """The token that ends what the assistant says."""
-    stop = self.tokenizer.special_id(chat.TEMPLATES[self.template][1])
+    stop = self.tokenizer.markers.get(self.chat.stop)
     return self.tokenizer.eos_id if stop is None else stop
 
-  def __call__(self, documents: Sequence[Document]) -> list[Encoded]:
-    """The tokens of some documents.
+  def __call__(
+    self,
+    documents: Sequence[Document],
+    counts: Counter[str] | None = None,
+  ) -> list[Encoded]:
+    """The tokens of some documents; adds to `counts` of `COUNTS` and fields.
 
     Raises:
-      DataError: the tokenizer gives an id outside of its vocabulary.
+      DataError: the tokenizer gives an id outside of its vocabulary, or the
+        template cannot write a conversation.
     """
-    found = self._encode([(d.id, self._pieces(d)) for d in documents])
+    counts = Counter() if counts is None else counts
+    texts = iter(
+      self.tokenizer.encode_batch(
+        [d.text for d in documents if not self._is_chat(d)]
+      )
+    )
+    chats = self._chats([d for d in documents if self._is_chat(d)], counts)
     return [
-      encoded if document.turns else Encoded(encoded.tokens, None)
-      for document, encoded in zip(documents, found)
+      next(chats) if self._is_chat(d) else self._text(next(texts), d.id)
+      for d in documents
     ]
 
   def each(
-    self, documents: Iterable[Document]
+    self,
+    documents: Iterable[Document],
+    counts: Counter[str] | None = None,
   ) -> Iterator[tuple[Document, Encoded]]:
-    """Yields documents with their tokens; raises as a call does.
+    """Yields documents with their tokens; otherwise as a call.
 
     As many are encoded together as memory allows, which lets a tokenizer use
     all cores.
@@ -61,47 +94,77 @@ class Encoder:
     for group in chunks.grouped(
       documents, chunks.num_chars, chunks.CHUNK_BYTES
     ):
-      yield from zip(group, self(group))
+      yield from zip(group, self(group, counts))
 
-  def prompt(self, messages: Iterable[Message]) -> np.ndarray:
-    """Tokens up to where the assistant goes on, begin of text first."""
-    pieces = [_BEGIN, *chat.opening(self.template, tuple(messages))]
-    (found,) = self._encode([('prompt', pieces)])
-    return found.tokens
+  def prompt(
+    self, messages: Iterable[Message], tools: Sequence[Any] = ()
+  ) -> np.ndarray:
+    """Tokens up to where the assistant goes on.
 
-  def _pieces(self, document: Document) -> list[Piece]:
-    if document.turns:
-      return [_BEGIN, *chat.pieces(self.template, document.turns)]
-    return [_BEGIN, Piece(document.text, True), Piece('', True, kind='end')]
+    Raises:
+      DataError: the template cannot write the messages.
+    """
+    parts = self.chat.opening(tuple(messages), tools)
+    return next(self._encoded([('prompt', parts)], Counter())).tokens
 
-  def _token(self, piece: Piece) -> int | None:
-    """The token that a piece is; None: it is text, or spelled as text."""
-    if piece.kind == 'marker':
-      return self.tokenizer.special_id(piece.text)
-    ends = {'begin': self.tokenizer.bos_id, 'end': self.tokenizer.eos_id}
-    return self.stop_id if piece.kind == 'stop' else ends.get(piece.kind)
+  def _is_chat(self, document: Document) -> bool:
+    # Without a template around it, an answer to nothing is a text.
+    is_bare = document.prompt == '' and not self.chat.joins
+    return bool(document.turns) and not is_bare
 
-  def _encode(
-    self, written: Sequence[tuple[str, Sequence[Piece]]]
+  def _text(self, ids: np.ndarray, id: str) -> Encoded:
+    begin = self.tokenizer.bos_id
+    begin = [] if begin is None else [begin]
+    parts = [begin, self._checked(ids, id), [self.tokenizer.eos_id]]
+    return Encoded(
+      np.concatenate(parts, dtype=self.dtype, casting='unsafe'), None
+    )
+
+  def _chats(
+    self, found: Sequence[Document], counts: Counter[str]
   ) -> Iterator[Encoded]:
-    """Yields the tokens of pieces, which have the id of a document."""
-    # A piece is encoded for itself: no token is half prompt and half answer.
-    texts = [
-      piece.text
-      for _, pieces in written
-      for piece in pieces
-      if self._token(piece) is None
+    written = []
+    for document in found:
+      try:
+        one = self.chat.write(document.turns, document.tools)
+      except errors.DataError as error:
+        raise errors.DataError(f'document {document.id!r}: {error}') from error
+      counts['unclear'] += one.unclear
+      counts.update(map(documents.field, one.unread))
+      written.append((document.id, one.parts))
+    for encoded in self._encoded(written, counts):
+      counts['unlearned'] += not encoded.is_trained.any()
+      yield encoded
+
+  def _encoded(
+    self,
+    written: Sequence[tuple[str, Sequence[Part]]],
+    counts: Counter[str],
+  ) -> Iterator[Encoded]:
+    """Yields the tokens of texts in parts, which have the id of a document."""
+    # What is encoded as one: a text, or each of its parts.
+    whole = [
+      group
+      for _, parts in written
+      for group in ([parts] if self.chat.joins else ([p] for p in parts))
     ]
-    ids = iter(self.tokenizer.encode_batch(texts))
-    for id, pieces in written:
-      parts = [
-        self._checked(next(ids), id) if token is None else [token]
-        for token in map(self._token, pieces)
-      ]
-      sizes = list(map(len, parts))
+    found = iter(
+      self.tokenizer.encode_parts(
+        [[part.content for part in group] for group in whole]
+      )
+    )
+    for id, parts in written:
+      groups = [parts] if self.chat.joins else [[part] for part in parts]
+      tokens, is_trained = [], []
+      for group in groups:
+        ids, first, last = next(found)
+        of_part = np.array([part.is_trained for part in group], bool)
+        tokens.append(self._checked(ids, id))
+        is_trained.append(of_part[first] | of_part[last])
+        counts['shared'] += int(np.sum(~of_part[first] & of_part[last]))
       yield Encoded(
-        np.concatenate(parts, dtype=self.dtype, casting='unsafe'),
-        np.repeat([piece.is_trained for piece in pieces], sizes),
+        np.concatenate(tokens, dtype=self.dtype, casting='unsafe'),
+        np.concatenate(is_trained),
       )
 
   def _checked(self, ids: np.ndarray, id: str) -> np.ndarray:
@@ -116,7 +179,9 @@ class Encoder:
     return ids
 
 
-_BEGIN = Piece('', kind='begin')
+def in_words(name: str) -> str:
+  """What a count is of, of records or of what is encoded."""
+  return COUNTS.get(name) or documents.in_words(name)
 
 
 def trained(found: Sequence[Encoded]) -> np.ndarray | None:

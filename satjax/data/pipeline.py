@@ -171,10 +171,11 @@ def _parts(
       split,
       tokenizer,
       template=c.template,
+      reasoning=c.reasoning,
       **shares,
     )
   else:
-    encoder = Encoder(tokenizer, c.template)
+    encoder = Encoder(tokenizer, c.template, c.reasoning)
     built = tables.build_table(
       source, encoder, split=split, columns=c.columns, **shares
     )
@@ -190,8 +191,27 @@ def _parts(
         f' longer than data.seq_len {c.seq_len} and were cut,'
         f' {rows.num_dropped} were left out'
       )
+    if rows.num_unlearned:
+      _report_unlearned(rows, c, split)
     parts.append((rows, share))
   return parts
+
+
+def _report_unlearned(rows: rows_lib.Rows, c: DataConfig, split: str) -> None:
+  """Warns of documents that teach nothing; raises DataError if most do."""
+  total = len(rows.table.starts)
+  what = (
+    f'{rows.table.name}: nothing is learned of {rows.num_unlearned} of {total}'
+    f' documents: their prompts fill data.seq_len {c.seq_len}, or their answers'
+    ' are empty, of weight 0, or not found in the template'
+  )
+  is_most = split == 'train' and 2 * rows.num_unlearned > total
+  if is_most and c.unlearned == 'refuse':
+    raise errors.DataError(
+      f"{what}; raise data.seq_len, leave them out (data.too_long='drop' does,"
+      " of long ones), or ask for it with data.unlearned='keep'"
+    )
+  logging.warning(what)
 
 
 def _seed(seed: int, number: int) -> int:

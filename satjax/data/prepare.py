@@ -15,7 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from satjax import errors, files
-from satjax.data import blocks, chat, chunks, duplicates, prepared, sources
+from satjax.config import data as config_data
+from satjax.data import (
+  blocks,
+  chat,
+  chunks,
+  documents,
+  duplicates,
+  prepared,
+  sources,
+)
 from satjax.data import table as tables
 from satjax.data.chunks import Source
 from satjax.data.journal import Journal
@@ -24,9 +33,10 @@ from satjax.data.tokenise import Settings, Tokenised, Tokeniser, Workers
 
 _JOURNAL = 'journal.sqlite'
 STARTS = 'starts.npy'
-# What is counted of a source beside its documents, and in words.
+# What is counted of a source beside its documents, and in words; more, where
+# there is some of it, is in `encode.in_words`.
 COUNTS = {
-  'empty': 'empty, left out',
+  'empty': documents.COUNTS['empty'],
   'cut': 'very long, cut',
   'replaced': 'characters that are U+FFFD',
   'too_short': 'too short, left out',
@@ -90,6 +100,7 @@ def _manifest(settings: Settings, found: Sequence[Source]) -> Manifest:
   tokenizer = encoder.tokenizer
   made_from = dataclasses.asdict(settings)
   made_from['tokenizer'] = tokenizer.fingerprint
+  made_from['template'] = encoder.chat.identity
   made_from['inputs'] = [source.identity for source in found]
   described = {
     'name': tokenizer.name,
@@ -119,7 +130,16 @@ def _check(s: Settings, workers: int) -> None:
     ),
     'columns': (s.columns, len(s.columns) <= 2, 'two at most'),
     'shard_tokens': (s.shard_tokens, s.shard_tokens > 0, 'above 0'),
-    'template': (s.template, s.template in chat.TEMPLATES, chat.TEMPLATES),
+    'template': (
+      s.template,
+      config_data.names_template(s.template),
+      config_data.TEMPLATES,
+    ),
+    'reasoning': (
+      s.reasoning,
+      s.reasoning in chat.REASONING,
+      chat.REASONING,
+    ),
     'held_out': (s.held_out, 0 < s.held_out < 1, 'between 0 and 1'),
     'test': (
       s.test,
@@ -213,8 +233,8 @@ class TableWriter:
   def _add(
     self, part: Part, writers: dict[str, 'SplitWriter'], found: Tokenised
   ) -> None:
-    for name, count in found.counts.items():
-      part.counts[name] += count
+    for name, count in (+found.counts).items():
+      part.counts[name] = part.counts.get(name, 0) + count
     is_kept = np.ones(len(found.lengths), bool)
     if found.keys is not None:
       is_kept[:] = [self._journal.add(keys) for keys in found.keys]

@@ -11,13 +11,14 @@ import numpy as np
 
 from satjax import errors
 from satjax.data import blocks, table
+from satjax.data.encode import Encoder
 from satjax.data.table import TokenTable
 from satjax.data.tokenizers import Tokenizer
 
 FORMAT = 1
 NAME = 'table.json'
 # What tables were made with before it was a setting.
-_ADDED = {'test': 0.0}
+_ADDED = {'test': 0.0, 'reasoning': 'template'}
 
 
 @dataclasses.dataclass
@@ -148,6 +149,7 @@ def open_tables(
   tokenizer: Tokenizer,
   *,
   template: str,
+  reasoning: str = 'template',
   held_out: float,
   test: float,
 ) -> list[tuple[TokenTable, float]]:
@@ -169,7 +171,11 @@ def open_tables(
   root = Path(directory).expanduser()
   found = _read_finished(root)
   shares = {'held_out': held_out, 'test': test}
-  _check_made(found, root, tokenizer, {'template': template} | shares)
+  settings = dict(shares)
+  if any(s.has_turns for part in found.parts for s in part.splits.values()):
+    encoder = Encoder(tokenizer, template, reasoning)
+    settings |= {'template': encoder.chat.identity, 'reasoning': reasoning}
+  _check_made(found, root, tokenizer, settings)
   total = sum(part.weight for part in found.parts)
   tables = []
   for number, part in enumerate(found.parts):

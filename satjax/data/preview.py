@@ -4,9 +4,10 @@ The last line of defence against a template that trains on prompts, an answer
 that never ends, or packing that cuts what it should not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import dataclasses
 import itertools
+import json
 import os
 import pathlib
 
@@ -29,12 +30,14 @@ def preview(
   step: int = 0,
   num_rows: int = 4,
   out: str | os.PathLike | None = None,
+  as_json: bool = False,
 ) -> None:
   """Prints the rows of a batch, and counts of each source.
 
   Args:
     config: of the run; its growth is not looked at.
     out: HTML file to write the same to.
+    as_json: prints one object a row instead, as `described` has it.
 
   Raises:
     ConfigError: there is no such batch.
@@ -59,6 +62,11 @@ def preview(
     {name: values[i] for name, values in batch.items()}
     for i in range(min(num_rows, config.train.batch_size))
   ]
+  if as_json:
+    for number, row in enumerate(rows):
+      found = {'batch': step, 'row': number} | described(row, tokenizer)
+      print(json.dumps(found, ensure_ascii=False))
+    return
   console = Console(record=out is not None, highlight=False)
   console.print(_counts(batches, config.train.batch_size))
   console.print(
@@ -81,23 +89,42 @@ def preview(
 
 def render(row: Row, tokenizer: tokenizers.Tokenizer) -> Text:
   """A row as coloured text; a token without text is shown by its name."""
+  text = _text(_tokens(row), tokenizer)
+  empty = int(np.sum(row['segments'] == 0))
+  if empty:
+    text.append(f'\n{empty} empty places', _EMPTY)
+  return text
 
+
+def _text(
+  tokens: Iterable[tuple[int, bool]], tokenizer: tokenizers.Tokenizer
+) -> Text:
   def kind(token: tuple[int, bool]) -> tuple[bool, bool]:
     number, is_learned = token
     return is_learned, tokenizer.id_bytes[number] > 0
 
   text = Text()
-  for (is_learned, has_text), run in itertools.groupby(_tokens(row), kind):
+  for (is_learned, has_text), run in itertools.groupby(tokens, kind):
     ids = [number for number, _ in run]
     style = _LEARNED if is_learned else _READ
     if has_text:
       text.append(tokenizer.decode(ids), style)
     else:
       text.append(''.join(map(tokenizer.token, ids)), f'reverse {style}')
-  empty = int(np.sum(row['segments'] == 0))
-  if empty:
-    text.append(f'\n{empty} empty places', _EMPTY)
   return text
+
+
+def described(row: Row, tokenizer: tokenizers.Tokenizer) -> dict[str, object]:
+  """A row: its ids, 1 where one is learned, and its text.
+
+  The text is that of `render`, with the names of special tokens.
+  """
+  tokens = list(_tokens(row))
+  return {
+    'ids': [number for number, _ in tokens],
+    'learned': [int(is_learned) for _, is_learned in tokens],
+    'text': _text(tokens, tokenizer).plain,
+  }
 
 
 def _tokens(row: Row) -> Iterator[tuple[int, bool]]:

@@ -26,6 +26,7 @@ class Rows:
   """
 
   num_cut = num_dropped = 0  # documents that are longer than a row
+  num_unlearned = 0  # of which nothing is learned
 
   def __init__(
     self, table: TokenTable, seq_len: int, vocab_size: int, attend: str
@@ -34,6 +35,13 @@ class Rows:
     self._attend = attend
     self._seq_len = seq_len
     self._vocab_size = vocab_size
+    self.num_unlearned = self._unlearned(len(table.tokens))
+
+  def _unlearned(self, most: int) -> int:
+    """Documents of which nothing is learned, if so many tokens are read."""
+    ends = np.append(self.table.starts[1:], len(self.table.tokens))
+    sizes = np.minimum(ends - self.table.starts, most)
+    return self.table.num_unlearned(sizes)
 
   def __len__(self) -> int:
     return (len(self.table.tokens) - 1) // self._seq_len
@@ -99,6 +107,8 @@ class PackedRows(Rows):
     taken = np.flatnonzero(~is_long if too_long == 'drop' else places > 0)
     self.num_cut = int(is_long[taken].sum())
     self.num_dropped = int(is_long.sum()) - self.num_cut
+    if self.num_cut:
+      self.num_unlearned = self._unlearned(seq_len + 1)
     self._places = np.minimum(places, seq_len)
     self._documents = _pack(taken, self._places, seq_len)
 

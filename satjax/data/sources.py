@@ -52,10 +52,17 @@ def find(source: str, columns: Sequence[str] = ()) -> Source:
   )
 
 
-def documents(source: str, columns: Sequence[str] = ()) -> Iterator[Document]:
-  """The documents of what `find` finds, in the order of their paths."""
+def documents(
+  source: str,
+  columns: Sequence[str] = (),
+  counts: Counter[str] | None = None,
+) -> Iterator[Document]:
+  """The documents of what `find` finds, in the order of their paths.
+
+  `counts` gets what `documents.from_record` counts.
+  """
   found = find(source, columns)
-  counts = Counter()
+  counts = Counter() if counts is None else counts
   return (
     document
     for chunk in found.chunks((), chunks.CHUNK_BYTES)

@@ -1,4 +1,7 @@
-"""Where a tokenizer.json, or the files beside it, say begin and end of text."""
+"""Where a tokenizer.json, or the files beside it, say begin and end of text.
+
+And the chat templates, which lie there too.
+"""
 
 from collections.abc import Mapping
 import json
@@ -39,12 +42,11 @@ def find(
   vocab: Mapping[str, int],
   folder: Path | None,
   file: Path,
-) -> tuple[int, int]:
-  """The ids that begin and end a text.
+) -> tuple[int | None, int]:
+  """The ids that are called begin and end of a text; None: there is no begin.
 
   In this order: what the settings in `folder` name, what the post-processor
-  puts around a text, a well-known name. A tokenizer without a begin begins
-  texts with its end, as GPT-2 does.
+  puts around a text, a well-known name.
 
   Args:
     described: content of the tokenizer.json, which is `file`.
@@ -59,17 +61,79 @@ def find(
     for token in (around.get(kind), *known):
       if ids[kind] is None:
         ids[kind] = vocab.get(token)
-  begin, end = ids['bos'], ids['eos']
-  if end is None:
+  if ids['eos'] is None:
     raise errors.ConfigError(
       f'{file} has no end of text; name a token of its vocabulary as eos_token'
       ' in a tokenizer_config.json beside it, and use hf:DIRECTORY'
     )
-  return (end if begin is None else begin), end
+  return ids['bos'], ids['eos']
+
+
+def begin(
+  described: Mapping[str, Any],
+  folder: Path | None,
+  vocab: Mapping[str, int],
+  called: int | None,
+) -> int | None:
+  """The token that AutoTokenizer puts before every text; None: it puts none.
+
+  Args:
+    called: what `find` says of it.
+  """
+  settings = read(folder, 'tokenizer_config.json')
+  if 'add_bos_token' not in settings:  # which replaces a post-processor
+    return vocab.get(_around(described.get('post_processor')).get('bos'))
+  is_null = settings.get('bos_token', called) is None
+  return called if settings['add_bos_token'] and not is_null else None
+
+
+def named(folder: Path | None) -> dict[str, str]:
+  """The special tokens that the settings name, as templates get them."""
+  found = {}
+  for name in ('special_tokens_map.json', 'tokenizer_config.json'):
+    for key, value in read(folder, name).items():
+      if key.endswith('_token') and not key.startswith('add_'):
+        found[key] = _content(value)
+  return {key: token for key, token in found.items() if token}
+
+
+def chat_templates(folder: Path | None) -> dict[str, str]:
+  """Jinja templates by name, 'default' the one that nobody has to name.
+
+  Files of their own hide those of the tokenizer_config.json, as they do for
+  transformers.
+  """
+  if folder is None:
+    return {}
+  files = {'default': folder / 'chat_template.jinja'}
+  for path in sorted((folder / 'additional_chat_templates').glob('*.jinja')):
+    files[path.stem] = path
+  if found := {
+    k: p.read_text('utf-8') for k, p in files.items() if p.is_file()
+  }:
+    return found
+  value = read(folder, 'tokenizer_config.json').get('chat_template')
+  if isinstance(value, list):
+    return {one['name']: one['template'] for one in value}
+  return {'default': value} if value else {}
+
+
+def read(folder: Path | None, name: str) -> dict[str, Any]:
+  """The JSON object in a file of a folder; nothing where there is none."""
+  path = folder and folder / name
+  return parse(path.read_bytes(), path) if path and path.is_file() else {}
+
+
+def _content(token: Any) -> str | None:
+  """The text of a token, which may be described by an object."""
+  found = token.get('content') if isinstance(token, dict) else token
+  return found if isinstance(found, str) else None
 
 
 def mark(
-  described: dict[str, Any], ids: tuple[int, ...], vocab: Mapping[str, int]
+  described: dict[str, Any],
+  ids: tuple[int | None, ...],
+  vocab: Mapping[str, int],
 ) -> None:
   """Makes `ids` special in `described`, so that text never spells them."""
   added = described['added_tokens'] = described.get('added_tokens') or []
@@ -81,6 +145,24 @@ def mark(
     else:
       added.append(entry(number, names[number]))
   added.sort(key=lambda one: one['id'])
+
+
+def spelled(number: int) -> str:
+  """How a special token is written in a tokenizer of `hidden`.
+
+  Of two code points that Unicode keeps from ever being characters.
+  """
+  return f'\ufdd0{number}\ufdd1'
+
+
+def hidden(described: Mapping[str, Any]) -> dict[str, Any]:
+  """The tokenizer with special tokens that no text spells; see `spelled`."""
+  added = [
+    one | {'content': spelled(one['id'])} if one['special'] else one
+    for one in described['added_tokens']
+  ]
+  # What it would put around a text, and cut off what a token stands for.
+  return {**described, 'added_tokens': added, 'post_processor': None}
 
 
 def entry(number: int, token: str) -> dict[str, Any]:

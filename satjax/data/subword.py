@@ -4,14 +4,15 @@ Begin and end of text are never found inside of a text: a document that spells
 them is read as the characters that it has.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import hashlib
 import importlib
+import itertools
 import json
 from pathlib import Path
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,13 +25,29 @@ FILES = (
   *('special_tokens_map.json', 'added_tokens.json', 'vocab.json'),
   *('merges.txt', 'chat_template.jinja'),
 )
-_SURROGATES = re.compile('[\ud800-\udfff]')
+# What no library takes, and what special tokens are spelled with.
+_NO_TEXT = re.compile('[\ud800-\udfff\ufdd0-\ufdef]')
 _SPACE = '\u2581'  # how sentencepiece writes a space in a token
 _BYTE = re.compile('<0x[0-9A-Fa-f]{2}>')
 
 
+def clean(text: str) -> str:
+  """U+FFFD for what is no text, which special tokens are spelled with."""
+  return _NO_TEXT.sub('\ufffd', text)
+
+
+class Parts(NamedTuple):
+  """The tokens of a text that is given in parts."""
+
+  ids: np.ndarray  # integers [num_tokens]
+  first: np.ndarray  # int64 [num_tokens], number of the part each begins in
+  last: np.ndarray  # int64 [num_tokens], and of the one it ends in
+
+
 class Subword:
   """What both kinds share; a kind sets the attributes of `Tokenizer`."""
+
+  chat_templates: Mapping[str, str] = {}
 
   def _identify(self, content: bytes) -> None:
     """Sets the fingerprint, which does not depend on where the file is."""
@@ -43,13 +60,13 @@ class Subword:
   def encode(self, text: str) -> np.ndarray:
     """uint32 [num_tokens].
 
-    Lone surrogates, which neither library takes, become U+FFFD.
+    Lone surrogates and noncharacters become U+FFFD.
     """
     return self.encode_batch([text])[0]
 
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
     """`encode` of each text; threads of the library share the work."""
-    ids = self._encode([_SURROGATES.sub('\ufffd', text) for text in texts])
+    ids = self._encode([clean(text) for text in texts])
     return [np.array(row, np.uint32) for row in ids]
 
   def decode(self, ids: Iterable[int]) -> str:
@@ -91,48 +108,83 @@ class HuggingFaceTokenizer(Subword):
     )
     described = special_tokens.parse(self._content, self._file)
     try:
-      tokenizer = library.Tokenizer.from_buffer(self._content)
+      self._tokenizer = library.Tokenizer.from_buffer(self._content)
     except Exception as error:  # The library raises nothing narrower.
       raise errors.DataError(
         f'{self._file} is no tokenizer.json: {error}'
       ) from error
-    vocab = tokenizer.get_vocab(with_added_tokens=True)
+    vocab = self._tokenizer.get_vocab(with_added_tokens=True)
     self.vocab_size = max(vocab.values(), default=-1) + 1
-    self.bos_id, self.eos_id = special_tokens.find(
+    begin, self.eos_id = special_tokens.find(
       described, vocab, self._folder, self._file
     )
-    special_tokens.mark(described, (self.bos_id, self.eos_id), vocab)
-    tokenizer = library.Tokenizer.from_str(json.dumps(described))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # as text, that is
-    self._tokenizer, self._described = tokenizer, described
-    added = tokenizer.get_added_tokens_decoder().items()
-    self._special = {t.content: number for number, t in added if t.special}
+    self.named_tokens = special_tokens.named(self._folder)
+    self.bos_id = special_tokens.begin(described, self._folder, vocab, begin)
+    self.chat_templates = special_tokens.chat_templates(self._folder)
+    special_tokens.mark(described, (begin, self.bos_id, self.eos_id), vocab)
+    self._described = described
+    self.markers = {
+      one['content']: vocab[one['content']]
+      for one in described['added_tokens']
+      if one['special'] and one['content'] in vocab
+    }
+    self._read_with(library, vocab)
     self._identify(self._content)
 
-  def special_id(self, token: str) -> int | None:
-    return self._special.get(token)
+  def _read_with(self, library: Any, vocab: Mapping[str, int]) -> None:
+    """Sets what encodes: special tokens are spelled as no text spells them."""
+    reader = special_tokens.hidden(self._described)
+    self._reader = library.Tokenizer.from_str(json.dumps(reader))
+    self._reader.no_truncation()
+    self._reader.no_padding()
+    ids = {special_tokens.spelled(n): n for n in self.markers.values()}
+    added = self._reader.get_added_tokens_decoder()
+    self._ids = np.arange(max((self.vocab_size - 1, *added)) + 1)
+    for number, token in added.items():
+      self._ids[number] = (vocab | ids)[token.content]
 
   def token(self, number: int) -> str:
     return self._tokenizer.id_to_token(number) or f'<{number}>'
 
-  def _encode(self, texts: list[str]) -> list[list[int]]:
-    found = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return [encoding.ids for encoding in found]
+  def _encode(self, texts: list[str]) -> list[np.ndarray]:
+    found = self._reader.encode_batch_fast(texts, add_special_tokens=False)
+    return [self._ids[encoding.ids] for encoding in found]
+
+  def encode_parts(self, texts: Sequence[Sequence[str | int]]) -> list[Parts]:
+    written = [
+      [special_tokens.spelled(p) if isinstance(p, int) else clean(p) for p in t]
+      for t in texts
+    ]
+    found = self._reader.encode_batch(
+      list(map(''.join, written)), add_special_tokens=False
+    )
+    return [
+      _parts(
+        self._ids[encoding.ids],
+        encoding.offsets,
+        list(map(len, strings)),
+        [isinstance(part, int) for part in text],
+      )
+      for text, strings, encoding in zip(texts, written, found)
+    ]
 
   def _decode(self, ids: list[int]) -> str:
-    return self._tokenizer.decode(ids, skip_special_tokens=True)
+    special = set(self.markers.values())
+    return self._tokenizer.decode(
+      [number for number in ids if number not in special]
+    )
 
   @functools.cached_property
   def id_bytes(self) -> np.ndarray:
     decoder = json.dumps(self._described.get('decoder'))
     added = self._tokenizer.get_added_tokens_decoder()
+    special = set(self.markers.values())
     sizes, rest = np.zeros(self.vocab_size, np.int64), []
     for token, number in self._tokenizer.get_vocab().items():
+      if number in special:
+        continue
       if number in added:
-        if not added[number].special:
-          sizes[number] = len(token.encode())
+        sizes[number] = len(token.encode())
       elif '"ByteLevel"' in decoder:
         sizes[number] = len(token)  # one character for each byte
       elif '"ByteFallback"' in decoder and _BYTE.fullmatch(token):
@@ -140,7 +192,7 @@ class HuggingFaceTokenizer(Subword):
       else:
         rest.append(number)
     # After other text, so that a space at its start is not taken off.
-    before = self._encode(['a'])[0]
+    before = self._encode(['a'])[0].tolist()
     texts = self._tokenizer.decode_batch([[*before, i] for i in rest])
     short = len(self._decode(before).encode())
     sizes[rest] = [max(0, len(text.encode()) - short) for text in texts]
@@ -159,7 +211,7 @@ class HuggingFaceTokenizer(Subword):
     config.setdefault('clean_up_tokenization_spaces', False)
     if not config.get('eos_token'):
       config['eos_token'] = self._tokenizer.id_to_token(self.eos_id)
-    if 'bos_token' not in config:
+    if 'bos_token' not in config and self.bos_id is not None:
       config['bos_token'] = self._tokenizer.id_to_token(self.bos_id)
     return found | {'tokenizer_config.json': files.to_json(config)}
 
@@ -188,12 +240,12 @@ class SentencePieceTokenizer(Subword):
         ' convert it to a tokenizer.json and use hf:PATH'
       )
     begin = self._pieces.bos_id()
-    self.bos_id = begin if begin >= 0 else self.eos_id
+    self.bos_id = begin if begin >= 0 else None
+    numbers = filter(self._pieces.is_control, range(self.vocab_size))
+    self.markers = {self._pieces.id_to_piece(n): n for n in numbers}
+    kinds = {'bos_token': begin, 'eos_token': self.eos_id}
+    self.named_tokens = {k: self.token(n) for k, n in kinds.items() if n >= 0}
     self._identify(self._content)
-
-  def special_id(self, token: str) -> int | None:
-    number = self._pieces.piece_to_id(token)
-    return number if self._pieces.is_control(number) else None
 
   def token(self, number: int) -> str:
     known = 0 <= number < self.vocab_size
@@ -201,6 +253,16 @@ class SentencePieceTokenizer(Subword):
 
   def _encode(self, texts: list[str]) -> list[list[int]]:
     return self._pieces.encode(texts, add_bos=False, add_eos=False)
+
+  def encode_parts(self, texts: Sequence[Sequence[str | int]]) -> list[Parts]:
+    return [join_parts(text, self._encode_run) for text in texts]
+
+  def _encode_run(self, texts: list[str]) -> Parts:
+    texts = list(map(clean, texts))
+    found = self._pieces.encode(''.join(texts), return_type='proto').pieces
+    ids = np.array([piece.id for piece in found], np.uint32)
+    offsets = [(piece.begin, piece.end) for piece in found]
+    return _parts(ids, offsets, list(map(len, texts)), [False] * len(texts))
 
   def _decode(self, ids: list[int]) -> str:
     return self._pieces.decode(ids)
@@ -221,22 +283,62 @@ class SentencePieceTokenizer(Subword):
     return sizes
 
   def files(self) -> dict[str, bytes]:
-    names = {'bos': self.bos_id, 'eos': self.eos_id}
-    if self._pieces.unk_id() >= 0:
-      names['unk'] = self._pieces.unk_id()
+    names = {'bos': self._pieces.bos_id(), 'eos': self.eos_id}
+    names['unk'] = self._pieces.unk_id()
     config = {
       'tokenizer_class': 'LlamaTokenizer',
-      'add_bos_token': self.bos_id != self.eos_id,
+      'add_bos_token': self.bos_id is not None,
       'add_eos_token': False,
       'clean_up_tokenization_spaces': False,
       'legacy': True,  # a space before every text, as the library has it
     }
     for kind, number in names.items():
-      config[f'{kind}_token'] = self._pieces.id_to_piece(number)
+      if number >= 0:
+        config[f'{kind}_token'] = self._pieces.id_to_piece(number)
     return {
       'tokenizer.model': self._content,
       'tokenizer_config.json': files.to_json(config),
     }
+
+
+def join_parts(
+  text: Sequence[str | int], encode: Callable[[list[str]], Parts]
+) -> Parts:
+  """Parts with special tokens between; `encode` gets texts that adjoin."""
+  found, at = [], 0
+  for is_marker, run in itertools.groupby(text, lambda p: isinstance(p, int)):
+    run = list(run)
+    if is_marker:
+      places = np.arange(len(run))
+      part = Parts(np.array(run, np.uint32), places, places)
+    else:
+      part = encode(run)
+    found.append(Parts(part.ids, part.first + at, part.last + at))
+    at += len(run)
+  none = np.empty(0, np.int64)
+  return Parts(*(np.concatenate([none, *each]) for each in zip(*found)))
+
+
+def _parts(
+  ids: np.ndarray,
+  offsets: Sequence[tuple[int, int]],
+  sizes: Sequence[int],
+  is_marker: Sequence[bool],
+) -> Parts:
+  """Which parts of some lengths tokens lie in, from where they lie in all.
+
+  A special token is its own part, whatever spaces around it it takes.
+  """
+  begin, end = np.array(offsets, np.int64).reshape(-1, 2).T
+  bounds, is_marker = np.cumsum(sizes), np.array(is_marker, bool)
+  first = np.searchsorted(bounds, begin, 'right').clip(0, len(sizes) - 1)
+  last = np.searchsorted(bounds, np.maximum(end - 1, begin), 'right')
+  last = last.clip(0, len(sizes) - 1)
+  first, last = (
+    np.where(is_marker[last], last, first),
+    np.where(is_marker[first], first, last),
+  )
+  return Parts(ids, first, last)
 
 
 def _import_library(name: str, spec: str) -> Any:

@@ -9,12 +9,14 @@ table   [bos] p q a b [eos] [bos] c [eos]  prompt p q, answer a b
 trained   0   0 0 1 1   1     0   1   1
 """
 
+from collections import Counter
 from collections.abc import Iterator
 import dataclasses
 import functools
 import hashlib
 from typing import Any
 
+from absl import logging
 import numpy as np
 
 from satjax import errors
@@ -60,6 +62,25 @@ class TokenTable:
     weights[self.starts[begin:end] - first] = 0
     return weights
 
+  def num_unlearned(self, sizes: np.ndarray) -> int:
+    """How many documents teach nothing by their first tokens.
+
+    Of a table on disk only those are looked at that are longer: of the others
+    `satjax prepare` has said so.
+
+    Args:
+      sizes: int64 [num_documents], how many tokens are read of each.
+    """
+    if self.is_trained is None:
+      return 0
+    ends = self.starts + sizes
+    if isinstance(self.is_trained, np.ndarray):
+      before = np.concatenate([[0], np.cumsum(self.is_trained)])
+      return int(np.sum(before[ends] == before[self.starts]))
+    is_cut = ends < np.append(self.starts[1:], len(self.tokens))
+    places = zip(self.starts[is_cut], ends[is_cut])
+    return sum(not self.is_trained[a:b].any() for a, b in places)
+
 
 def split_of(document_id: str, held_out: float, test: float = 0.0) -> str:
   """Returns one of `SPLITS` from the id alone.
@@ -98,17 +119,17 @@ def build_table(
   """
   if split not in SPLITS:
     raise errors.ConfigError(f'split {split!r}; allowed: {SPLITS}')
-  num_documents = 0
+  num_documents, counts = 0, Counter()
 
   def mine() -> Iterator[Document]:
     nonlocal num_documents
-    for document in sources.documents(source, columns):
+    for document in sources.documents(source, columns, counts):
       num_documents += 1
       if split_of(document.group or document.id, held_out, test) == split:
         yield document
 
   try:
-    encoded = [tokens for _, tokens in encoder.each(mine())]
+    encoded = [tokens for _, tokens in encoder.each(mine(), counts)]
   except errors.DataError as error:
     raise errors.DataError(f'{source!r}, {error}') from error
   if not encoded:
@@ -117,16 +138,25 @@ def build_table(
       f'{source!r}: none of its {num_documents} documents falls into {split!r}'
       f' (data.{key} {share}); add documents, or change data.{key}'
     )
-  return join(encoded, f'{source} ({split})', encoder.stop_id)
+  name = f'{source} ({split})'
+  if found := {encode.in_words(key): n for key, n in counts.items() if n}:
+    words = '; '.join(f'{n:,} {key}' for key, n in found.items())
+    logging.warning(f'{name}: {words}')
+  has_turns = any(one.is_trained is not None for one in encoded)
+  return join(encoded, name, encoder.stop_id if has_turns else None)
 
 
-def join(encoded: list[Encoded], name: str, stop_id: int) -> TokenTable:
+def join(encoded: list[Encoded], name: str, stop_id: int | None) -> TokenTable:
   """The table of some documents, which are no longer needed."""
   lengths = [len(one.tokens) for one in encoded]
   starts = np.cumsum([0, *lengths[:-1]], dtype=np.int64)
   tokens = np.concatenate([one.tokens for one in encoded])
   is_trained = encode.trained(encoded)
-  if is_trained is not None and not np.any(tokens[is_trained] == stop_id):
+  if (
+    is_trained is not None
+    and np.any(is_trained)
+    and not np.any(tokens[is_trained] == stop_id)
+  ):
     raise errors.DataError(
       f'{name}: the loss counts no token that ends an answer (id {stop_id}),'
       ' and the model would never learn to stop; the template must fit the'

@@ -38,6 +38,7 @@ class Settings:
   duplicates: str  # of `duplicates.RULES`
   min_tokens: int  # of a document that is taken, with begin and end of text
   max_tokens: int | None
+  reasoning: str = 'template'  # of `chat.REASONING`
 
 
 class Tokenised(NamedTuple):
@@ -58,7 +59,7 @@ class Tokeniser:
   def __init__(self, settings: Settings):
     self._settings = settings
     tokenizer = tokenizers.get_tokenizer(settings.tokenizer)
-    self.encoder = Encoder(tokenizer, settings.template)
+    self.encoder = Encoder(tokenizer, settings.template, settings.reasoning)
     self._keys = duplicates.finder(settings.duplicates)
 
   def __call__(self, batch: Sequence[Chunk]) -> Tokenised:
@@ -69,7 +70,7 @@ class Tokeniser:
     """
     s, counts, splits, keys, found = self._settings, Counter(), [], [], []
     documents = (d for chunk in batch for d in chunk.documents(counts))
-    for document, encoded in self.encoder.each(documents):
+    for document, encoded in self.encoder.each(documents, counts):
       counts['documents'] += 1
       texts = [turn.content for turn in document.turns] or [document.text]
       counts['replaced'] += sum(text.count('\ufffd') for text in texts)

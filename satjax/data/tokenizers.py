@@ -1,6 +1,6 @@
 """Tokenizers: text to ids and back."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import hashlib
 from typing import Protocol
 
@@ -9,6 +9,7 @@ import numpy as np
 from satjax import errors, files
 from satjax.config import data as config_data
 from satjax.data import special_tokens, subword
+from satjax.data.subword import Parts
 
 BEGIN, END = '<|begin_of_text|>', '<|end_of_text|>'  # of bytes, for others
 
@@ -18,8 +19,12 @@ class Tokenizer(Protocol):
 
   name: str
   vocab_size: int  # the highest id, and 1
-  bos_id: int
+  bos_id: int | None  # None: nothing stands before a text
   eos_id: int
+  # Jinja templates of its model by name, 'default' among them; or none.
+  chat_templates: Mapping[str, str]
+  named_tokens: Mapping[str, str]  # such as 'eos_token', as templates get them
+  markers: Mapping[str, int]  # special tokens, which no text spells, and ids
   fingerprint: str  # changes whenever the same text may give other ids
   # int64 [vocab_size]: bytes of text of each id; special tokens: none.
   id_bytes: np.ndarray
@@ -31,8 +36,8 @@ class Tokenizer(Protocol):
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
     """`encode` of each text."""
 
-  def special_id(self, token: str) -> int | None:
-    """The id of a token that no text spells; None: there is none."""
+  def encode_parts(self, texts: Sequence[Sequence[str | int]]) -> list[Parts]:
+    """Texts in parts, strings and special tokens; a text is encoded whole."""
 
   def token(self, number: int) -> str:
     """What an id is called, for messages."""
@@ -52,6 +57,9 @@ class ByteTokenizer:
   bos_id = 256
   eos_id = 257
   prefix_bytes = 0
+  chat_templates: Mapping[str, str] = {}
+  named_tokens = {'bos_token': BEGIN, 'eos_token': END}
+  markers = {BEGIN: bos_id, END: eos_id}
 
   @property
   def fingerprint(self) -> str:
@@ -74,8 +82,13 @@ class ByteTokenizer:
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
     return [self.encode(text) for text in texts]
 
-  def special_id(self, token: str) -> None:
-    del token
+  def encode_parts(self, texts: Sequence[Sequence[str | int]]) -> list[Parts]:
+    return [subword.join_parts(text, self._encode_run) for text in texts]
+
+  def _encode_run(self, texts: list[str]) -> Parts:
+    ids = self.encode_batch(texts)
+    number = np.repeat(np.arange(len(texts)), list(map(len, ids)))
+    return Parts(np.concatenate(ids), number, number)
 
   def token(self, number: int) -> str:
     names = {self.bos_id: '<begin>', self.eos_id: '<end>'}
@@ -99,6 +112,16 @@ class ByteTokenizer:
       'use_regex': False,
     }
     ends = {self.bos_id: BEGIN, self.eos_id: END}
+    begin = {'SpecialToken': {'id': BEGIN, 'type_id': 0}}
+    text, second = ({'Sequence': {'id': n, 'type_id': 0}} for n in 'AB')
+    around = {
+      'type': 'TemplateProcessing',
+      'single': [begin, text],
+      'pair': [begin, text, begin, second],
+      'special_tokens': {
+        BEGIN: {'id': BEGIN, 'ids': [self.bos_id], 'tokens': [BEGIN]}
+      },
+    }
     pipeline = {
       'version': '1.0',
       'truncation': None,
@@ -106,7 +129,7 @@ class ByteTokenizer:
       'added_tokens': [special_tokens.entry(*end) for end in ends.items()],
       'normalizer': None,
       'pre_tokenizer': byte_level,
-      'post_processor': None,
+      'post_processor': around,
       'decoder': byte_level,
       'model': {
         'type': 'BPE',
@@ -144,6 +167,18 @@ def _characters() -> list[str]:
   # Of Latin-1; a space, a soft hyphen and controls are not printable.
   printable = {*range(33, 127), *range(161, 256)} - {173}
   return [chr(n if n in printable else next(stand_in)) for n in range(256)]
+
+
+def begun(tokenizer: Tokenizer, text: str) -> np.ndarray:
+  """The ids of a text that a model goes on from, begin of text included.
+
+  Where nothing stands before a text, an empty one is the end of another.
+  """
+  ids = tokenizer.encode(text)
+  begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+  if not len(ids) + len(begin):
+    begin = [tokenizer.eos_id]
+  return np.concatenate([begin, ids]).astype(ids.dtype)
 
 
 def get_tokenizer(spec: str) -> Tokenizer:

@@ -137,7 +137,10 @@ def run(
   if not prompts or options.max_tokens == 0:
     seconds = time.perf_counter() - begin
     return Continuation([''] * len(prompts), seconds=seconds)
-  ids = [_ids(tokenizer, prompt) for prompt in prompts]
+  ids = [
+    tokenizers.begun(tokenizer, prompt) if isinstance(prompt, str) else prompt
+    for prompt in prompts
+  ]
   state, more = start(model, params, tokenizer, ids, options, draft, mesh)
   rows, texts, state = _finish(tokenizer, ids, options, state, more)
   passes = state.get('passes', state['count'] - 1).sum()
@@ -242,16 +245,6 @@ def _finish(tokenizer, ids, options, state, more):
     if limit == options.max_tokens or done_B.all():
       return rows, [text[:cut] for text, cut in zip(texts, cuts)], seen
     state['done'] = jnp.asarray(done_B)
-
-
-def _ids(tokenizer, prompt):
-  """The ids of a prompt; what begins a text where it would have none."""
-  if not isinstance(prompt, str):
-    return prompt
-  ids = tokenizer.encode(prompt).tolist()
-  if tokenizer.bos_id is not None:
-    return [tokenizer.bos_id, *ids]
-  return ids or [tokenizer.eos_id]
 
 
 def _before_end(row, ends):

@@ -187,7 +187,7 @@ def save(
     seq_len: tokens of the longest row; `max_position_embeddings`, unless that
       of the base is larger.
     base: of the model that this one was made of; what it says stays.
-    template: a chat template in place of the tokenizer's own (`jinja`).
+    template: the chat template; None: the tokenizer's own.
     card: text of a README.md; one that another wrote there stays.
 
   Raises:

@@ -202,6 +202,7 @@ def _tokenizer(
       ' (satjax grow --vocab_multiple=64)'
     )
   ids = {'begin': tokenizer.bos_id, 'end': tokenizer.eos_id}
+  ids = {name: i for name, i in ids.items() if i is not None}
   named = [f'{n} {i} {tokenizer.token(i)}' for n, i in ids.items()]
   more = len(special - set(ids.values()))
   return {

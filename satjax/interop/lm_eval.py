@@ -87,9 +87,8 @@ def encoder(
     unless it begins with one) to ids.
   """
   files = tokenizer.files()
+  begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   if tokenizer.name == 'byte' or 'tokenizer.json' not in files:
-    config = json.loads(files['tokenizer_config.json'])
-    begin = [tokenizer.bos_id] if config.get('add_bos_token') else []
     return lambda text, special=None: [
       *(begin if special in (None, True) else []),
       *tokenizer.encode(text).tolist(),
@@ -99,14 +98,23 @@ def encoder(
   whole = library.Tokenizer.from_buffer(files['tokenizer.json'])
   whole.no_truncation()
   whole.no_padding()
-  begin_text = whole.id_to_token(tokenizer.bos_id)
+  begin_text = whole.id_to_token(prefix_id(tokenizer))
 
   def encode(text, special=None):
     if special is None:
       special = not text.startswith(begin_text)
-    return whole.encode(text, add_special_tokens=special).ids
+    ids = whole.encode(text, add_special_tokens=False).ids
+    return [*begin, *ids] if special else ids
 
   return encode
+
+
+def prefix_id(tokenizer: tokenizers.Tokenizer) -> int:
+  """What stands before a text to score it whole: begin of text, or its end."""
+  if tokenizer.bos_id is not None:
+    return tokenizer.bos_id
+  begin = tokenizer.named_tokens.get('bos_token')
+  return tokenizer.markers.get(begin, tokenizer.eos_id)
 
 
 class _Adaptor:
@@ -127,7 +135,7 @@ class _Adaptor:
 
   @property
   def prefix_token_id(self) -> int:
-    return self._tokenizer.bos_id
+    return prefix_id(self._tokenizer)
 
   def tok_encode(
     self, string: str, add_special_tokens: bool | None = None, **_: Any

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 from satjax import errors
 from satjax.config.groups import ModelConfig
 from satjax.config.run import Config
-from satjax.data import tokenizers
+from satjax.data import chat, tokenizers
 from satjax.data.tokenizers import Tokenizer
 from satjax.interop import (
   huggingface,
-  jinja,
   llama,
   small_files,
   vocabulary,
@@ -104,8 +103,10 @@ def tokenizer_spec(directory: str | os.PathLike) -> str:
       )
     return 'byte'
   if file == 'tokenizer.json':
-    bytes_own = json.loads(tokenizers.ByteTokenizer().files()[file])
-    if weights.read_json(folder, file) == bytes_own:
+    ours = json.loads(tokenizers.ByteTokenizer().files()[file])
+    found = weights.read_json(folder, file)
+    # Earlier versions wrote none of these.
+    if found == ours | {'post_processor': found.get('post_processor')}:
       return 'byte'
   return TOKENIZERS[file].format(directory)
 
@@ -118,17 +119,12 @@ def tokenizer_of(directory: str | os.PathLike) -> Tokenizer:
 def template_of(directory: str | os.PathLike, tokenizer: Tokenizer) -> str:
   """What a configuration calls the chat template of a model directory.
 
-  One that an export wrote is the built-in template again, which needs no Jinja;
-  'plain' where there is none.
+  A built-in one that an export wrote goes by its name again.
   """
-  folder = Path(directory)
-  if (folder / jinja.FILE).is_file():
-    text = weights.read_small(folder, jinja.FILE).decode('utf-8', 'replace')
-    return jinja.name_of(text, tokenizer) or 'model'
-  if not (folder / small_files.TOKENIZER).is_file():
-    return 'plain'
-  stored = weights.read_json(folder, small_files.TOKENIZER)
-  return 'model' if stored.get('chat_template') else 'plain'
+  path = Path(directory) / small_files.TEMPLATE
+  text = path.read_text('utf-8', 'replace') if path.is_file() else ''
+  names = (n for n in chat.BUILT_IN if chat.built_in(tokenizer, n) == text)
+  return next(names, 'auto')
 
 
 def save(model: Model, directory: str | os.PathLike, **options: Any) -> None:

@@ -17,10 +17,10 @@ import numpy as np
 from satjax import files
 from satjax.data import special_tokens
 from satjax.data.tokenizers import Tokenizer
-from satjax.interop import jinja, weights
+from satjax.interop import weights
 
 CONFIG, GENERATION = 'config.json', 'generation_config.json'
-TOKENIZER = 'tokenizer_config.json'
+TOKENIZER, TEMPLATE = 'tokenizer_config.json', 'chat_template.jinja'
 # Of transformers 5 alone; what 4 and 5 open instead.
 _NEWER, _CLASS = ('TokenizersBackend',), 'PreTrainedTokenizerFast'
 # Who wrote a generation_config.json. One that is marked as made out of the
@@ -135,9 +135,7 @@ def _pad_id(base: Settings, tokenizer: Tokenizer) -> int | None:
   for stored in (base.generation, base.config):
     if stored.get('pad_token_id') is not None:
       return stored['pad_token_id']
-  named = json.loads(tokenizer.files()[TOKENIZER]).get('pad_token')
-  named = named.get('content') if isinstance(named, dict) else named
-  return named and tokenizer.special_id(named)
+  return tokenizer.markers.get(tokenizer.named_tokens.get('pad_token', ''))
 
 
 def suppressed(
@@ -157,7 +155,7 @@ def tokenizer_files(
   """The files of a tokenizer, as AutoTokenizer of transformers 4 and 5 reads.
 
   Args:
-    template: a chat template in place of the tokenizer's own; None: its own.
+    template: the chat template; None: the tokenizer's own.
   """
   found = tokenizer.files()
   config = json.loads(found[TOKENIZER])
@@ -167,7 +165,7 @@ def tokenizer_files(
   more = config.get('extra_special_tokens')
   if isinstance(more, list):  # an object in transformers 4, with names
     config['additional_special_tokens'] = config.pop('extra_special_tokens')
-  if template is not None:
+  if template not in (None, tokenizer.chat_templates.get('default')):
     config.pop('chat_template', None)
-    found[jinja.FILE] = template.encode()
+    found[TEMPLATE] = template.encode()
   return found | {TOKENIZER: files.to_json(config)}

@@ -119,7 +119,7 @@ def _num_bytes(batches, tokenizer: tokenizers.Tokenizer) -> float:
     sizes = tokenizer.id_bytes[batch['targets']]
     # A text begins after what does not count: a begin of text, or a prompt.
     begins = batch['tokens'] == tokenizer.bos_id
-    begins[:, 1:] |= ~counts[:, :-1]
+    begins[:, 1:] |= ~counts[:, :-1] & (batch['positions'][:, 1:] > 0)
     sizes = sizes - tokenizer.prefix_bytes * (begins & (sizes > 0))
     total += float(np.sum(batch['weights'] * sizes, dtype=np.float64))
   return total

@@ -40,7 +40,8 @@ class Saved:
   @property
   def encoder(self) -> Encoder:
     """How the run wrote its documents and chats."""
-    return Encoder(self.tokenizer, self.config.data.template)
+    data = self.config.data
+    return Encoder(self.tokenizer, data.template, data.reasoning)
 
 
 def restore(workdir: str | os.PathLike, step: str | int | None = None) -> Saved:

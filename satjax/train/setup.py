@@ -178,7 +178,8 @@ def initial_state(setup: Setup) -> TrainState:
     place=place,
     vocab_size=config.model.vocab_size,
   )
-  encoder = Encoder(setup.tokenizer, config.data.template)
+  data = config.data
+  encoder = Encoder(setup.tokenizer, data.template, data.reasoning)
   vocabulary.warn_of_markers(config, encoder)
   if parks:
     return _parked_state(setup, tx, model.params)

@@ -61,8 +61,8 @@ def _llama_like():
 
 
 @functools.cache
-def _byte_level():
-  """As GPT-2's: one token is begin and end; and one beyond a gap of ids."""
+def byte_level():
+  """As GPT-2's: nothing begins a text; and one token beyond a gap of ids."""
   tokenizer, trainer = _bpe(['<|endoftext|>'])
   trainer.initial_alphabet = library.pre_tokenizers.ByteLevel.alphabet()
   tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(False)
@@ -76,7 +76,7 @@ def _byte_level():
 
 def chatml(root):
   """A tokenizer like GPT-2's that has the markers of ChatML."""
-  described = json.loads(_byte_level())
+  described = json.loads(byte_level())
   for name in ('<|im_start|>', '<|im_end|>'):
     last = described['added_tokens'][-1]
     described['added_tokens'].append(
@@ -113,9 +113,9 @@ def write(root):
   (root / 'llama' / 'tokenizer.json').write_text(_llama_like())
   begin = {'__type': 'AddedToken', 'content': '<s>'}
   (root / 'llama' / 'tokenizer_config.json').write_text(
-    json.dumps({'bos_token': begin, 'eos_token': '</s>'})
+    json.dumps({'bos_token': begin, 'eos_token': '</s>', 'add_bos_token': True})
   )
-  (root / 'gpt.json').write_text(_byte_level())
+  (root / 'gpt.json').write_text(byte_level())
   (root / 'sp.model').write_bytes(sentencepiece_model())
   return {
     'byte': 'byte',

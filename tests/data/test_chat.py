@@ -18,40 +18,40 @@ CHAT = (
   Message('user', 'Two?'),
   Message('assistant', 'No.'),
 )
-# Begin of text before each; [..] is learned, {..} a marker.
+# [..] is learned, {..} a special token; other markers BYTE spells as text.
 WRITTEN = {
-  'plain': 'Be brief.One?[Yes.][{stop}]Two?[No.][{stop}]',
-  'alpaca': 'Be brief.\n\n### Instruction:\nOne?\n\n### Response:\n[Yes.]'
-  '[{stop}]\n\n### Instruction:\nTwo?\n\n### Response:\n[No.][{stop}]\n\n',
-  'llama2': '[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nOne? [/INST][ Yes. ]'
+  'plain': '{begin}Be brief.One?[Yes.][{stop}]Two?[No.][{stop}]',
+  'alpaca': '{begin}Be brief.\n\n### Instruction:\nOne?\n\n### Response:\n'
+  '[Yes.][{stop}]\n\n### Instruction:\nTwo?\n\n### Response:\n[No.][{stop}]'
+  '\n\n',
+  'llama2': '{begin}[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nOne? [/INST][ Yes. ]'
   '[{stop}]{begin}[INST] Two? [/INST][ No. ][{stop}]',
-  'llama3': '{<|start_header_id|>}system{<|end_header_id|>}\n\nBe brief.{stop}'
-  '{<|start_header_id|>}user{<|end_header_id|>}\n\nOne?{stop}'
-  '{<|start_header_id|>}assistant{<|end_header_id|>}\n\n[Yes.][{stop}]'
-  '{<|start_header_id|>}user{<|end_header_id|>}\n\nTwo?{stop}'
-  '{<|start_header_id|>}assistant{<|end_header_id|>}\n\n[No.][{stop}]',
-  'chatml': '{<|im_start|>}system\nBe brief.{stop}\n'
-  '{<|im_start|>}user\nOne?{stop}\n{<|im_start|>}assistant\n[Yes.][{stop}]\n'
-  '{<|im_start|>}user\nTwo?{stop}\n{<|im_start|>}assistant\n[No.][{stop}]\n',
+  'llama3': '{begin}<|start_header_id|>system<|end_header_id|>\n\nBe brief.'
+  '{stop}<|start_header_id|>user<|end_header_id|>\n\nOne?{stop}'
+  '<|start_header_id|>assistant<|end_header_id|>\n\n[Yes.][{stop}]'
+  '<|start_header_id|>user<|end_header_id|>\n\nTwo?{stop}'
+  '<|start_header_id|>assistant<|end_header_id|>\n\n[No.][{stop}]',
+  'chatml': '{begin}<|im_start|>system\nBe brief.{stop}\n'
+  '<|im_start|>user\nOne?{stop}\n<|im_start|>assistant\n[Yes.][{stop}]\n'
+  '<|im_start|>user\nTwo?{stop}\n<|im_start|>assistant\n[No.][{stop}]\n',
 }
 
 
-def shown(pieces):
-  """Pieces in the notation of `WRITTEN`."""
-  found = []
-  for text, is_trained, kind in pieces:
-    name = text if kind == 'marker' else kind
-    text = text if kind == 'text' else f'{{{name}}}'
-    found.append(f'[{text}]' if is_trained else text)
-  return ''.join(found)
+def shown(parts):
+  """Parts in the notation of `WRITTEN`."""
+  names = {BYTE.bos_id: '{begin}', BYTE.eos_id: '{stop}'}
+  found = [(names.get(content, content), t) for content, t in parts]
+  return ''.join(f'[{text}]' if t else text for text, t in found)
 
 
-@pytest.mark.parametrize('template', chat.TEMPLATES)
+@pytest.mark.parametrize('template', chat.BUILT_IN)
 def test_what_is_written_and_learned(template):
-  assert shown(chat.pieces(template, CHAT)) == WRITTEN[template]
+  found = chat.Chat(BYTE, template).write(CHAT, ())
+  assert shown(found.parts) == WRITTEN[template]
+  assert not found.unclear and not found.unread
 
 
-@pytest.mark.parametrize('template', chat.TEMPLATES)
+@pytest.mark.parametrize('template', chat.BUILT_IN)
 def test_an_opening_is_the_beginning_of_the_whole(template):
   """What a model is asked with is what it was trained on."""
   encoder = Encoder(BYTE, template)
@@ -62,7 +62,7 @@ def test_an_opening_is_the_beginning_of_the_whole(template):
   assert answer == 'No.' and whole.is_trained[len(opening)]
 
 
-@pytest.mark.parametrize('template', chat.TEMPLATES)
+@pytest.mark.parametrize('template', chat.BUILT_IN)
 def test_without_markers_the_end_of_text_stops(template):
   encoder = Encoder(BYTE, template)
   assert encoder.stop_id == BYTE.eos_id
@@ -83,8 +83,8 @@ def chatty(tmp_path_factory):
 
 def test_markers_are_tokens_where_the_tokenizer_has_them(chatty):
   encoder = Encoder(chatty, 'chatml')
-  start = chatty.special_id('<|im_start|>')
-  assert encoder.stop_id == chatty.special_id('<|im_end|>')
+  start = chatty.markers['<|im_start|>']
+  assert encoder.stop_id == chatty.markers['<|im_end|>']
   assert None not in (start, encoder.stop_id)
   assert encoder.stop_id != chatty.eos_id
   (whole,) = encoder([Document('a', '', messages=CHAT)])
@@ -140,12 +140,12 @@ def read(record, *columns):
 @pytest.mark.parametrize(
   'record, columns, prompt, text',
   [
-    ({'text': 'a', 'question': 'b', 'answer': 'c'}, (), '', 'a'),
+    ({'text': 'a', 'question': 'b', 'answer': 'c'}, (), None, 'a'),
     ({'question': 'b', 'answer': 'c'}, (), 'b', 'c'),
     ({'prompt': 'b', 'completion': 'c'}, (), 'b', 'c'),
     ({'instruction': 'b', 'input': 'i', 'output': 'c'}, (), 'b\n\ni', 'c'),
     ({'instruction': 'b', 'input': '', 'output': 'c'}, (), 'b', 'c'),
-    ({'body': 'a', 'text': 'b'}, ('body',), '', 'a'),
+    ({'body': 'a', 'text': 'b'}, ('body',), None, 'a'),
     ({'ask': 'a', 'say': 'b', 'text': 't'}, ('ask', 'say'), 'a', 'b'),
   ],
 )
@@ -182,7 +182,7 @@ def test_chats_of_a_record(name, keys):
     (
       {'messages': [{'role': 'tool', 'content': 'a'}]},
       (),
-      'message 1: .*tool.* is no message.*system, user, assistant',
+      '1 messages, none of them by an assistant',
     ),
     (
       {

@@ -120,6 +120,7 @@ from satjax.data import pipeline, tokenizers
 a, b = sys.argv[1:]
 data = DataConfig(
   train=(a, (b, 0.5)), eval=(), columns=(), template='plain',
+  reasoning='template', unlearned='keep',
   packing='concat_then_split', too_long='cut', attend='document',
   tokenizer='byte', seq_len=8,
   held_out=0.2, test=0.0, seed=3)

@@ -393,7 +393,7 @@ def test_ids_out_of_range_are_refused(tmp_path, monkeypatch):
     ({'weights': []}, '--weight'),
     ({'weights': [0.0]}, '--weight'),
     ({'columns': ('a', 'b', 'c')}, '--columns'),
-    ({'template': 'gemma'}, '--template gemma; allowed: plain, alpaca'),
+    ({'template': 'gemma'}, "--template gemma; allowed: 'auto'"),
     ({'held_out': 0.0}, '--held_out'),
     ({'test': -0.1}, '--test -0.1; allowed: from 0, and below 1'),
     ({'test': 0.7}, '--test 0.7; allowed: from 0, and below 1 together with'),

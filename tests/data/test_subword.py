@@ -48,7 +48,7 @@ def tokenizer(request, loaded):
 def test_decode_inverts_encode(loaded, kind, text):
   ids = loaded[kind].encode(text)
   assert loaded[kind].decode(ids) == text
-  document = [loaded[kind].bos_id, *ids, loaded[kind].eos_id]
+  document = [*tokenizers.begun(loaded[kind], text), loaded[kind].eos_id]
   assert loaded[kind].decode(document) == text
 
 
@@ -68,7 +68,7 @@ def test_special_tokens_are_found(loaded):
     'byte': (256, 257, 258),
     'llama': (1, 2, VOCAB),
     'sentencepiece': (1, 2, VOCAB),
-    'bytelevel': (0, 0, VOCAB + 1),
+    'bytelevel': (None, 0, VOCAB + 1),
   }
 
 
@@ -86,7 +86,7 @@ def test_nothing_is_added_to_a_text(tokenizer):
 
 def test_ids_that_are_no_text_are_skipped(tokenizer):
   ids = tokenizer.encode('Hi, you').tolist()
-  strange = [tokenizer.bos_id, -1, *ids, 2**40, tokenizer.eos_id]
+  strange = [tokenizer.bos_id or 0, -1, *ids, 2**40, tokenizer.eos_id]
   assert tokenizer.decode(np.array([strange])) == 'Hi, you'
 
 
@@ -113,6 +113,7 @@ def test_the_content_is_the_fingerprint(specs, loaded, folder, tmp_path):
   assert moved.fingerprint == loaded['sentencepiece'].fingerprint
   content = (folder / 'llama' / 'tokenizer.json').read_text()
   (tmp_path / 'tokenizer.json').write_text(content)
+  write(tmp_path / 'tokenizer_config.json', {'add_bos_token': True})
   assert load(tmp_path).fingerprint == loaded['llama'].fingerprint
   write(tmp_path / 'generation_config.json', {'eos_token_id': [7, 8]})
   assert load(tmp_path).fingerprint != loaded['llama'].fingerprint
@@ -129,18 +130,27 @@ def load(path):
 @pytest.mark.parametrize(
   'files, expected',
   [
-    ({}, (1, 2)),
+    ({}, (None, 2)),
+    ({'tokenizer_config': {'add_bos_token': True}}, (1, 2)),
+    ({'tokenizer_config': {'add_bos_token': False}}, (None, 2)),
     (
-      {'generation_config': {'bos_token_id': 5, 'eos_token_id': [7, 8]}},
+      {
+        'tokenizer_config': {'add_bos_token': True},
+        'generation_config': {'bos_token_id': 5, 'eos_token_id': [7, 8]},
+      },
       (5, 7),
     ),
-    ({'special_tokens_map': {'eos_token': {'content': '<s>'}}}, (1, 1)),
+    ({'special_tokens_map': {'eos_token': {'content': '<s>'}}}, (None, 1)),
     (
       {
         'generation_config': {'eos_token_id': 7},
-        'tokenizer_config': {'bos_token': None, 'eos_token': '<s>'},
+        'tokenizer_config': {
+          'add_bos_token': True,
+          'bos_token': None,
+          'eos_token': '<s>',
+        },
       },
-      (1, 1),
+      (None, 1),
     ),
   ],
 )
@@ -153,7 +163,7 @@ def test_settings_beside_it_name_special_tokens(
   found = load(tmp_path)
   assert (found.bos_id, found.eos_id) == expected
   bare = load(tmp_path / 'tokenizer.json')
-  assert (bare.bos_id, bare.eos_id) == (1, 2)
+  assert (bare.bos_id, bare.eos_id) == (None, 2)
 
 
 def test_a_post_processor_names_special_tokens(tmp_path, llama_like):

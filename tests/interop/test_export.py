@@ -3,16 +3,13 @@
 import dataclasses
 import json
 
-import jinja2.sandbox
 import numpy as np
 import pytest
-import tokenizers as library
 
 from satjax import errors
 from satjax.data import special_tokens, tokenizers
-from satjax.data.documents import Message
 from satjax.data.encode import Encoder
-from satjax.interop import huggingface, jinja, models, small_files
+from satjax.interop import huggingface, models, small_files
 from satjax.interop.small_files import Settings
 from tests import models as samples
 
@@ -225,53 +222,12 @@ def test_the_tokenizer_of_a_directory_is_found(tmp_path):
   assert models.tokenizer_spec(tmp_path) == expected
   write_tokenizer(tmp_path, MARKERS)
   assert models.tokenizer_spec(tmp_path) == f'hf:{tmp_path}'
-  assert models.tokenizer_of(tmp_path).special_id('<|eot_id|>') == 262
+  assert models.tokenizer_of(tmp_path).markers['<|eot_id|>'] == 262
   write_tokenizer(tmp_path)
   assert models.tokenizer_of(tmp_path).name == 'byte'
 
 
 # --- the chat template ------------------------------------------------------
-
-TURNS = [
-  Message('system', 'Be brief.'),
-  Message('user', ' What is "2 + 2"? '),
-  Message('assistant', "It's {{ 4 }}.\n"),
-  Message('user', 'And <|im_end|>?'),
-  Message('assistant', ''),
-  Message('user', 'Ü'),
-]
-TEMPLATES = ('plain', 'alpaca', 'llama2', 'llama3', 'chatml')
-CHATS = [TURNS[1:2], TURNS[:2], TURNS[1:4], TURNS]
-
-
-def ids_by_jinja(folder, template, chat, **options):
-  """As `apply_chat_template` of transformers writes and encodes."""
-  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True, lstrip_blocks=True
-  )
-  messages = [message._asdict() for message in chat]
-  text = environment.from_string(template).render(messages=messages, **options)
-  tokenizer = library.Tokenizer.from_file(str(folder / 'tokenizer.json'))
-  return tokenizer.encode(text, add_special_tokens=False).ids
-
-
-@pytest.mark.parametrize('markers', [(), MARKERS], ids=['plain', 'markers'])
-@pytest.mark.parametrize(
-  'name', ['plain', 'alpaca', 'llama2', 'llama3', 'chatml']
-)
-def test_jinja_writes_what_a_built_in_template_writes(tmp_path, name, markers):
-  tokenizer = write_tokenizer(tmp_path / 'tokenizer', markers)
-  encoder = Encoder(tokenizer, name)
-  template = jinja.written(encoder)
-  for chat in CHATS:
-    # Text that spells a marker is one to transformers, and never to us.
-    chat = [m._replace(content=m.content.replace('|', '')) for m in chat]
-    found = ids_by_jinja(
-      tmp_path / 'tokenizer', template, chat, add_generation_prompt=True
-    )
-    assert found == encoder.prompt(chat).tolist()
-  assert jinja.name_of(template, tokenizer) == name
-  assert jinja.name_of(template + ' ', tokenizer) is None
 
 
 def test_an_export_has_the_template_that_was_trained(tmp_path):
@@ -279,16 +235,16 @@ def test_an_export_has_the_template_that_was_trained(tmp_path):
   tokenizer = write_tokenizer(tmp_path / 't', MARKERS, chat_template=own)
   out = tmp_path / 'out'
   for name in ('chatml', 'llama3'):
-    template = jinja.written(Encoder(tokenizer, name))
+    template = Encoder(tokenizer, name).chat.source
     export(out, None, tokenizer, template=template)
     assert (out / 'chat_template.jinja').read_text() == template
     assert 'chat_template' not in stored(out, 'tokenizer_config.json')
     assert models.template_of(out, tokenizer) == name
-  export(out, None, tokenizer)  # trained by its own
+  source = Encoder(tokenizer, 'auto').chat.source
+  export(out, None, tokenizer, template=source)  # trained by its own
   assert not (out / 'chat_template.jinja').exists()
   assert stored(out, 'tokenizer_config.json')['chat_template'] == own
-  assert models.template_of(out, tokenizer) == 'model'
-  assert models.template_of(tmp_path, tokenizer) == 'plain'
+  assert models.template_of(out, tokenizer) == 'auto'
 
 
 # --- the card ---------------------------------------------------------------
