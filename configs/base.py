@@ -152,7 +152,8 @@ def get_config() -> ml_collections.ConfigDict:
     # still; 0: off
     alpha=16.0,  # their products are scaled by alpha / rank
     targets=('query', 'value'),  # matrices that have one; also key, output,
-    # gate, up and down
+    # gate, up and down; and embed and unembed, the tables of words, where
+    # tokens are new or were never trained
   )
 
   config.mesh = ml_collections.config_dict.create(
