@@ -345,8 +345,8 @@ def describe(
 ) -> dict[str, Any]:
   """`config.json`, which old and new transformers read; see `config_of`.
 
-  What else `base` says, that of the model it was made of, stays; so does the
-  type of a number that stays what it was.
+  What else `base`, that of the model it was made of, says stays; so do the
+  types of its numbers.
 
   Raises:
     ConfigError: no family of transformers has such an architecture.
@@ -368,8 +368,7 @@ def describe(
   same = {
     k: base[k] for k, v in described.items() if k in base and base[k] == v
   }
-  kept = {key: value for key, value in base.items() if key not in _STALE}
-  return kept | described | same
+  return {k: base[k] for k in base if k not in _STALE} | described | same
 
 
 def _export_family(config: ModelConfig) -> str:

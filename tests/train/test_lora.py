@@ -578,6 +578,9 @@ def test_a_is_uniform_by_its_inputs_and_b_is_zero():
     if not is_a:
       assert not x.any()
       continue
+    if target == 'embed':  # whose rows are looked up, one for each token
+      assert np.std(x) == pytest.approx(1, rel=0.1)
+      continue
     bound = 1 / math.sqrt(inputs.get(target, 16))
     assert 0.98 * bound < np.abs(x).max() <= bound
     assert np.std(x) == pytest.approx(bound / math.sqrt(3), rel=0.1)
