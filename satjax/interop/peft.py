@@ -82,7 +82,8 @@ def _check_base(model: ModelConfig) -> None:
 def _modules(config: LoraConfig, model: ModelConfig) -> dict[str, str]:
   """Our path of each matrix that PEFT adapts, by its name; '{}' for a layer.
 
-  A tied table is two modules there, which get the same adapters.
+  A tied table is two modules there, which get the same adapters; PEFT's own
+  merging would add both to the one table.
   """
   found = {}
   for path in lora.paths(config, model):
