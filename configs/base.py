@@ -20,6 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
     head_dim=32,  # width of one head; any even number
     mlp_dim=768,  # channels of the gated MLP
     vocab_size=320,  # rows of the embedding; at least the tokenizer's size
+    vocab_multiple=0,  # rows are added, the mean of the others, until every
+    # token has one and this divides their number, such as 64; 0: none are
     tied=False,  # one matrix for embedding and output
     rope_theta=10_000.0,  # base wavelength of the rotary positions, in tokens
     rope_scaling=(),  # for rows longer than trained: ('linear', factor), or
@@ -40,7 +42,8 @@ def get_config() -> ml_collections.ConfigDict:
     remat='none',  # 'full': recompute blocks in the backward pass; 'minimal':
     # only what is no matmul, norms, rotations and SwiGLU
     init_from='',  # model directory to start from; it sets the keys above
-    # from its config.json (all but dropout, dtype, attention, scan, remat)
+    # from its config.json (all but dropout, dtype, attention, scan, remat;
+    # vocab_size may ask for more, if the tokenizer has more tokens than it)
   )
 
   config.data = ml_collections.config_dict.create(
@@ -149,7 +152,8 @@ def get_config() -> ml_collections.ConfigDict:
     # still; 0: off
     alpha=16.0,  # their products are scaled by alpha / rank
     targets=('query', 'value'),  # matrices that have one; also key, output,
-    # gate, up and down
+    # gate, up and down; and embed and unembed, the tables of words, where
+    # tokens are new or were never trained
   )
 
   config.mesh = ml_collections.config_dict.create(

@@ -10,7 +10,7 @@ import dataclasses
 import math
 
 from satjax import tree
-from satjax.config.groups import LoraConfig, ModelConfig
+from satjax.config.groups import LORA_BLOCKS, LoraConfig, ModelConfig
 
 # Dense bfloat16 FLOPs a second, from data sheets, by device kind.
 PEAK = {
@@ -97,6 +97,7 @@ def train_flops_per_token(
     for layer in layers:
       adapters = _adapter_flops(model, layer, lora)
       total += 3 * adapters - _linear_flops(model, layer)
+    total += 3 * _table_adapter_flops(model, lora)
   head = _head_flops(model) if frozen_head or lora is not None else 0
   return total - head
 
@@ -145,8 +146,18 @@ def _adapter_flops(model, layer, lora):
     model.head_dim * count for count in (layer.heads, layer.kv_heads)
   )
   sizes = {'query': heads, 'key': kv_heads, 'value': kv_heads, 'output': heads}
-  rows = sum(sizes.get(target, layer.channels) for target in lora.targets)
-  return 2 * lora.rank * (rows + len(lora.targets) * model.embed_dim)
+  targets = [target for target in lora.targets if target in LORA_BLOCKS]
+  rows = sum(sizes.get(target, layer.channels) for target in targets)
+  return 2 * lora.rank * (rows + len(targets) * model.embed_dim)
+
+
+def _table_adapter_flops(model, lora):
+  """Of adapters of both tables of words; rows are looked up for nothing."""
+  tables = {'embed', 'unembed'} & {*lora.targets}
+  if tables and model.tied:
+    tables = {'embed', 'unembed'}
+  outputs = model.vocab_size if 'unembed' in tables else 0
+  return 2 * lora.rank * (outputs + len(tables) * model.embed_dim)
 
 
 def _head_flops(model):

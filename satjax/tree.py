@@ -58,10 +58,10 @@ WRITES = {axis: path for path, axis in READS.items() if axis != 'embed'}
 ADAPTERS: dict[str, tuple[str, ...]] = {
   f'{path}/{factor}': kept
   for path, axes in AXES.items()
-  if path in READS and axes[0] == 'layers'
+  if path in READS or path == 'embed'
   for factor, kept in (
     ('rows', (*axes[:-1], 'rank')),
-    ('columns', ('layers', 'rank', 'embed')),
+    ('columns', (*(n for n in axes if n == 'layers'), 'rank', 'embed')),
   )
 }
 _NAMED = AXES | ADAPTERS

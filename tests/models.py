@@ -20,6 +20,7 @@ _DEFAULTS = {
   'head_dim': 4,
   'mlp_dim': 6,
   'vocab_size': 16,
+  'vocab_multiple': 0,
   'tied': False,
   'rope_theta': 100.0,
   'rope_scaling': (),

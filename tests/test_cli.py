@@ -123,6 +123,27 @@ def test_generate_continues_several_prompts_up_to_a_stop(workdir, capsys):
   assert 'none of them empty' in capsys.readouterr().err
 
 
+def test_an_export_is_asked_as_its_run_and_says_what_it_is(
+  workdir, model_dir, capsys
+):
+  texts = []
+  for source in (f'--workdir={workdir}', f'--model={model_dir}'):
+    chat = ['--chat', '--prompt=What is x?', '--max_tokens=12']
+    assert cli.main(['generate', source, *chat]) == 0
+    texts.append(capsys.readouterr().out)
+  assert texts[0] == texts[1] and texts[0].strip()
+  card = (model_dir / 'README.md').read_text()
+  for said in ('library_name: transformers', 'stdlib:code', '6 of 6 steps'):
+    assert said in card
+  assert '| eval stdlib:code |' in card and str(workdir) not in card
+  out = workdir.parent / 'bare'
+  command = ['export', f'--workdir={workdir}', f'--out={out}', '--no_card']
+  assert cli.main(command) == 0
+  assert not (out / 'README.md').exists()
+  (model_dir / 'README.md').write_text('edited')
+  assert cli.main(['inspect', f'--model={model_dir}']) == 0
+
+
 def test_training_goes_on_from_a_model_directory(model_dir, tmp_path, capsys):
   options = [
     *QUICK,

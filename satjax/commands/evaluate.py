@@ -73,8 +73,7 @@ def run(options: Any) -> None:
 
 def _answer(options):
   """Prints a table; the results of the tasks."""
-  from satjax.data import tokenizers
-  from satjax.interop import huggingface, lm_eval, lm_eval_tasks, models
+  from satjax.interop import huggingface, lm_eval, lm_eval_tasks
   from satjax.train import saved
 
   if shared.is_run(options):
@@ -83,8 +82,7 @@ def _answer(options):
     what = {'step': found.step}
     where = {'max_length': found.stage.seq_len, 'mesh': found.setup.mesh}
   else:
-    tokenizer = tokenizers.get_tokenizer(options.tokenizer)
-    model = models.load(options.model, tokenizer)
+    model, tokenizer = shared.open_model(options)
     what = {'model': options.model}
     where = {'max_length': huggingface.max_length(options.model)}
   found = lm_eval_tasks.evaluate_tasks(
@@ -101,6 +99,8 @@ def _answer(options):
 def _read(options):
   """Prints a line for each source of text; the losses."""
   from satjax.config.data import DataConfig
+  from satjax.data import tokenizers
+  from satjax.interop import models
   from satjax.train import evaluation
 
   if shared.is_run(options):
@@ -118,14 +118,16 @@ def _read(options):
         ' which documents were kept for a test'
       )
     sources = tuple(options.data or ['stdlib:docs'])
+    spec = options.tokenizer or models.tokenizer_spec(options.model)
+    tokenizer = tokenizers.get_tokenizer(spec)
     data = DataConfig(
       train=sources,
       eval=sources,
       columns=options.columns,
-      template=options.template,
+      template=shared.template_of(options, tokenizer),
       reasoning=options.reasoning,
       unlearned='keep',
-      tokenizer=options.tokenizer,
+      tokenizer=spec,
       seq_len=options.seq_len,
       packing='concat_then_split',
       too_long='cut',

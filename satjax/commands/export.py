@@ -5,8 +5,8 @@ from typing import Any
 from satjax.commands import shared
 
 SUMMARY = (
-  'write a run as a Hugging Face directory: config.json, safetensors and'
-  ' tokenizer'
+  'write a run as a Hugging Face directory: config.json, safetensors,'
+  ' tokenizer and model card'
 )
 OPTIONS = shared.required(
   shared.WORKDIR
@@ -22,6 +22,9 @@ OPTIONS = shared.required(
       'of a run with config.lora: the adapters alone, as PEFT loads'
       ' them on the model that the run started from (default: added to it)'
     ),
+    '--no_card': shared.flag(
+      'leave out the README.md, which says what the model was made of and how'
+    ),
   },
   '--workdir',
   '--out',
@@ -29,9 +32,8 @@ OPTIONS = shared.required(
 
 
 def run(options: Any) -> None:
-  from satjax.data.encode import Encoder
   from satjax.interop import models, peft
-  from satjax.train import saved
+  from satjax.train import card, saved
 
   found = saved.restore(options.workdir, options.step)
   model = found.model
@@ -44,7 +46,10 @@ def run(options: Any) -> None:
       options.out,
       dtype=options.dtype,
       tokenizer=found.tokenizer,
-      stop_id=Encoder(found.tokenizer, found.config.data.template).stop_id,
+      stop_id=found.encoder.stop_id,
       seq_len=found.stage.seq_len,
+      base=found.base,
+      template=found.encoder.chat.source,
+      card='' if options.no_card else card.write(found, options.workdir),
     )
   print(f'wrote step {found.step} of {options.workdir} to {options.out}')

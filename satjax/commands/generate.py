@@ -68,16 +68,18 @@ def run(options: Any) -> None:
     raise errors.ConfigError('--compare needs --draft=DRAFT')
   model, tokenizer = shared.open_model(options)
   draft = _open_draft(options, model, tokenizer) if options.draft else None
-  prompts, end_id = options.prompt or [''], None
+  prompts, end_ids = options.prompt or [''], model.end_ids
   if options.chat:
-    prompts, end_id = _chat(options, prompts, tokenizer)
+    prompts, stop_id = _chat(options, prompts, tokenizer)
+    end_ids = (*end_ids, stop_id)
   how = generate.Options(
     max_tokens=options.max_tokens,
     temperature=options.temperature,
     top_p=options.top_p,
     seed=options.seed,
     stop=options.stop,
-    end_id=end_id,
+    end_ids=end_ids,
+    is_answer=options.chat,
   )
   task = (model.config, model.params, tokenizer, prompts, how, draft)
   if options.compare:
@@ -88,6 +90,11 @@ def run(options: Any) -> None:
   if not options.chat:
     texts = map(''.join, zip(prompts, texts))
   print('\n\n'.join(texts), flush=True)  # an empty line between the texts
+  if options.chat and not all(map(str.strip, drafted[0].texts)):
+    print(
+      'an answer is empty: was the model trained on chats of this --template?',
+      file=sys.stderr,
+    )
   if draft:
     line = _describe(drafted, plain, greedy=options.temperature == 0)
     print(f'draft: {line}', file=sys.stderr)
@@ -99,11 +106,13 @@ def _chat(options, prompts, tokenizer):
   from satjax.data.encode import Encoder
   from satjax.train import workdir
 
-  how = options.template, 'template'
+  how = ()
   if options.workdir:
     data = workdir.read_config(options.workdir).data
     how = data.template, data.reasoning
-  encoder = Encoder(tokenizer, *how)
+  encoder = Encoder(
+    tokenizer, *(how or [shared.template_of(options, tokenizer)])
+  )
   if not all(prompts):
     raise errors.ConfigError('--chat needs --prompt=TEXT, what the user says')
   chats = [encoder.prompt([Message('user', text)]) for text in prompts]

@@ -69,6 +69,14 @@ OPTIONS = {
     " write them: \"(('direct', 2), ('stack', 2))\"",
   ),
   **_OF_OPERATOR,
+  '--vocab_multiple': shared.value(
+    'N',
+    'add words, the mean of the others, until every token of the tokenizer is'
+    ' one and N divides their number, such as 64; needs no operator (default:'
+    ' 0, none)',
+    int,
+    default=0,
+  ),
   '--probe': shared.choice(
     ('auto', 'on', 'off'),
     'run both models on a short text and print the largest change of a'
@@ -87,7 +95,12 @@ def run(options: Any) -> None:
   specs = _specs(options)
   with console.Progress('grow') as bar:
     summary = grow.grow(
-      options.model, options.out, specs, seed=options.seed, start=bar.start
+      options.model,
+      options.out,
+      specs,
+      seed=options.seed,
+      vocab_multiple=options.vocab_multiple,
+      start=bar.start,
     )
   print(f'wrote {options.out}\n\n{grow.render(summary)}', flush=True)
   if options.probe != 'off':
@@ -118,6 +131,8 @@ def _specs(options: Any) -> tuple[Any, ...]:
   if 'layer_map' in given:
     name = name or 'map'
     given['layer_map'] = _layer_map(given['layer_map'])
+  if not name and not given and options.vocab_multiple:
+    return ()
   if not name:
     raise errors.ConfigError(
       'no growth operator; name --operator=NAME, such as --operator=stack'

@@ -86,7 +86,7 @@ def _prepare(options: Any) -> None:
     weights=tuple(options.weight or [1.0] * len(options.source)),
     columns=options.columns,
     shard_tokens=options.shard_tokens,
-    tokenizer=options.tokenizer,
+    tokenizer=options.tokenizer or 'byte',
     template=options.template,
     held_out=options.held_out,
     test=options.test,

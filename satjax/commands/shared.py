@@ -52,9 +52,10 @@ OUT = {'--out': value('PATH', 'what to write')}
 TOKENIZER = {
   '--tokenizer': value(
     'TOKENIZER',
-    'byte (default), hf:PATH of a tokenizer.json or a directory that has one,'
-    ' or sentencepiece:PATH of a .model file; a run knows its own',
-    default='byte',
+    'byte, hf:PATH of a tokenizer.json or a directory that has one, or'
+    ' sentencepiece:PATH of a .model file (default: that of the model'
+    ' directory or of the run; byte where there is none)',
+    default='',
   )
 }
 # Of a run in several processes (`distributed.processes`).
@@ -96,7 +97,7 @@ TEXT = {
     'NAME',
     'how pairs and chats are written: model, as the tokenizer has it;'
     ' model:NAME; plain, alpaca, llama2, llama3 or chatml (default: auto, model'
-    ' if there is one, else plain; a run knows its own)',
+    ' if there is one, else plain; a run and its export know their own)',
     default='auto',
   ),
   '--reasoning': choice(
@@ -120,7 +121,10 @@ def is_run(options: Any) -> bool:
 
 
 def open_model(options: Any) -> tuple[Any, Any]:
-  """The model and the tokenizer that the options of `MODEL` name."""
+  """The model and the tokenizer that the options of `MODEL` name.
+
+  Of a directory, the tokenizer that lies there, unless another is named.
+  """
   from satjax.data import tokenizers
   from satjax.interop import models
   from satjax.train import saved
@@ -128,5 +132,15 @@ def open_model(options: Any) -> tuple[Any, Any]:
   if is_run(options):
     run = saved.restore(options.workdir, options.step)
     return run.model, run.tokenizer
-  tokenizer = tokenizers.get_tokenizer(options.tokenizer)
+  spec = options.tokenizer or models.tokenizer_spec(options.model)
+  tokenizer = tokenizers.get_tokenizer(spec)
   return models.load(options.model, tokenizer), tokenizer
+
+
+def template_of(options: Any, tokenizer: Any) -> str:
+  """How chats of a model directory are written: as it says, by default."""
+  from satjax.interop import models
+
+  if options.template != 'auto':
+    return options.template
+  return models.template_of(options.model, tokenizer)

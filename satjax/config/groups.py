@@ -33,6 +33,7 @@ class ModelConfig(schema.Group):
   )
   mlp_dim: int = schema.at_least(1)
   vocab_size: int = schema.at_least(2)
+  vocab_multiple: int = schema.at_least(0)
   tied: bool = schema.one_of(True, False)
   rope_theta: float = schema.above(0)
   rope_scaling: tuple = schema.rule(
@@ -203,7 +204,8 @@ class GrowthConfig(schema.Group):
       yield f'hops happen at {starts} tokens; these must increase'
 
 
-LORA_TARGETS = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
+LORA_BLOCKS = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
+LORA_TARGETS = (*LORA_BLOCKS, 'embed', 'unembed')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ VERSION = 2  # of the form that is written; files without one are of version 0
 # (version, 'group.key', what was done before).
 ADDED: tuple[tuple[int, str, Any], ...] = (
   (1, 'data.attend', 'document'),
+  (2, 'model.vocab_multiple', 0),
   (2, 'data.reasoning', 'template'),
   (2, 'data.unlearned', 'keep'),
 )

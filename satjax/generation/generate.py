@@ -37,7 +37,8 @@ class Options:
     seed: of the sampling. The draws of prompt i depend on it and on i, and not
       on the other prompts.
     stop: a continuation ends before the first of these strings.
-    end_id: of the token that ends a text; None: the tokenizer's.
+    end_ids: of the tokens that end a text; (): the tokenizer's alone.
+    is_answer: whether a continuation may not end before its first token.
 
   Raises:
     ConfigError: one of them is out of range.
@@ -48,7 +49,8 @@ class Options:
   top_p: float = 1.0
   seed: int = 0
   stop: Sequence[str] = ()
-  end_id: int | None = None
+  end_ids: Sequence[int] = ()
+  is_answer: bool = False
 
   def __post_init__(self):
     temperature, top_p = self.temperature, self.top_p
@@ -66,8 +68,8 @@ class Options:
     """What the compiled programs depend on."""
     kind = 'sample' if self.top_p == 1 else 'nucleus'
     kind = 'greedy' if self.temperature == 0 else kind
-    end = tokenizer.eos_id if self.end_id is None else self.end_id
-    return sampling.Rule(kind, end, tokenizer.vocab_size)
+    ends = tuple(self.end_ids) or (tokenizer.eos_id,)
+    return sampling.Rule(kind, ends, tokenizer.vocab_size, self.is_answer)
 
   def numbers(self) -> sampling.Numbers:
     """What they are given."""
@@ -232,7 +234,7 @@ def _finish(tokenizer, ids, options, state, more):
       {name: x for name, x in state.items() if name not in ('cache', 'draft')}
     )
     rows = [
-      _before_end(tokens[len(row) :][:count], options.rule(tokenizer).end)
+      _before_end(tokens[len(row) :][:count], options.rule(tokenizer).ends)
       for row, tokens, count in zip(
         ids, seen['tokens'], np.minimum(seen['count'], options.max_tokens)
       )
@@ -245,9 +247,9 @@ def _finish(tokenizer, ids, options, state, more):
     state['done'] = jnp.asarray(done_B)
 
 
-def _before_end(row, end):
-  """The tokens up to the end of text, without it."""
-  return row[: np.append(row, end).tolist().index(end)]
+def _before_end(row, ends):
+  """The tokens up to an end of text, without it."""
+  return row[: np.append(np.isin(row, ends), True).argmax()]
 
 
 def _text(tokenizer, ids, row):

@@ -25,13 +25,15 @@ class Rule(NamedTuple):
 
   Attributes:
     kind: 'greedy', 'sample' or 'nucleus'.
-    end: the token that ends a text.
+    ends: the tokens that end a text.
     vocab_size: of the tokenizer; rows that pad the vocabulary are no tokens.
+    is_answer: whether the first token is none of `ends`.
   """
 
   kind: str
-  end: int
+  ends: tuple[int, ...]
   vocab_size: int
+  is_answer: bool = False
 
 
 class Numbers(NamedTuple):
@@ -57,13 +59,15 @@ def start(
   logits_BV, cache = cached.prefill(
     model, params, tokens_BS[:, :longest], length_B, tokens_BS.shape[1]
   )
+  if rule.is_answer:
+    logits_BV = logits_BV.at[:, jnp.array(rule.ends)].set(-jnp.inf)
   keys_B = keys(numbers, jnp.zeros_like(length_B))
   token_B = pick(weigh(logits_BV, rule, numbers), keys_B, rule)
   return {
     'tokens': _append(tokens_BS, length_B, token_B),
     'length': length_B,
     'count': jnp.ones_like(length_B),
-    'done': token_B == rule.end,
+    'done': ended(token_B, rule),
     'cache': cache,
   }
 
@@ -98,11 +102,16 @@ def more(
       'tokens': _append(state['tokens'], position_B, token_B),
       'length': state['length'],
       'count': state['count'] + ~state['done'],
-      'done': state['done'] | (token_B == rule.end),
+      'done': state['done'] | ended(token_B, rule),
       'cache': cache,
     }
 
   return lax.while_loop(unfinished, one, state)
+
+
+def ended(tokens: jax.Array, rule: Rule) -> jax.Array:
+  """Whether each token ends a text."""
+  return jnp.isin(tokens, jnp.array(rule.ends))
 
 
 def _append(tokens_BS, position_B, token_B):

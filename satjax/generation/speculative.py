@@ -139,7 +139,7 @@ def more(
       share_BTV, draft_BGV, tokens_BG, keys_RB[:2], rule
     )
     active_B = ~state['done'] & (state['count'] < most)
-    return _advance(state, tokens_BG, number_B, token_B, active_B, rule.end)
+    return _advance(state, tokens_BG, number_B, token_B, active_B, rule)
 
   return lax.while_loop(unfinished, one, state)
 
@@ -233,14 +233,14 @@ def verify(
   return number_B, sampling.pick(weights_BV, keys_2B[1], rule)
 
 
-def _advance(state, tokens_BG, number_B, token_B, active_B, end):
+def _advance(state, tokens_BG, number_B, token_B, active_B, rule):
   """The state with the accepted tokens of active rows, and one more."""
   rows_B = jnp.arange(number_B.size)
   new_BT = jnp.pad(tokens_BG, ((0, 0), (0, 1)))
   new_BT = new_BT.at[rows_B, number_B].set(token_B)
   steps_T = jnp.arange(new_BT.shape[1])
   at_BT = (state['length'] + state['count'])[:, None] + steps_T
-  ended_BT = (new_BT == end) & (steps_T <= number_B[:, None])
+  ended_BT = sampling.ended(new_BT, rule) & (steps_T <= number_B[:, None])
   return {
     **state,
     'tokens': state['tokens'].at[rows_B[:, None], at_BT].set(new_BT),

@@ -21,14 +21,20 @@ from satjax.config import specs as specs_lib
 from satjax.config.groups import ModelConfig
 from satjax.growth import apply, layer_maps
 from satjax.growth.operators import Depth, Learn, Length, Operator
-from satjax.interop import huggingface, llama, weights, writer
+from satjax.interop import (
+  huggingface,
+  llama,
+  models,
+  small_files,
+  vocabulary,
+  weights,
+  writer,
+)
+from satjax.interop.small_files import Settings
 
 # Tokenizers, templates and settings go along.
 _SMALL_FILES = ('*.json', '*.jinja', '*.model', '*.txt')
 _OF_OTHER_WEIGHTS = ('adapter_config.json', writer.CHECKSUMS)
-# Keys of config.json that growth makes untrue: the name of the source, code
-# that stays behind, settings of each layer, and what `describe` says anew.
-_STALE = ('_name_or_path', 'auto_map', 'layer_types', 'rope_scaling')
 _MARKS = ('', 'new', 'new, zeroed', 'new, random')  # a later one says more
 _MOST_ROWS = 40
 
@@ -49,6 +55,7 @@ def grow(
   specs: Sequence[Any],
   *,
   seed: int = 0,
+  vocab_multiple: int = 0,
   max_shard_bytes: int = 2**30,
   start: Callable[[int], Callable[[int], None]] | None = None,
 ) -> Summary:
@@ -60,6 +67,8 @@ def grow(
   Args:
     out: made if need be; a model that satjax wrote there is replaced.
     specs: operators as `specs_lib.resolve_all` takes them.
+    vocab_multiple: words are added, the mean of the others, until every token
+      of the model's tokenizer is one and this divides their number; 0: none.
     max_shard_bytes: weights in one file; as much is held in memory.
     start: from the bytes of work ahead to a function that is called with those
       that are done; shows progress.
@@ -77,11 +86,18 @@ def grow(
       ' to write'
     )
   before, headers = huggingface.check(source)
-  operators, after = specs_lib.resolve_all(specs, before, seed)
+  tokenizer = models.tokenizer_spec(source) if vocab_multiple else ''
+  words = vocabulary.num_rows(before.vocab_size, 0, vocab_multiple, tokenizer)
+  wide = dataclasses.replace(before, vocab_size=words)
+  operators, after = specs_lib.resolve_all(specs, wide, seed)
   _refuse_untrained(operators)
   dtype = np.dtype(weights.DTYPES[next(iter(headers.values())).dtype])
   contents, context = _small_files(source, operators, after, dtype.name)
-  growth = _Growth(source, before, headers, operators, after, dtype, seed)
+  if words > before.vocab_size:
+    found = models.tokenizer_of(source)
+    said = small_files.described(Settings.read(source), found, words)
+    contents[small_files.GENERATION] = files.to_json(said.generation)
+  growth = _Growth(source, wide, headers, operators, after, dtype, seed)
   num_bytes = flops.num_params(after) * dtype.itemsize
   writer.write(
     out,
@@ -135,6 +151,8 @@ class _Growth:
       raise errors.StorageError(
         f'{self._directory / self._headers[name].file} cannot be read: {error}'
       ) from error
+    if tree.AXES[path][0] == 'vocab':
+      matrix = weights.with_rows(matrix, shape[0])
     if name not in self._finite:
       if not weights.is_finite(matrix):
         weights.refuse(self._directory, [huggingface.not_finite(name)])
@@ -200,8 +218,7 @@ def _small_files(
   old = huggingface.max_length(source)
   new = old * math.prod(op.factor for op in operators if type(op) is Length)
   stored = weights.read_json(source, 'config.json')
-  kept = {key: value for key, value in stored.items() if key not in _STALE}
-  described = kept | llama.describe(after, dtype, new) | writer.OURS
+  described = llama.describe(after, dtype, new, stored) | writer.OURS
   _, problems = llama.config_of(described)
   if problems:
     raise errors.ConfigError(

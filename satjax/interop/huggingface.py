@@ -8,6 +8,7 @@ agrees with the configuration.
 
 import collections
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -19,9 +20,9 @@ import numpy as np
 from satjax import console, errors, files, tree
 from satjax.config.groups import ModelConfig
 from satjax.data import subword
-from satjax.interop import llama, weights, writer
+from satjax.interop import llama, small_files, weights, writer
+from satjax.interop.small_files import Settings
 
-_CONFIG = 'config.json'
 MAX_LENGTH = 2048  # where nothing is said, as transformers has it
 _NUMPY_DTYPES = tuple(map(np.dtype, weights.DTYPES.values()))
 
@@ -33,14 +34,18 @@ def read_config(directory: str | os.PathLike) -> ModelConfig:
     DataError: names every key that is missing, wrong or not implemented.
   """
   directory = Path(directory)
-  config, problems = llama.config_of(weights.read_json(directory, _CONFIG))
-  weights.refuse(directory / _CONFIG, problems)
+  config, problems = llama.config_of(
+    weights.read_json(directory, small_files.CONFIG)
+  )
+  weights.refuse(directory / small_files.CONFIG, problems)
   return config
 
 
 def family(directory: str | os.PathLike) -> str:
   """The family of a directory whose `config.json` is as it should be."""
-  return llama.family_of(weights.read_json(Path(directory), _CONFIG), [])
+  return llama.family_of(
+    weights.read_json(Path(directory), small_files.CONFIG), []
+  )
 
 
 def max_length(directory: str | os.PathLike) -> int:
@@ -49,12 +54,26 @@ def max_length(directory: str | os.PathLike) -> int:
   Raises:
     DataError: it says what is no length.
   """
-  stored = weights.read_json(Path(directory), _CONFIG)
-  length = stored.get('max_position_embeddings') or MAX_LENGTH
-  if type(length) is not int or length < 1:
+  stored = weights.read_json(Path(directory), small_files.CONFIG)
+  return _length_of(stored, Path(directory)) or MAX_LENGTH
+
+
+def _length_of(stored: Mapping[str, Any], where: Path = Path()) -> int | None:
+  length = stored.get('max_position_embeddings')
+  if length and (type(length) is not int or length < 1):
     problem = f'max_position_embeddings = {errors.brief(length)}'
-    weights.refuse(Path(directory), [f'{problem}; allowed: at least 1'])
+    weights.refuse(where, [f'{problem}; allowed: at least 1'])
   return length
+
+
+def settings_files(directory: str | os.PathLike) -> dict[str, bytes]:
+  """Those files of a model, by name, that say what its weights do not.
+
+  A run keeps them for its export: config.json, and generation_config.json where
+  there is one. Raises as `read_config`.
+  """
+  read_config(directory)
+  return small_files.files_of(directory)
 
 
 # Rows and columns of a leaf, as a device asks for its part, to numbers.
@@ -69,6 +88,7 @@ def _whole(path: str, shape: tuple[int, ...], read: Read) -> np.ndarray:
 def load(
   directory: str | os.PathLike,
   place: Callable[[str, tuple[int, ...], Read], Any] = _whole,
+  vocab_size: int = 0,
 ) -> tuple[ModelConfig, dict[str, Any]]:
   """Reads a model: its configuration and its parameters.
 
@@ -76,6 +96,8 @@ def load(
     place: makes a leaf of its path, its shape and a function that reads any
       part of it, so that a model that is split over devices, or over hosts, is
       never whole in one memory. Default: a NumPy array.
+    vocab_size: rows of the tables of words, if they are to be more than there
+      are; the others are their mean.
 
   Returns:
     The leaves are nested, and in the stored dtype: float32, bfloat16, float16.
@@ -87,6 +109,8 @@ def load(
   """
   directory = Path(directory)
   config, headers = check(directory)
+  words = max(vocab_size, config.vocab_size)
+  config = dataclasses.replace(config, vocab_size=words)
   problems, parts = [], collections.defaultdict(list)
   for name, slot in llama.slots(config).items():
     parts[slot.path].append((name, slot))
@@ -97,6 +121,8 @@ def load(
     found = []
     for name, slot in chosen:
       matrix = weights.read_tensor(directory, headers[name])
+      if tree.AXES[path][0] == 'vocab':
+        matrix = weights.with_rows(matrix, words)
       inner = 1 if is_stacked else 0
       part = from_stored(matrix, slot, shape[inner:])[index[inner:]]
       if not weights.is_finite(part):
@@ -171,16 +197,24 @@ def save(
   tokenizer: Any = None,
   stop_id: int | None = None,
   seq_len: int = 2048,
+  base: Settings | None = None,
+  template: str | None = None,
+  card: str = '',
 ) -> None:
   """Writes a model directory that transformers 4 and 5 read; see `writer`.
 
   Args:
     params: JAX or NumPy arrays of `tree.AXES`, all of one dtype.
     dtype: 'float32' or 'bfloat16' to cast to; None keeps the dtype.
-    tokenizer: its `bos_id` and `eos_id` are noted, and its files written for
-      AutoTokenizer; those of another tokenizer are taken away.
+    tokenizer: its special ids are noted, rows without a token are named as
+      `suppress_tokens`, and its files written for AutoTokenizer; those of
+      another tokenizer are taken away.
     stop_id: token that ends an answer in a chat; generation ends there too.
-    seq_len: `max_position_embeddings`, in tokens.
+    seq_len: tokens of the longest row; `max_position_embeddings`, unless that
+      of the base is larger.
+    base: of the model that this one was made of; what it says stays.
+    template: the chat template; None: the tokenizer's own.
+    card: text of a README.md; one that another wrote there stays.
 
   Raises:
     DataError: `params` are not those of `config`; names every difference.
@@ -188,24 +222,23 @@ def save(
   """
   leaves = tree.flatten(params)
   dtype = _stored_dtype(config, leaves, dtype)
-  slots = llama.slots(config)
+  slots, base = llama.slots(config), base or Settings()
   # Absent ids would mean 1 and 2, which are ordinary bytes here.
-  special = {
-    'bos_token_id': tokenizer.bos_id if tokenizer else None,
-    'eos_token_id': tokenizer.eos_id if tokenizer else None,
-  }
-  model = llama.describe(config, dtype.name, seq_len)
-  described = {
-    'config.json': writer.OURS | model | special,
-    'generation_config.json': special,
-  }
-  if stop_id is not None and stop_id != tokenizer.eos_id:
-    described['generation_config.json'] = special | {
-      'eos_token_id': [tokenizer.eos_id, stop_id]
-    }
-  contents = {name: files.to_json(values) for name, values in described.items()}
+  special = dict.fromkeys(('bos_token_id', 'eos_token_id'))
+  said, contents = Settings(special, special), {}
   if tokenizer:
-    contents |= tokenizer.files()
+    said = small_files.described(base, tokenizer, config.vocab_size, stop_id)
+    contents |= small_files.tokenizer_files(tokenizer, template)
+    base = base.of(tokenizer)
+  seq_len = max(seq_len, _length_of(base.config) or 0)
+  model = llama.describe(config, dtype.name, seq_len, base.config)
+  model |= writer.OURS | said.config
+  contents |= {
+    small_files.CONFIG: files.to_json(model),
+    small_files.GENERATION: files.to_json(said.generation),
+  }
+  if card:
+    contents[writer.CARD] = card.encode()
   writer.write(
     directory,
     {name: slot.shape for name, slot in slots.items()},

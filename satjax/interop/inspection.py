@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent import futures
 import dataclasses
-import json
 import os
 from pathlib import Path
 import re
@@ -17,12 +16,8 @@ from typing import Any
 from satjax import console, errors, flops
 from satjax.config.groups import ModelConfig
 from satjax.data import tokenizers
-from satjax.interop import huggingface, llama, weights, writer
+from satjax.interop import huggingface, llama, models, weights, writer
 
-_TOKENIZERS = {
-  'tokenizer.json': 'hf:{}',
-  'tokenizer.model': 'sentencepiece:{}/tokenizer.model',
-}
 _LAYER = re.compile(r'\.\d+\.')
 
 
@@ -179,10 +174,11 @@ def _tokenizer(
   directory: Path, config: ModelConfig, problems: list[str]
 ) -> dict[str, str]:
   """The tokenizer beside the weights, which has to fit the vocabulary."""
-  file = next((n for n in _TOKENIZERS if (directory / n).is_file()), None)
+  known = models.TOKENIZERS
+  file = next((n for n in known if (directory / n).is_file()), None)
   if file is None:
-    return {'tokenizer': f'none, no {" and no ".join(_TOKENIZERS)}'}
-  spec = _TOKENIZERS[file].format(directory)
+    return {'tokenizer': f'none, no {" and no ".join(known)}'}
+  spec = known[file].format(directory)
   try:
     tokenizer = tokenizers.get_tokenizer(spec)
   except errors.SatjaxError as error:
@@ -194,15 +190,16 @@ def _tokenizer(
   if file == 'tokenizer.json':
     content = weights.read_json(directory, file)
     kind = content['model'].get('type', 'of unknown type')
-    if content == json.loads(tokenizers.ByteTokenizer().files()[file]):
-      kind = spec = 'byte'
+    if models.tokenizer_spec(directory) == 'byte':
+      kind = 'byte'
     added = content.get('added_tokens') or ()
     special = {token['id'] for token in added if token.get('special')}
   size, room = tokenizer.vocab_size, config.vocab_size
   if size > room:
     problems.append(
       f'{file}: found a vocabulary of {size}, expected at most {room}, the'
-      ' vocab_size of config.json; use the tokenizer of this model'
+      ' vocab_size of config.json; use the tokenizer of this model, or add rows'
+      ' (satjax grow --vocab_multiple=64)'
     )
   begin = tokenizer.markers.get(tokenizer.named_tokens.get('bos_token'))
   ids = {'begin': begin, 'end': tokenizer.eos_id}
@@ -211,7 +208,7 @@ def _tokenizer(
   more = len(special - set(ids.values()))
   return {
     'tokenizer': f'{kind}, {size} tokens'
-    f' {"do not fit" if size > room else "fit"}; --tokenizer={spec}',
+    f' {"do not fit" if size > room else "fit"}',
     'special': ', '.join(named + ([f'{more} more'] if more else [])),
   }
 

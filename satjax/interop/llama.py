@@ -93,23 +93,29 @@ TRAINING = {
   'scan': True,
   'remat': 'none',
   'init_from': '',
+  'vocab_multiple': 0,
 }
 
 
+_ORIGINAL = 'original_max_position_embeddings'
 _ROPE_KEYS = {
   'linear': ('factor',),
-  'llama3': (
-    'factor',
-    'low_freq_factor',
-    'high_freq_factor',
-    'original_max_position_embeddings',
-  ),
+  'llama3': ('factor', 'low_freq_factor', 'high_freq_factor', _ORIGINAL),
 }
 # Of an absent key, the value that transformers assumes; null means no window.
 _WINDOW_OF = {'mistral': 4096, 'qwen2': 4096, 'qwen3': 4096}
 _FIRST_LAYER = 28
 _SWITCHED = ('qwen2', 'qwen3')  # by use_sliding_window, from a layer on
 _FULL, _SLIDING = 'full_attention', 'sliding_attention'
+# Keys of a config.json that are not true of a model made of that one: its
+# name, code that stays behind, settings of each layer, what is said anew.
+_STALE = (
+  '_name_or_path',
+  'auto_map',
+  'layer_types',
+  'rope_scaling',
+  'sliding_window',
+)
 
 
 class Slot(NamedTuple):
@@ -326,14 +332,22 @@ def _switched_kinds(
   return [_FULL]
 
 
-def describe(config: ModelConfig, dtype: str, seq_len: int) -> dict[str, Any]:
+def describe(
+  config: ModelConfig,
+  dtype: str,
+  seq_len: int,
+  base: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
   """`config.json`, which old and new transformers read; see `config_of`.
+
+  What else `base`, that of the model it was made of, says stays; so do the
+  types of its numbers.
 
   Raises:
     ConfigError: no family of transformers has such an architecture.
   """
-  family = _export_family(config)
-  return {
+  family, base = _export_family(config), base or {}
+  described = {
     'architectures': [FAMILIES[family][0]],
     'model_type': family,
     'hidden_act': 'silu',
@@ -346,6 +360,10 @@ def describe(config: ModelConfig, dtype: str, seq_len: int) -> dict[str, Any]:
     'torch_dtype': dtype,
     'dtype': dtype,
   }
+  same = {
+    k: base[k] for k, v in described.items() if k in base and base[k] == v
+  }
+  return {k: base[k] for k in base if k not in _STALE} | described | same
 
 
 def _export_family(config: ModelConfig) -> str:
@@ -361,6 +379,8 @@ def _export_family(config: ModelConfig) -> str:
 def _rope(theta: float, scaling: tuple[Any, ...]) -> dict[str, Any]:
   kind, *numbers = scaling or ('default',)
   rope = {'rope_type': kind, **dict(zip(_ROPE_KEYS.get(kind, ()), numbers))}
+  if kind == 'llama3':  # whose length is a whole number
+    rope[_ORIGINAL] = int(rope[_ORIGINAL])
   old = {'rope_scaling': rope} if scaling else {}
   return {**old, 'rope_parameters': {**rope, 'rope_theta': theta}}
 

@@ -1,6 +1,7 @@
 """Models as a user of the package holds them: load, apply, save."""
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,19 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
-from satjax import hub
+from satjax import errors, hub
 from satjax.config.groups import ModelConfig
 from satjax.config.run import Config
+from satjax.data import chat, tokenizers
 from satjax.data.tokenizers import Tokenizer
-from satjax.interop import huggingface, llama, weights
+from satjax.interop import (
+  huggingface,
+  llama,
+  small_files,
+  vocabulary,
+  weights,
+)
+from satjax.interop.small_files import Settings
 from satjax.tree import PyTree
 
 
@@ -23,6 +32,7 @@ class Model:
 
   config: ModelConfig  # architecture and compute dtype
   params: PyTree  # of `tree.AXES`, in the dtype of the files
+  end_ids: tuple[int, ...] = ()  # that end a text; (): the tokenizer's alone
 
   def apply(self, params: PyTree, tokens: Any) -> jax.Array:
     """Tokens, int [B, T], to float32 logits [B, T, V]."""
@@ -45,29 +55,77 @@ def load(
     DataError: one error that names everything that is wrong with it.
   """
   directory = hub.local(directory)
+  end_ids = ()
   if tokenizer is not None:
-    _check_tokenizer(directory, tokenizer)
-  return Model(*huggingface.load(directory, **options))
+    found = Settings.read(directory)
+    end_ids = small_files.ends(found, tokenizer)
+    _check_tokenizer(directory, found, tokenizer)
+  return Model(*huggingface.load(directory, **options), end_ids)
 
 
 def _check_tokenizer(
-  directory: str | os.PathLike, tokenizer: Tokenizer
+  directory: str | os.PathLike, found: Settings, tokenizer: Tokenizer
 ) -> None:
   """Warns if texts end with another token than those the model has read."""
-  found = set()
-  for name in ('config.json', 'generation_config.json'):
-    if (Path(directory) / name).is_file():
-      ids = weights.read_json(Path(directory), name).get('eos_token_id')
-      found |= set(ids if isinstance(ids, list) else [ids])
-  found.discard(None)
-  if found and tokenizer.eos_id not in found:
+  if not found.fit(tokenizer):
     end = tokenizer.eos_id
     logging.warning(
       f'Tokenizer {tokenizer.name} ends texts with id {end}'
       f' ({tokenizer.token(end)}), and the model in {directory} was trained to'
-      f' end them with {" or ".join(map(str, sorted(found)))}: is it the'
+      f' end them with {" or ".join(map(str, sorted(found.ends)))}: is it the'
       f' tokenizer of this model? It would be named hf:{directory}'
     )
+
+
+# Files of a tokenizer, and what a configuration calls a directory with one.
+TOKENIZERS = {
+  'tokenizer.json': 'hf:{}',
+  'tokenizer.model': 'sentencepiece:{}/tokenizer.model',
+}
+_OTHERS = ('vocab.json', 'tekken.json', 'tokenizer_config.json')
+
+
+def tokenizer_spec(directory: str | os.PathLike) -> str:
+  """What a configuration calls the tokenizer of a model directory.
+
+  'byte' where there is none, or the one that an export of bytes holds.
+
+  Raises:
+    ConfigError: there is one, in files that satjax does not read.
+  """
+  folder = Path(directory)
+  file = next((n for n in TOKENIZERS if (folder / n).is_file()), None)
+  if file is None:
+    if other := next((n for n in _OTHERS if (folder / n).is_file()), None):
+      raise errors.ConfigError(
+        f'{folder} has {other}, but no {" and no ".join(TOKENIZERS)}; save the'
+        ' tokenizer as tokenizer.json (transformers: save_pretrained), or name'
+        ' one with --tokenizer'
+      )
+    return 'byte'
+  if file == 'tokenizer.json':
+    ours = json.loads(tokenizers.ByteTokenizer().files()[file])
+    found = weights.read_json(folder, file)
+    # Earlier versions wrote none of these.
+    if found == ours | {'post_processor': found.get('post_processor')}:
+      return 'byte'
+  return TOKENIZERS[file].format(directory)
+
+
+def tokenizer_of(directory: str | os.PathLike) -> Tokenizer:
+  """The tokenizer of a model directory; raises as `tokenizer_spec`."""
+  return tokenizers.get_tokenizer(tokenizer_spec(directory))
+
+
+def template_of(directory: str | os.PathLike, tokenizer: Tokenizer) -> str:
+  """What a configuration calls the chat template of a model directory.
+
+  A built-in one that an export wrote goes by its name again.
+  """
+  path = Path(directory) / small_files.TEMPLATE
+  text = path.read_text('utf-8', 'replace') if path.is_file() else ''
+  names = (n for n in chat.BUILT_IN if chat.built_in(tokenizer, n) == text)
+  return next(names, 'auto')
 
 
 def save(model: Model, directory: str | os.PathLike, **options: Any) -> None:
@@ -76,11 +134,18 @@ def save(model: Model, directory: str | os.PathLike, **options: Any) -> None:
 
 
 def resolve(config: Config) -> Config:
-  """Takes the architecture from `model.init_from`, where that is set."""
-  if not config.model.init_from:
-    return config
-  stored = huggingface.read_config(hub.local(config.model.init_from))
-  own = {name: getattr(config.model, name) for name in llama.TRAINING}
-  model = dataclasses.replace(stored, **own)
+  """Takes the architecture from `model.init_from`, where that is set.
+
+  With as many words as the tokenizer needs, where more may be added.
+  """
+  model, asked = config.model, config.model.vocab_size
+  if model.init_from:
+    stored = huggingface.read_config(hub.local(model.init_from))
+    own = {name: getattr(model, name) for name in llama.TRAINING}
+    model = dataclasses.replace(stored, **own)
+  words = vocabulary.num_rows(
+    model.vocab_size, asked, model.vocab_multiple, config.data.tokenizer
+  )
+  model = dataclasses.replace(model, vocab_size=words)
   values = config.to_dict() | {'model': dataclasses.asdict(model)}
   return Config.from_dict(values)

@@ -20,6 +20,7 @@ from satjax.tree import PyTree
 
 CONFIG = 'adapter_config.json'
 WEIGHTS = 'adapter_model.safetensors'
+_EMBED = llama.TENSORS['embed'][0].removesuffix('.weight')
 
 
 def save(
@@ -47,8 +48,8 @@ def save(
       f'config.lora.rank is {config.rank}, so the run has no adapters; export'
       ' the model that it trained'
     )
-  _check_base(model.init_from)
-  tensors = dict(_tensors(config, adapters, np.dtype(dtype)))
+  _check_base(model)
+  tensors = dict(_tensors(config, model, adapters, np.dtype(dtype)))
   num_bytes = sum(array.nbytes for array in tensors.values())
   with writer.replacing(
     Path(directory), _foreign_adapters, num_bytes=num_bytes, last=[WEIGHTS]
@@ -57,17 +58,9 @@ def save(
     writer.write_tensors(folder / WEIGHTS, tensors, marks=writer.OURS)
 
 
-def _modules(config: LoraConfig, layer: int) -> dict[str, str]:
-  """Names of the adapted matrices of a layer, by path of ours."""
-  return {
-    path: llama.TENSORS[path][0].format(layer).removesuffix('.weight')
-    for path in lora.paths(config).values()
-  }
-
-
-def _check_base(base: str) -> None:
+def _check_base(model: ModelConfig) -> None:
   """Refuses what nobody could load: adapters are nothing without their base."""
-  instead = 'export the whole model, without --adapter'
+  base, instead = model.init_from, 'export the whole model, without --adapter'
   if not base:
     raise errors.ConfigError(
       'the run began with random weights (config.model.init_from is empty), and'
@@ -78,24 +71,50 @@ def _check_base(base: str) -> None:
       f'{base}, which the run started from, is a Phi-3: it stores queries, keys'
       f' and values as one matrix, which no adapter here fits; {instead}'
     )
+  rows = huggingface.read_config(base).vocab_size
+  if rows != model.vocab_size:
+    raise errors.ConfigError(
+      f'{base}, which the run started from, has {rows} words, and the run'
+      f' {model.vocab_size}, which adapters do not hold; {instead}'
+    )
 
 
-def _tensors(config, adapters, dtype) -> Iterator[tuple[str, np.ndarray]]:
+def _modules(config: LoraConfig, model: ModelConfig) -> dict[str, str]:
+  """Our path of each matrix that PEFT adapts, by its name; '{}' for a layer.
+
+  A tied table is two modules there, which get the same adapters; PEFT's own
+  merging would add both to the one table.
+  """
+  found = {}
+  for path in lora.paths(config, model):
+    both = path == 'embed' and model.tied
+    for module in ('embed', 'unembed') if both else (path,):
+      found[llama.TENSORS[module][0].removesuffix('.weight')] = path
+  return found
+
+
+def _tensors(
+  config, model, adapters, dtype
+) -> Iterator[tuple[str, np.ndarray]]:
   """lora_A [r, inputs] and lora_B [outputs, r] of every adapted matrix."""
   leaves = {path: np.asarray(x) for path, x in tree.flatten(adapters).items()}
-  for layer in range(len(next(iter(leaves.values())))):
-    for path, name in _modules(config, layer).items():
+  for name, path in _modules(config, model).items():
+    is_layered = tree.AXES[path][0] == 'layers'
+    is_table = name == _EMBED
+    for layer in range(model.num_layers) if is_layered else [...]:
       rows = leaves[f'{path}/rows'][layer].reshape(-1, config.rank)
       columns = leaves[f'{path}/columns'][layer]
-      is_transposed = llama.TENSORS[path][1]
+      # What is looked up has one input for each word, and D outputs.
+      is_transposed = llama.TENSORS[path][1] or is_table
       factors = (rows.T, columns.T) if is_transposed else (columns, rows)
       for letter, factor in zip('AB', factors):
-        key = f'base_model.model.{name}.lora_{letter}.weight'
+        kind = f'embedding_{letter}' if is_table else f'{letter}.weight'
+        key = f'base_model.model.{name.format(layer)}.lora_{kind}'
         yield key, np.ascontiguousarray(factor, dtype)
 
 
 def _describe(config: LoraConfig, model: ModelConfig) -> dict[str, Any]:
-  names = _modules(config, 0).values()
+  names = _modules(config, model)
   return {
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',

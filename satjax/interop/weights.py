@@ -286,6 +286,15 @@ def read_tensor(directory: Path, header: Header) -> np.ndarray:
   return np.asarray(mapped)
 
 
+def with_rows(table: np.ndarray, count: int) -> np.ndarray:
+  """A table `[V, D]` with rows added up to `count`, the mean of the others."""
+  if len(table) == count:
+    return table
+  mean = table.mean(axis=0, dtype=np.float64).astype(table.dtype)
+  more = np.broadcast_to(mean, (count - len(table), *mean.shape))
+  return np.concatenate([table, more])
+
+
 def is_finite(x: np.ndarray) -> bool:
   """Whether no number is NaN or infinite."""
   flat = x.reshape(-1)

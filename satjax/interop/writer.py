@@ -23,6 +23,8 @@ from satjax.interop import weights
 OURS = {'written_by': 'satjax'}  # only such a directory is overwritten
 MAX_SHARD_BYTES = 5 * 2**30
 CHECKSUMS = 'checksums.json'
+CARD = 'README.md'
+CARD_MARK = 'written_by: satjax'  # in the card itself
 ALGORITHM = 'sha256'
 _SHARDS = 'model-*-of-*.safetensors'
 _TEMPORARY = '.saving-'
@@ -42,7 +44,8 @@ def write(
 ) -> None:
   """Writes a model directory; a model that satjax wrote there is replaced.
 
-  Other files stay. The checksums of all that is written are added.
+  Other files stay, and so does a card that somebody else wrote. The checksums
+  of all that is written are added, but that of the card, which people edit.
 
   Args:
     shapes: of the stored tensors, by name, in their order.
@@ -60,6 +63,8 @@ def write(
   shards = _cut(sizes, max_shard_bytes)
   total = sum(sizes.values())
   contents, sums = dict(contents), {}
+  if _foreign_card(root):
+    contents.pop(CARD, None)
   if len(shards) > 1:
     owners = {name: file for file, names in shards.items() for name in names}
     index = {'metadata': {'total_size': total}, 'weight_map': owners}
@@ -83,7 +88,8 @@ def write(
   ) as temporary:
     for file, content in contents.items():
       write_file(temporary / file, content)
-      sums[file] = checksum(temporary / file)
+      if file != CARD:
+        sums[file] = checksum(temporary / file)
     for file, names in shards.items():
       write_tensors(temporary / file, {n: made(n) for n in names}, tick=tick)
       sums[file] = checksum(temporary / file)
@@ -227,3 +233,10 @@ def foreign_model(root: Path) -> str | None:
         return None
     return 'a model'
   return None
+
+
+def _foreign_card(root: Path) -> bool:
+  try:
+    return CARD_MARK not in (root / CARD).read_text('utf-8', 'replace')
+  except OSError:
+    return False

@@ -52,7 +52,7 @@ class Decoder(nn.Module):
     c = self.stacks[0]
     init = nn.initializers.normal(c.embed_dim**-0.5)
     embed_VD = self.param('embed', init, (c.vocab_size, c.embed_dim))
-    x_BTD = embedding.look_up(embed_VD, tokens_BT, c.dtype)
+    x_BTD = embedding.embed(embed_VD, tokens_BT, c.dtype)
     angles = ops.rope_angles(
       positions_BT, c.head_dim, c.rope_theta, c.rope_scaling
     )

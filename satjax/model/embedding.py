@@ -14,7 +14,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from satjax import sharding
-from satjax.model import shards
+from satjax.model import lora, ops, shards
 
 _CHUNK = 4096  # positions whose one-hot rows a device holds at once
 
@@ -27,6 +27,17 @@ def look_up(table_VD: jax.Array, tokens_BT: jax.Array, dtype: str) -> jax.Array:
   table_VD = sharding.constrain(table_VD, 'tensor', None)
   x_BTD = jnp.take(table_VD, tokens_BT, axis=0, mode='clip').astype(dtype)
   return sharding.constrain(x_BTD, sharding.BATCH)
+
+
+def embed(
+  table_VD: jax.Array | lora.LowRank, tokens_BT: jax.Array, dtype: str
+) -> jax.Array:
+  """The same, with the adapters of the table if it has any."""
+  if not isinstance(table_VD, lora.LowRank):
+    return look_up(table_VD, tokens_BT, dtype)
+  low_BTR = look_up(table_VD.rows, tokens_BT, dtype)
+  added_BTD = ops.project_out(low_BTR, table_VD.columns.astype(dtype))
+  return look_up(table_VD.base, tokens_BT, dtype) + added_BTD
 
 
 def _look_up_fwd(table_VD, tokens_BT, dtype):

@@ -40,11 +40,23 @@ class LowRank(NamedTuple):
   def astype(self, dtype: jnp.dtype) -> Self:
     return LowRank(*(x.astype(dtype) for x in self))
 
+  def sum(self) -> jax.Array:
+    """The matrix itself, or that of each layer."""
+    product = jnp.einsum(
+      'l...r,lrd->l...d' if self.columns.ndim == 3 else 'vr,rd->vd',
+      self.rows,
+      self.columns,
+      precision='highest',
+    )
+    return self.base + product.astype(self.base.dtype)
 
-def paths(config: LoraConfig) -> dict[str, str]:
-  """Paths of the matrices that have adapters, by target."""
+
+def paths(config: LoraConfig, model: ModelConfig) -> list[str]:
+  """Paths of the matrices that have adapters; tied tables are one."""
   names = {path.rsplit('/', 1)[-1]: path for path in tree.AXES}
-  return {target: names[target] for target in config.targets}
+  if model.tied:
+    names['unembed'] = 'embed'
+  return list(dict.fromkeys(names[target] for target in config.targets))
 
 
 def init(
@@ -53,23 +65,27 @@ def init(
   """Adapters that change nothing: B is zero.
 
   A is uniform between +-1 / sqrt(inputs), as `kaiming_uniform_(a=sqrt(5))` in
-  the released code of LoRA and in PEFT; the paper has a Gaussian.
+  the released code of LoRA and in PEFT; the paper has a Gaussian. Of a table
+  that is looked up alone the columns are, as there, normal, and the rows zero.
   """
   shapes, leaves = tree.shapes(model), {}
-  for path in paths(config).values():
-    layers, *neurons, embed = shapes[path]
+  for path in paths(config, model):
+    *before, embed = shapes[path]
+    layers = before[:1] if tree.AXES[path][0] == 'layers' else []
+    neurons = before[len(layers) :]
     writes = path in tree.WRITES.values()
+    is_input = path == 'embed' and not model.tied
     bound = (math.prod(neurons) if writes else embed) ** -0.5
     for factor, shape, is_a in (
-      ('rows', (layers, *neurons, config.rank), writes),
-      ('columns', (layers, config.rank, embed), not writes),
+      ('rows', (*before, config.rank), writes),
+      ('columns', (*layers, config.rank, embed), not writes),
     ):
-      own = tree.key_of(key, path)
-      leaves[f'{path}/{factor}'] = (
-        jax.random.uniform(own, shape, minval=-bound, maxval=bound)
-        if is_a
-        else jnp.zeros(shape)
-      )
+      own, drawn = tree.key_of(key, path), jnp.zeros(shape)
+      if is_a and is_input:
+        drawn = jax.random.normal(own, shape)
+      elif is_a:
+        drawn = jax.random.uniform(own, shape, minval=-bound, maxval=bound)
+      leaves[f'{path}/{factor}'] = drawn
   return tree.unflatten(leaves)
 
 
@@ -86,13 +102,11 @@ def attach(adapters: PyTree, params: PyTree, scale: float) -> PyTree:
 def merge(adapters: PyTree, params: PyTree, scale: float) -> PyTree:
   """The parameters with the adapters added to them; arguments as `attach`."""
 
-  def add(x, rows, columns):
-    product = jnp.einsum(
-      'l...r,lrd->l...d', rows, scale * columns, precision='highest'
-    )
-    return x + product.astype(x.dtype)
-
-  return _adapt(add, params, adapters)
+  return jax.tree.map(
+    lambda x: x.sum() if isinstance(x, LowRank) else x,
+    attach(adapters, params, scale),
+    is_leaf=lambda x: isinstance(x, LowRank),
+  )
 
 
 def _adapt(fn: Callable[..., PyTree], params: PyTree, adapters: PyTree):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from satjax.config.groups import ModelConfig
-from satjax.model import decoder, ops, shards
+from satjax.model import decoder, lora, ops, shards
 from satjax.tree import PyTree
 
 
@@ -26,6 +26,8 @@ def next_token_loss(
   """
   x_BTD, unembed_VD = decoder.run(model, params, batch, extra)[0]
   if chunk:
+    if isinstance(unembed_VD, lora.LowRank):
+      unembed_VD = unembed_VD.sum()
     return chunked_cross_entropy_sum(x_BTD, unembed_VD, batch, chunk)
   return cross_entropy_sum(ops.logits(x_BTD, unembed_VD), batch)
 

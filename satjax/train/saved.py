@@ -8,7 +8,8 @@ from satjax import errors, tree
 from satjax.config.run import Config
 from satjax.config.stages import Stage
 from satjax.data import tokenizers
-from satjax.interop import models
+from satjax.data.encode import Encoder
+from satjax.interop import models, small_files
 from satjax.train import checkpoint, views
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
@@ -24,6 +25,7 @@ class Saved:
   stage: Stage  # that they ended in
   params: PyTree  # of the model, adapters added to them
   setup: setup_lib.Setup
+  base: small_files.Settings  # of the model that the run started from
   adapters: PyTree = None  # by themselves (`lora`), if there are any
 
   @property
@@ -32,7 +34,14 @@ class Saved:
 
   @property
   def model(self) -> models.Model:
-    return models.Model(self.stage.model, self.params)
+    ends = small_files.ends(self.base, self.tokenizer, self.encoder.stop_id)
+    return models.Model(self.stage.model, self.params, ends)
+
+  @property
+  def encoder(self) -> Encoder:
+    """How the run wrote its documents and chats."""
+    data = self.config.data
+    return Encoder(self.tokenizer, data.template, data.reasoning)
 
 
 def restore(workdir: str | os.PathLike, step: str | int | None = None) -> Saved:
@@ -72,7 +81,8 @@ def restore(workdir: str | os.PathLike, step: str | int | None = None) -> Saved:
     base = tree.unflatten(found.state['extra']).get('held')
     params = views.seen(stage, params, base, state.step)
   adapters = state.params if stage.mode == 'lora' else None
-  return Saved(config, found.step, stage, params, setup, adapters)
+  base = small_files.base_of(workdir, config.model.init_from)
+  return Saved(config, found.step, stage, params, setup, base, adapters)
 
 
 def _parse(step: str | int | None) -> tuple[int | None, str]:

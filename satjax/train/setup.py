@@ -16,8 +16,9 @@ from satjax.config import stages
 from satjax.config.run import Config
 from satjax.config.stages import Stage
 from satjax.data import tokenizers
+from satjax.data.encode import Encoder
 from satjax.growth import learned
-from satjax.interop import models
+from satjax.interop import models, vocabulary
 from satjax.model import attention, decoder, lora
 from satjax.sparsity import lors
 from satjax.train import optimizer as optimizer_lib
@@ -114,7 +115,8 @@ def make_setup(
     raise errors.ConfigError(
       f'config.model.vocab_size {config.model.vocab_size} is below the'
       f' {tokenizer.vocab_size} tokens of tokenizer {config.data.tokenizer!r};'
-      ' raise it'
+      ' raise it, or add rows until a number divides them, such as'
+      ' --config.model.vocab_multiple=64'
     )
   mesh = sharding.make_mesh(config.mesh, devices)
   kind = attention.resolve(
@@ -170,7 +172,15 @@ def initial_state(setup: Setup) -> TrainState:
       shape, where, lambda index: read(index).astype(np.float32)
     )
 
-  model = models.load(config.model.init_from, setup.tokenizer, place=place)
+  model = models.load(
+    config.model.init_from,
+    setup.tokenizer,
+    place=place,
+    vocab_size=config.model.vocab_size,
+  )
+  data = config.data
+  encoder = Encoder(setup.tokenizer, data.template, data.reasoning)
+  vocabulary.warn_of_markers(config, encoder)
   if parks:
     return _parked_state(setup, tx, model.params)
   create = functools.partial(state_lib.new_state, tx=tx)

@@ -181,12 +181,39 @@ def test_ids_go_on_as_their_text_does_up_to_an_end_of_their_own():
   params = models.make_params(model)
   (text,) = run(model, ['import '], params, max_tokens=20)
   shown = text.split(',')[:-1]
-  ends = {None: shown, int(shown[7]): shown[: shown.index(shown[7])]}
-  for end_id, expected in ends.items():
-    how = generate.Options(max_tokens=20, end_id=end_id)
+  for at, count in (((), 20), ((7,), 7), ((7, 1), 1), ((1, 7), 1)):
+    end_ids, expected = [int(shown[i]) for i in at], shown[:count]
+    how = generate.Options(max_tokens=20, end_ids=end_ids)
     ids = np.array(ids_of('import '))
     found = generate.run(model, params, Recorder(), [ids], how)
     assert found.texts == [''.join(f'{number},' for number in expected)]
+
+
+def test_an_answer_does_not_end_before_it_begins():
+  model = make_model()
+  params = models.make_params(model)
+  (text,) = run(model, ['import '], params, max_tokens=20)
+  first, second = map(int, text.split(',')[:2])
+  assert run(model, ['import '], params, end_ids=[first, second]) == ['']
+  options = {'end_ids': [first, second], 'is_answer': True, 'max_tokens': 20}
+  (answer,) = run(model, ['import '], params, **options)
+  assert answer and not {first, second} & {*map(int, answer.split(',')[:-1])}
+
+
+class Bare(Recorder):
+  """A tokenizer that puts nothing before a text."""
+
+  bos_id = None
+
+
+def test_without_a_begin_a_prompt_is_its_text_and_none_is_an_end():
+  model = make_model()
+  params = models.make_params(model)
+  for prompt, ids in (('ab', [97, 98]), ('', [Bare.eos_id])):
+    (found,) = run(model, [prompt], params, Bare(), max_tokens=5)
+    how = generate.Options(max_tokens=5)
+    same = generate.run(model, params, Recorder(), [np.array(ids)], how)
+    assert found == same.texts[0]
 
 
 def test_max_tokens_are_the_most():

@@ -94,7 +94,7 @@ def test_a_whole_directory_is_described_without_a_device(saved):
     'context 2048',
     'rope base 100, not scaled',
     'window 8 tokens',
-    'tokenizer byte, 258 tokens fit; --tokenizer=byte',
+    'tokenizer byte, 258 tokens fit',
     'special begin 256 <|begin_of_text|>, end 257 <|end_of_text|>',
     'model.embed_tokens.weight 272 x 8 F32 1',
     'model.layers.*.mlp.down_proj.weight 8 x 6 F32 2',
@@ -210,7 +210,8 @@ def test_a_tokenizer_that_is_too_large_is_found(tmp_path):
   assert found.facts['tokenizer'].startswith('byte, 258 tokens do not fit')
   assert found.problems == [
     'tokenizer.json: found a vocabulary of 258, expected at most 257, the'
-    ' vocab_size of config.json; use the tokenizer of this model'
+    ' vocab_size of config.json; use the tokenizer of this model, or add rows'
+    ' (satjax grow --vocab_multiple=64)'
   ]
 
 

@@ -1,5 +1,6 @@
 """Adapter directories: what is in them, and when there is none."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -19,7 +20,7 @@ from tests import models
 LORA = LoraConfig(rank=3, alpha=6.0, targets=('query', 'output', 'up', 'down'))
 
 
-def save_base(folder, **changes):
+def save_base(folder, config=LORA, **changes):
   """A model with a directory of its own, and random adapters of it."""
   model = models.make(**changes)
   huggingface.save(folder, model, models.make_params(model))
@@ -28,7 +29,7 @@ def save_base(folder, **changes):
   adapters = jax.tree.map(
     lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32),
     jax.eval_shape(
-      functools.partial(lora.init, LORA, model), jax.random.key(1)
+      functools.partial(lora.init, config, model), jax.random.key(1)
     ),
   )
   return model, adapters
@@ -67,6 +68,39 @@ def test_the_names_shapes_and_products_of_peft(base, tmp_path):
       np.testing.assert_allclose(
         after, before + 2 * product, rtol=1e-5, atol=1e-6
       )
+
+
+@pytest.mark.parametrize('tied', [False, True])
+def test_tables_of_words_have_the_names_of_peft(tmp_path, tied):
+  config = LoraConfig(rank=3, alpha=6.0, targets=('embed', 'unembed'))
+  model, adapters = save_base(tmp_path / 'base', config, tied=tied)
+  assert set(adapters) == ({'embed'} if tied else {'embed', 'unembed'})
+  peft.save(tmp_path / 'out', config, model, adapters)
+  stored = safetensors.numpy.load_file(tmp_path / 'out' / peft.WEIGHTS)
+  params = huggingface.load(model.init_from)[1]
+  merged = lora.merge(adapters, params, config.scale)
+  head = 'embed' if tied else 'unembed'  # of which `lm_head` is the same
+  for name, path, factors in (
+    ('model.embed_tokens', 'embed', ('embedding_B', 'embedding_A')),
+    ('lm_head', head, ('B.weight', 'A.weight')),
+  ):
+    left, right = (
+      stored.pop(f'base_model.model.{name}.lora_{kind}') for kind in factors
+    )
+    product = left @ right if name == 'lm_head' else (left @ right).T
+    np.testing.assert_allclose(
+      merged[path], params[path] + 2 * product, rtol=1e-5, atol=1e-6
+    )
+  assert not stored
+  told = json.loads((tmp_path / 'out' / peft.CONFIG).read_text())
+  assert set(told['target_modules']) == {'embed_tokens', 'lm_head'}
+
+
+def test_adapters_of_a_run_that_added_words_are_refused(base, tmp_path):
+  model, adapters = base
+  more = dataclasses.replace(model, vocab_size=64)
+  with pytest.raises(errors.ConfigError, match='16 words, and the run 64'):
+    peft.save(tmp_path, LORA, more, adapters)
 
 
 def test_the_configuration_of_peft(base, tmp_path):
