@@ -81,6 +81,7 @@ def entry() -> None:
   """
   if sys.argv[1:2] and sys.argv[1] in _LONG:
     runtime.use_huge_pages()
+  sys.excepthook = _report
   try:
     code = main()
   except Exception:
@@ -89,6 +90,12 @@ def entry() -> None:
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)
+
+
+def _report(kind, error, trace) -> None:
+  """What threads of C++ say; not the rest of a save that failed, often."""
+  if 'Event loop is closed' not in str(error):
+    sys.__excepthook__(kind, error, trace)
 
 
 def _parser() -> argparse.ArgumentParser:

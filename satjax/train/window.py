@@ -289,6 +289,21 @@ def whole_params(setup: Setup, window: Window, step: int) -> PyTree:
   return staging.model_params(setup, state, window.frozen_base, window.stage)
 
 
+def pass_over(setup: Setup, window: Window, step: int) -> None:
+  """The step after `step` completed ones counts, and trains nothing.
+
+  Nor do the parked rows move; the window goes on.
+  """
+  _catch_up(setup, window, step)
+
+  def counted(state):
+    return state.replace(step=setup.place_leaf('step', state.step + 1))
+
+  window.state = counted(window.state)
+  if window.parked is not None:
+    window.parked, window.parked_to = counted(window.parked), step + 1
+
+
 def close(setup: Setup, window: Window, step: int) -> TrainState:
   """The state with no neuron left out of it; the window is used up."""
   if window.chosen is None:
