@@ -320,3 +320,10 @@ again = satjax.load({str(tmp_path / 'out')!r})
 jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
 """
   subprocess.run([sys.executable, '-c', script], check=True, cwd=tmp_path)
+
+
+def test_what_is_left_of_a_save_that_failed_is_not_reported(capsys):
+  cli._report(RuntimeError, RuntimeError('Event loop is closed'), None)
+  assert not capsys.readouterr().err
+  cli._report(ValueError, ValueError('another'), None)
+  assert 'ValueError: another' in capsys.readouterr().err

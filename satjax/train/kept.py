@@ -27,7 +27,10 @@ _GLOBS, _FOLDERS = ('text', 'jsonl', 'parquet'), ('tokens', 'tfds')
 
 
 def contents(tokenizer: Tokenizer, base: str) -> dict[str, bytes]:
-  """The files to keep, by their names in the workdir; `base`: of the model."""
+  """The files to keep, by their names in the workdir.
+
+  `base`: the model directory that a new run starts from, or empty.
+  """
   kept = {f'{TOKENIZER}/{name}': x for name, x in tokenizer.files().items()}
   settings = _settings_files(base) if base else {}
   return kept | {f'{BASE}/{name}': x for name, x in settings.items()}
@@ -74,8 +77,9 @@ def resumed(
   """What a run that has begun is now, and how to read what it needs.
 
   Its architecture is its own: the model that it started from need not be there.
-  Paths are as they were given in the first configuration; in the second they
-  lead there from the folder that this process runs in.
+  So is its warm-up, which may be a share of the steps. Paths are as they were
+  given in the first configuration; in the second they lead there from the
+  folder that this process runs in.
 
   Args:
     old: what the workdir says of the run.
@@ -94,6 +98,12 @@ def resumed(
       f'config.model.init_from {asked!r} is not read: the run has begun, from'
       f' {base!r}'
     )
+  warmup = old.optimizer.warmup_steps
+  is_longer = config.train.num_steps > old.train.num_steps
+  if is_longer and config.optimizer.warmup_steps != warmup:
+    logging.warning(f'the run keeps its optimizer.warmup_steps {warmup}')
+    optimizer = dataclasses.replace(config.optimizer, warmup_steps=warmup)
+    config = dataclasses.replace(config, optimizer=optimizer)
   located = _located(workdir, config, own_first=False)
   spec = located.data.tokenizer
   copy = kept_tokenizer(workdir, spec)
@@ -124,12 +134,6 @@ def kept_tokenizer(workdir: str | os.PathLike, spec: str) -> str | None:
   if kind == 'hf' and (folder / 'tokenizer.json').is_file():
     return f'hf:{folder}'
   return None
-
-
-def base_settings(workdir: str | os.PathLike) -> pathlib.Path | None:
-  """Where the settings of the model are that a run started from, if any."""
-  folder = pathlib.Path(workdir) / BASE
-  return folder if folder.is_dir() else None
 
 
 def is_moved(key: str, before: Any, after: Any) -> bool:

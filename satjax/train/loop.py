@@ -83,9 +83,11 @@ def train(config: Config, workdir: str | os.PathLike) -> list[dict[str, float]]:
     Preempted: asked to stop by SIGTERM or SIGINT; the state is saved.
     PeerLost: another process of the run has ended.
   """
+  has_begun = workdir_lib.has_begun(workdir)
   config, located = workdir_lib.settled(workdir, config)
   setup = setup_lib.make_setup(located)
-  files = kept.contents(setup.tokenizer, located.model.init_from)
+  base = '' if has_begun else located.model.init_from
+  files = kept.contents(setup.tokenizer, base)
   keep, always = config.train.keep_checkpoints, resume.decay_start(config)
   with (
     workdir_lib.claim(workdir, config, files) as path,
@@ -295,10 +297,12 @@ def _evaluate(run: _Run) -> None:
     }
   # By the names that were given, wherever the files are now.
   given = pipeline.weighted(run.record['config']['data']['eval'])
+  found = pipeline.weighted(run.config.data.eval)
+  names = {there: name for (there, _), (name, _) in zip(found, given)}
   named = {
-    f'{evaluation.NAMES[split]}/{source}/loss': loss
+    f'{evaluation.NAMES[split]}/{names[source]}/loss': loss
     for split, by_source in losses.items()
-    for (source, _), loss in zip(given, by_source.values())
+    for source, loss in by_source.items()
   }
   run.writer.write({'step': run.step, **named})
   for source, loss in losses['held_out'].items():

@@ -25,7 +25,6 @@ class Saved:
   params: PyTree  # of the model, adapters added to them
   setup: setup_lib.Setup
   adapters: PyTree = None  # by themselves (`lora`), if there are any
-  base: pathlib.Path | None = None  # settings files of what it started from
 
   @property
   def tokenizer(self) -> tokenizers.Tokenizer:
@@ -81,8 +80,7 @@ def restore(
     base = tree.unflatten(found.state['extra']).get('held')
     params = views.seen(stage, params, base, state.step)
   adapters = state.params if stage.mode == 'lora' else None
-  base = kept.base_settings(workdir)
-  return Saved(config, found.step, stage, params, setup, adapters, base)
+  return Saved(config, found.step, stage, params, setup, adapters)
 
 
 def _parse(step: str | int | None) -> tuple[int | None, str]:

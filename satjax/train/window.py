@@ -290,18 +290,13 @@ def whole_params(setup: Setup, window: Window, step: int) -> PyTree:
 
 
 def pass_over(setup: Setup, window: Window, step: int) -> None:
-  """The step after `step` completed ones counts, and trains nothing.
-
-  Nor do the parked rows move; the window goes on.
-  """
-  _catch_up(setup, window, step)
-
-  def counted(state):
-    return state.replace(step=setup.place_leaf('step', state.step + 1))
-
-  window.state = counted(window.state)
+  """Counts the step after `step` completed ones, which moves nothing."""
+  after = setup.place_leaf('step', window.state.step + 1)
   if window.parked is not None:
-    window.parked, window.parked_to = counted(window.parked), step + 1
+    _catch_up(setup, window, step)
+    window.parked = window.parked.replace(step=jnp.copy(after))
+    window.parked_to = step + 1
+  window.state = window.state.replace(step=after)
 
 
 def close(setup: Setup, window: Window, step: int) -> TrainState:

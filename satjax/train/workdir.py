@@ -174,7 +174,7 @@ def has_begun(workdir: str | os.PathLike) -> bool:
 def _changes(old: Config, new: Config) -> list[str]:
   free = _FREE
   if resume.is_longer(old, new):
-    free += ('train.num_steps',)
+    free += ('train.num_steps', 'optimizer.decay_steps')
   return [
     f'  config.{key}: {before!r} -> {after!r}'
     for key, (before, after) in old.changes(new).items()
