@@ -55,10 +55,9 @@ def storage_problem(error: BaseException) -> str | None:
     return error.strerror or str(error)
   # TensorStore raises ValueError of a status: 'RESOURCE_EXHAUSTED: ...'.
   text = str(error)
-  if not text.startswith(_MACHINE):
-    return None
-  number = re.search(r"os_error_code='(\d+)'", text)
-  return os.strerror(int(number[1])) if number else text.splitlines()[0]
+  if number := re.search(r"os_error_code='(\d+)'", text):
+    return os.strerror(int(number[1]))
+  return text.splitlines()[0] if text.startswith(_MACHINE) else None
 
 
 def is_not_of_orbax(record: logging.LogRecord) -> bool:
