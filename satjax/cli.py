@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 import traceback
+from typing import Any
 
 from satjax import errors, runtime
 
@@ -81,7 +82,7 @@ def entry() -> None:
   """
   if sys.argv[1:2] and sys.argv[1] in _LONG:
     runtime.use_huge_pages()
-  sys.excepthook = _report
+  sys.unraisablehook = _report
   try:
     code = main()
   except Exception:
@@ -92,10 +93,10 @@ def entry() -> None:
   os._exit(code)
 
 
-def _report(kind, error, trace) -> None:
-  """What threads of C++ say; not the rest of a save that failed, often."""
-  if 'Event loop is closed' not in str(error):
-    sys.__excepthook__(kind, error, trace)
+def _report(unraisable: Any) -> None:
+  """What threads of C++ say; not what is left of a save that failed."""
+  if 'Event loop is closed' not in str(unraisable.exc_value):
+    sys.__unraisablehook__(unraisable)
 
 
 def _parser() -> argparse.ArgumentParser:
