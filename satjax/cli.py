@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 import traceback
+from typing import Any
 
 from satjax import errors, hub, runtime
 
@@ -84,6 +85,7 @@ def entry() -> None:
   """
   if sys.argv[1:2] and sys.argv[1] in _LONG:
     runtime.use_huge_pages()
+  sys.unraisablehook = _report
   try:
     code = main()
   except Exception:
@@ -92,6 +94,12 @@ def entry() -> None:
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)
+
+
+def _report(unraisable: Any) -> None:
+  """What threads of C++ say; not what is left of a save that failed."""
+  if 'Event loop is closed' not in str(unraisable.exc_value):
+    sys.__unraisablehook__(unraisable)
 
 
 def _parser() -> argparse.ArgumentParser:

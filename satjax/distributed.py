@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import hashlib
 import os
+import re
+import socket
 
 from absl import logging
 import jax
@@ -21,6 +23,12 @@ _WAIT = 300  # seconds for all processes to come
 _PART = 10  # seconds for all processes to leave
 # What errors of collectives say when a process at the other end has gone.
 _SIGNS = ('Gloo', 'NCCL', 'nccl', 'heartbeat', 'UNAVAILABLE', 'coordination')
+# What launchers set: the number of processes, and that of this one, from 0.
+_LAUNCHERS = {
+  'SLURM_NTASKS': 'SLURM_PROCID',
+  'OMPI_COMM_WORLD_SIZE': 'OMPI_COMM_WORLD_RANK',
+  'JAX_NUM_PROCESSES': 'JAX_PROCESS_ID',
+}
 
 
 @contextlib.contextmanager
@@ -86,9 +94,13 @@ def together() -> Iterator[None]:
 
 
 def has_cluster(environment: Mapping[str, str]) -> bool:
-  """Whether a launcher has started several processes."""
-  counts = ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE', 'JAX_NUM_PROCESSES')
-  several = any(int(environment.get(name) or 1) > 1 for name in counts)
+  """Whether a launcher has started several processes.
+
+  Raises:
+    ConfigError: what it says of their number is no number.
+  """
+  counts = [_number(environment, name) for name in _LAUNCHERS]
+  several = any(count is not None and count > 1 for count in counts)
   # A shell inside of an allocation has the count, but is not one of the tasks.
   if 'SLURM_NTASKS' in environment and 'SLURM_STEP_NODELIST' not in environment:
     several = False
@@ -100,14 +112,64 @@ def has_cluster(environment: Mapping[str, str]) -> bool:
   )
 
 
-def _join(coordinator, num_processes, process_id, heartbeat):
-  def given(value, name):
-    return (
-      int(os.environ[name]) if value is None and name in os.environ else value
+def _number(environment: Mapping[str, str], name: str) -> int | None:
+  """What a launcher says, from 0; None: nothing. Raises ConfigError."""
+  text = environment.get(name, '')
+  if text and not re.fullmatch('[0-9]{1,18}', text):
+    raise errors.ConfigError(
+      f'{name}={text} in the environment is no whole number from 0; a launcher'
+      ' sets it: unset it where there is one process, or name'
+      ' --coordinator=HOST:PORT, --num_processes and --process_id'
+    )
+  return int(text) if text else None
+
+
+def _check_launcher(environment: Mapping[str, str]) -> None:
+  """Refuses what JAX would read as no number, or end the process for."""
+  for name in ('SLURM_JOB_ID', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK'):
+    _number(environment, name)
+  for total, own in _LAUNCHERS.items():
+    count, number = _number(environment, total), _number(environment, own)
+    if None not in (count, number) and number >= count:
+      raise errors.ConfigError(
+        f'{own}={number} of {total}={count} in the environment: processes are'
+        ' counted from 0'
+      )
+  for name in ('JAX_COORDINATOR_ADDRESS', 'JAX_COORDINATOR_BIND_ADDRESS'):
+    if name in environment:
+      _check_address(name, environment[name])
+
+
+def _check_address(name: str, address: str) -> None:
+  found = re.fullmatch(r'(\[[^][]+\]|[^][:\s]+):([0-9]+)', address)
+  if not found or not 0 < int(found[2]) < 2**16:
+    raise errors.ConfigError(
+      f'{name}={address}: give HOST:PORT of process 0, the port a number from 1'
+      ' to 65535, such as node0:8476'
     )
 
-  num_processes = given(num_processes, 'JAX_NUM_PROCESSES')
-  process_id = given(process_id, 'JAX_PROCESS_ID')
+
+def _check_free(address: str) -> None:
+  """Whether process 0 can listen there; JAX may end the process if not."""
+  family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+  try:
+    socket.create_server(
+      ('', int(address.rpartition(':')[2])),
+      family=family,
+      dualstack_ipv6=family == socket.AF_INET6,
+    ).close()
+  except OSError as error:
+    raise errors.ConfigError(
+      f'--coordinator={address}: process 0 cannot listen there'
+      f' ({error.strerror}); choose another port, for all processes'
+    ) from error
+
+
+def _join(coordinator, num_processes, process_id, heartbeat):
+  if num_processes is None:
+    num_processes = _number(os.environ, 'JAX_NUM_PROCESSES')
+  if process_id is None:
+    process_id = _number(os.environ, 'JAX_PROCESS_ID')
   address = None if coordinator == 'auto' else coordinator
   if address and (':' not in address or None in (num_processes, process_id)):
     raise errors.ConfigError(
@@ -115,11 +177,17 @@ def _join(coordinator, num_processes, process_id, heartbeat):
       ' and --process_id (from 0); or --coordinator=auto where the launcher'
       ' knows them'
     )
+  if address:
+    _check_address('--coordinator', address)
+  else:
+    _check_launcher(os.environ)
   if address and not 0 <= process_id < num_processes:
     raise errors.ConfigError(
       f'--process_id={process_id} of --num_processes={num_processes}: processes'
       ' are counted from 0'
     )
+  if address and process_id == 0:
+    _check_free(address)
   # Said before, since a rendezvous that fails ends the process without Python.
   logging.warning(
     'waiting up to %d s for all processes%s; if this one aborts here, another'
@@ -138,10 +206,12 @@ def _join(coordinator, num_processes, process_id, heartbeat):
       heartbeat_timeout_seconds=heartbeat,
       shutdown_timeout_seconds=_PART,
     )
-  except ValueError as error:
+  except (ValueError, LookupError, RuntimeError) as error:
+    if 'DEADLINE_EXCEEDED' in str(error):
+      raise
     raise errors.ConfigError(
-      f'--coordinator=auto: {error} Name --coordinator=HOST:PORT,'
-      ' --num_processes and --process_id'
+      f'--coordinator={coordinator or "auto"}: {error} Name'
+      ' --coordinator=HOST:PORT, --num_processes and --process_id'
     ) from error
 
 

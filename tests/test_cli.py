@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -350,3 +351,11 @@ again = satjax.load({str(tmp_path / 'out')!r})
 jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
 """
   subprocess.run([sys.executable, '-c', script], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize('text', ['Event loop is closed', 'another'])
+def test_what_is_left_of_a_save_that_failed_is_not_reported(text, monkeypatch):
+  told = []
+  monkeypatch.setattr(sys, '__unraisablehook__', told.append)
+  cli._report(types.SimpleNamespace(exc_value=RuntimeError(text)))
+  assert len(told) == (text == 'another')

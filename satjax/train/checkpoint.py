@@ -6,7 +6,8 @@ fingerprint is computed from the device arrays when they are saved, and again
 when they are restored.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,8 +19,10 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 
 from satjax import distributed, errors, tree
+from satjax.train import orbax_errors
 from satjax.tree import PyTree
 
 
@@ -32,20 +35,15 @@ class Restored:
   record: dict[str, Any]
 
 
-# What TensorStore says of the machine, such as a mount that is gone: another
-# time it may work. A file is to blame if it is not there, or by a status that
-# comes without an error of the system (DATA_LOSS...).
-_MACHINE = re.compile(
-  r'ABORTED:|CANCELLED:|DEADLINE_EXCEEDED:|INTERNAL:|PERMISSION_DENIED:'
-  r'|RESOURCE_EXHAUSTED:|UNAVAILABLE:|UNKNOWN:'
-  r"|os_error_code='(?!(2|20|21)')"  # all but ENOENT, ENOTDIR, EISDIR
-)
-_NO_FILE = FileNotFoundError | IsADirectoryError | NotADirectoryError
-# What the machine and bugs raise, never a file.
-_NO_DAMAGE = MemoryError | RuntimeError | TypeError | AttributeError
-_NO_DAMAGE |= NameError | ImportError | AssertionError
 # Folders of a workdir. The later one is further on, at the same step.
 KINDS = ('checkpoints', 'before_growth', 'after_growth')
+DECAYED = 'decayed'  # what no run goes on from any more (`resume`)
+
+
+def steps_on_disk(workdir: pathlib.Path) -> list[int]:
+  """Steps that have a checkpoint of some kind."""
+  found = (path for kind in KINDS for path in (workdir / kind).glob('*'))
+  return [int(path.name) for path in found if path.name.isdecimal()]
 
 
 class Checkpoints:
@@ -54,19 +52,34 @@ class Checkpoints:
   Of `checkpoints/` the newest are kept, of the others all.
   """
 
-  def __init__(self, workdir: pathlib.Path, keep: int | None = None):
-    """Opens the folders, for writing if `keep` says how many to keep."""
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    keep: int | None = None,
+    always: Sequence[int] = (),
+  ):
+    """Opens the folders, for writing if `keep` says how many to keep.
+
+    `always`: steps whose checkpoints are kept besides.
+    """
     self._root = workdir.resolve()
-    self._keep = keep
+    self._keep, self._always = keep, always
     self._managers: dict[str, ocp.CheckpointManager] = {}
-    for kind in KINDS:
+    if keep is not None:
+      logging.get_absl_logger().addFilter(orbax_errors.is_not_of_orbax)
+    for kind in (*KINDS, DECAYED):
       if kind == KINDS[0] or (self._root / kind).is_dir():
         self._open(kind)
 
   def _open(self, kind: str) -> None:
     writes = self._keep is not None
+    keep = self._keep if kind == KINDS[0] else None  # None: all
+    policies = [
+      checkpoint_managers.LatestN(keep),
+      checkpoint_managers.CustomSteps(self._always),
+    ]
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=self._keep if kind == KINDS[0] else None,
+      preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
       create=writes,
       cleanup_tmp_directories=writes,
       enable_async_checkpointing=writes,
@@ -90,6 +103,9 @@ class Checkpoints:
     """Begins to save; returns when the device arrays may be reused.
 
     One around growth that is there already is the same, and stays.
+
+    Raises:
+      StorageError: this one, or the one before it, cannot be written.
     """
     if kind not in self._managers:
       self._open(kind)
@@ -103,21 +119,52 @@ class Checkpoints:
       'shapes': _shapes(state),
     }
     record['digest'] = _digest(record)
-    self._managers[kind].save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
-      ),
-    )
+    with self._writing():
+      self._managers[kind].save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
+        ),
+      )
 
   def wait(self) -> None:
-    """Blocks until every save is committed."""
-    for manager in self._managers.values():
-      manager.wait_until_finished()
+    """Blocks until every save is committed; raises as `save`."""
+    with self._writing():
+      for manager in self._managers.values():
+        manager.wait_until_finished()
 
   def close(self) -> None:
-    for manager in self._managers.values():
-      manager.close()
+    """Waits, and ends; raises as `save`."""
+    with self._writing():
+      for manager in self._managers.values():
+        manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Explains what keeps a checkpoint from being written."""
+    try:
+      yield
+    except (OSError, ValueError) as error:
+      reason = orbax_errors.storage_problem(error)
+      if not reason:
+        raise
+      raise errors.StorageError(
+        f'cannot save a checkpoint in {self._root}: {reason}; those before it'
+        ' are whole: make room, or mend what is wrong, and run the same command'
+        ' again'
+      ) from error
+
+  def furthest_first(self) -> list[tuple[int, str]]:
+    """Step and kind of all that a run may go on from."""
+    there = [(s, KINDS.index(k), k) for k in KINDS for s in self.steps(k)]
+    return [(s, k) for s, _, k in sorted(there, reverse=True)]
+
+  def record(self, step: int, kind: str = KINDS[0]) -> dict[str, Any]:
+    """The JSON record of a checkpoint; empty if it is damaged."""
+    try:
+      return self._read_part(step, kind, record=ocp.args.JsonRestore())
+    except _DamagedError:
+      return {}
 
   def restore(
     self,
@@ -142,12 +189,9 @@ class Checkpoints:
         f'no checkpoint of step {step} in {self._root / kind}; there are'
         f' {self.steps(kind) or "none"}'
       )
-    candidates = [(step, kind)]
-    if step is None:
-      there = [(s, KINDS.index(k), k) for k in KINDS for s in self.steps(k)]
-      candidates = [(s, k) for s, _, k in sorted(there, reverse=True)]
+    asked = [(step, kind)] if step is not None else self.furthest_first()
     problems = []
-    for number, folder in candidates:
+    for number, folder in asked:
       found, reason = None, 'another process could not read it'
       try:
         found = self._read(number, folder, abstract)
@@ -156,10 +200,9 @@ class Checkpoints:
       if distributed.agree(found is not None):
         return found
       problems.append(f'{folder} step {number}: {reason}')
-      self._set_aside(number, folder)
-    if (
-      step is None and not candidates
-    ):  # as the command before this one left it
+      self._mark_bad(number, folder)
+    if step is None and not candidates:
+      # As the command before this one left them.
       problems = [str(p) for k in KINDS for p in self._root.glob(f'{k}/*.bad*')]
     if problems:
       raise errors.DataError(
@@ -197,7 +240,7 @@ class Checkpoints:
         step, args=ocp.args.Composite(**part)
       )
     except Exception as error:
-      if not _proves_damage(error):
+      if not orbax_errors.proves_damage(error):
         error.add_note(
           f'while reading {self._root / kind / str(step)}, which stays as it is'
         )
@@ -206,44 +249,58 @@ class Checkpoints:
     (name,) = part
     return found[name]
 
-  def _set_aside(self, step: int, kind: str) -> None:
+  def _mark_bad(self, step: int, kind: str) -> None:
     """Renames a checkpoint that cannot be used, for a person to look at."""
     if self._keep is None:
       return
+    taken = sum(1 for _ in (self._root / kind).glob(f'{step}.bad*'))
+    bad = f'{step}.bad{taken or ""}'
     if distributed.is_first():
-      folder = self._root / kind
-      taken = sum(1 for _ in folder.glob(f'{step}.bad*'))
-      bad = folder / f'{step}.bad{taken or ""}'
       logging.error('checkpoint %s/%d is damaged; kept as %s', kind, step, bad)
-      (folder / str(step)).rename(bad)
+    self._move(step, kind, self._root / kind / bad)
+
+  def set_aside(self, step: int, kind: str, folder: str) -> None:
+    """Moves a checkpoint to a folder from which no run goes on.
+
+    One around growth, whose step may be there already, stays, renamed.
+    """
+    target = self._root / folder / str(step)
+    if kind != KINDS[0]:
+      target = self._root / kind / f'{step}.{folder}'
+    self._move(step, kind, target)
+
+  def _move(self, step: int, kind: str, target: pathlib.Path) -> None:
+    distributed.agree(True)  # All have seen what is there.
+    if distributed.is_first():
+      target.parent.mkdir(exist_ok=True)
+      (self._root / kind / str(step)).rename(target)
     self._managers[kind].close()
     distributed.agree(True)  # The folder has its new name for all.
     self._open(kind)
 
 
+@contextlib.contextmanager
+def opened(
+  workdir: pathlib.Path, keep: int, always: Sequence[int]
+) -> Iterator[Checkpoints]:
+  """Those of a run, closed at its end.
+
+  Not if a process has gone: a save under way would wait for it.
+  """
+  checkpoints = Checkpoints(workdir, keep, always)
+  try:
+    yield checkpoints
+  except errors.PeerLost:
+    raise
+  except BaseException:
+    with contextlib.suppress(errors.StorageError):  # What came first is raised.
+      checkpoints.close()
+    raise
+  checkpoints.close()
+
+
 class _DamagedError(Exception):
   """The files of a checkpoint are not what was saved."""
-
-
-def _proves_damage(error: BaseException) -> bool:
-  """Whether an error of Orbax can only come from what the files hold.
-
-  Not a lack of memory or of open files, nor a bug: a checkpoint is never set
-  aside for these.
-  """
-  causes = [error]
-  while cause := causes[-1].__cause__ or causes[-1].__context__:
-    causes.append(cause)
-  if any(isinstance(e, OSError) for e in causes):
-    return all(
-      isinstance(e, _NO_FILE) for e in causes if isinstance(e, OSError)
-    )
-  if any(isinstance(e, _NO_DAMAGE) for e in causes):
-    return False
-  if any(_MACHINE.search(str(e)) for e in causes):
-    return False
-  # Orbax raises a bare Exception where TensorStore could not read an array.
-  return type(error) is Exception or isinstance(error, ValueError | KeyError)
 
 
 def _shapes(state: PyTree) -> dict[str, list[Any]]:

@@ -91,14 +91,19 @@ def mean_loss(
   params: PyTree,
   batches: Sequence[pipeline.Batch],
 ) -> float:
-  """Nats a token of a model, over the targets of some batches that count."""
+  """Nats a token of a model, over the targets of some batches that count.
+
+  NaN if none does.
+  """
+  if not (count := _count(batches)):
+    return math.nan
   step = _eval_step(stage.model)
   with jax.sharding.set_mesh(mesh):
     sums = [
       step(params, sharding.put_rows(mesh, stages.cut(batch, stage)))
       for batch in batches
     ]
-  return math.fsum(map(float, jax.device_get(sums))) / _count(batches)
+  return math.fsum(map(float, jax.device_get(sums))) / count
 
 
 @functools.cache

@@ -8,6 +8,7 @@ bad step (a checkpoint, the end) fetches first.
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 from typing import Any
@@ -21,12 +22,14 @@ from satjax.config import stages
 from satjax.config.run import Config
 from satjax.config.stages import Stage
 from satjax.data import pipeline
-from satjax.interop import models
 from satjax.train import (
+  checkpoint,
   evaluation,
+  kept,
   metrics,
   phases,
   programs,
+  resume,
   signals,
   window,
 )
@@ -35,6 +38,11 @@ from satjax.train import workdir as workdir_lib
 from satjax.train.checkpoint import Checkpoints
 from satjax.train.recovery import Recovery
 from satjax.train.window import Window
+
+_NOTHING_LEARNED = (
+  'step %d: the loss counts no token of its batch, so it has no loss and trains'
+  ' nothing; so it is at every such step'
+)
 
 
 @dataclasses.dataclass
@@ -75,15 +83,19 @@ def train(config: Config, workdir: str | os.PathLike) -> list[dict[str, float]]:
     Preempted: asked to stop by SIGTERM or SIGINT; the state is saved.
     PeerLost: another process of the run has ended.
   """
-  config = models.resolve(config)
-  setup = setup_lib.make_setup(config)
+  has_begun = workdir_lib.has_begun(workdir)
+  config, located = workdir_lib.settled(workdir, config)
+  setup = setup_lib.make_setup(located)
+  base = '' if has_begun else located.model.init_from
+  files = kept.contents(setup.tokenizer, base)
+  keep, always = config.train.keep_checkpoints, resume.decay_start(config)
   with (
-    workdir_lib.claim(workdir, config) as path,
-    _checkpoints(path, config.train.keep_checkpoints) as checkpoints,
+    workdir_lib.claim(workdir, config, files) as path,
+    checkpoint.opened(path, keep, (always,)) as checkpoints,
     signals.stop_signals() as stop,
     distributed.together(),
   ):
-    run, batches = _begin(setup, path, checkpoints)
+    run, batches = _begin(setup, path, checkpoints, config)
     try:
       with run.progress:
         _steps(run, batches, stop)
@@ -94,27 +106,16 @@ def train(config: Config, workdir: str | os.PathLike) -> list[dict[str, float]]:
   return metrics.read(path)
 
 
-@contextlib.contextmanager
-def _checkpoints(path: pathlib.Path, keep: int) -> Iterator[Checkpoints]:
-  """Those of a run, closed at its end.
-
-  Not if a process has gone: a save under way would wait for it.
-  """
-  checkpoints = Checkpoints(path, keep=keep)
-  try:
-    yield checkpoints
-  except errors.PeerLost:
-    raise
-  except BaseException:
-    checkpoints.close()
-    raise
-  checkpoints.close()
-
-
 def _begin(
-  setup: setup_lib.Setup, path: pathlib.Path, checkpoints: Checkpoints
+  setup: setup_lib.Setup,
+  path: pathlib.Path,
+  checkpoints: Checkpoints,
+  given: Config,
 ) -> tuple[_Run, Iterator[Any]]:
-  """Reads the data, restores or creates the state, starts to compile."""
+  """Reads the data, restores or creates the state, starts to compile.
+
+  `given`: the configuration with its paths as they were given.
+  """
   config = setup.config
   clock = metrics.Clock()
   with clock('init'):
@@ -129,11 +130,11 @@ def _begin(
       vocab_size=config.model.vocab_size,
     )
     record = {
-      'config': config.to_dict(),
+      'config': given.to_dict(),
       'data': batches.fingerprint,
       'tokenizer': setup.tokenizer.fingerprint,
     }
-    step, first, saved = _restore(setup, checkpoints, record)
+    step, first, saved = resume.restore(setup, checkpoints, record)
     run = _Run(
       setup=setup,
       path=path,
@@ -157,6 +158,8 @@ def _begin(
       recovery=Recovery.from_dict(saved.get('recovery')),
       is_new=not saved,
     )
+    if note := resume.describe(setup, step, saved):
+      run.progress.note(note)
     if step < config.train.num_steps:
       run.programs.prepare(phases.phase_at(config, step))
   return run, batches
@@ -179,29 +182,12 @@ def _evaluators(setup, data, last: Stage) -> dict[str, evaluation.Evaluator]:
   }
 
 
-def _restore(setup, checkpoints, record) -> tuple[int, Window, dict[str, Any]]:
-  """Completed steps, the window to go on with, the record of the checkpoint."""
-  found = checkpoints.restore(setup_lib.abstract_checkpoint(setup))
-  if found is None:
-    return 0, window.first(setup, setup_lib.initial_state(setup)), {}
-  for name in ('data', 'tokenizer'):
-    if found.record[name] != record[name]:
-      raise errors.DataError(
-        f'the {name} has changed since this run was started: the checkpoint has'
-        f' {found.record[name]}, now it is {record[name]}; restore the old'
-        ' files, or choose another workdir'
-      )
-  logging.info('restored step %d', found.step)
-  now = window.restored(setup, **found.state, record=found.record)
-  return found.step, now, found.record
-
-
 def _steps(run: _Run, batches: Any, stop: dict[str, bool]) -> None:
   config, first, total = run.config, run.step, run.config.train.num_steps
   if run.is_new and config.train.eval_every:
     _evaluate(run)
   source = batches.iterate(run.step)
-  batch = _next_batch(run, source)
+  batch, is_learned = _next_batch(run, source)
   run.mark = (run.clock.training, run.step)
   while run.step < total:
     phase = phases.phase_at(config, run.step)
@@ -222,14 +208,18 @@ def _steps(run: _Run, batches: Any, stop: dict[str, bool]) -> None:
       if ahead:
         run.programs.prepare(ahead)
     now = run.window
-    now.state, scalars = program(now.state, batch, now.forward_extra)
+    if is_learned:
+      now.state, scalars = program(now.state, batch, now.forward_extra)
+    else:
+      window.pass_over(run.setup, now, run.step)
+      scalars = {}
     if now.chosen:
       scalars |= now.chosen.telemetry
     run.step += 1
     _fetch(run)
     run.pending = (run.step, scalars)
     if run.step < total:
-      batch = _next_batch(run, source)
+      batch, is_learned = _next_batch(run, source)
     _look(run, stop)
 
 
@@ -266,12 +256,14 @@ def _look(run: _Run, stop: dict[str, bool]) -> None:
   """After a step: evaluate, save, stop, as the configuration asks."""
   train, step = run.config.train, run.step
   is_last = step == train.num_steps
+  decays = step == resume.decay_start(run.config)
   if is_last or (train.eval_every and step % train.eval_every == 0):
     _evaluate(run)
   stops = distributed.is_time_to_stop(stop['asked'], step)
   if (
     is_last
     or stops
+    or decays
     or (train.checkpoint_every and step % train.checkpoint_every == 0)
   ):
     _save(run)
@@ -283,10 +275,13 @@ def _look(run: _Run, stop: dict[str, bool]) -> None:
     )
 
 
-def _next_batch(run: _Run, source: Iterator[Any]) -> Any:
+def _next_batch(run: _Run, source: Iterator[Any]) -> tuple[Any, bool]:
+  """A batch on the devices, and whether the loss counts any token of it."""
   with run.clock('data'):
     stage = stages.stage_at(run.config, run.step)
-    return run.setup.put_batch(stages.cut(next(source), stage))
+    batch = next(source)
+    is_learned = bool(batch['weights'].any())
+    return run.setup.put_batch(stages.cut(batch, stage)), is_learned
 
 
 def _evaluate(run: _Run) -> None:
@@ -300,8 +295,12 @@ def _evaluate(run: _Run) -> None:
       split: evaluator(run.window.stage, params)
       for split, evaluator in run.evaluators.items()
     }
+  # By the names that were given, wherever the files are now.
+  given = pipeline.weighted(run.record['config']['data']['eval'])
+  found = pipeline.weighted(run.config.data.eval)
+  names = {there: name for (there, _), (name, _) in zip(found, given)}
   named = {
-    f'{evaluation.NAMES[split]}/{source}/loss': loss
+    f'{evaluation.NAMES[split]}/{names[source]}/loss': loss
     for split, by_source in losses.items()
     for source, loss in by_source.items()
   }
@@ -316,22 +315,16 @@ def _save(run: _Run, kind: str = 'checkpoints') -> None:
   with run.clock('checkpoint'):
     extra = run.window.extra
     shapes = {n: (x.shape, x.dtype.name) for n, x in extra.items()}
-    try:
-      run.checkpoints.save(
-        run.step,
-        {
-          'state': window.whole(run.setup, run.window, run.step),
-          'extra': extra,
-        },
-        {**run.record, 'extra': shapes, 'recovery': run.recovery.as_dict()},
-        kind,
-      )
-      workdir_lib.write_visits(run.path, run.window.visits)
-    except OSError as error:
-      raise errors.StorageError(
-        f'cannot save step {run.step}: {error}; the checkpoints before it are'
-        ' whole: make room and run the same command again'
-      ) from error
+    run.checkpoints.save(
+      run.step,
+      {
+        'state': window.whole(run.setup, run.window, run.step),
+        'extra': extra,
+      },
+      {**run.record, 'extra': shapes, 'recovery': run.recovery.as_dict()},
+      kind,
+    )
+    workdir_lib.write_visits(run.path, run.window.visits)
 
 
 def _fetch(run: _Run) -> None:
@@ -341,15 +334,19 @@ def _fetch(run: _Run) -> None:
   step, scalars = run.pending
   run.pending = None
   values = {name: float(x) for name, x in jax.device_get(scalars).items()}
-  if not np.isfinite([values['loss'], values['grad_norm']]).all():
+  if 'loss' not in values:
+    logging.log_first_n(logging.WARNING, _NOTHING_LEARNED, 1, step)
+    values |= dict.fromkeys(metrics.OF_STEP, math.nan)
+  elif not np.isfinite([values['loss'], values['grad_norm']]).all():
     raise errors.NonFiniteError(
       f'step {step}: loss {values["loss"]}, gradient norm'
       f' {values["grad_norm"]}; the checkpoints before it are finite. Lower'
       ' optimizer.peak_lr, clip with optimizer.clip_norm, or warm up longer'
     )
-  recovered = run.recovery.seen(step, values['loss'])
-  if recovered is not None:
-    run.writer.write({'step': step, 'growth/steps_to_recover': recovered})
+  else:
+    recovered = run.recovery.seen(step, values['loss'])
+    if recovered is not None:
+      run.writer.write({'step': step, 'growth/steps_to_recover': recovered})
   train = run.config.train
   if step % train.log_every == 0 or step == train.num_steps:
     record = _describe(run, step, values)

@@ -16,6 +16,8 @@ from satjax import flops as flops_lib
 
 # Activities that count as training; the others prepare, look or save.
 TRAINING = ('step', 'data', 'probe', 'gather', 'write_back')
+# Scalars of every train step.
+OF_STEP = ('loss', 'grad_norm', 'learning_rate')
 
 
 class Writer:
@@ -42,7 +44,7 @@ class Writer:
       return
 
     self._path = workdir / 'metrics.jsonl'
-    try:
+    with self._writing():
       kept = _rewind(self._path, step, grown)
       self._file = open(self._path, 'a')  # noqa: SIM115
       # TensorBoard hides what older files say of this step and of later ones.
@@ -55,9 +57,15 @@ class Writer:
       for record in kept:
         if record['step'] == step:
           self._show(record)
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    try:
+      yield
     except OSError as error:
       raise errors.StorageError(
-        f'cannot write metrics to {workdir}: {error.strerror}'
+        f'cannot write metrics to {self._path.parent}: {error.strerror}; make'
+        ' room and run the same command again'
       ) from error
 
   def write(self, record: Mapping[str, float]) -> None:
@@ -68,19 +76,27 @@ class Writer:
       name: value if math.isfinite(value) else None
       for name, value in record.items()
     }
-    self._file.write(json.dumps(clean) + '\n')
-    self._file.flush()
-    self._show(clean)
+    with self._writing():
+      self._file.write(json.dumps(clean) + '\n')
+      self._file.flush()
+      self._show(clean)
 
   def _show(self, record: Mapping[str, float | None]) -> None:
+    # Its queue would fill up, and wait for ever for a thread that has failed.
+    if not self._board.file_writer.event_writer._worker.is_alive():
+      raise OSError(0, 'TensorBoard events could not be written')
     for name, value in record.items():
       if '/' in name and value is not None:
         self._board.add_scalar(name, value, record['step'])
 
   def close(self) -> None:
-    if self._writes:
-      self._file.close()
-      self._board.close()
+    if not self._writes:
+      return
+    with self._writing():
+      try:
+        self._file.close()
+      finally:
+        self._board.close()
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
@@ -97,9 +113,8 @@ def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
 
 def named(values: Mapping[str, float]) -> dict[str, float]:
   """The scalars of a step under the names of metrics.jsonl."""
-  of_step = ('loss', 'grad_norm', 'learning_rate')
   return {
-    f'{"train" if name in of_step else "sparsity"}/{name}': value
+    f'{"train" if name in OF_STEP else "sparsity"}/{name}': value
     for name, value in values.items()
   }
 

@@ -10,7 +10,7 @@ from satjax.config.stages import Stage
 from satjax.data import tokenizers
 from satjax.data.encode import Encoder
 from satjax.interop import models, small_files
-from satjax.train import checkpoint, views
+from satjax.train import checkpoint, kept, views
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
 from satjax.tree import PyTree
@@ -44,17 +44,25 @@ class Saved:
     return Encoder(self.tokenizer, data.template, data.reasoning)
 
 
-def restore(workdir: str | os.PathLike, step: str | int | None = None) -> Saved:
+def restore(
+  workdir: str | os.PathLike,
+  step: str | int | None = None,
+  tokenizer: str = '',
+) -> Saved:
   """The model of a run as of `step`, or of the newest checkpoint.
 
-  `step`: completed ones, such as 30; or 'before_growth:30', 'after_growth:30'
-  for the model on either side of a hop.
+  Args:
+    workdir: of the run, wherever it is now.
+    step: completed ones, such as 30; or 'before_growth:30', 'after_growth:30'
+      for the model on either side of a hop; or 'decayed:30', for one that was
+      finished before the run was made longer.
+    tokenizer: instead of the run's own.
 
   Raises:
     ConfigError: `workdir` is not one, or `step` is none.
     DataError: there is no such checkpoint, or it is damaged.
   """
-  config = workdir_lib.read_config(workdir)
+  config = kept.opened(workdir, workdir_lib.read_config(workdir), tokenizer)
   # The kernel that it was trained with may not exist here.
   model = dataclasses.replace(config.model, attention='auto')
   # Nothing rests any more: a saved model is whole, on the device.
@@ -91,7 +99,8 @@ def _parse(step: str | int | None) -> tuple[int | None, str]:
     return None, checkpoint.KINDS[0]
   kind, _, number = str(step).rpartition(':')
   kind = kind or checkpoint.KINDS[0]
-  if kind not in checkpoint.KINDS or not number.isdecimal():
+  kinds = (*checkpoint.KINDS, checkpoint.DECAYED)
+  if kind not in kinds or not number.isdecimal():
     raise errors.ConfigError(
       f'step {step!r}: name completed steps, such as 30, or a model beside a'
       " hop, such as 'before_growth:30' or 'after_growth:30'"

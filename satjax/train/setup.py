@@ -138,13 +138,17 @@ def make_setup(
       refresh_every=0,
       omitted=config.sparsity.omitted,
     )
+  return Setup(config, mesh, tx, make_schedule(config), tokenizer)
+
+
+def make_schedule(config: Config) -> optax.Schedule:
+  """The learning rate of a run by completed steps."""
   restarts = config.growth.learning_rate == 'restart'
-  schedule = optimizer_lib.make_schedule(
+  return optimizer_lib.make_schedule(
     config.optimizer,
     config.train.num_steps,
     stages.restarts(config) if restarts else (),
   )
-  return Setup(config, mesh, tx, schedule, tokenizer)
 
 
 def initial_state(setup: Setup) -> TrainState:

@@ -289,6 +289,16 @@ def whole_params(setup: Setup, window: Window, step: int) -> PyTree:
   return staging.model_params(setup, state, window.frozen_base, window.stage)
 
 
+def pass_over(setup: Setup, window: Window, step: int) -> None:
+  """Counts the step after `step` completed ones, which moves nothing."""
+  after = setup.place_leaf('step', window.state.step + 1)
+  if window.parked is not None:
+    _catch_up(setup, window, step)
+    window.parked = window.parked.replace(step=jnp.copy(after))
+    window.parked_to = step + 1
+  window.state = window.state.replace(step=after)
+
+
 def close(setup: Setup, window: Window, step: int) -> TrainState:
   """The state with no neuron left out of it; the window is used up."""
   if window.chosen is None:

@@ -18,6 +18,8 @@ import numpy as np
 from satjax import distributed, errors, files
 from satjax.config import file as config_file
 from satjax.config.run import Config
+from satjax.interop import models
+from satjax.train import checkpoint, kept, resume
 
 # Settings that do not change what a step computes, but for its rounding; a run
 # may go on with others.
@@ -40,10 +42,13 @@ _PACKAGES = (
 
 
 @contextlib.contextmanager
-def claim(workdir: str | os.PathLike, config: Config) -> Iterator[pathlib.Path]:
+def claim(
+  workdir: str | os.PathLike, config: Config, keep: Mapping[str, bytes] = {}
+) -> Iterator[pathlib.Path]:
   """Opens the workdir of a run, new or begun, for this run alone.
 
-  Of several processes the first one claims it, and the others wait.
+  Of several processes the first one claims it, and the others wait. `keep`: of
+  `kept.contents`.
 
   Raises:
     StorageError: the folder cannot be written, or another run has it.
@@ -55,7 +60,7 @@ def claim(workdir: str | os.PathLike, config: Config) -> Iterator[pathlib.Path]:
     problem = None
     if distributed.is_first():
       try:
-        stack.enter_context(_claim(path, config))
+        stack.enter_context(_claim(path, config, keep))
       except errors.SatjaxError as error:
         problem = error
     claimed = distributed.agree(problem is None)
@@ -74,7 +79,9 @@ def claim(workdir: str | os.PathLike, config: Config) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _claim(path: pathlib.Path, config: Config) -> Iterator[None]:
+def _claim(
+  path: pathlib.Path, config: Config, keep: Mapping[str, bytes]
+) -> Iterator[None]:
   try:
     path.mkdir(parents=True, exist_ok=True)
     lock = open(path / 'lock', 'w')  # noqa: SIM115
@@ -91,7 +98,7 @@ def _claim(path: pathlib.Path, config: Config) -> Iterator[None]:
         f'another process is training in {path}; wait for it to end, or choose'
         ' another --workdir'
       ) from error
-    _record(path, config)
+    _record(path, config, keep)
     yield
 
 
@@ -106,18 +113,41 @@ def read_config(workdir: str | os.PathLike) -> Config:
   return config_file.read_json(path, errors.DataError)
 
 
-def _record(path: pathlib.Path, config: Config) -> None:
-  if _has_begun(path):
-    changes = _changes(read_config(path), config)
+def settled(
+  workdir: str | os.PathLike, config: Config
+) -> tuple[Config, Config]:
+  """The configuration as the run has it, and with paths that lead there now.
+
+  Its architecture is that of `model.init_from`, which is read at the first
+  start alone.
+  """
+  if has_begun(workdir):
+    return kept.resumed(workdir, read_config(workdir), config)
+  config = models.resolve(config)
+  return config, config
+
+
+def _record(path, config, keep) -> None:
+  if has_begun(path):
+    old = read_config(path)
+    changes = _changes(old, config)
     if changes:
       raise errors.ConfigError(
         f'{path} holds a run with other settings:\n'
         + '\n'.join(changes)
         + '\nGo on with the old settings, or choose another --workdir.'
       )
+    steps = checkpoint.steps_on_disk(path)
+    refused = resume.is_longer(old, config) and resume.refusal(
+      old, config, steps
+    )
+    if refused:
+      raise errors.ConfigError(refused)
   try:
     config_file.write_json(path / 'config.json', config)
     files.write_json(path / 'environment.json', environment())
+    is_new = not checkpoint.steps_on_disk(path)
+    kept.write(path, keep, config, is_new)
   except OSError as error:
     raise errors.StorageError(
       f'cannot write to workdir {path}: {error.strerror}; make room, or choose'
@@ -125,17 +155,21 @@ def _record(path: pathlib.Path, config: Config) -> None:
     ) from error
 
 
-def _has_begun(path: pathlib.Path) -> bool:
+def has_begun(workdir: str | os.PathLike) -> bool:
   """Whether there is a step to lose: one that was logged or saved."""
-  saved = any(p.name.isdigit() for p in (path / 'checkpoints').glob('*'))
-  return saved or (path / 'metrics.jsonl').exists()
+  path = pathlib.Path(workdir)
+  is_logged = (path / 'metrics.jsonl').exists()
+  return is_logged or bool(checkpoint.steps_on_disk(path))
 
 
 def _changes(old: Config, new: Config) -> list[str]:
+  free = _FREE
+  if resume.is_longer(old, new):
+    free += ('train.num_steps', 'optimizer.decay_steps')
   return [
     f'  config.{key}: {before!r} -> {after!r}'
     for key, (before, after) in old.changes(new).items()
-    if key not in _FREE
+    if key not in free and not kept.is_moved(key, before, after)
   ]
 
 

@@ -1,7 +1,9 @@
 """What is restored is what was saved, or an older state, or an error."""
 
 import functools
+import logging
 import pathlib
+import resource
 import shutil
 
 import jax
@@ -384,3 +386,40 @@ def test_a_bug_in_the_shapes_to_restore_renames_nothing(folder, opened):
   with pytest.raises(errors.DataError, match='mask .* no such array'):
     manager.restore(fewer)
   assert sorted(folder.rglob('*')) == before
+
+
+def test_a_save_that_has_no_room_is_a_storage_error(tmp_path, caplog):
+  """Of an asynchronous save, when it is waited for; in a line."""
+  big = {'x': jnp.asarray(np.random.default_rng(0).random(500_000))}
+  manager = Checkpoints(tmp_path, keep=3)
+  manager.save(1, make_state(1), {})
+  manager.wait()
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+  try:
+    with pytest.raises(errors.StorageError, match='File too large') as caught:
+      manager.save(2, big, {})
+      manager.wait()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert len(str(caught.value).splitlines()) == 1
+  assert 'make room' in str(caught.value)
+  assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
+  again = Checkpoints(tmp_path)
+  assert again.steps() == [1]
+  assert_same(again.restore(abstract_of).state, make_state(1))
+  again.close()
+
+
+def test_some_steps_are_kept_whatever_their_age(tmp_path):
+  manager = Checkpoints(tmp_path, keep=1, always=(2, 7))
+  for step in (1, 2, 3):
+    manager.save(step, make_state(step), {})
+  manager.wait()
+  assert manager.steps() == [2, 3]
+  manager.set_aside(3, 'checkpoints', 'decayed')
+  assert manager.restore(abstract_of).step == 2
+  manager.close()
+  again = Checkpoints(tmp_path)
+  assert again.restore(abstract_of, 3, 'decayed').step == 3
+  again.close()

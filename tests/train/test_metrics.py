@@ -183,3 +183,15 @@ def test_a_new_clock_counts_steps_only(now):
   clock = metrics.Clock()
   now(2.0)
   assert clock.totals() == {'step': 2.0}
+
+
+@pytest.mark.parametrize('which', ['lines', 'events'])
+def test_a_log_without_room_is_a_storage_error(tmp_path, which):
+  writer = metrics.Writer(tmp_path, 0)
+  if which == 'lines':
+    writer._file.close()
+    writer._file = open('/dev/full', 'a')  # noqa: SIM115
+  else:
+    writer._board.file_writer.event_writer._worker.stop()
+  with pytest.raises(errors.StorageError, match='cannot write metrics'):
+    writer.write({'step': 1, 'train/loss': 1.0})

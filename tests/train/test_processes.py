@@ -232,6 +232,13 @@ def test_a_claimed_workdir_stops_both(tmp_path, cache):
       ['--coordinator=a:1', '--num_processes=2', '--process_id=2'],
       'counted from 0',
     ),
+    *(
+      (
+        [f'--coordinator={address}', '--num_processes=1', '--process_id=0'],
+        'the port a number from 1',
+      )
+      for address in ('a:port', 'a:', ':1', 'a:0', 'a:65536', 'a:-1', '::1:1')
+    ),
   ],
 )
 def test_processes_that_can_not_be_told_are_refused(
@@ -260,6 +267,51 @@ def test_processes_that_can_not_be_told_are_refused(
 )
 def test_launchers_are_known_by_what_they_say(environment, several):
   assert distributed.has_cluster(environment) is several
+
+
+SLURM = {
+  'SLURM_NTASKS': '2',
+  'SLURM_PROCID': '0',
+  'SLURM_LOCALID': '0',
+  'SLURM_JOB_ID': '1',
+  'SLURM_STEP_NODELIST': 'a[1-2]',
+}
+
+
+@pytest.mark.parametrize(
+  ('environment', 'said'),
+  [
+    ({'SLURM_NTASKS': 'abc'}, 'SLURM_NTASKS=abc'),  # in a shell too
+    ({'SLURM_NTASKS': '-2'}, 'SLURM_NTASKS=-2'),
+    ({'OMPI_COMM_WORLD_SIZE': '2.5'}, 'OMPI_COMM_WORLD_SIZE=2.5'),
+    ({'JAX_NUM_PROCESSES': 'x'}, 'JAX_NUM_PROCESSES=x'),
+    (SLURM | {'SLURM_PROCID': 'x'}, 'SLURM_PROCID=x'),
+    (SLURM | {'SLURM_PROCID': '2'}, 'SLURM_PROCID=2 of SLURM_NTASKS=2'),
+    (SLURM | {'SLURM_JOB_ID': 'job'}, 'SLURM_JOB_ID=job'),
+    ({'JAX_COORDINATOR_ADDRESS': 'a:port'}, 'JAX_COORDINATOR_ADDRESS=a:port'),
+    ({'OMPI_COMM_WORLD_SIZE': '2', 'OMPI_MCA_orte_hnp_uri': 'x'}, 'auto'),
+  ],
+)
+def test_what_a_launcher_sets_wrongly_is_named(
+  tmp_path, capsys, monkeypatch, environment, said
+):
+  from satjax import cli
+
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  assert cli.main(['train', *OPTIONS, f'--workdir={tmp_path}']) == 78
+  assert said in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_refused(tmp_path, capsys):
+  from satjax import cli
+
+  with socket.create_server(('', 0)) as listener:
+    port = listener.getsockname()[1]
+    where = [f'--coordinator=localhost:{port}', '--num_processes=1']
+    command = ['train', *OPTIONS, f'--workdir={tmp_path}', *where]
+    assert cli.main([*command, '--process_id=0']) == 78
+  assert 'choose another port' in capsys.readouterr().err
 
 
 def test_start_scripts_are_sound():
