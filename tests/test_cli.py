@@ -161,7 +161,9 @@ def test_the_record_of_a_run_is_its_configuration(workdir, capsys):
     ('--config.data.train=tape:x', 'tape:x'),
     ('--config.mesh.fsdp=3', 'config.mesh'),
     ('--config.train.batch_size=9', 'evenly'),
-    ('--config=nowhere.py', 'no such file'),
+    ('--config.model=tiny', 'a group of keys; set them one by one'),
+    ('--config.train.batch_size=8', 'batch_size is given twice'),
+    ('--config=nowhere.py', '--config is given 2 times'),
   ],
 )
 def test_a_bad_setting_exits_with_78_and_says_what_is_allowed(

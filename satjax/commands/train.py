@@ -12,10 +12,10 @@ OPTIONS = shared.required(
 
 def run(options: Any) -> None:
   from satjax import distributed
-  from satjax.config import file as config_file
+  from satjax.interop import settings
   from satjax.train import loop
 
-  config = config_file.load(options.config, options.overrides)
+  config = settings.load(options.config, options.overrides)
   with distributed.processes(
     options.coordinator,
     options.num_processes,

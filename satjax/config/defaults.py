@@ -1,0 +1,112 @@
+"""What 'auto' means, and how many steps a share of a run is: one table.
+
+A run begins with random weights, goes on with a model that can do something, or
+trains adapters beside it. What suits the first ruins the others: at 1e-3 a
+pretrained model forgets within steps what it knew, at 2e-5 it learns.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+from satjax.config.groups import Groups, OptimizerConfig, TrainConfig
+
+# Settings of the optimizer by how a run begins; `end_lr` is a tenth of a peak.
+# Under 'wsd' the rate holds until it decays over the last steps, so that a run
+# may be extended (Haegele et al., 2024, who decay for a fifth too).
+_GOES_ON = {
+  'schedule': 'wsd',
+  'warmup_steps': 0.1,
+  'decay_steps': 0.2,
+  'weight_decay': 0.0,
+}
+BY_START = {
+  'scratch': {
+    'schedule': 'cosine',
+    'peak_lr': 1e-3,
+    'warmup_steps': 50,
+    'decay_steps': 0.2,
+    'weight_decay': 0.1,
+  },
+  'continue': {'peak_lr': 2e-5, **_GOES_ON},
+  'lora': {'peak_lr': 2e-4, **_GOES_ON},
+}
+_WHY = {
+  'continue': 'to continue {init_from} without forgetting what it knows',
+  'lora': 'for adapters, which take a higher rate than whole matrices',
+}
+
+
+def start_of(config: Groups) -> str:
+  """How a run begins: a key of `BY_START`."""
+  if config.lora.is_on:
+    return 'lora'
+  return 'continue' if config.model.init_from else 'scratch'
+
+
+def resolve(config: Groups) -> Groups:
+  """The configuration with a number for every 'auto' and every share."""
+  steps = config.train.num_steps
+  return dataclasses.replace(
+    config,
+    train=_train(config.train, steps),
+    optimizer=_optimizer(config.optimizer, BY_START[start_of(config)], steps),
+  )
+
+
+def _train(train: TrainConfig, steps: int) -> TrainConfig:
+  found = {
+    key: max(1, _whole(value, steps)) if isinstance(value, float) else value
+    for key in ('eval_every', 'checkpoint_every')
+    for value in [getattr(train, key)]
+  }
+  return dataclasses.replace(train, **found)
+
+
+def _optimizer(
+  given: OptimizerConfig, row: Mapping[str, Any], steps: int
+) -> OptimizerConfig:
+  found = {
+    key: value if getattr(given, key) == 'auto' else getattr(given, key)
+    for key, value in row.items()
+  }
+  peak, warmup = found['peak_lr'], _whole(found['warmup_steps'], steps)
+  if given.warmup_steps == 'auto':
+    warmup = min(warmup, steps // 2)  # no default refuses a short run
+  if given.decay_steps == 'auto' and found['schedule'] != 'wsd':
+    found['decay_steps'] = 0
+  # Rounded up, so that there is a decay, and both fit into the run together.
+  decay = -_whole(-found['decay_steps'], steps)
+  end = given.end_lr
+  if end == 'auto':
+    end = peak if found['schedule'] == 'constant' else float(f'{peak / 10:g}')
+  found |= {'warmup_steps': warmup, 'decay_steps': decay, 'end_lr': end}
+  return dataclasses.replace(given, **found)
+
+
+def _whole(value: float, steps: int) -> int:
+  """A number of steps; a share of all of them is rounded down."""
+  share = isinstance(value, float)
+  return math.floor(round(value * steps, 6)) if share else value
+
+
+def said(values: Mapping[str, Any], config: Groups) -> list[str]:
+  """What was chosen for a model that goes on, and why.
+
+  Args:
+    values: as they were given, 'auto' and shares among them.
+    config: what became of them.
+  """
+  start = start_of(config)
+  chosen = [
+    f'{key} {getattr(config.optimizer, key)!r}'
+    for key, value in values['optimizer'].items()
+    if value == 'auto'
+  ]
+  if start == 'scratch' or not chosen:
+    return []
+  why = _WHY[start].format(init_from=config.model.init_from)
+  return [
+    f'config.optimizer, {why}: {", ".join(chosen)}; set them for other values'
+  ]
