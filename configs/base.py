@@ -85,21 +85,21 @@ def get_config() -> ml_collections.ConfigDict:
   )
 
   # 'auto' is what suits how the run begins, by satjax/config/defaults.py: with
-  # random weights | going on with `init_from` | training adapters (lora.rank).
+  # random weights | with `init_from` | with adapters (lora.rank).
   config.optimizer = _mixed(
     name='adamw',  # adamw, lion, adafactor, muon or sgd
-    schedule='auto',  # 'cosine' | 'wsd' (warm up, hold, decay) | 'wsd';
-    # or 'constant'
+    schedule='auto',  # 'cosine' | 'wsd' (warm up, hold, decay) | 'wsd'; or
+    # 'constant'
     peak_lr='auto',  # after warm-up: 1e-3 | 2e-5 | 2e-4
-    end_lr='auto',  # at the last step: a tenth of it
+    end_lr='auto',  # at the last step: a tenth of the peak
     warmup_steps='auto',  # linear from 0, steps or a share of the run:
     # 50 | 0.1 | 0.1
-    decay_steps='auto',  # linear decay at the end, schedule 'wsd' only, steps
-    # or a share of the run: 0.2
+    decay_steps='auto',  # linear decay at the end, steps or a share of the run;
+    # schedule 'wsd' only: 0.2
     b1=0.9,  # decay of the first moment; momentum of sgd and muon
     b2=0.95,  # decay of the second moment
     eps=1e-8,  # added to the root of the second moment
-    weight_decay='auto',  # decoupled; matrices only, not the norms:
+    weight_decay='auto',  # decoupled, of matrices and not of norms:
     # 0.1 | 0.0 | 0.0
     clip_norm=1.0,  # global gradient norm; 0: no clipping
   )
