@@ -33,6 +33,7 @@ from satjax.train import (
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
 from satjax.train.checkpoint import Checkpoints
+from satjax.train.onset import Onset
 from satjax.train.recovery import Recovery
 from satjax.train.window import Window
 
@@ -53,6 +54,7 @@ class _Run:
   step: int
   window: Window
   recovery: Recovery
+  onset: Onset
   is_new: bool
   pending: tuple[int, dict[str, jax.Array]] | None = None
   mark: tuple[float, int] = (0.0, 0)
@@ -155,6 +157,7 @@ def _begin(
       step=step,
       window=first,
       recovery=Recovery.from_dict(saved.get('recovery')),
+      onset=Onset(config.optimizer.warmup_steps),
       is_new=not saved,
     )
     if step < config.train.num_steps:
@@ -306,6 +309,7 @@ def _evaluate(run: _Run) -> None:
     for source, loss in by_source.items()
   }
   run.writer.write({'step': run.step, **named})
+  run.onset.evaluated(run.step, losses['held_out'])
   for source, loss in losses['held_out'].items():
     run.progress.note(f'step {run.step}  {source}: held-out loss {loss:.4f}')
 
@@ -347,6 +351,7 @@ def _fetch(run: _Run) -> None:
       f' {values["grad_norm"]}; the checkpoints before it are finite. Lower'
       ' optimizer.peak_lr, clip with optimizer.clip_norm, or warm up longer'
     )
+  run.onset.trained(step, values['loss'])
   recovered = run.recovery.seen(step, values['loss'])
   if recovered is not None:
     run.writer.write({'step': step, 'growth/steps_to_recover': recovered})
