@@ -134,7 +134,7 @@ def test_training_goes_on_from_a_model_directory(model_dir, tmp_path, capsys):
   assert cli.main(['train', *given, f'--workdir={tmp_path}']) == 0
   error = capsys.readouterr().err
   assert 'model.num_layers 7 has no effect' in error and 'sets it to 2' in error
-  assert 'lora.alpha 8 has no effect: lora.rank is 0' in error
+  assert 'lora.alpha 8.0 has no effect: lora.rank is 0' in error
   assert 'forgetting' in error and 'peak_lr 2e-05' in error
   config = json.loads((tmp_path / 'config.json').read_text())
   assert config['model']['num_layers'] == 2  # the directory says
@@ -158,7 +158,10 @@ def test_the_record_of_a_run_is_its_configuration(workdir, capsys):
   [
     ('--config.train.num_step=3', 'did you mean config.train.num_steps?'),
     ('--config.trian.num_steps=3', 'did you mean config.train?'),
-    ('--config.train.num_steps=abc', "'abc'; allowed: int, at least 1"),
+    (
+      '--config.train.num_steps=abc',
+      "'abc' is a str; allowed: int, at least 1",
+    ),
     ('--config.train.num_steps=0', '= 0; allowed: at least 1'),
     ('--config.train.num_steps', 'write --config.train.num_steps=VALUE'),
     ('--config.optimizer.peak_lr=nan', 'nan is a float; allowed: float'),

@@ -155,10 +155,11 @@ def override(
   given = {}
   for argument in arguments:
     name, _, text = argument.partition('=')
-    if given.setdefault(name, text) is not text:
+    if name in given:
       raise errors.ConfigError(
         f'{name} is given twice, {given[name]!r} and {text!r}; keep one of them'
       )
+    given[name] = text
     group, key = _known_key(values, name)
     with values[group].ignore_type():
       values[group][key] = schema.parse(field_of(group, key), text)

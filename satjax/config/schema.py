@@ -119,6 +119,9 @@ def read(
   if field.metadata['auto'] and value == 'auto':
     return value
   value = _coerce(value, field.type)
+  if field.metadata['share'] and isinstance(value, float):
+    # A ConfigDict keeps 10 as 10.0 where a share stood before.
+    value = int(value) if value.is_integer() else value
   has_type = field.metadata['share'] and is_share(value)
   if not has_type and not _has_type(value, field.type):
     kind = type(value).__name__

@@ -35,6 +35,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
 
 def resolve(config: Config) -> Config:
   """The configuration with the model of `model.init_from`; it says nothing."""
+  if not config.model.init_from:
+    return config
   return Config.from_dict(with_shape(config.to_dict()))
 
 

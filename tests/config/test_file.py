@@ -36,6 +36,12 @@ def test_overrides_are_read_as_their_key_wants_them(argument, value):
   assert override(argument)[group][key] == value
 
 
+def test_steps_take_the_place_of_a_share(tmp_path):
+  given = ['--config.train.eval_every=0', '--config.optimizer.warmup_steps=12']
+  found = config_file.load('configs/cpt.py', given)
+  assert (found.train.eval_every, found.optimizer.warmup_steps) == (0, 12)
+
+
 def test_a_key_is_given_once():
   with pytest.raises(errors.ConfigError, match='num_steps is given twice'):
     override('train.num_steps=1', 'train.seed=1', 'train.num_steps=2')
