@@ -10,7 +10,7 @@ import dataclasses
 import math
 from typing import Any
 
-from satjax.config.groups import Groups, OptimizerConfig, TrainConfig
+from satjax.config.groups import Groups, OptimizerConfig
 
 # Settings of the optimizer by how a run begins; `end_lr` is a tenth of a peak.
 # Under 'wsd' the rate holds until it decays over the last steps, so that a run
@@ -47,21 +47,31 @@ def start_of(config: Groups) -> str:
 
 def resolve(config: Groups) -> Groups:
   """The configuration with a number for every 'auto' and every share."""
-  steps = config.train.num_steps
-  return dataclasses.replace(
-    config,
-    train=_train(config.train, steps),
-    optimizer=_optimizer(config.optimizer, BY_START[start_of(config)], steps),
-  )
-
-
-def _train(train: TrainConfig, steps: int) -> TrainConfig:
-  found = {
+  train, steps = config.train, config.train.num_steps
+  every = {
     key: max(1, _whole(value, steps)) if isinstance(value, float) else value
     for key in ('eval_every', 'checkpoint_every')
     for value in [getattr(train, key)]
   }
-  return dataclasses.replace(train, **found)
+  rungs = config.sparsity.rungs
+  if config.sparsity.is_on:
+    rungs = min(rungs, most_rungs(config) or rungs)
+  row = BY_START[start_of(config)]
+  return dataclasses.replace(
+    config,
+    train=dataclasses.replace(train, **every),
+    optimizer=_optimizer(config.optimizer, row, steps),
+    sparsity=dataclasses.replace(config.sparsity, rungs=rungs),
+  )
+
+
+def most_rungs(config: Groups) -> int:
+  """How many rungs the ladder of a run has steps for; 0: it leaves none."""
+  sparsity = config.sparsity
+  if sparsity.shape == 'linear' or sparsity.split == 1:
+    return sparsity.rungs
+  room = (1 - sparsity.split) * (1 - sparsity.warm_start)
+  return _whole(room, config.train.num_steps)
 
 
 def _optimizer(
@@ -92,21 +102,28 @@ def _whole(value: float, steps: int) -> int:
 
 
 def said(values: Mapping[str, Any], config: Groups) -> list[str]:
-  """What was chosen for a model that goes on, and why.
+  """What was chosen for a model that goes on, or a short run, and why.
 
   Args:
     values: as they were given, 'auto' and shares among them.
     config: what became of them.
   """
+  found, rungs = [], values['sparsity']['rungs']
+  if rungs != config.sparsity.rungs:
+    found.append(
+      f'config.sparsity.rungs {rungs} become {config.sparsity.rungs}: so many'
+      f' fit into a run of {config.train.num_steps} steps'
+    )
   start = start_of(config)
   chosen = [
     f'{key} {getattr(config.optimizer, key)!r}'
     for key, value in values['optimizer'].items()
     if value == 'auto'
   ]
-  if start == 'scratch' or not chosen:
-    return []
-  why = _WHY[start].format(init_from=config.model.init_from)
-  return [
-    f'config.optimizer, {why}: {", ".join(chosen)}; set them for other values'
-  ]
+  if start != 'scratch' and chosen:
+    why = _WHY[start].format(init_from=config.model.init_from)
+    chosen = ', '.join(chosen)
+    found.append(
+      f'config.optimizer, {why}: {chosen}; set them for other values'
+    )
+  return found

@@ -1,71 +1,14 @@
 """Settings that somebody gave and that change nothing: none in silence."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 import fnmatch
 from typing import Any
 
 from satjax.config.run import Config
 
-# Patterns of keys, when they have no effect, and why not.
-_IDLE: tuple[tuple[tuple[str, ...], Callable[[Config], bool], str], ...] = (
-  (
-    ('sparsity.*',),
-    lambda c: not c.sparsity.is_on,
-    'sparsity.head_rate and sparsity.channel_rate are 0',
-  ),
-  (('lora.*',), lambda c: not c.lora.is_on, 'lora.rank is 0'),
-  (('growth.*',), lambda c: not c.growth.hops, 'growth.hops is ()'),
-  (
-    ('train.eval_every', 'train.eval_batches'),
-    lambda c: not c.data.eval,
-    'data.eval is ()',
-  ),
-  (
-    ('data.too_long',),
-    lambda c: c.data.packing != 'best_fit',
-    "data.packing is not 'best_fit'",
-  ),
-  (
-    ('sparsity.temperature',),
-    lambda c: c.sparsity.selection == 'top_k',
-    "sparsity.selection is 'top_k'",
-  ),
-  (
-    ('sparsity.rungs',),
-    lambda c: c.sparsity.split == 1,
-    'sparsity.split 1.0 leaves no ladder',
-  ),
-  (
-    ('sparsity.channel_multiple',),
-    lambda c: not c.sparsity.channel_rate,
-    'sparsity.channel_rate is 0',
-  ),
-  (
-    ('sparsity.granularity',),
-    lambda c: not c.sparsity.head_rate,
-    'sparsity.head_rate is 0',
-  ),
-  (
-    ('optimizer.b1', 'optimizer.b2', 'optimizer.eps'),
-    lambda c: c.optimizer.name == 'adafactor',
-    "optimizer.name is 'adafactor'",
-  ),
-  (
-    ('optimizer.b2', 'optimizer.eps'),
-    lambda c: c.optimizer.name == 'sgd',
-    "optimizer.name is 'sgd'",
-  ),
-  (
-    ('optimizer.eps',),
-    lambda c: c.optimizer.name == 'lion',
-    "optimizer.name is 'lion'",
-  ),
-)
 # What says that something is off has an effect.
-_SWITCHES = (
-  *('sparsity.head_rate', 'sparsity.channel_rate'),
-  *('lora.rank', 'growth.hops'),
-)
+_SWITCHES = {'sparsity.head_rate', 'sparsity.channel_rate'}
+_SWITCHES |= {'lora.rank', 'growth.hops'}
 
 
 def remarks(config: Config, given: Mapping[str, Any]) -> list[str]:
@@ -74,16 +17,42 @@ def remarks(config: Config, given: Mapping[str, Any]) -> list[str]:
   `given`: what a user chose one by one, by `group.key`.
   """
   found = []
-  for name, value in given.items():
-    reasons = [
-      why
-      for patterns, is_idle, why in _IDLE
-      if any(fnmatch.fnmatch(name, p) for p in patterns) and is_idle(config)
-    ]
+  for name in given.keys() - _SWITCHES:
+    reasons = [why for key, why in _idle(config) if fnmatch.fnmatch(name, key)]
     group, _, key = name.partition('.')
     now = getattr(getattr(config, group), key)
-    if config.model.init_from and group == 'model' and now != value:
+    if group == 'model' and config.model.init_from and now != given[name]:
       reasons.append(f'{config.model.init_from} sets it to {now!r}')
-    if reasons and name not in _SWITCHES:
-      found.append(f'config.{name} {value!r} has no effect: {reasons[0]}')
-  return found
+    if reasons:
+      found.append(f'config.{name} {given[name]!r} has no effect: {reasons[0]}')
+  return sorted(found)
+
+
+def _idle(config: Config) -> Iterator[tuple[str, str]]:
+  """(pattern of keys, why they have no effect)."""
+  sparsity, optimizer = config.sparsity, config.optimizer.name
+  if not sparsity.is_on:
+    yield 'sparsity.*', 'sparsity.head_rate and sparsity.channel_rate are 0'
+  if not sparsity.head_rate:
+    yield 'sparsity.granularity', 'sparsity.head_rate is 0'
+  if not sparsity.channel_rate:
+    yield 'sparsity.channel_multiple', 'sparsity.channel_rate is 0'
+  if sparsity.selection == 'top_k':
+    yield 'sparsity.temperature', "sparsity.selection is 'top_k'"
+  if sparsity.split == 1:
+    yield 'sparsity.rungs', 'sparsity.split 1.0 leaves no ladder'
+  if not config.lora.is_on:
+    yield 'lora.*', 'lora.rank is 0'
+  if not config.growth.hops:
+    yield 'growth.*', 'growth.hops is ()'
+  if not config.data.eval:
+    yield 'train.eval_*', 'data.eval is ()'
+  if config.data.packing != 'best_fit':
+    yield 'data.too_long', "data.packing is not 'best_fit'"
+  unused = {
+    'adafactor': ('b1', 'b2', 'eps'),
+    'sgd': ('b2', 'eps'),
+    'lion': ('eps',),
+  }
+  for key in unused.get(optimizer, ()):
+    yield f'optimizer.{key}', f'optimizer.name is {optimizer!r}'

@@ -132,22 +132,11 @@ class Config(Groups):
       )
 
   def _ladder_problems(self) -> Iterator[str]:
-    sparsity, steps = self.sparsity, self.train.num_steps
-    room = (1 - sparsity.split) * (1 - sparsity.warm_start) * steps
-    most = math.floor(round(room, 6))
-    is_free = sparsity.shape == 'linear' or sparsity.split == 1
-    if is_free or sparsity.rungs <= most:
-      return
-    if most:
+    split, steps = self.sparsity.split, self.train.num_steps
+    if not defaults.most_rungs(self):
       yield (
-        f'config.sparsity.rungs {sparsity.rungs} do not fit into the last'
-        f' {most} of {steps} steps, which sparsity.split {sparsity.split}'
-        f' leaves for them; use at most {most} rungs, or split 1.0 for none'
-      )
-    else:
-      yield (
-        f'config.sparsity.split {sparsity.split} leaves no step of {steps} for'
-        f' the ladder; use at most {1 - 1 / steps:.4g}, or 1.0 for no ladder'
+        f'config.sparsity.split {split} leaves no step of {steps} for the'
+        f' ladder; use at most {1 - 1 / steps:.4g}, or 1.0 for no ladder'
       )
 
   def _neuron_problems(self, model: ModelConfig, recorded) -> Iterator[str]:

@@ -84,6 +84,20 @@ def test_what_is_no_share_is_refused(value):
   assert 'or a share of the run between 0 and 1' in said
 
 
+@pytest.mark.parametrize(
+  'steps, given, rungs', [(20, 8, 6), (1000, 8, 8), (10, 4, 3)]
+)
+def test_a_short_run_has_as_many_rungs_as_fit(steps, given, rungs):
+  changes = {'train.num_steps': steps, 'sparsity.rungs': given}
+  values = with_values(AUTO | changes | {'sparsity.head_rate': 0.5})
+  config = Config.from_dict(values)
+  assert config.sparsity.rungs == rungs
+  said = defaults.said(values, config)
+  assert said == [] if rungs == given else 'rungs' in said[0]
+  dense = Config.from_dict(with_values(AUTO | changes))
+  assert dense.sparsity.rungs == given
+
+
 def test_a_model_that_goes_on_is_told_what_was_chosen_and_why():
   values = with_values(AUTO | FROM | {'optimizer.weight_decay': 0.1})
   (said,) = defaults.said(values, Config.from_dict(values))

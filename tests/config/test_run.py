@@ -292,15 +292,6 @@ CONTRADICTIONS = [
     ['sparsity.shards 8', '772 channels'],
   ),
   (
-    {
-      'sparsity.channel_rate': 0.5,
-      'sparsity.rungs': 8,
-      'train.num_steps': 20,
-      'optimizer.warmup_steps': 0,
-    },
-    ['sparsity.rungs 8', 'last 6 of 20 steps', 'at most 6 rungs'],
-  ),
-  (
     {'sparsity.channel_rate': 0.5, 'sparsity.split': 0.9999},
     ['sparsity.split 0.9999', 'no step of 1000', '1.0 for no ladder'],
   ),
