@@ -33,7 +33,7 @@ def smol(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'name', ['tinyllama_1b_cpt', 'tinyllama_1b_sft', 'cpt', 'sft', 'sft_jsonl']
+  'name', ['tinyllama_1b_cpt', 'tinyllama_1b_sft', 'cpt', 'sft']
 )
 def test_shipped_configs_fit_another_model(name, smol, capsys):
   config = settings.load(
