@@ -13,9 +13,10 @@ OPTIONS = shared.required(
 def run(options: Any) -> None:
   from satjax import distributed
   from satjax.interop import settings
-  from satjax.train import loop
+  from satjax.train import loop, workdir
 
-  config = settings.load(options.config, options.overrides)
+  begun = workdir.begun(options.workdir)
+  config = settings.load(options.config, options.overrides, begun)
   with distributed.processes(
     options.coordinator,
     options.num_processes,

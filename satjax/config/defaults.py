@@ -10,6 +10,7 @@ import dataclasses
 import math
 from typing import Any
 
+from satjax.config import schema
 from satjax.config.groups import Groups, OptimizerConfig
 
 # Settings of the optimizer by how a run begins; `end_lr` is a tenth of a peak.
@@ -99,6 +100,27 @@ def _whole(value: float, steps: int) -> int:
   """A number of steps; a share of all of them is rounded down."""
   share = isinstance(value, float)
   return math.floor(round(value * steps, 6)) if share else value
+
+
+def as_begun(values: Mapping[str, Any], begun: Groups) -> dict[str, Any]:
+  """Values with what a run began with, for every 'auto' and every share."""
+  found = dict(values)
+  for group, chosen in (('train', begun.train), ('optimizer', begun.optimizer)):
+    if isinstance(values.get(group), Mapping):
+      found[group] = {
+        key: getattr(chosen, key) if _is_open(chosen, key, value) else value
+        for key, value in values[group].items()
+      }
+  return found
+
+
+def _is_open(group: Any, key: str, value: Any) -> bool:
+  """Whether a value leaves a key of a group to be chosen."""
+  rules = {field.name: field.metadata for field in dataclasses.fields(group)}
+  if key not in rules:
+    return False
+  is_share = rules[key]['share'] and schema.is_share(value)
+  return is_share or (rules[key]['auto'] and value == 'auto')
 
 
 def said(values: Mapping[str, Any], config: Groups) -> list[str]:

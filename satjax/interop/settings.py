@@ -16,14 +16,20 @@ from satjax.config.run import Config
 from satjax.interop import huggingface, llama
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> Config:
+def load(
+  path: str, overrides: Sequence[str] = (), begun: Config | None = None
+) -> Config:
   """The configuration of a file with overrides, as `config.file.read`.
+
+  Of a run that has `begun`, what was left to satjax stays as it was then.
 
   Raises:
     ConfigError: names the file or the key, the value and what is allowed.
     DataError: `model.init_from` is no model directory.
   """
   values = config_file.read(path, overrides).to_dict()
+  if begun is not None:
+    values = defaults.as_begun(values, begun)
   config = Config.from_dict(with_shape(values))
   said = [*defaults.said(values, config), *config.remarks()]
   keys = [argument.partition('=')[0].split('.')[1:] for argument in overrides]

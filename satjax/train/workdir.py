@@ -115,6 +115,12 @@ def read_config(workdir: str | os.PathLike) -> Config:
   return config_file.read_json(path, errors.DataError)
 
 
+def begun(workdir: str | os.PathLike) -> Config | None:
+  """The configuration of the run that has begun in a folder, if one has."""
+  path = pathlib.Path(workdir)
+  return read_config(path) if _has_begun(path) else None
+
+
 def _record(path: pathlib.Path, config: Config) -> None:
   if _has_begun(path):
     changes = _changes(read_config(path), config)

@@ -1,5 +1,7 @@
 """'auto' and shares of a run become numbers, by how the run begins."""
 
+import dataclasses
+
 import pytest
 
 from satjax.config import defaults
@@ -96,6 +98,27 @@ def test_a_short_run_has_as_many_rungs_as_fit(steps, given, rungs):
   assert said == [] if rungs == given else 'rungs' in said[0]
   dense = Config.from_dict(with_values(AUTO | changes))
   assert dense.sparsity.rungs == given
+
+
+def test_a_run_goes_on_with_what_it_began_with():
+  began = Config.from_dict(
+    with_values({'optimizer.warmup_steps': 7, 'optimizer.weight_decay': 0.3})
+  )
+  values = with_values(
+    AUTO
+    | FROM
+    | {
+      'train.eval_every': 0.1,
+      'train.num_steps': 3000,
+      'optimizer.peak_lr': 1e-4,
+      'optimizer.end_lr': 1e-5,
+    }
+  )
+  found = Config.from_dict(defaults.as_begun(values, began))
+  assert found.optimizer == dataclasses.replace(
+    began.optimizer, peak_lr=1e-4, end_lr=1e-5
+  )
+  assert (found.train.num_steps, found.train.eval_every) == (3000, 250)
 
 
 def test_a_model_that_goes_on_is_told_what_was_chosen_and_why():
