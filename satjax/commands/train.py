@@ -15,7 +15,8 @@ def run(options: Any) -> None:
   from satjax.interop import settings
   from satjax.train import loop, workdir
 
-  begun = workdir.begun(options.workdir)
+  is_begun = workdir.has_begun(options.workdir)
+  begun = workdir.read_config(options.workdir) if is_begun else None
   config = settings.load(options.config, options.overrides, begun)
   with distributed.processes(
     options.coordinator,

@@ -43,7 +43,7 @@ def read(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
   if file.suffix == '.json':
     values = history.anew(_parse_json(file))
     with _in_file(file):
-      Config.from_dict(values, recorded=True)
+      Config.from_dict(values, rules='recorded')
     values = ml_collections.ConfigDict(values)
   else:
     values = _run_python(file, [argument] if has_argument else [])
@@ -60,7 +60,7 @@ def read_json(
   """
   values = _parse_json(file, damaged)
   with _in_file(file):
-    return Config.from_dict(history.upgrade(values), recorded=True)
+    return Config.from_dict(history.upgrade(values), rules='recorded')
 
 
 def _parse_json(file, damaged=errors.ConfigError) -> Any:

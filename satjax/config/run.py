@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import math
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import ml_collections
 
@@ -25,7 +25,10 @@ class Config(Groups):
 
   @classmethod
   def from_dict(
-    cls, values: Mapping[str, Any], *, recorded: bool = False
+    cls,
+    values: Mapping[str, Any],
+    *,
+    rules: Literal['all', 'recorded', 'types'] = 'all',
   ) -> Self:
     """Checks a nested mapping and builds the configuration from it.
 
@@ -34,7 +37,8 @@ class Config(Groups):
     Args:
       values: what `get_config()` of a config file returns (a ConfigDict), or
         a run's `config.json`; every key must be there, and no other.
-      recorded: of a run that began when more was allowed.
+      rules: 'recorded', of a run that began when more was allowed; 'types':
+        each value by itself, since the model may be another one.
 
     Raises:
       ConfigError: names every wrong key, its value and what is allowed.
@@ -51,11 +55,16 @@ class Config(Groups):
     for name, group in groups.items():
       if name in values:
         built[name] = schema.build(
-          group, f'config.{name}', values[name], problems
+          group,
+          f'config.{name}',
+          values[name],
+          problems,
+          alone=rules == 'types',
         )
     if not problems:
       config = defaults.resolve(cls(**built))
-      problems = config.problems(recorded)
+      if rules != 'types':
+        problems = config.problems(recorded=rules == 'recorded')
     if problems:
       raise errors.ConfigError('\n'.join(problems))
     return config

@@ -93,8 +93,18 @@ def is_number(value: Any) -> bool:
   return is_whole(value) or isinstance(value, float)
 
 
-def build(group: type, path: str, values: Any, problems: list[str]) -> Any:
-  """Builds one group, or appends what is wrong with it to `problems`."""
+def build(
+  group: type,
+  path: str,
+  values: Any,
+  problems: list[str],
+  *,
+  alone: bool = False,
+) -> Any:
+  """Builds one group, or appends what is wrong with it to `problems`.
+
+  With `alone`, rules between its fields wait.
+  """
   if not isinstance(values, Mapping):
     problems.append(f'{path} = {values!r}; allowed: a group of keys')
     return None
@@ -108,7 +118,8 @@ def build(group: type, path: str, values: Any, problems: list[str]) -> Any:
   if found:
     return None
   config = group(**built)
-  problems += [f'{path}: {problem}' for problem in config.problems()]
+  if not alone:
+    problems += [f'{path}: {problem}' for problem in config.problems()]
   return config
 
 

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from satjax.config.groups import ModelConfig
+from satjax.config.run import Config
 from satjax.data.tokenizers import Tokenizer
-from satjax.interop import huggingface, weights
+from satjax.interop import huggingface, llama, weights
 from satjax.tree import PyTree
 
 
@@ -70,3 +71,14 @@ def _check_tokenizer(
 def save(model: Model, directory: str | os.PathLike, **options: Any) -> None:
   """Writes a Hugging Face directory; options as `huggingface.save`."""
   huggingface.save(directory, model.config, model.params, **options)
+
+
+def resolve(config: Config) -> Config:
+  """Takes the architecture from `model.init_from`, where that is set."""
+  if not config.model.init_from:
+    return config
+  stored = huggingface.read_config(config.model.init_from)
+  own = {name: getattr(config.model, name) for name in llama.TRAINING}
+  model = dataclasses.replace(stored, **own)
+  values = config.to_dict() | {'model': dataclasses.asdict(model)}
+  return Config.from_dict(values)

@@ -13,7 +13,7 @@ from satjax import console
 from satjax.config import defaults, idle
 from satjax.config import file as config_file
 from satjax.config.run import Config
-from satjax.interop import huggingface, llama
+from satjax.interop import llama, models
 
 
 def load(
@@ -21,16 +21,19 @@ def load(
 ) -> Config:
   """The configuration of a file with overrides, as `config.file.read`.
 
-  Of a run that has `begun`, what was left to satjax stays as it was then.
+  Of a run that has `begun`, what was left to satjax, and the shape of the model
+  that it started from, stay as they were then.
 
   Raises:
     ConfigError: names the file or the key, the value and what is allowed.
     DataError: `model.init_from` is no model directory.
   """
   values = config_file.read(path, overrides).to_dict()
-  if begun is not None:
+  if begun is None:
+    config = resolve(values)
+  else:
     values = defaults.as_begun(values, begun)
-  config = Config.from_dict(with_shape(values))
+    config = Config.from_dict(_with_shape(values, begun))
   said = [*defaults.said(values, config), *config.remarks()]
   keys = [argument.partition('=')[0].split('.')[1:] for argument in overrides]
   given = {f'{group}.{key}': values[group][key] for group, key in keys}
@@ -39,26 +42,20 @@ def load(
   return config
 
 
-def resolve(config: Config) -> Config:
-  """The configuration with the model of `model.init_from`; it says nothing."""
-  if not config.model.init_from:
-    return config
-  return Config.from_dict(with_shape(config.to_dict()))
+def resolve(values: Mapping[str, Any]) -> Config:
+  """The configuration of some values, with the model of `model.init_from`.
 
-
-def with_shape(values: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Values whose model has the shape of the directory that they name, if any.
-
-  Raises:
-    DataError: it is no model directory.
+  Raises as `load`: rules are for that model, not for the shape in `values`.
   """
-  match values:
-    case {'model': {'init_from': str(directory), **model}} if directory:
-      stored = dataclasses.asdict(huggingface.read_config(directory))
-      own = {
-        key: value
-        for key, value in model.items()
-        if key in llama.TRAINING or key not in stored
-      }
-      return {**values, 'model': {**stored, **own, 'init_from': directory}}
-  return values
+  asked = Config.from_dict(values, rules='types')
+  return Config.from_dict(models.resolve(asked).to_dict())
+
+
+def _with_shape(values: Mapping[str, Any], begun: Config) -> dict[str, Any]:
+  """Values with the shape that a run has from its `model.init_from`."""
+  own = Config.from_dict(values, rules='types').model
+  if not own.init_from:
+    return dict(values)
+  kept = {key: getattr(own, key) for key in llama.TRAINING}
+  model = dataclasses.asdict(begun.model) | kept
+  return {**values, 'model': model}

@@ -21,7 +21,7 @@ from satjax.config import stages
 from satjax.config.run import Config
 from satjax.config.stages import Stage
 from satjax.data import pipeline
-from satjax.interop import settings
+from satjax.interop import models
 from satjax.train import (
   evaluation,
   metrics,
@@ -77,7 +77,7 @@ def train(config: Config, workdir: str | os.PathLike) -> list[dict[str, float]]:
     Preempted: asked to stop by SIGTERM or SIGINT; the state is saved.
     PeerLost: another process of the run has ended.
   """
-  config = settings.resolve(config)
+  config = models.resolve(config)
   setup = setup_lib.make_setup(config)
   with (
     workdir_lib.claim(workdir, config) as path,

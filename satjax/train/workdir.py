@@ -115,14 +115,8 @@ def read_config(workdir: str | os.PathLike) -> Config:
   return config_file.read_json(path, errors.DataError)
 
 
-def begun(workdir: str | os.PathLike) -> Config | None:
-  """The configuration of the run that has begun in a folder, if one has."""
-  path = pathlib.Path(workdir)
-  return read_config(path) if _has_begun(path) else None
-
-
 def _record(path: pathlib.Path, config: Config) -> None:
-  if _has_begun(path):
+  if has_begun(path):
     changes = _changes(read_config(path), config)
     if changes:
       raise errors.ConfigError(
@@ -140,8 +134,9 @@ def _record(path: pathlib.Path, config: Config) -> None:
     ) from error
 
 
-def _has_begun(path: pathlib.Path) -> bool:
+def has_begun(workdir: str | os.PathLike) -> bool:
   """Whether there is a step to lose: one that was logged or saved."""
+  path = pathlib.Path(workdir)
   saved = any(p.name.isdigit() for p in (path / 'checkpoints').glob('*'))
   return saved or (path / 'metrics.jsonl').exists()
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from satjax import errors
 from satjax.config.run import Config
-from satjax.interop import settings
+from satjax.interop import models
 from satjax.lab.bench import machine as bench_machine
 from satjax.lab.plan import compiled as plan_compile
 from satjax.sparsity import subnetwork
@@ -112,7 +112,7 @@ def fresh(config: Config) -> Config:
   Raises:
     ConfigError: adapters train, which no other arm has.
   """
-  config = settings.resolve(config)
+  config = models.resolve(config)
   if config.lora.is_on:
     raise errors.ConfigError(
       f'config.lora.rank {config.lora.rank}: a benchmark compares ways to train'

@@ -158,7 +158,9 @@ def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
         f'config.model.init_from={config.model.init_from}: scale {scale} trains'
         ' the model that its runs begin with; leave it out'
       )
-    config.update(settings.with_shape(config.to_dict()))
+    if config.model.init_from:
+      model = settings.resolve(config).model
+      config.model.update(dataclasses.asdict(model))
     scenario = dataclasses.replace(scenario, config=config)
     for length in sorted(scenario.lengths, reverse=True):
       name = scenario.named(length)

@@ -10,7 +10,7 @@ import dataclasses
 
 from satjax import errors
 from satjax.config.run import Config
-from satjax.interop import settings
+from satjax.interop import models
 from satjax.lab.plan import advice as plan_advice
 from satjax.lab.plan import collectives
 from satjax.lab.plan import compiled as plan_compile
@@ -78,7 +78,7 @@ def plan(
   Raises:
     ConfigError: there is no such topology, or tokenizer.
   """
-  config = settings.resolve(config)
+  config = models.resolve(config)
   remarks, devices = [], None
   try:
     devices = plan_devices.compiler_devices(topology)
