@@ -1,6 +1,7 @@
 """Commands plan and check the model that will train, and say what differs."""
 
 import json
+import shutil
 
 import pytest
 
@@ -89,6 +90,17 @@ def test_a_directory_that_is_none_is_bad_data(tmp_path):
     settings.load(
       'configs/cpt.py', [f'--config.model.init_from={tmp_path / "none"}']
     )
+
+
+def test_a_run_that_goes_on_keeps_its_shape_and_numbers(smol, capsys):
+  given = [f'--config.model.init_from={smol}']
+  first = settings.load('configs/cpt.py', given)
+  shutil.rmtree(smol)
+  capsys.readouterr()
+  longer = [*given, '--config.train.num_steps=300']
+  again = settings.load('configs/cpt.py', longer, first)
+  assert again.changes(first) == {'train.num_steps': (300, 200)}
+  assert 'peak_lr' not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
