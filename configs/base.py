@@ -9,6 +9,11 @@ standard library: no download, no account.
 import ml_collections
 
 
+def _mixed(**values) -> ml_collections.ConfigDict:
+  """A group some of whose keys hold numbers, shares of the run or 'auto'."""
+  return ml_collections.ConfigDict(values, type_safe=False)
+
+
 def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
 
@@ -74,7 +79,7 @@ def get_config() -> ml_collections.ConfigDict:
     seed=0,  # order of the rows
   )
 
-  config.train = ml_collections.config_dict.create(
+  config.train = _mixed(
     num_steps=1000,  # optimizer steps
     batch_size=8,  # rows in an optimizer step, over all devices
     microbatch_size=0,  # rows in a forward pass; 0: the whole batch at once
@@ -82,23 +87,29 @@ def get_config() -> ml_collections.ConfigDict:
     # the memory of a large vocabulary; 0: all
     seed=0,  # initial weights and sampled selections
     log_every=10,  # steps between lines of metrics.jsonl
-    eval_every=250,  # steps; 0: at the end only
+    eval_every=250,  # steps, or a share of the run such as 0.25; 0: at the end
     eval_batches=16,  # batches of each evaluation source, at most
-    checkpoint_every=250,  # steps; 0: at the end only
+    checkpoint_every=250,  # steps, or a share of the run; 0: at the end only
     keep_checkpoints=2,  # newest ones kept
   )
 
-  config.optimizer = ml_collections.config_dict.create(
+  # 'auto' is what suits how the run begins, by satjax/config/defaults.py: with
+  # random weights | with `init_from` | with adapters (lora.rank).
+  config.optimizer = _mixed(
     name='adamw',  # adamw, lion, adafactor, muon or sgd
-    schedule='cosine',  # 'cosine', 'wsd' (warm up, hold, decay), 'constant'
-    peak_lr=1e-3,  # after warm-up
-    end_lr=1e-4,  # at the last step
-    warmup_steps=50,  # linear from 0
-    decay_steps=0,  # linear decay at the end; schedule 'wsd' only
+    schedule='auto',  # 'cosine' | 'wsd' (warm up, hold, decay) | 'wsd'; or
+    # 'constant'
+    peak_lr='auto',  # after warm-up: 1e-3 | 2e-5 | 2e-4
+    end_lr='auto',  # at the last step: a tenth of the peak
+    warmup_steps='auto',  # linear from 0, steps or a share of the run:
+    # 50 | 0.1 | 0.1
+    decay_steps='auto',  # linear decay at the end, steps or a share of the run;
+    # schedule 'wsd' only: 0.2
     b1=0.9,  # decay of the first moment; momentum of sgd and muon
     b2=0.95,  # decay of the second moment
     eps=1e-8,  # added to the root of the second moment
-    weight_decay=0.1,  # decoupled; matrices only, not the norms
+    weight_decay='auto',  # decoupled, of matrices and not of norms:
+    # 0.1 | 0.0 | 0.0
     clip_norm=1.0,  # global gradient norm; 0: no clipping
   )
 

@@ -8,9 +8,10 @@ the run, about three minutes on two cores:
     satjax train --config=configs/quickstart.py --workdir=runs/docs
     satjax export --workdir=runs/docs --out=models/docs
     satjax train --config=configs/cpt.py --workdir=runs/cpt \
-      --config.model.init_from=models/docs
+      --config.model.init_from=models/docs --config.optimizer.peak_lr=1e-3
 
-Without `init_from` the same shape starts from random weights.
+So small a model takes this rate; one that knows more is continued at 2e-5, the
+default. Without `init_from` the same shape starts from random weights.
 """
 
 from configs import base
@@ -29,10 +30,10 @@ def get_config():
 
   # 8 rows of 256 bytes a step: 410k tokens, 3% of the source.
   config.train.num_steps = 200
-  config.train.eval_every = 100
-  config.train.checkpoint_every = 100
+  config.train.eval_every = 0.5
+  config.train.checkpoint_every = 0.5
 
-  config.optimizer.warmup_steps = 10
+  config.optimizer.warmup_steps = 0.05
 
   config.sparsity.head_rate = 0.5
   config.sparsity.channel_rate = 0.5

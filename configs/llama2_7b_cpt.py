@@ -39,11 +39,11 @@ def get_config():
   # 256 rows of 4096 tokens: 1048576 tokens a step.
   config.train.batch_size = 256
   config.train.num_steps = 2_000
-  config.train.checkpoint_every = 500
+  config.train.eval_every = 0.125
+  config.train.checkpoint_every = 0.25
 
   config.optimizer.peak_lr = 4e-5
-  config.optimizer.end_lr = 4e-6
-  config.optimizer.warmup_steps = 100
+  config.optimizer.warmup_steps = 0.05
 
   config.sparsity.head_rate = 0.5
   config.sparsity.channel_rate = 0.5

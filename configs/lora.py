@@ -7,9 +7,10 @@ model that has read something before, such as that of `configs/cpt.py`:
 
     satjax export --workdir=runs/cpt --out=models/cpt
     satjax train --config=configs/lora.py --workdir=runs/lora \
-      --config.model.init_from=models/cpt
+      --config.model.init_from=models/cpt --config.optimizer.peak_lr=3e-3
 
-Both at once, adapters over a model that neurons are left out of:
+So small a model takes this rate; the default of adapters is 2e-4. Both at once,
+adapters over a model that neurons are left out of:
 
     --config.sparsity.head_rate=0.5 --config.sparsity.channel_rate=0.5
 """
@@ -31,11 +32,6 @@ def get_config():
     'up',
     'down',
   )
-
-  # Adapters take a higher rate than the whole model.
-  config.optimizer.peak_lr = 3e-3
-  config.optimizer.end_lr = 3e-4
-  config.optimizer.weight_decay = 0.0
 
   config.sparsity.head_rate = 0.0
   config.sparsity.channel_rate = 0.0

@@ -17,6 +17,10 @@ from configs import sft
 
 def get_config(source='jsonl:data/*.jsonl'):
   config = sft.get_config()
+  config.model.scan = True  # the model may be deep, and compiles once
+  # Dense; SAT makes steps faster, and pays for it in loss (docs/results.md).
+  config.sparsity.head_rate = 0.0
+  config.sparsity.channel_rate = 0.0
   config.data.train = (source,)
   config.data.eval = (source,)
   return config

@@ -2,8 +2,11 @@
 
 Settings and caveats as in `configs/llama2_7b_cpt.py`; the shape differs, and
 groups of 8 query heads share a key/value head, so that rates move in eighths.
+Any Llama may stand in: its directory sets the shape, and half of its heads and
+channels become the nearest that its groups allow.
 
-    satjax train --config=configs/tinyllama_1b_cpt.py --workdir=runs/tinyllama
+    satjax train --config=configs/tinyllama_1b_cpt.py --workdir=runs/tinyllama \
+      --config.model.init_from=MODEL_DIR --config.data.tokenizer=hf:MODEL_DIR
 """
 
 from configs import llama2_7b_cpt

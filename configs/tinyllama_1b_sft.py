@@ -20,10 +20,9 @@ def get_config():
   # 131072 tokens a step: three epochs of 2.2M bytes.
   config.train.batch_size = 64
   config.train.num_steps = 50
-  config.train.eval_every = 25
-  config.train.checkpoint_every = 25
+  config.train.eval_every = 0.5
+  config.train.checkpoint_every = 0.5
 
   config.optimizer.peak_lr = 2e-5
-  config.optimizer.end_lr = 2e-6
-  config.optimizer.warmup_steps = 5
+  config.optimizer.warmup_steps = 0.1
   return config

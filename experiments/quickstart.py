@@ -33,6 +33,8 @@ PROMPT = 'import os\n\n\ndef '
 CONTINUE = {
   'data.train': (CODE,),
   'train.num_steps': NUM_STEPS,
+  'optimizer.schedule': 'cosine',
+  'optimizer.weight_decay': 0.1,
   'optimizer.peak_lr': 1e-3,
   'optimizer.end_lr': 1e-4,
   'optimizer.warmup_steps': 10,

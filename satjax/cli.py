@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   arguments = list(sys.argv[1:] if argv is None else argv)
   overrides = [a for a in arguments if a.startswith('--config.')]
   parser = _parser()
+  if problem := _problem(arguments):
+    return _fail(problem, errors.ConfigError.exit_code)
   options = parser.parse_args([a for a in arguments if a not in overrides])
   if not hasattr(options, 'run'):
     parser.print_help()
@@ -129,6 +131,23 @@ def _parser() -> argparse.ArgumentParser:
     for flag, option in module.OPTIONS.items():
       command.add_argument(flag, **option)
   return parser
+
+
+def _problem(arguments: Sequence[str]) -> str:
+  """What is wrong with arguments that argparse would misread, or ''."""
+  names = [a.partition('=')[0] for a in arguments if a.startswith('--')]
+  for name in names:
+    if name.startswith('--config.') and name in arguments:
+      return (
+        f'{name}: write {name}=VALUE, joined, such as'
+        ' --config.train.num_steps=100'
+      )
+  if arguments[:1] and arguments[0] in COMMANDS:
+    module = importlib.import_module(f'satjax.commands.{arguments[0]}')
+    for flag, option in module.OPTIONS.items():
+      if names.count(flag) > 1 and option.get('action') != 'append':
+        return f'{flag} is given {names.count(flag)} times; keep one of them'
+  return ''
 
 
 def _fail(message: object, code: int) -> int:

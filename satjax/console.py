@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import math
+import sys
 import threading
 import time
 from typing import Any, Self
@@ -99,6 +100,11 @@ class Progress:
   def note(self, text: str) -> None:
     """A line of its own, above the bar."""
     self._console.print(text, soft_wrap=True)
+
+
+def say(text: str) -> None:
+  """A line on stderr that is for whoever typed a command."""
+  print(f'satjax: {text}', file=sys.stderr, flush=True)
 
 
 def markdown(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from satjax import cli
+from tests import options
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICK = (
@@ -146,12 +147,17 @@ def test_an_export_is_asked_as_its_run_and_says_what_it_is(
 
 
 def test_training_goes_on_from_a_model_directory(model_dir, tmp_path, capsys):
-  options = [
+  given = [
     *QUICK,
     f'--config.model.init_from={model_dir}',
     '--config.model.num_layers=7',
+    '--config.lora.alpha=8',
   ]
-  assert cli.main(['train', *options, f'--workdir={tmp_path}']) == 0
+  assert cli.main(['train', *given, f'--workdir={tmp_path}']) == 0
+  error = capsys.readouterr().err
+  assert 'model.num_layers 7 has no effect' in error and 'sets it to 2' in error
+  assert 'lora.alpha 8.0 has no effect: lora.rank is 0' in error
+  assert 'forgetting' in error and 'peak_lr 2e-05' in error
   config = json.loads((tmp_path / 'config.json').read_text())
   assert config['model']['num_layers'] == 2  # the directory says
   first = json.loads((tmp_path / 'metrics.jsonl').read_text().splitlines()[0])
@@ -174,7 +180,10 @@ def test_the_record_of_a_run_is_its_configuration(workdir, capsys):
   [
     ('--config.train.num_step=3', 'did you mean config.train.num_steps?'),
     ('--config.trian.num_steps=3', 'did you mean config.train?'),
-    ('--config.train.num_steps=abc', "'abc'; allowed: int, at least 1"),
+    (
+      '--config.train.num_steps=abc',
+      "'abc' is a str; allowed: int, at least 1",
+    ),
     ('--config.train.num_steps=0', '= 0; allowed: at least 1'),
     ('--config.train.num_steps', 'write --config.train.num_steps=VALUE'),
     ('--config.optimizer.peak_lr=nan', 'nan is a float; allowed: float'),
@@ -183,17 +192,39 @@ def test_the_record_of_a_run_is_its_configuration(workdir, capsys):
     ('--config.data.train=tape:x', 'tape:x'),
     ('--config.mesh.fsdp=3', 'config.mesh'),
     ('--config.train.batch_size=9', 'evenly'),
+    ('--config.model=tiny', 'a group of keys; set them one by one'),
     ('--config=nowhere.py', 'no such file'),
   ],
 )
 def test_a_bad_setting_exits_with_78_and_says_what_is_allowed(
   argument, message, tmp_path, capsys
 ):
-  code = cli.main(['train', *QUICK, argument, f'--workdir={tmp_path}'])
+  given = options.changed(QUICK, argument)
+  code = cli.main(['train', *given, f'--workdir={tmp_path}'])
   error = capsys.readouterr().err
   assert code == 78
   assert message in error
   assert 'Traceback' not in error
+
+
+@pytest.mark.parametrize(
+  ('again', 'message'),
+  [
+    ('--config.train.batch_size=8', 'train.batch_size is given twice'),
+    ('--config=configs/base.py', '--config is given 2 times'),
+  ],
+)
+def test_what_is_given_twice_is_refused(again, message, tmp_path, capsys):
+  code = cli.main(['train', *QUICK, again, f'--workdir={tmp_path}'])
+  assert code == 78
+  assert message in capsys.readouterr().err
+
+
+def test_an_override_apart_from_its_value_is_explained(capsys):
+  command = ['plan', '--config=configs/tiny.py', '--config.train.num_steps']
+  assert cli.main([*command, '100']) == 78
+  error = capsys.readouterr().err
+  assert 'write --config.train.num_steps=VALUE, joined' in error
 
 
 @pytest.mark.parametrize(

@@ -61,12 +61,12 @@ OPTIONS = shared.required(
 
 def run(options: Any) -> None:
   from satjax import errors
-  from satjax.config import file as config_file
+  from satjax.interop import settings
 
   if options.ladder and options.profile:
     raise errors.ConfigError('choose one of --ladder and --profile=DIR')
   _set_defaults(named=bool(options.profile))
-  config = config_file.load(options.config, options.overrides)
+  config = settings.load(options.config, options.overrides)
   if options.profile:
     from satjax.lab.bench import profiler
 

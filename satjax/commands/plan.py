@@ -1,9 +1,8 @@
 """satjax plan."""
 
-import sys
 from typing import Any
 
-from satjax import errors
+from satjax import console, errors
 from satjax.commands import shared
 
 SUMMARY = (
@@ -46,7 +45,7 @@ def run(options: Any) -> None:
     )
   if options.out and not options.topology:
     raise errors.ConfigError('--out=PATH is for a plan with --topology')
-  from satjax.config import file as config_file
+  from satjax.interop import settings
   from satjax.lab.bench import table as bench_table
   from satjax.lab.plan import devices as plan_devices
   from satjax.lab.plan import stretches
@@ -54,19 +53,15 @@ def run(options: Any) -> None:
   from satjax.lab.plan import topology as plan_topology
 
   plan_devices.use_host()
-  config = config_file.load(options.config, options.overrides)
+  config = settings.load(options.config, options.overrides)
   if not options.topology:
     ladder = stretches.render(stretches.plan(config))
     print(f'{ladder}\n\n{plan_table.render_memory(config)}')
     return
   topology = plan_devices.parse(options.topology)
-  result = plan_topology.plan(config, topology, _say)
+  result = plan_topology.plan(config, topology, console.say)
   ladder = stretches.render(stretches.plan(result.config))
   text = f'{ladder}\n\n{plan_table.render(result)}'
   print(text)
   if options.out:
     bench_table.write(options.out, plan_table.as_json(result), text + '\n')
-
-
-def _say(line):
-  print(f'satjax: {line}', file=sys.stderr, flush=True)

@@ -28,12 +28,10 @@ OPTIONS = (
 
 
 def run(options: Any) -> None:
-  from satjax.config import file as config_file
   from satjax.data import preview
-  from satjax.interop import models
+  from satjax.interop import settings
 
-  config = config_file.load(options.config, options.overrides)
-  config = models.resolve(config)
+  config = settings.load(options.config, options.overrides)
   preview.preview(
     config,
     step=options.batch,

@@ -12,10 +12,12 @@ OPTIONS = shared.required(
 
 def run(options: Any) -> None:
   from satjax import distributed
-  from satjax.config import file as config_file
-  from satjax.train import loop
+  from satjax.interop import settings
+  from satjax.train import loop, workdir
 
-  config = config_file.load(options.config, options.overrides)
+  is_begun = workdir.has_begun(options.workdir)
+  begun = workdir.read_config(options.workdir) if is_begun else None
+  config = settings.load(options.config, options.overrides, begun)
   with distributed.processes(
     options.coordinator,
     options.num_processes,

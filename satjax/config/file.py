@@ -8,24 +8,28 @@ import pathlib
 import sys
 import traceback
 import types
+from typing import Any
 
-from absl import flags
 import ml_collections
-from ml_collections import config_flags
 
 from satjax import errors, files
 from satjax.config import history, schema
-from satjax.config.run import Config, allowed
+from satjax.config.run import Config, field_of
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Config:
-  """The checked configuration of a file.
+  """The checked configuration of a file; arguments and errors as `read`."""
+  return Config.from_dict(read(path, overrides))
+
+
+def read(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+  """The values of a file as they are written, for `Config.from_dict`.
 
   Args:
     path: a Python file with `get_config()`, which is executed, or a JSON file
       such as a run's config.json, which is only read. `FILE.py:ARGUMENT` calls
       `get_config(ARGUMENT)`.
-    overrides: `--config.group.key=value` arguments, in their order.
+    overrides: `--config.group.key=value` arguments.
 
   Raises:
     ConfigError: names the file or the key, the value and what is allowed.
@@ -38,13 +42,13 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
       ' --config=configs/tiny.py'
     )
   if file.suffix == '.json':
-    # Lists are the tuples that they were.
-    values = ml_collections.ConfigDict(read_json(file).to_dict()).lock()
+    values = history.anew(_parse_json(file))
+    with _in_file(file):
+      Config.from_dict(values, rules='recorded')
+    values = ml_collections.ConfigDict(values)
   else:
     values = _run_python(file, [argument] if has_argument else [])
-  for argument in overrides:
-    values = override(values, argument)
-  return Config.from_dict(values)
+  return override(values, overrides)
 
 
 def read_json(
@@ -55,12 +59,32 @@ def read_json(
   Raises:
     ConfigError: it is no configuration; or what `damaged` says: it is no JSON.
   """
+  values = _parse_json(file, damaged)
+  with _in_file(file):
+    return Config.from_dict(history.upgrade(values), rules='recorded')
+
+
+def _parse_json(file, damaged=errors.ConfigError) -> Any:
   try:
-    values = json.loads(file.read_text())
+    return json.loads(file.read_text(), object_pairs_hook=_without_repeats)
   except (ValueError, RecursionError) as error:
     raise damaged(f'{file} is not valid JSON: {error}') from error
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """What a JSON object says; json takes the last of several values."""
+  names = [name for name, _ in pairs]
+  for name in names:
+    if names.count(name) > 1:
+      raise ValueError(f'it has {name!r} twice; keep one of them')
+  return dict(pairs)
+
+
+@contextlib.contextmanager
+def _in_file(file: pathlib.Path) -> Iterator[None]:
+  """Names the file whose values are wrong."""
   try:
-    return Config.from_dict(history.upgrade(values))
+    yield
   except errors.ConfigError as error:
     raise errors.ConfigError(f'{file}: {error}') from error
 
@@ -123,37 +147,32 @@ def explained(file: pathlib.Path, asks: str) -> Iterator[None]:
 
 
 def override(
-  values: ml_collections.ConfigDict, argument: str
+  values: ml_collections.ConfigDict, arguments: Sequence[str]
 ) -> ml_collections.ConfigDict:
-  """The values with one `--config.group.key=value` applied.
+  """The values with every `--config.group.key=value` put in.
+
+  What a key may hold is checked by `Config.from_dict`.
 
   Raises:
-    ConfigError: there is no such key, or the value is of another type.
+    ConfigError: there is no such key, or it is given twice.
   """
-  _check_key(values, argument)
-  arguments = ['satjax', argument]
-  flag_values = flags.FlagValues()
-  holder = config_flags.DEFINE_config_dict(
-    'config', values, flag_values=flag_values, sys_argv=arguments
-  )
-  try:
-    flag_values(arguments)
-  except (flags.Error, TypeError, ValueError) as error:
-    key, _, value = argument.removeprefix('--').partition('=')
-    raise errors.ConfigError(
-      f'{key} = {value!r}; allowed: {allowed(key)}'
-    ) from error
-  return holder.value
+  given = {}
+  for argument in arguments:
+    name, _, text = argument.partition('=')
+    if name in given:
+      raise errors.ConfigError(
+        f'{name} is given twice, {given[name]!r} and {text!r}; keep one of them'
+      )
+    given[name] = text
+    group, key = _known_key(values, name)
+    with values[group].ignore_type():
+      values[group][key] = schema.parse(field_of(group, key), text)
+  return values
 
 
-def _check_key(values: ml_collections.ConfigDict, argument: str) -> None:
+def _known_key(values: ml_collections.ConfigDict, name: str) -> tuple[str, str]:
   """Our own words for an unknown key, the same as for a key in a file."""
-  name, separator, _ = argument.partition('=')
   parts = name.removeprefix('--config.').split('.')
-  if not separator:
-    raise errors.ConfigError(
-      f'{argument}: write {name}=VALUE, such as --config.train.num_steps=100'
-    )
   known = values.to_dict()
   for depth, part in enumerate(parts):
     if not isinstance(known, dict) or part not in known:
@@ -161,3 +180,9 @@ def _check_key(values: ml_collections.ConfigDict, argument: str) -> None:
       siblings = known if isinstance(known, dict) else {}
       raise errors.ConfigError(schema.unknown_key(prefix, part, siblings))
     known = known[part]
+  if len(parts) != 2:
+    raise errors.ConfigError(
+      f'{name} is a group of keys; set them one by one, such as'
+      f' {name}.{next(iter(known), "KEY")}=VALUE'
+    )
+  return parts[0], parts[1]

@@ -71,9 +71,9 @@ class TrainConfig(schema.Group):
   loss_chunk: int = schema.at_least(0)
   seed: int = schema.at_least(0)
   log_every: int = schema.at_least(1)
-  eval_every: int = schema.at_least(0)
+  eval_every: int = schema.steps(0)
   eval_batches: int = schema.at_least(1)
-  checkpoint_every: int = schema.at_least(0)
+  checkpoint_every: int = schema.steps(0)
   keep_checkpoints: int = schema.at_least(1)
 
   def problems(self) -> Iterator[str]:
@@ -89,20 +89,16 @@ class OptimizerConfig(schema.Group):
   """The optax chain and its learning-rate schedule."""
 
   name: str = schema.one_of('adamw', 'lion', 'adafactor', 'muon', 'sgd')
-  schedule: str = schema.one_of('cosine', 'wsd', 'constant')
-  peak_lr: float = schema.above(0)
-  end_lr: float = schema.at_least(0)
-  warmup_steps: int = schema.at_least(0)
-  decay_steps: int = schema.at_least(0)
+  schedule: str = schema.or_auto(schema.one_of('cosine', 'wsd', 'constant'))
+  peak_lr: float = schema.or_auto(schema.above(0))
+  end_lr: float = schema.or_auto(schema.at_least(0))
+  warmup_steps: int = schema.or_auto(schema.steps(0))
+  decay_steps: int = schema.or_auto(schema.steps(0))
   b1: float = schema.between(0, 1)
   b2: float = schema.between(0, 1)
   eps: float = schema.above(0)
-  weight_decay: float = schema.at_least(0)
+  weight_decay: float = schema.or_auto(schema.at_least(0))
   clip_norm: float = schema.at_least(0)
-
-  def problems(self) -> Iterator[str]:
-    if self.end_lr > self.peak_lr:
-      yield f'end_lr {self.end_lr} is above peak_lr {self.peak_lr}'
 
 
 @dataclasses.dataclass(frozen=True)

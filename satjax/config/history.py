@@ -28,8 +28,25 @@ REMOVED = {
 }
 
 
+def anew(values: Any) -> Any:
+  """The content of a `config.json` for another run, in today's form.
+
+  What was nobody's choice is chosen as today: raises as `upgrade`.
+  """
+  optimizer = values.get('optimizer') if isinstance(values, Mapping) else None
+  if _never_decays(optimizer):
+    values = {**values, 'optimizer': {**optimizer, 'decay_steps': 'auto'}}
+  return upgrade(values)
+
+
+def _never_decays(optimizer: Any) -> bool:
+  """Schedule 'wsd' as it was by default once: held to the end."""
+  found = optimizer if isinstance(optimizer, Mapping) else {}
+  return (found.get('schedule'), found.get('decay_steps')) == ('wsd', 0)
+
+
 def upgrade(values: Any) -> Any:
-  """The content of a `config.json` of any version in today's form.
+  """The content of a run's `config.json` of any version in today's form.
 
   Raises:
     ConfigError: it is of a later version, or sets what is no longer there.
@@ -51,6 +68,8 @@ def upgrade(values: Any) -> Any:
     group, name = key.split('.')
     if since > version and isinstance(values.get(group), Mapping):
       values[group] = {name: before, **values[group]}
+  if _never_decays(values.get('optimizer')):
+    values['optimizer'] = {**values['optimizer'], 'schedule': 'constant'}
   return values
 
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import math
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import ml_collections
 
 from satjax import errors
-from satjax.config import schema, stages
+from satjax.config import defaults, schema, stages
 from satjax.config.groups import Groups, ModelConfig
 from satjax.sparsity import counts
 
@@ -24,12 +24,21 @@ class Config(Groups):
   """One run, whole. Hashable, so that it may be a static jit argument."""
 
   @classmethod
-  def from_dict(cls, values: Mapping[str, Any]) -> Self:
+  def from_dict(
+    cls,
+    values: Mapping[str, Any],
+    *,
+    rules: Literal['all', 'recorded', 'types'] = 'all',
+  ) -> Self:
     """Checks a nested mapping and builds the configuration from it.
+
+    What it holds are numbers: 'auto' and shares of the run are resolved.
 
     Args:
       values: what `get_config()` of a config file returns (a ConfigDict), or
         a run's `config.json`; every key must be there, and no other.
+      rules: 'recorded', of a run that began when more was allowed; 'types':
+        each value by itself, since the model may be another one.
 
     Raises:
       ConfigError: names every wrong key, its value and what is allowed.
@@ -46,11 +55,16 @@ class Config(Groups):
     for name, group in groups.items():
       if name in values:
         built[name] = schema.build(
-          group, f'config.{name}', values[name], problems
+          group,
+          f'config.{name}',
+          values[name],
+          problems,
+          alone=rules == 'types',
         )
     if not problems:
-      config = cls(**built)
-      problems = config.problems()
+      config = defaults.resolve(cls(**built))
+      if rules != 'types':
+        problems = config.problems(recorded=rules == 'recorded')
     if problems:
       raise errors.ConfigError('\n'.join(problems))
     return config
@@ -69,18 +83,22 @@ class Config(Groups):
       if value != before[group][key]
     }
 
-  def problems(self) -> list[str]:
-    """Rules that need more than one group."""
+  def problems(self, recorded: bool = False) -> list[str]:
+    """Rules that need more than one group; see `from_dict`."""
     problems = [*self._schedule_problems(), *stages.problems(self)]
     if self.sparsity.is_on:
       problems += [*self._layer_problems(), *self._ladder_problems()]
       problems += self._setup_problems()
       for model in self._models():
-        problems += self._neuron_problems(model)
+        problems += self._neuron_problems(model, recorded)
     return list(dict.fromkeys(problems))
 
   def _schedule_problems(self) -> Iterator[str]:
     opt, num_steps = self.optimizer, self.train.num_steps
+    if opt.end_lr > opt.peak_lr:
+      yield (
+        f'config.optimizer: end_lr {opt.end_lr} is above peak_lr {opt.peak_lr}'
+      )
     if opt.warmup_steps + opt.decay_steps > num_steps:
       yield (
         f'config.optimizer: warmup_steps {opt.warmup_steps} + decay_steps'
@@ -90,6 +108,12 @@ class Config(Groups):
       yield (
         f'config.optimizer.decay_steps {opt.decay_steps} has a meaning only'
         f" with schedule 'wsd', not {opt.schedule!r}; set it to 0"
+      )
+    if opt.schedule == 'wsd' and not opt.decay_steps:
+      yield (
+        "config.optimizer.decay_steps 0: schedule 'wsd' ends with a decay; give"
+        " its steps, a share of the run such as 0.2, or 'auto'; or use schedule"
+        " 'constant', which has none"
       )
 
   def _models(self) -> list[ModelConfig]:
@@ -117,55 +141,70 @@ class Config(Groups):
       )
 
   def _ladder_problems(self) -> Iterator[str]:
-    sparsity, steps = self.sparsity, self.train.num_steps
-    room = (1 - sparsity.split) * (1 - sparsity.warm_start) * steps
-    most = math.floor(round(room, 6))
-    is_free = sparsity.shape == 'linear' or sparsity.split == 1
-    if is_free or sparsity.rungs <= most:
-      return
-    if most:
+    split, steps = self.sparsity.split, self.train.num_steps
+    if not defaults.most_rungs(self):
       yield (
-        f'config.sparsity.rungs {sparsity.rungs} do not fit into the last'
-        f' {most} of {steps} steps, which sparsity.split {sparsity.split}'
-        f' leaves for them; use at most {most} rungs, or split 1.0 for none'
-      )
-    else:
-      yield (
-        f'config.sparsity.split {sparsity.split} leaves no step of {steps} for'
-        f' the ladder; use at most {1 - 1 / steps:.4g}, or 1.0 for no ladder'
+        f'config.sparsity.split {split} leaves no step of {steps} for the'
+        f' ladder; use at most {1 - 1 / steps:.4g}, or 1.0 for no ladder'
       )
 
-  def _neuron_problems(self, model: ModelConfig) -> Iterator[str]:
+  def _neuron_problems(self, model: ModelConfig, recorded) -> Iterator[str]:
     """What does not divide into whole tiles, groups and shards."""
     sparsity, shards = self.sparsity, self.sparsity.shards
     heads, groups, total = model.num_heads, model.num_kv_heads, model.mlp_dim
-    step = counts.head_step(heads, groups, sparsity.granularity, shards)
-    rate = sparsity.head_rate
-    if heads % step:
+    if heads % counts.head_step(heads, groups, sparsity.granularity, shards):
       yield (
         f'config.sparsity.shards {shards} cannot share {heads} heads in'
         f' {groups} key/value groups out evenly; use a divisor of both'
       )
-    elif rate:
-      tiles = rate * heads / step
-      is_whole = step == 1 or math.isclose(tiles, round(tiles), abs_tol=1e-9)
-      if not is_whole or counts.kept_count(heads, rate, step) == heads:
-        said = counts.not_realised(rate, heads, step, 'heads')
-        yield f'config.sparsity.head_rate {said}'
-    step, rate = self.channel_step, sparsity.channel_rate
     if sparsity.channel_multiple > total:
       yield (
         f'config.sparsity.channel_multiple {sparsity.channel_multiple} is'
         f' above model.mlp_dim {total}; use at most {total}'
       )
-    elif total % shards or step > total:
+    elif total % shards or self.channel_step > total:
       yield (
         f'config.sparsity.shards {shards} cannot share {total} channels out'
         f' evenly in multiples of {sparsity.channel_multiple}; use a divisor'
       )
-    elif rate and counts.kept_count(total, rate, step) == total:
-      said = counts.not_realised(rate, total, step, 'channels')
-      yield f'config.sparsity.channel_rate {said}'
+    for key, rate, *unit in self._units(model):
+      if said := counts.not_realised(rate, *unit, all_but_one=recorded):
+        yield f'config.sparsity.{key} {said}'
+
+  def _units(
+    self, model: ModelConfig
+  ) -> list[tuple[str, float, int, int, str]]:
+    """(key, rate, how many, in multiples of what, name) of what is left out."""
+    sparsity, heads = self.sparsity, model.num_heads
+    groups, how = model.num_kv_heads, (sparsity.granularity, sparsity.shards)
+    step = counts.head_step(heads, groups, *how)
+    found = [
+      ('head_rate', sparsity.head_rate, heads, step, 'heads'),
+      (
+        *('channel_rate', sparsity.channel_rate),
+        *(model.mlp_dim, self.channel_step, 'channels'),
+      ),
+    ]
+    return [unit for unit in found if unit[1] and unit[3] <= unit[2]]
+
+  def remarks(self) -> list[str]:
+    """What is not done quite as it is written, and what has no effect."""
+    said = []
+    opt = self.optimizer
+    if opt.schedule == 'constant' and opt.end_lr != opt.peak_lr:
+      said.append(
+        f'config.optimizer.end_lr {opt.end_lr} has no effect: schedule'
+        " 'constant' ends with peak_lr"
+      )
+    for model in self._models():
+      for key, rate, total, step, what in self._units(model):
+        found = counts.realised_rate(total, rate, step)
+        if abs(found - rate) > 1e-3:
+          said.append(
+            f'config.sparsity.{key} {rate} becomes {found:.6g}: {total} {what}'
+            f' are left out in multiples of {step}'
+          )
+    return list(dict.fromkeys(said))
 
   @property
   def channel_step(self) -> int:
@@ -201,11 +240,8 @@ class Config(Groups):
       )
 
 
-def allowed(key: str) -> str:
-  """What `config.GROUP.KEY` may hold, in words."""
-  _, name, *rest = key.split('.')
-  group = next(f.type for f in dataclasses.fields(Config) if f.name == name)
-  for field in dataclasses.fields(group):
-    if [field.name] == rest:
-      return schema.allowed(field)
-  return 'a group of keys; set them one by one'
+def field_of(group: str, key: str) -> dataclasses.Field:
+  """The declaration of `config.GROUP.KEY`, a key that is there."""
+  kinds = {field.name: field.type for field in dataclasses.fields(Config)}
+  fields = {field.name: field for field in dataclasses.fields(kinds[group])}
+  return fields[key]

@@ -6,11 +6,14 @@ the value and what is allowed.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+import contextlib
 import dataclasses
 import difflib
 import math
 import typing
 from typing import Any
+
+from ml_collections.config_flags import tuple_parser
 
 from satjax.errors import brief
 
@@ -23,9 +26,15 @@ class Group:
     return ()
 
 
-def rule(check: Callable[[Any], bool], allowed: str) -> Any:
-  """A dataclass field without default whose value must pass `check`."""
-  return dataclasses.field(metadata={'check': check, 'allowed': allowed})
+def rule(
+  check: Callable[[Any], bool], allowed: str, *, share: bool = False
+) -> Any:
+  """A dataclass field without default whose value must pass `check`.
+
+  With `share`, a whole number may be given as a float: a share of the run.
+  """
+  metadata = {'check': check, 'allowed': allowed, 'share': share, 'auto': False}
+  return dataclasses.field(metadata=metadata)
 
 
 def at_least(minimum: float) -> Any:
@@ -53,9 +62,30 @@ def one_of(*values: Any) -> Any:
   return rule(lambda value: value in values, ' | '.join(map(repr, values)))
 
 
+def steps(minimum: int) -> Any:
+  """A number of steps, or a share of the run: what `defaults` makes whole."""
+  return rule(
+    lambda v: v >= minimum or is_share(v),
+    f'at least {minimum}, or a share of the run between 0 and 1',
+    share=True,
+  )
+
+
+def or_auto(field: Any) -> Any:
+  """What a field holds, or 'auto': what `defaults` says of it."""
+  said = {**field.metadata, 'auto': True}
+  said['allowed'] = f"{said['allowed']}, or 'auto'"
+  return dataclasses.field(metadata=said)
+
+
 def is_whole(value: Any) -> bool:
   """An int that is no bool."""
   return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_share(value: Any) -> bool:
+  """A float between 0 and 1, without these."""
+  return isinstance(value, float) and 0 < value < 1
 
 
 def is_number(value: Any) -> bool:
@@ -63,8 +93,18 @@ def is_number(value: Any) -> bool:
   return is_whole(value) or isinstance(value, float)
 
 
-def build(group: type, path: str, values: Any, problems: list[str]) -> Any:
-  """Builds one group, or appends what is wrong with it to `problems`."""
+def build(
+  group: type,
+  path: str,
+  values: Any,
+  problems: list[str],
+  *,
+  alone: bool = False,
+) -> Any:
+  """Builds one group, or appends what is wrong with it to `problems`.
+
+  With `alone`, rules between its fields wait.
+  """
   if not isinstance(values, Mapping):
     problems.append(f'{path} = {brief(values)}; allowed: a group of keys')
     return None
@@ -78,7 +118,8 @@ def build(group: type, path: str, values: Any, problems: list[str]) -> Any:
   if found:
     return None
   config = group(**built)
-  problems += [f'{path}: {problem}' for problem in config.problems()]
+  if not alone:
+    problems += [f'{path}: {problem}' for problem in config.problems()]
   return config
 
 
@@ -86,12 +127,18 @@ def read(
   name: str, field: dataclasses.Field, value: Any, problems: list[str]
 ) -> Any:
   """A value as its field wants it; what is wrong with it goes to `problems`."""
+  if field.metadata['auto'] and value == 'auto':
+    return value
   try:
     value = _coerce(value, field.type)
     odd = _odd_part(value)
   except RecursionError:  # it is deeper than any setting
     odd = value
-  if not _has_type(value, field.type):
+  if field.metadata['share'] and isinstance(value, float):
+    # A ConfigDict keeps 10 as 10.0 where a share stood before.
+    value = int(value) if value.is_integer() else value
+  has_type = field.metadata['share'] and is_share(value)
+  if not has_type and not _has_type(value, field.type):
     kind = type(value).__name__
     problems.append(
       f'{name} = {brief(value)} is a {kind}; allowed: {allowed(field)}'
@@ -136,6 +183,19 @@ def unknown_key(path: str, key: str, known: Mapping[str, Any]) -> str:
 def allowed(field: dataclasses.Field) -> str:
   """Type and range of a field, in words."""
   return f'{field.type.__name__}, {field.metadata["allowed"]}'
+
+
+def parse(field: dataclasses.Field, text: str) -> Any:
+  """What somebody typed for a field; text that is no such value stays text."""
+  if field.type is str:
+    return text
+  if text.lower() in ('true', 'false'):
+    return text.lower() == 'true'
+  is_tuple = field.type is tuple
+  for read in [tuple_parser.TupleParser().parse] if is_tuple else [int, float]:
+    with contextlib.suppress(ValueError):
+      return read(text)
+  return text
 
 
 def _coerce(value: Any, wanted: type) -> Any:

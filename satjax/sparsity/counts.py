@@ -3,7 +3,7 @@
 One rule for the compact model, the mask and the optax transform: neurons go in
 *tiles*, `step` at a time, so that shapes suit the hardware and every group (of
 queries, of a device) keeps as many as the others. Rates are rounded to tiles;
-what no tile can realise is refused here.
+one that leaves out no tile, or all of them, is refused.
 """
 
 import math
@@ -47,18 +47,28 @@ def common_step(total: int, multiple: int = 1, groups: int = 1) -> int:
   return step
 
 
-def not_realised(rate: float, total: int, step: int, what: str) -> str:
-  """What to say of an omission rate that leaves out no whole number of tiles.
+def realised_rate(total: int, rate: float, step: int = 1) -> float:
+  """The omission rate of what `kept_count` keeps."""
+  return 1 - kept_count(total, rate, step) / total
 
-  With the rates next to it that do.
+
+def not_realised(
+  rate: float, total: int, step: int, what: str, *, all_but_one: bool = False
+) -> str:
+  """Why an omission rate is refused; '' if it is not.
+
+  It is if the nearest that whole tiles can realise leaves out nothing, or all;
+  with `all_but_one` a tile stays instead.
   """
+  none = rate > 0 and kept_count(total, rate, step) == total
+  everything = round((1 - rate) * total / step, 9) < 0.5 and not all_but_one
+  if not none and not everything:
+    return ''
   tiles = total // step
-  exact = rate * total / step
-  around = {max(1, math.floor(exact)), max(1, math.ceil(exact))}
-  near = sorted({min(n, tiles - 1) / tiles for n in around} - {0.0}) or [0]
+  near = min(max(1, math.floor(rate * tiles)), tiles - 1) / tiles
   return (
-    f'{rate} cannot be realised: {total} {what} are left out in multiples of'
-    f' {step}; use {" or ".join(f"{x:.6g}" for x in near)}'
+    f'{rate} leaves out {"nothing" if none else "all"}: {total} {what} are left'
+    f' out in multiples of {step}; use {near:.6g}'
   )
 
 

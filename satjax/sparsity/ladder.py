@@ -115,8 +115,9 @@ class Ladder:
       return (total,) * len(self.levels)
     step = counts.common_step(total, multiple, groups)
     kept = tuple(counts.kept_count(total, r, step) for _, r in self.levels)
-    if min(kept) == total:
-      said = counts.not_realised(self.rate, total, step, 'neurons')
+    if said := counts.not_realised(
+      self.rate, total, step, 'neurons', all_but_one=True
+    ):
       raise errors.ConfigError(f'rate {said}')
     return kept
 

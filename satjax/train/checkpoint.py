@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import re
 from typing import Any
 
 from absl import logging
@@ -201,7 +200,7 @@ class Checkpoints:
         return found
       problems.append(f'{folder} step {number}: {reason}')
       self._mark_bad(number, folder)
-    if step is None and not candidates:
+    if not asked:
       # As the command before this one left them.
       problems = [str(p) for k in KINDS for p in self._root.glob(f'{k}/*.bad*')]
     if problems:

@@ -36,6 +36,7 @@ from satjax.train import (
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
 from satjax.train.checkpoint import Checkpoints
+from satjax.train.onset import Onset
 from satjax.train.recovery import Recovery
 from satjax.train.window import Window
 
@@ -61,6 +62,7 @@ class _Run:
   step: int
   window: Window
   recovery: Recovery
+  onset: Onset
   is_new: bool
   pending: tuple[int, dict[str, jax.Array]] | None = None
   mark: tuple[float, int] = (0.0, 0)
@@ -156,6 +158,7 @@ def _begin(
       step=step,
       window=first,
       recovery=Recovery.from_dict(saved.get('recovery')),
+      onset=Onset(config.optimizer.warmup_steps),
       is_new=not saved,
     )
     if note := resume.describe(setup, step, saved):
@@ -305,6 +308,7 @@ def _evaluate(run: _Run) -> None:
     for source, loss in by_source.items()
   }
   run.writer.write({'step': run.step, **named})
+  run.onset.evaluated(run.step, losses['held_out'])
   for source, loss in losses['held_out'].items():
     run.progress.note(f'step {run.step}  {source}: held-out loss {loss:.4f}')
 
@@ -344,6 +348,7 @@ def _fetch(run: _Run) -> None:
       ' optimizer.peak_lr, clip with optimizer.clip_norm, or warm up longer'
     )
   else:
+    run.onset.trained(step, values['loss'])
     recovered = run.recovery.seen(step, values['loss'])
     if recovered is not None:
       run.writer.write({'step': step, 'growth/steps_to_recover': recovered})

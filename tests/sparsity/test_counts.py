@@ -90,23 +90,38 @@ def test_what_no_tile_can_realise_is_refused(call, said):
 
 
 @pytest.mark.parametrize(
-  'total, multiple, rate, rates',
+  'total, multiple, rate, what, near',
   [
     # 8 heads in groups: multiples of a quarter.
-    (8, 2, 0.3, '0.25 or 0.5'),
-    (8, 2, 0.05, '0.25'),
-    (8, 2, 0.99, '0.75'),
-    (32, 4, 0.5, '0.5'),
+    (8, 2, 0.05, 'nothing', '0.25'),
+    (8, 2, 0.99, 'all', '0.75'),
+    (9, 3, 0.9, 'all', '0.666667'),
     # Nothing can be left out of one tile.
-    (4, 4, 0.5, '0'),
+    (4, 4, 0.5, 'nothing', '0'),
+    (4, 4, 0.9, 'nothing', '0'),
   ],
 )
-def test_nearest_rates_by_hand(total, multiple, rate, rates):
+def test_rates_that_no_tile_is_near(total, multiple, rate, what, near):
   said = counts.not_realised(rate, total, multiple, 'heads')
   assert said == (
-    f'{rate} cannot be realised: {total} heads are left out in multiples of'
-    f' {multiple}; use {rates}'
+    f'{rate} leaves out {what}: {total} heads are left out in multiples of'
+    f' {multiple}; use {near}'
   )
+
+
+@pytest.mark.parametrize(
+  'total, multiple, rate, found',
+  [
+    (9, 3, 0.5, 1 / 3),  # half a tile more stays
+    (9, 3, 0.333333, 1 / 3),
+    (9, 3, 0.8, 2 / 3),
+    (8, 2, 0.3, 0.25),
+    (8, 1, 0.0, 0.0),
+  ],
+)
+def test_other_rates_become_the_nearest(total, multiple, rate, found):
+  assert not counts.not_realised(rate, total, multiple, 'heads')
+  assert counts.realised_rate(total, rate, multiple) == pytest.approx(found)
 
 
 @pytest.mark.parametrize(

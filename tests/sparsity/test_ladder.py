@@ -150,7 +150,7 @@ def test_realised_rates_are_those_of_whole_neurons():
     ((8, 16), 'multiples of 16'),
     ((8, 1, 3), '3 equal groups'),
     # All would take part, rung after rung.
-    ((4,), 'rate 0.1 cannot be realised: 4 neurons.*use 0.25'),
+    ((4,), 'rate 0.1 leaves out nothing: 4 neurons.*use 0.25'),
     ((8, 4), 'multiples of 4; use 0.5'),
     ((8, 8), 'multiples of 8; use 0'),
   ],

@@ -13,6 +13,7 @@ import pytest
 from satjax import distributed
 from satjax.train import metrics
 from satjax.train import workdir as workdir_lib
+from tests.options import changed
 
 ROOT = pathlib.Path(__file__).parents[2]
 OPTIONS = (
@@ -64,12 +65,11 @@ def start(workdir, cache, *overrides, each=()):
   return [
     spawn(
       [
-        *OPTIONS,
+        *changed(OPTIONS, *overrides),
         f'--workdir={workdir}',
         f'--coordinator=127.0.0.1:{port}',
         '--num_processes=2',
         f'--process_id={number}',
-        *overrides,
         *(flag.format(number) for flag in each),
       ],
       cache,
@@ -167,7 +167,7 @@ def test_after_a_kill_both_go_on_bitwise(tmp_path, cache, uninterrupted):
 def test_two_processes_compute_what_one_does(tmp_path, cache):
   # Growth after 15 steps of 4 rows of 64 tokens, evaluated before and after.
   more = "--config.growth.hops=((3840, 'stack', 2),)", '--config.data.eval=()'
-  alone = [*OPTIONS, *more, f'--workdir={tmp_path}/one']
+  alone = [*changed(OPTIONS, *more), f'--workdir={tmp_path}/one']
   codes, logs = finish([spawn(alone, cache, devices=2)])
   assert codes == [0], logs
   codes, logs = finish(start(f'{tmp_path}/two', cache, *more))
@@ -186,7 +186,8 @@ def test_slurm_needs_no_option(tmp_path, cache):
     'SLURM_NTASKS': '2',
     'SLURM_LOCALID': '0',
   }
-  command = [*OPTIONS, f'--workdir={tmp_path}', '--config.train.num_steps=2']
+  command = changed(OPTIONS, '--config.train.num_steps=2')
+  command += [f'--workdir={tmp_path}']
   command += ['--config.optimizer.warmup_steps=1']
   command += [
     '--config.sparsity.head_rate=0',

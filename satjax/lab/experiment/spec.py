@@ -13,7 +13,6 @@ Nothing here needs JAX.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
-import functools
 import pathlib
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +20,7 @@ import ml_collections
 
 from satjax import errors
 from satjax.config import file as config_file
+from satjax.interop import settings
 
 SCALES = ('smoke', 'cpu', 'gpu', 'paper')
 _ASKS = (
@@ -152,7 +152,15 @@ def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
 
   with config_file.explained(file, _ASKS):
     scenario = module.scenario(scale)
-    config = functools.reduce(config_file.override, overrides, scenario.config)
+    config = config_file.override(scenario.config, overrides)
+    if config.model.init_from and scenario.base is not None:
+      raise errors.ConfigError(
+        f'config.model.init_from={config.model.init_from}: scale {scale} trains'
+        ' the model that its runs begin with; leave it out'
+      )
+    if config.model.init_from:
+      model = settings.resolve(config).model
+      config.model.update(dataclasses.asdict(model))
     scenario = dataclasses.replace(scenario, config=config)
     for length in sorted(scenario.lengths, reverse=True):
       name = scenario.named(length)

@@ -6,12 +6,13 @@ an arm in common, a base, or all runs of the reference, share them.
 
 import bisect
 from collections.abc import Callable
-import copy
 import dataclasses
 import hashlib
 import json
 import pathlib
 from typing import Any, Self
+
+import ml_collections
 
 from satjax import errors
 from satjax.config import history
@@ -134,8 +135,9 @@ def digest(*values: Any) -> str:
 
 
 def _configure(scenario, arm, learning_rate, seed) -> Config:
-  values = copy.deepcopy(scenario.config)
-  reference = Config.from_dict(values)
+  reference = Config.from_dict(scenario.config)
+  # Numbers where there was a share of the run, or 'auto'.
+  values = ml_collections.ConfigDict(reference.to_dict(), type_safe=False)
   values.update_from_flattened_dict(dict(arm.overrides))
   values.optimizer.end_lr *= learning_rate / values.optimizer.peak_lr
   values.optimizer.peak_lr = learning_rate

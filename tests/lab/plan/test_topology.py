@@ -18,6 +18,7 @@ from satjax.lab.plan import table as plan_table
 from satjax.lab.plan import topology as plan_topology
 from satjax.lab.plan.collectives import Collective
 from satjax.train import setup as setup_lib
+from tests import options
 
 
 def make_config(base=tiny, **changes):
@@ -286,7 +287,8 @@ def test_the_command_advises_where_the_mesh_does_not_match(tmp_path, capsys):
   text, found = run(tmp_path, capsys, '--topology=h200:2', flag)
   assert 'needs 3 devices' in text and not found['phases']
   flags = found['advice']['flags']
-  again, _ = run(tmp_path, capsys, '--topology=h200:2', flag, *flags)
+  given = options.changed([flag], *flags)
+  again, _ = run(tmp_path, capsys, '--topology=h200:2', *given)
   assert 'It fits.' in again
 
 

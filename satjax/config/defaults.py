@@ -1,0 +1,151 @@
+"""What 'auto' means, and how many steps a share of a run is: one table.
+
+A run begins with random weights, goes on with a model that can do something, or
+trains adapters beside it. What suits the first ruins the others: at 1e-3 a
+pretrained model forgets within steps what it knew, at 2e-5 it learns.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+from satjax.config import schema
+from satjax.config.groups import Groups, OptimizerConfig
+
+# Settings of the optimizer by how a run begins; `end_lr` is a tenth of a peak.
+# Under 'wsd' the rate holds until it decays over the last steps, so that a run
+# may be extended (Haegele et al., 2024, who decay for a fifth too).
+_GOES_ON = {
+  'schedule': 'wsd',
+  'warmup_steps': 0.1,
+  'decay_steps': 0.2,
+  'weight_decay': 0.0,
+}
+BY_START = {
+  'scratch': {
+    'schedule': 'cosine',
+    'peak_lr': 1e-3,
+    'warmup_steps': 50,
+    'decay_steps': 0.2,
+    'weight_decay': 0.1,
+  },
+  'continue': {'peak_lr': 2e-5, **_GOES_ON},
+  'lora': {'peak_lr': 2e-4, **_GOES_ON},
+}
+_WHY = {
+  'continue': 'to continue {init_from} without forgetting what it knows',
+  'lora': 'for adapters, which take a higher rate than whole matrices',
+}
+
+
+def start_of(config: Groups) -> str:
+  """How a run begins: a key of `BY_START`."""
+  if config.lora.is_on:
+    return 'lora'
+  return 'continue' if config.model.init_from else 'scratch'
+
+
+def resolve(config: Groups) -> Groups:
+  """The configuration with a number for every 'auto' and every share."""
+  train, steps = config.train, config.train.num_steps
+  every = {
+    key: max(1, _whole(value, steps)) if isinstance(value, float) else value
+    for key in ('eval_every', 'checkpoint_every')
+    for value in [getattr(train, key)]
+  }
+  rungs = config.sparsity.rungs
+  if config.sparsity.is_on:
+    rungs = min(rungs, most_rungs(config) or rungs)
+  row = BY_START[start_of(config)]
+  return dataclasses.replace(
+    config,
+    train=dataclasses.replace(train, **every),
+    optimizer=_optimizer(config.optimizer, row, steps),
+    sparsity=dataclasses.replace(config.sparsity, rungs=rungs),
+  )
+
+
+def most_rungs(config: Groups) -> int:
+  """How many rungs the ladder of a run has steps for; 0: it leaves none."""
+  sparsity = config.sparsity
+  if sparsity.shape == 'linear' or sparsity.split == 1:
+    return sparsity.rungs
+  room = (1 - sparsity.split) * (1 - sparsity.warm_start)
+  return _whole(room, config.train.num_steps)
+
+
+def _optimizer(
+  given: OptimizerConfig, row: Mapping[str, Any], steps: int
+) -> OptimizerConfig:
+  found = {
+    key: value if getattr(given, key) == 'auto' else getattr(given, key)
+    for key, value in row.items()
+  }
+  peak, warmup = found['peak_lr'], _whole(found['warmup_steps'], steps)
+  if given.warmup_steps == 'auto':
+    warmup = min(warmup, steps // 2)  # no default refuses a short run
+  if given.decay_steps == 'auto' and found['schedule'] != 'wsd':
+    found['decay_steps'] = 0
+  # Rounded up, so that there is a decay, and both fit into the run together.
+  decay = -_whole(-found['decay_steps'], steps)
+  end = given.end_lr
+  if end == 'auto':
+    end = peak if found['schedule'] == 'constant' else float(f'{peak / 10:g}')
+  found |= {'warmup_steps': warmup, 'decay_steps': decay, 'end_lr': end}
+  return dataclasses.replace(given, **found)
+
+
+def _whole(value: float, steps: int) -> int:
+  """A number of steps; a share of all of them is rounded down."""
+  share = isinstance(value, float)
+  return math.floor(round(value * steps, 6)) if share else value
+
+
+def as_begun(values: Mapping[str, Any], begun: Groups) -> dict[str, Any]:
+  """Values with what a run began with, for every 'auto' and every share."""
+  found = dict(values)
+  for group, chosen in (('train', begun.train), ('optimizer', begun.optimizer)):
+    if isinstance(values.get(group), Mapping):
+      found[group] = {
+        key: getattr(chosen, key) if _is_open(chosen, key, value) else value
+        for key, value in values[group].items()
+      }
+  return found
+
+
+def _is_open(group: Any, key: str, value: Any) -> bool:
+  """Whether a value leaves a key of a group to be chosen."""
+  rules = {field.name: field.metadata for field in dataclasses.fields(group)}
+  if key not in rules:
+    return False
+  is_share = rules[key]['share'] and schema.is_share(value)
+  return is_share or (rules[key]['auto'] and value == 'auto')
+
+
+def said(values: Mapping[str, Any], config: Groups) -> list[str]:
+  """What was chosen for a model that goes on, or a short run, and why.
+
+  Args:
+    values: as they were given, 'auto' and shares among them.
+    config: what became of them.
+  """
+  found, rungs = [], values['sparsity']['rungs']
+  if rungs != config.sparsity.rungs:
+    found.append(
+      f'config.sparsity.rungs {rungs} become {config.sparsity.rungs}: so many'
+      f' fit into a run of {config.train.num_steps} steps'
+    )
+  start = start_of(config)
+  chosen = [
+    f'{key} {getattr(config.optimizer, key)!r}'
+    for key, value in values['optimizer'].items()
+    if value == 'auto'
+  ]
+  if start != 'scratch' and chosen:
+    why = _WHY[start].format(init_from=config.model.init_from)
+    chosen = ', '.join(chosen)
+    found.append(
+      f'config.optimizer, {why}: {chosen}; set them for other values'
+    )
+  return found

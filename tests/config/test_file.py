@@ -1,0 +1,76 @@
+"""What is read of files and of the command line."""
+
+import json
+
+import pytest
+
+from configs import base
+from satjax import errors
+from satjax.config import file as config_file
+
+
+def override(*arguments):
+  given = [f'--config.{argument}' for argument in arguments]
+  return config_file.override(base.get_config(), given)
+
+
+@pytest.mark.parametrize(
+  'argument, value',
+  [
+    ('train.num_steps=12', 12),
+    ('train.eval_every=0.5', 0.5),
+    ('optimizer.peak_lr=auto', 'auto'),
+    ('optimizer.peak_lr=1e-5', 1e-5),
+    ('optimizer.schedule=wsd', 'wsd'),
+    ('model.tied=true', True),
+    ('model.scan=False', False),
+    ('model.init_from=7', '7'),
+    ('data.train=stdlib:docs', ('stdlib:docs',)),
+    ("data.train=(('text:a', 0.5), 'text:b')", (('text:a', 0.5), 'text:b')),
+    ('growth.hops=()', ()),
+    ('lora.alpha=8', 8),
+  ],
+)
+def test_overrides_are_read_as_their_key_wants_them(argument, value):
+  group, key = argument.partition('=')[0].split('.')
+  assert override(argument)[group][key] == value
+
+
+def test_steps_take_the_place_of_a_share(tmp_path):
+  given = ['--config.train.eval_every=0', '--config.optimizer.warmup_steps=12']
+  found = config_file.load('configs/cpt.py', given)
+  assert (found.train.eval_every, found.optimizer.warmup_steps) == (0, 12)
+
+
+def test_a_key_is_given_once():
+  with pytest.raises(errors.ConfigError, match='num_steps is given twice'):
+    override('train.num_steps=1', 'train.seed=1', 'train.num_steps=2')
+
+
+def test_a_json_file_says_everything_once(tmp_path):
+  file = tmp_path / 'run.json'
+  file.write_text('{"train": {"num_steps": 1, "num_steps": 2}}')
+  with pytest.raises(errors.ConfigError, match="'num_steps' twice"):
+    config_file.load(str(file))
+
+
+@pytest.fixture
+def older(tmp_path):
+  """The record of a run that held its rate, under a schedule with decay."""
+  values = config_file.load('configs/tiny.py').to_dict()
+  values['optimizer'] |= {'schedule': 'wsd', 'decay_steps': 0}
+  values['sparsity']['head_rate'] = 0.95  # of 4 heads
+  file = tmp_path / 'config.json'
+  file.write_text(json.dumps({'version': 1, **values}))
+  return file
+
+
+def test_a_run_stays_as_it_began(older):
+  found = config_file.read_json(older)
+  assert found.optimizer.schedule == 'constant'
+  assert found.sparsity.head_rate == 0.95
+
+
+def test_another_run_decays_if_its_schedule_does(older):
+  change = ['--config.sparsity.head_rate=0.5']
+  assert config_file.load(str(older), change).optimizer.decay_steps == 12
