@@ -157,9 +157,8 @@ class Checkpoints:
         return found
       problems.append(f'{folder} step {number}: {reason}')
       self._set_aside(number, folder)
-    if (
-      step is None and not candidates
-    ):  # as the command before this one left it
+    if step is None and not candidates:
+      # As the command before this one left them.
       problems = [str(p) for k in KINDS for p in self._root.glob(f'{k}/*.bad*')]
     if problems:
       raise errors.DataError(
