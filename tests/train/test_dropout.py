@@ -113,7 +113,6 @@ def test_nothing_but_a_training_step_sees_it():
   assert list(programs(config)) == list(programs(plain))
 
 
-@pytest.mark.slow
 def test_a_sub_network_draws_what_the_whole_model_draws():
   """Compact against masked in float64, on two stacks of layers."""
   runs = []
