@@ -119,7 +119,7 @@ def test_a_sub_network_draws_what_the_whole_model_draws():
   for execution in ('compact', 'masked'):
     config = make_config(
       **HALF,
-      model__num_layers=3,
+      model__num_layers=2,
       sparsity__dense_layers=(1, 0),
       sparsity__execution=execution,
       train__num_steps=3,

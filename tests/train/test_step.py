@@ -134,6 +134,7 @@ def test_compact_equals_masked_in_float64(optimizer, kv_heads, rungs):
     'optimizer__name': optimizer,
     'optimizer__peak_lr': 1e-2,
     'sparsity__rungs': rungs,
+    'model__num_layers': rungs,
   }
   with jax.enable_x64(True):
     runs = [
