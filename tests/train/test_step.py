@@ -123,10 +123,10 @@ def test_a_full_selection_in_any_order_is_dense():
 
 
 @pytest.mark.parametrize(
-  ('optimizer', 'kv_heads', 'rungs'),
-  [('adamw', 4, 2), ('adamw', 2, 1), ('lion', 4, 1)],
+  ('optimizer', 'kv_heads', 'rungs', 'layers'),
+  [('adamw', 4, 2, 2), ('adamw', 2, 1, 1), ('lion', 4, 1, 1)],
 )
-def test_compact_equals_masked_in_float64(optimizer, kv_heads, rungs):
+def test_compact_equals_masked_in_float64(optimizer, kv_heads, rungs, layers):
   """20 steps, across refreshes and rungs: loss, parameters and moments."""
   options = {
     **SPARSE,
@@ -134,7 +134,7 @@ def test_compact_equals_masked_in_float64(optimizer, kv_heads, rungs):
     'optimizer__name': optimizer,
     'optimizer__peak_lr': 1e-2,
     'sparsity__rungs': rungs,
-    'model__num_layers': rungs,
+    'model__num_layers': layers,
   }
   with jax.enable_x64(True):
     runs = [
