@@ -23,8 +23,7 @@ def _is_rope_scaling(value: Any) -> bool:
 class ModelConfig(schema.Group):
   """A Llama-style decoder. See `configs/base.py` for units and defaults."""
 
-  # Bounds the tensor names that a forged config.json asks for, too.
-  num_layers: int = schema.between(1, 10_001)
+  num_layers: int = schema.between(1, specs.MAX_LAYERS + 1)
   embed_dim: int = schema.at_least(1)
   num_heads: int = schema.at_least(1)
   num_kv_heads: int = schema.at_least(1)

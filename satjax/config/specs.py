@@ -23,13 +23,16 @@ from satjax.growth.operators import (
 )
 from satjax.tree import Sizes
 
+# Bounds what a check computes, and the tensor names of a forged config.json.
+MAX_LAYERS = 10_000
+
 
 @dataclasses.dataclass(frozen=True)
 class GrowthOptions(schema.Group):
   """Every option that some operator has, with its rule."""
 
   factor: float = schema.between(1, 1001)
-  num_layers: int = schema.between(1, 10_001)
+  num_layers: int = schema.between(1, MAX_LAYERS + 1)
   width_factor: float = schema.between(1, 1001)
   embed_dim: int = schema.at_least(1)
   num_heads: int = schema.at_least(1)

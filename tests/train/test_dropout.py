@@ -113,14 +113,13 @@ def test_nothing_but_a_training_step_sees_it():
   assert list(programs(config)) == list(programs(plain))
 
 
-@pytest.mark.slow
 def test_a_sub_network_draws_what_the_whole_model_draws():
   """Compact against masked in float64, on two stacks of layers."""
   runs = []
   for execution in ('compact', 'masked'):
     config = make_config(
       **HALF,
-      model__num_layers=3,
+      model__num_layers=2,
       sparsity__dense_layers=(1, 0),
       sparsity__execution=execution,
       train__num_steps=3,

@@ -350,7 +350,6 @@ def test_what_is_remembered_of_selections_starts_anew_after_growth():
   ]
 
 
-@pytest.mark.slow
 def test_compact_equals_masked_across_growth_in_width():
   hop = (5 * STEP, (('zero', {'width_factor': 2}), ('stack', 2)))
   results = {}

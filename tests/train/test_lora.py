@@ -293,20 +293,14 @@ VARIANTS = {
     'model__num_layers': 2,
     'train__num_steps': 8,
     'sparsity__split': 0.5,
-    'sparsity__rungs': 2,
+    'sparsity__rungs': 1,
     'sparsity__dense_layers': (1, 0),
     'sparsity__rescale': 'inverse',
   },
 }
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=() if name == 'plain' else SLOW)
-    for name in VARIANTS
-  ],
-)
+@pytest.mark.parametrize('name', VARIANTS)
 def test_compact_equals_masked(name):
   options = VARIANTS[name]
   compact, losses = sparse_run('compact', **options)

@@ -123,20 +123,18 @@ def test_a_full_selection_in_any_order_is_dense():
 
 
 @pytest.mark.parametrize(
-  ('optimizer', 'kv_heads'),
-  [
-    ('adamw', 4),
-    pytest.param('adamw', 2, marks=pytest.mark.slow),
-    pytest.param('lion', 4, marks=pytest.mark.slow),
-  ],
+  ('optimizer', 'kv_heads', 'rungs', 'layers'),
+  [('adamw', 4, 2, 2), ('adamw', 2, 1, 1), ('lion', 4, 1, 1)],
 )
-def test_compact_equals_masked_in_float64(optimizer, kv_heads):
-  """20 steps, across refreshes and two rungs: loss, parameters and moments."""
+def test_compact_equals_masked_in_float64(optimizer, kv_heads, rungs, layers):
+  """20 steps, across refreshes and rungs: loss, parameters and moments."""
   options = {
     **SPARSE,
     'model__num_kv_heads': kv_heads,
     'optimizer__name': optimizer,
     'optimizer__peak_lr': 1e-2,
+    'sparsity__rungs': rungs,
+    'model__num_layers': layers,
   }
   with jax.enable_x64(True):
     runs = [
@@ -149,7 +147,7 @@ def test_compact_equals_masked_in_float64(optimizer, kv_heads):
       for execution in ('compact', 'masked')
     ]
   (compact, compact_losses, programs), (masked, masked_losses, _) = runs
-  assert programs == 3  # rates 0.5, 0.25 and 0
+  assert programs == rungs + 1  # one for each rate, 0 among them
   np.testing.assert_allclose(compact_losses, masked_losses, rtol=1e-9)
   tolerance = {'rtol': 1e-9, 'atol': 1e-12}
   if optimizer == 'lion':
@@ -158,13 +156,13 @@ def test_compact_equals_masked_in_float64(optimizer, kv_heads):
   assert_close(compact.opt_state, masked.opt_state.inner, **tolerance)
 
 
-@pytest.mark.slow
 def test_compact_equals_masked_in_float32_also_across_growth():
   options = {
     **SPARSE,
     'sparsity__selection': 'top_k',
     'sparsity__importance': 'magnitude',
     'growth__hops': ((9 * 128, 'stack', 2),),
+    'sparsity__split': 1.0,
     'model__sliding_window': 8,  # which neither method knows of
   }
   losses = [
