@@ -31,7 +31,7 @@ OPTIONS = shared.required(
 def run(options: Any) -> None:
   from satjax.data.encode import Encoder
   from satjax.interop import models, peft
-  from satjax.train import saved
+  from satjax.train import saved, subjects
 
   found = saved.restore(options.workdir, options.step)
   model = found.model
@@ -47,4 +47,5 @@ def run(options: Any) -> None:
       stop_id=Encoder(found.tokenizer, found.config.data.template).stop_id,
       seq_len=found.stage.seq_len,
     )
+    subjects.remember(options.out, found)
   print(f'wrote step {found.step} of {options.workdir} to {options.out}')

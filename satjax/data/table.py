@@ -9,7 +9,7 @@ table   [bos] p q a b [eos] [bos] c [eos]  prompt p q, answer a b
 trained   0   0 0 1 1   1     0   1   1
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 import hashlib
@@ -40,6 +40,8 @@ class TokenTable:
   # bool [num_tokens], whether the loss counts a token as a target; None: every
   # one that begins no document.
   is_trained: Any = None
+  ids: tuple[str, ...] = ()  # of the documents; (): they are not kept
+  num_found: int = 0  # documents of the source, in whatever split
 
   @functools.cached_property
   def first_target(self) -> int:
@@ -84,6 +86,7 @@ def build_table(
   held_out: float,
   test: float = 0.0,
   columns: tuple[str, ...] = (),
+  trained: Mapping[str, str] | None = None,
 ) -> TokenTable:
   """Tokenises the documents of one split.
 
@@ -91,6 +94,8 @@ def build_table(
     source, columns: as `sources.find` has them.
     held_out, test: shares of the documents (of their groups, where they have
       some), not of the tokens.
+    trained: of `sources.trained_names`: documents of other files are taken
+      whole, whatever the split. None: there are no other files.
 
   Raises:
     ConfigError: `source` or `split` is unknown.
@@ -98,17 +103,26 @@ def build_table(
   """
   if split not in SPLITS:
     raise errors.ConfigError(f'split {split!r}; allowed: {SPLITS}')
-  num_documents = 0
+  num_documents, ids, encoded = 0, [], []
 
   def mine() -> Iterator[Document]:
     nonlocal num_documents
     for document in sources.documents(source, columns):
       num_documents += 1
-      if split_of(document.group or document.id, held_out, test) == split:
+      name = document.group or document.id
+      is_other = False
+      if trained is not None:
+        file, mark, place = name.rpartition('#')
+        is_other = file not in trained
+        name = f'{trained.get(file)}{mark}{place}'
+      if is_other or split_of(name, held_out, test) == split:
         yield document
 
   try:
-    encoded = [tokens for _, tokens in encoder.each(mine())]
+    for document, tokens in encoder.each(mine()):
+      encoded.append(tokens)
+      if split != 'train':
+        ids.append(document.id)
   except errors.DataError as error:
     raise errors.DataError(f'{source!r}, {error}') from error
   if not encoded:
@@ -117,7 +131,8 @@ def build_table(
       f'{source!r}: none of its {num_documents} documents falls into {split!r}'
       f' (data.{key} {share}); add documents, or change data.{key}'
     )
-  return join(encoded, f'{source} ({split})', encoder.stop_id)
+  made = join(encoded, f'{source} ({split})', encoder.stop_id)
+  return dataclasses.replace(made, ids=tuple(ids), num_found=num_documents)
 
 
 def join(encoded: list[Encoded], name: str, stop_id: int) -> TokenTable:

@@ -390,3 +390,30 @@ def test_unknown_tasks_and_data_out_of_reach(folder):
     evaluate(['choices', 'leters'], folder)
   with pytest.raises(errors.ConfigError, match='connect, or set HF_HOME'):
     evaluate(['arc_easy'], folder)
+
+
+@pytest.mark.parametrize(
+  'form', ['{}', '[{}]', '{{train: {}}}', '{{train: [{}]}}']
+)
+def test_data_files_lie_beside_the_yaml(tmp_path, monkeypatch, form):
+  """From any folder, in folders below, and in groups; globs too."""
+  inner = tmp_path / 'tasks' / 'inner'
+  inner.mkdir(parents=True)
+  (inner / 'a.json').write_text('{"text": "b", "rest": "c"}')
+  (inner / 'own.yaml').write_text(
+    'task: own\ndataset_path: json\noutput_type: loglikelihood\n'
+    f'dataset_kwargs:\n  data_files: {form.format("a.js*")}\n'
+    f'  cache_dir: {tmp_path}/cache\n'
+    'test_split: train\ndoc_to_text: "{{text}}"\ndoc_to_target: "{{rest}}"\n'
+  )
+  (inner / 'all.yaml').write_text('group: all\ntask: [own]\n')
+  (tmp_path / 'other').mkdir()
+  monkeypatch.chdir(tmp_path / 'other')
+  (tmp_path / 'other' / 'a.json').write_text('{"wrong": 1}')
+  for name in ('own', 'all'):
+    found = evaluate([name], '../tasks', samples=tmp_path / 'samples.jsonl')
+    assert found['num_examples']['own'] == 1
+  (line,) = (tmp_path / 'samples.jsonl').read_text().splitlines()
+  sample = json.loads(line)
+  assert (sample['task'], sample['doc']) == ('own', {'text': 'b', 'rest': 'c'})
+  assert {'acc', 'perplexity'} <= sample.keys()
