@@ -91,6 +91,60 @@ def test_a_run_and_its_export_have_the_same_loss(workdir, model_dir, capsys):
   assert exported['stdlib:code'] == pytest.approx(run['stdlib:code'], rel=1e-5)
 
 
+def evaluated(capsys, *options):
+  assert cli.main(['evaluate', *options]) == 0
+  *lines, last = capsys.readouterr().out.splitlines()
+  ((source, values),) = json.loads(last)['eval'].items()
+  read = f'{values["documents"]} of {values["of_documents"]} documents'
+  assert lines[-1].startswith(source) and read in lines[-1]
+  return values
+
+
+def test_a_file_of_its_own_is_read_whole(workdir, model_dir, tmp_path, capsys):
+  texts = [f'{i} is a number. ' * (i % 9 + 1) for i in range(12)]
+  rows = [json.dumps({'text': text}) for text in texts]
+  (tmp_path / 'own.jsonl').write_text('\n'.join(rows))
+  options = [f'--data=jsonl:{tmp_path}/own.jsonl', '--packing=best_fit']
+  file = tmp_path / 'scores.jsonl'
+  found = [
+    evaluated(capsys, what, *options, f'--log_samples={file}')
+    for what in (f'--workdir={workdir}', f'--model={model_dir}')
+  ]
+  assert found[0] == pytest.approx(found[1], rel=1e-5)
+  assert found[0]['documents'] == found[0]['of_documents'] == 12
+  assert found[0]['tokens'] == sum(len(text) + 1 for text in texts)
+  scores = list(map(json.loads, file.read_text().splitlines()))
+  assert {s['document'] for s in scores} == {
+    f'own.jsonl#{i}' for i in range(1, 13)
+  }
+  assert [s['tokens'] for s in scores] == [len(text) + 1 for text in texts]
+  nats = sum(s['loss'] * s['tokens'] for s in scores)
+  assert nats / found[0]['tokens'] == pytest.approx(found[0]['loss'], rel=1e-6)
+  # Documents by themselves do not depend on each other, nor on the scores.
+  (tmp_path / 'own.jsonl').write_text(rows[4])
+  alone = evaluated(capsys, f'--model={model_dir}', *options)
+  assert alone['loss'] == pytest.approx(scores[4]['loss'], rel=1e-5)
+
+
+def test_how_much_is_read_can_be_asked_for(workdir, tmp_path, capsys):
+  for i in range(40):
+    (tmp_path / f'{i}.txt').write_text(f'text {i} ' * 9)
+  run = [f'--workdir={workdir}', f'--data=text:{tmp_path}/*.txt']
+  whole, half, short = (
+    evaluated(capsys, *run, *more)
+    for more in ([], ['--held_out=0.5'], ['--seq_len=16', '--batches=1'])
+  )
+  assert whole['documents'] == 40 and 5 < half['documents'] < 35
+  assert short['tokens'] < whole['tokens'] / 5
+  for option, message in (
+    ('--held_out=0', 'held_out 0.0; allowed: above 0'),
+    ('--seq_len=1', 'seq_len = 1; allowed: at least 2'),
+    ('--tasks=piqa', '--data is of text'),
+  ):
+    assert cli.main(['evaluate', *run, option]) == 78
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('temperature', ['0', '0.8'])
 def test_generate_continues_and_repeats_itself(
   workdir, model_dir, capsys, temperature

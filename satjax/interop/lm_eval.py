@@ -4,9 +4,10 @@ Texts become the ids that AutoTokenizer gives them with the files of an export,
 so that the harness's own model for Hugging Face directories (`HFLM`) gives the
 same numbers. A text gets a begin of text where those files put one (sentence
 pieces, and a tokenizer.json whose post-processor does), and none otherwise: the
-byte tokenizer puts none. What has no context is scored after a begin of text.
-Bytes and sentence pieces stay ours in two things: a special token that a text
-spells is read as its characters, and a space before a text is kept.
+byte tokenizer puts none. What has no context is scored after the begin of text
+that the files name, whether they put it or not, else after the end. Bytes and
+sentence pieces stay ours in two things: a special token that a text spells is
+read as its characters, and a space before a text is kept.
 
 Letters as in `model.ops`, and R requests of a batch.
 """
@@ -77,36 +78,43 @@ def adaptor(
   return Satjax(model, params, tokenizer, max_length, batch_tokens, mesh)
 
 
-def encoder(
+def reader(
   tokenizer: tokenizers.Tokenizer,
-) -> Callable[[str, bool | None], list[int]]:
+) -> tuple[Callable[[str, bool | None], list[int]], int]:
   """How AutoTokenizer reads a text, with the files of an export.
 
   Returns:
     A function from a text and whether special tokens are put around it (None:
-    unless it begins with one) to ids.
+    unless it begins with one) to ids; and the id that stands before what has no
+    context.
   """
   files = tokenizer.files()
+  config = json.loads(files['tokenizer_config.json'])
+  named = config.get('bos_token')
+  if isinstance(named, dict):
+    named = named['content']
+  prefix = tokenizer.eos_id if named is None else tokenizer.bos_id
   if tokenizer.name == 'byte' or 'tokenizer.json' not in files:
-    config = json.loads(files['tokenizer_config.json'])
-    begin = [tokenizer.bos_id] if config.get('add_bos_token') else []
+    begin = [prefix] if config.get('add_bos_token') else []
     return lambda text, special=None: [
       *(begin if special in (None, True) else []),
       *tokenizer.encode(text).tolist(),
-    ]
+    ], prefix
   import tokenizers as library
 
   whole = library.Tokenizer.from_buffer(files['tokenizer.json'])
   whole.no_truncation()
   whole.no_padding()
-  begin_text = whole.id_to_token(tokenizer.bos_id)
+  if named is not None:
+    prefix = whole.token_to_id(named)
+  begin_text = whole.id_to_token(prefix)
 
   def encode(text, special=None):
     if special is None:
       special = not text.startswith(begin_text)
     return whole.encode(text, add_special_tokens=special).ids
 
-  return encode
+  return encode, prefix
 
 
 class _Adaptor:
@@ -117,7 +125,7 @@ class _Adaptor:
   def __init__(self, model, params, tokenizer, max_length, batch_tokens, mesh):
     super().__init__()
     self._model, self._params, self._tokenizer = model, params, tokenizer
-    self._encode = encoder(tokenizer)
+    self._encode, self._prefix = reader(tokenizer)
     self.max_length = max_length
     self._batch_tokens, self._mesh = batch_tokens, mesh
 
@@ -127,7 +135,7 @@ class _Adaptor:
 
   @property
   def prefix_token_id(self) -> int:
-    return self._tokenizer.bos_id
+    return self._prefix
 
   def tok_encode(
     self, string: str, add_special_tokens: bool | None = None, **_: Any

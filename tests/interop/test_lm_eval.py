@@ -239,7 +239,8 @@ def test_begins_texts_where_the_files_of_an_export_do(tmp_path):
   begins = {}
   for kind, spec in specs.items():
     tokenizer = tokenizers.get_tokenizer(spec)
-    encode = lm_eval.encoder(tokenizer)
+    encode, prefix = lm_eval.reader(tokenizer)
+    assert prefix == tokenizer.bos_id
     plain_ids = tokenizer.encode('import os').tolist()
     assert encode('import os', False) == plain_ids
     begins[kind] = encode('import os') == [tokenizer.bos_id, *plain_ids]
@@ -248,8 +249,17 @@ def test_begins_texts_where_the_files_of_an_export_do(tmp_path):
     'sentencepiece',
     'begins',
   }
-  encode = lm_eval.encoder(tokenizers.get_tokenizer(specs['begins']))
+  encode, _ = lm_eval.reader(tokenizers.get_tokenizer(specs['begins']))
   assert encode('<s>import os') == encode('import os')
+
+
+@pytest.mark.parametrize('begin', [None, '<|im_start|>'])
+def test_a_begin_that_no_text_has_is_read_before_no_context(tmp_path, begin):
+  """As of Qwen and SmolLM2: the end, or the begin that is only called so."""
+  tokenizer = tokenizers.get_tokenizer(lm_eval_samples.named(tmp_path, begin))
+  encode, prefix = lm_eval.reader(tokenizer)
+  assert encode('import os') == tokenizer.encode('import os').tolist()
+  assert tokenizer.token(prefix) == (begin or '<|im_end|>')
 
 
 def test_three_kinds_of_tasks(folder):
