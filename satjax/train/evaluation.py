@@ -127,7 +127,10 @@ def mean_loss(
   batches: Sequence[pipeline.Batch],
   tick: Tick = lambda count: None,
 ) -> float:
-  """Nats a token of a model, over the targets of some batches that count."""
+  """Nats a token of a model, over the targets of some batches that count.
+
+  NaN if none does.
+  """
   step, sums, total = _eval_step(stage.model), [], 0.0
   with jax.sharding.set_mesh(mesh):
     for batch in batches:
@@ -137,7 +140,8 @@ def mean_loss(
       if len(sums) > 1:  # the device is one batch ahead, and not all of them
         sums[-2] = float(jax.device_get(sums[-2]))
       tick(1)
-  return math.fsum(map(float, jax.device_get(sums))) / total
+  nats = math.fsum(map(float, jax.device_get(sums)))
+  return nats / total if total else math.nan
 
 
 def _by_document(mesh, stage, params, batches: EvalBatches, tick):
