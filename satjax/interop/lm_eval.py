@@ -93,7 +93,8 @@ def reader(
   named = config.get('bos_token')
   if isinstance(named, dict):
     named = named['content']
-  prefix = tokenizer.eos_id if named is None else tokenizer.bos_id
+  is_bare = named is None or tokenizer.bos_id is None
+  prefix = tokenizer.eos_id if is_bare else tokenizer.bos_id
   if tokenizer.name == 'byte' or 'tokenizer.json' not in files:
     begin = [prefix] if config.get('add_bos_token') else []
     return lambda text, special=None: [
