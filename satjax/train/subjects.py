@@ -125,10 +125,11 @@ def remember(directory: str | os.PathLike, run: saved.Saved) -> None:
 def _read(path: Path) -> dict[str, Any]:
   """What an export remembers; {}: it does not, or is not one of ours."""
   try:
-    return history.upgrade(json.loads(path.read_text(encoding='utf-8')))
+    found = history.upgrade(json.loads(path.read_text(encoding='utf-8')))
+    return {name: dict(found[name]) for name in ('model', 'data')}
   except FileNotFoundError:
     return {}
-  except (ValueError, AttributeError) as error:
+  except (ValueError, LookupError, TypeError) as error:
     raise errors.DataError(
       f'{path} is damaged ({error}); export the run again, or delete it'
     ) from error
