@@ -54,7 +54,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.data = ml_collections.config_dict.create(
     train=('stdlib:docs',),  # sources, or (source, weight) pairs; where a
     # source has prompts and answers, the loss counts the answers alone
-    eval=('stdlib:docs',),  # sources whose held-out documents are evaluated
+    eval=('stdlib:docs',),  # sources to evaluate: of those in `train` what is
+    # held out, others whole, such as 'text:validation.txt'
     columns=(),  # fields of JSONL and Parquet: one with a text or a chat, or
     # two, prompt and answer; (): the usual names
     template='auto',  # how pairs and chats are written: 'model', as the chat
@@ -73,7 +74,8 @@ def get_config() -> ml_collections.ConfigDict:
     too_long='cut',  # what 'best_fit' does with longer documents; 'drop'
     attend='document',  # what a token sees: the past of its document; 'row':
     # of its row, one causal sequence, as many pre-training recipes have it
-    held_out=0.05,  # share of the documents kept from training
+    held_out=0.05,  # share of the documents kept from training; 0: none, where
+    # `eval` has files of its own
     test=0.0,  # share of the documents kept for final numbers; nothing is
     # chosen by them. The two shares are below 1 together
     seed=0,  # order of the rows

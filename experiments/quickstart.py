@@ -25,7 +25,7 @@ import satjax
 from satjax import errors, runtime
 from satjax.config.run import Config
 from satjax.generation import generate
-from satjax.train import evaluation, loop, metrics, phases, saved
+from satjax.train import loop, metrics, phases, saved, subjects
 
 DOCS, CODE = 'stdlib:docs', 'stdlib:code'
 NUM_STEPS = 160
@@ -109,7 +109,7 @@ def run_table(workdirs: dict[str, pathlib.Path]) -> rich_table.Table:
     table.add_column(name, justify='left' if name == 'run' else 'right')
   dense = metrics.read(workdirs['dense'])
   for name, workdir in workdirs.items():
-    losses = evaluation.evaluate_run(str(workdir))['eval']
+    losses = subjects.evaluate(subjects.of_run(workdir))['eval']
     records = metrics.read(workdir)
     last = [r for r in records if 'flops' in r][-1]
     cells = [

@@ -49,7 +49,8 @@ def model_dir(workdir):
 
 
 def test_evaluate_ends_with_one_json_object(workdir, capsys):
-  assert cli.main(['evaluate', f'--workdir={workdir}']) == 0
+  command = ['evaluate', f'--workdir={workdir}', '--batches=2']
+  assert cli.main(command) == 0
   result = json.loads(capsys.readouterr().out.splitlines()[-1])
   values = result['eval']['stdlib:code']
   assert result['step'] == 6
@@ -68,7 +69,8 @@ def test_the_test_split_is_logged_and_read_again(workdir, model_dir, capsys):
   losses = {}
   for split, name in (('held_out', 'eval'), ('test', 'test')):
     command = ['evaluate', f'--workdir={workdir}', f'--split={split}']
-    assert cli.main(command) == 0
+    # As many as while training.
+    assert cli.main([*command, '--batches=4']) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(result) == {'step', name}
     losses[split] = result[name]['stdlib:code']['loss']
@@ -76,20 +78,74 @@ def test_the_test_split_is_logged_and_read_again(workdir, model_dir, capsys):
       logged[f'{name}/stdlib:code/loss'], rel=1e-6
     )
   assert losses['test'] != losses['held_out']
-  assert cli.main(['evaluate', f'--model={model_dir}', '--split=test']) == 78
-  assert '--split=test needs --workdir' in capsys.readouterr().err
+  command = ['evaluate', f'--model={model_dir}', '--split=test', '--batches=4']
+  assert cli.main(command) == 0  # the export remembers
+  result = json.loads(capsys.readouterr().out.splitlines()[-1])
+  loss = result['test']['stdlib:code']['loss']
+  assert loss == pytest.approx(losses['test'], rel=1e-5)
 
 
 def test_a_run_and_its_export_have_the_same_loss(workdir, model_dir, capsys):
-  rows = ['--data=stdlib:code', '--batches=4']
-  assert cli.main(['evaluate', f'--workdir={workdir}', *rows]) == 0
-  run = json.loads(capsys.readouterr().out.splitlines()[-1])
-  model = ['evaluate', f'--model={model_dir}', '--seq_len=64']
-  assert cli.main([*model, *rows]) == 0
-  exported = json.loads(capsys.readouterr().out.splitlines()[-1])
-  assert exported['eval']['stdlib:code']['loss'] == pytest.approx(
-    run['eval']['stdlib:code']['loss'], rel=1e-5
+  found = []
+  for what in (f'--workdir={workdir}', f'--model={model_dir}'):
+    assert cli.main(['evaluate', what, '--batches=4']) == 0
+    found.append(json.loads(capsys.readouterr().out.splitlines()[-1])['eval'])
+  run, exported = found
+  assert exported['stdlib:code'] == pytest.approx(run['stdlib:code'], rel=1e-5)
+
+
+def evaluated(capsys, *options):
+  assert cli.main(['evaluate', *options]) == 0
+  *lines, last = capsys.readouterr().out.splitlines()
+  ((source, values),) = json.loads(last)['eval'].items()
+  read = f'{values["documents"]} of {values["of_documents"]} documents'
+  assert lines[-1].startswith(source) and read in lines[-1]
+  return values
+
+
+def test_a_file_of_its_own_is_read_whole(workdir, model_dir, tmp_path, capsys):
+  texts = [f'{i} is a number. ' * (i % 9 + 1) for i in range(12)]
+  rows = [json.dumps({'text': text}) for text in texts]
+  (tmp_path / 'own.jsonl').write_text('\n'.join(rows))
+  options = [f'--data=jsonl:{tmp_path}/own.jsonl', '--packing=best_fit']
+  file = tmp_path / 'scores.jsonl'
+  found = [
+    evaluated(capsys, what, *options, f'--log_samples={file}')
+    for what in (f'--workdir={workdir}', f'--model={model_dir}')
+  ]
+  assert found[0] == pytest.approx(found[1], rel=1e-5)
+  assert found[0]['documents'] == found[0]['of_documents'] == 12
+  assert found[0]['tokens'] == sum(len(text) + 1 for text in texts)
+  scores = list(map(json.loads, file.read_text().splitlines()))
+  assert {s['document'] for s in scores} == {
+    f'own.jsonl#{i}' for i in range(1, 13)
+  }
+  assert [s['tokens'] for s in scores] == [len(text) + 1 for text in texts]
+  nats = sum(s['loss'] * s['tokens'] for s in scores)
+  assert nats / found[0]['tokens'] == pytest.approx(found[0]['loss'], rel=1e-6)
+  # Documents by themselves do not depend on each other, nor on the scores.
+  (tmp_path / 'own.jsonl').write_text(rows[4])
+  alone = evaluated(capsys, f'--model={model_dir}', *options)
+  assert alone['loss'] == pytest.approx(scores[4]['loss'], rel=1e-5)
+
+
+def test_how_much_is_read_can_be_asked_for(workdir, tmp_path, capsys):
+  for i in range(40):
+    (tmp_path / f'{i}.txt').write_text(f'text {i} ' * 9)
+  run = [f'--workdir={workdir}', f'--data=text:{tmp_path}/*.txt']
+  whole, half, short = (
+    evaluated(capsys, *run, *more)
+    for more in ([], ['--held_out=0.5'], ['--seq_len=16', '--batches=1'])
   )
+  assert whole['documents'] == 40 and 5 < half['documents'] < 35
+  assert short['tokens'] < whole['tokens'] / 5
+  for option, message in (
+    ('--held_out=0', 'held_out 0.0; allowed: above 0'),
+    ('--seq_len=1', 'seq_len = 1; allowed: at least 2'),
+    ('--tasks=piqa', '--data is of text'),
+  ):
+    assert cli.main(['evaluate', *run, option]) == 78
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('temperature', ['0', '0.8'])

@@ -7,7 +7,7 @@ from satjax import errors
 from satjax.commands import shared
 
 SUMMARY = (
-  'held-out loss, perplexity and bits per byte of a run or a model, or its'
+  'loss, perplexity and bits per byte of a run or a model on text, or its'
   ' answers to the tasks of lm-evaluation-harness; the last line of stdout is'
   ' one JSON object'
 )
@@ -30,30 +30,50 @@ _TASKS = {
     'N', 'solved examples before each (default: as the task says)', int
   ),
 }
+# As the run reads text, or the run that an export comes from: `subjects`.
+_READING = {
+  **{flag: option | {'default': None} for flag, option in shared.TEXT.items()},
+  '--seq_len': shared.value(
+    'N', 'tokens in a row (default: as trained, or 256)', int
+  ),
+  '--packing': shared.choice(
+    ('best_fit', 'concat_then_split'),
+    'whole documents, of which long ones go on in another row; or end to end,'
+    ' cut where rows end (default: as trained, or best_fit)',
+  ),
+  '--held_out': shared.value(
+    'SHARE',
+    'of the documents of each source to read, the same that a run with this'
+    ' config.data.held_out keeps from training; 1: all (default: all, but of'
+    ' sources that were trained on what was held out)',
+    float,
+  ),
+}
 OPTIONS = (
   shared.MODEL
-  | shared.TEXT
   | {
     '--data': shared.value(
       'SOURCE',
-      'held-out text, such as stdlib:docs or text:books/*.txt; may be'
-      ' given again (default: that of the run, or stdlib:docs)',
+      'text to read, such as text:test.txt or tokens:DIR; may be given again'
+      ' (default: config.data.eval of the run, or stdlib:docs)',
       action='append',
     ),
     '--split': shared.choice(
       ('held_out', 'test'),
-      'documents to read: held_out (default), or test, those that a run'
-      ' with config.data.test keeps for final numbers',
+      'of sources that were trained on: held_out (default), or test, the'
+      ' documents that config.data.test keeps for final numbers',
       default='held_out',
     ),
-    '--seq_len': shared.value(
-      'N',
-      'tokens in a row, for a --model directory (default: 256)',
-      int,
-      default=256,
-    ),
+  }
+  | _READING
+  | {
     '--batches': shared.value(
-      'N', 'batches of each source, at most (default: as the run, or 16)', int
+      'N', 'batches of each source, spread over it (default: all)', int
+    ),
+    '--log_samples': shared.value(
+      'FILE',
+      'where to write what each document or example scores, one JSON object'
+      ' a line',
     ),
   }
   | _TASKS
@@ -64,6 +84,10 @@ def run(options: Any) -> None:
   more = [flag for flag in _TASKS if getattr(options, flag[2:]) is not None]
   if more and not options.tasks:
     raise errors.ConfigError(f'{more[0]} needs --tasks=NAME,NAME')
+  texts = ('--data', '--batches', *_READING)
+  more = [flag for flag in texts if getattr(options, flag[2:]) is not None]
+  if more and options.tasks:
+    raise errors.ConfigError(f'{more[0]} is of text, and --tasks of tasks')
   if options.tasks:
     result = _answer(options)
   else:
@@ -77,7 +101,7 @@ def _answer(options):
   from satjax.train import saved
 
   if shared.is_run(options):
-    found = saved.restore(options.workdir, options.step)
+    found = saved.restore(options.workdir, options.step, options.tokenizer)
     model, tokenizer = found.model, found.tokenizer
     what = {'step': found.step}
     where = {'max_length': found.stage.seq_len, 'mesh': found.setup.mesh}
@@ -91,6 +115,7 @@ def _answer(options):
     task_dir=options.task_dir,
     limit=options.limit,
     num_fewshot=options.num_fewshot,
+    samples=options.log_samples,
   )
   print(lm_eval_tasks.render(found), end='')
   return what | {'tasks': found.pop('results')} | found
@@ -98,48 +123,25 @@ def _answer(options):
 
 def _read(options):
   """Prints a line for each source of text; the losses."""
-  from satjax.config.data import DataConfig
-  from satjax.data import tokenizers
-  from satjax.interop import models
-  from satjax.train import evaluation
+  from satjax.train import evaluation, subjects
 
   if shared.is_run(options):
-    result = evaluation.evaluate_run(
-      options.workdir,
-      options.step,
-      options.data,
-      options.batches,
-      split=options.split,
-    )
+    subject = subjects.of_run(options.workdir, options.step, options.tokenizer)
   else:
-    if options.split == 'test':
-      raise errors.ConfigError(
-        '--split=test needs --workdir=DIR: a --model directory does not say'
-        ' which documents were kept for a test'
-      )
-    sources = tuple(options.data or ['stdlib:docs'])
-    spec = options.tokenizer or models.tokenizer_spec(options.model)
-    tokenizer = tokenizers.get_tokenizer(spec)
-    data = DataConfig(
-      train=sources,
-      eval=sources,
-      columns=options.columns,
-      template=shared.template_of(options, tokenizer),
-      reasoning=options.reasoning,
-      unlearned='keep',
-      tokenizer=spec,
-      seq_len=options.seq_len,
-      packing='concat_then_split',
-      too_long='cut',
-      attend='document',
-      held_out=0.05,
-      test=0.0,
-      seed=0,
-    )
-    result = evaluation.evaluate_model(
-      options.model, data, max_batches=options.batches or 16
-    )
+    found = shared.open_model(options)
+    template = shared.template_of(options, found[1])
+    subject = subjects.of_model(options.model, *found, template)
+  result = subjects.evaluate(
+    subject,
+    sources=options.data,
+    max_batches=options.batches,
+    split=options.split,
+    samples=options.log_samples,
+    **{flag[2:]: getattr(options, flag[2:]) for flag in _READING},
+  )
   for source, values in result[evaluation.NAMES[options.split]].items():
-    text = '  '.join(f'{name} {value:.4f}' for name, value in values.items())
-    print(f'{source}  {text}')
+    scores = (n for n in values if n not in subjects.COUNTS)
+    text = '  '.join(f'{name} {values[name]:.4f}' for name in scores)
+    read, whole, tokens = (f'{values[n]:,}' for n in subjects.COUNTS)
+    print(f'{source}  {text}  {read} of {whole} documents, {tokens} tokens')
   return result

@@ -33,9 +33,9 @@ OPTIONS = shared.required(
 
 def run(options: Any) -> None:
   from satjax.interop import models, peft
-  from satjax.train import card, saved
+  from satjax.train import card, saved, subjects
 
-  found = saved.restore(options.workdir, options.step)
+  found = saved.restore(options.workdir, options.step, options.tokenizer)
   model = found.model
   if options.adapter:
     lora, adapters = found.config.lora, found.adapters
@@ -52,4 +52,5 @@ def run(options: Any) -> None:
       template=found.encoder.chat.source,
       card='' if options.no_card else card.write(found, options.workdir),
     )
+    subjects.remember(options.out, found)
   print(f'wrote step {found.step} of {options.workdir} to {options.out}')

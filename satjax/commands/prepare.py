@@ -25,7 +25,8 @@ OPTIONS = {
   **shared.TEXT,
   '--held_out': shared.value(
     'SHARE',
-    'of the documents, for evaluation (default: 0.05)',
+    'of the documents, for evaluation (default: 0.05); 1: all, of a file of'
+    ' its own; 0: none',
     float,
     default=0.05,
   ),

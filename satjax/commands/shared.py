@@ -130,7 +130,7 @@ def open_model(options: Any) -> tuple[Any, Any]:
   from satjax.train import saved
 
   if is_run(options):
-    run = saved.restore(options.workdir, options.step)
+    run = saved.restore(options.workdir, options.step, options.tokenizer)
     return run.model, run.tokenizer
   spec = options.tokenizer or models.tokenizer_spec(options.model)
   tokenizer = tokenizers.get_tokenizer(spec)

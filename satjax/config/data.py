@@ -71,7 +71,7 @@ class DataConfig(schema.Group):
   packing: str = schema.one_of('concat_then_split', 'best_fit')
   too_long: str = schema.one_of('cut', 'drop')
   attend: str = schema.one_of('document', 'row')
-  held_out: float = schema.rule(lambda v: 0 < v < 1, 'between 0 and 1')
+  held_out: float = schema.between(0, 1)
   test: float = schema.between(0, 1)
   seed: int = schema.at_least(0)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from satjax import errors
 from satjax.config.data import DataConfig
-from satjax.data import prepared
+from satjax.data import prepared, sources
 from satjax.data import rows as rows_lib
 from satjax.data import table as tables
 from satjax.data.encode import Encoder
@@ -111,6 +111,75 @@ def make_batches(
   )
 
 
+class EvalBatches(Sequence):
+  """Batches of what is evaluated of a source, the same at every evaluation.
+
+  Every token of its documents is a target once, but for those that begin a
+  document. The last batch is filled up with rows of weight 0, so that a
+  token-weighted loss is exact.
+
+  Attributes:
+    num_tokens: that count.
+    num_documents: that they are of.
+    num_in_split: documents of the split, which are numbered in their order.
+    num_found: documents of the source.
+  """
+
+  def __init__(
+    self, parts: Sequence[rows_lib.Rows], batch_size: int, count: int
+  ):
+    """Takes `count` of the rows, spread evenly over them."""
+    self._parts, self._batch_size, self._count = parts, batch_size, count
+    self._ends = np.cumsum([len(part) for part in parts])
+    sizes = [len(part.table.starts) for part in parts]
+    self._firsts = np.cumsum([0, *sizes[:-1]])
+    self.num_found = sum(part.table.num_found for part in parts)
+    self.num_tokens, self.num_in_split = 0, sum(sizes)
+    is_read = np.zeros(self.num_in_split, bool)
+    for number, batch in enumerate(self):
+      counts = batch['weights'] > 0
+      self.num_tokens += int(counts.sum())
+      is_read[self.documents(number)[counts]] = True
+    self.num_documents = int(is_read.sum())
+
+  def __len__(self) -> int:
+    return -(-self._count // self._batch_size)
+
+  def __getitem__(self, number: int) -> Batch:
+    """Returns a batch: the keys of `rows.rows`, all [B, T]."""
+    taken = [part[row] for part, row, _ in self._rows(number)]
+    padding = taken[0] | {'weights': np.zeros_like(taken[0]['weights'])}
+    taken += [padding] * (self._batch_size - len(taken))
+    return {key: np.stack([row[key] for row in taken]) for key in padding}
+
+  def documents(self, number: int) -> np.ndarray:
+    """int64 [B, T]: the document of each target of a batch, where it counts."""
+    taken = [
+      first + part.documents(row) for part, row, first in self._rows(number)
+    ]
+    return np.stack(taken + taken[:1] * (self._batch_size - len(taken)))
+
+  def name(self, document: int) -> str:
+    """What the source calls a document; its number, where it is a table."""
+    number = int(np.searchsorted(self._firsts, document, side='right')) - 1
+    ids, place = self._parts[number].table.ids, document - self._firsts[number]
+    return ids[place] if ids else f'{self._parts[number].table.name}#{place}'
+
+  def _rows(self, number: int) -> list[tuple[rows_lib.Rows, int, int]]:
+    """Of a batch: the part of each row, its number there, and of documents."""
+    first = range(len(self))[number] * self._batch_size  # or IndexError
+    last = min(first + self._batch_size, self._count)
+    found = []
+    for row in (
+      i * int(self._ends[-1]) // self._count for i in range(first, last)
+    ):
+      part = int(np.searchsorted(self._ends, row, side='right'))
+      rows = self._parts[part]
+      place = row - int(self._ends[part]) + len(rows)
+      found.append((rows, place, int(self._firsts[part])))
+    return found
+
+
 def eval_batches(
   data_config: DataConfig,
   source: str,
@@ -118,41 +187,35 @@ def eval_batches(
   batch_size: int,
   tokenizer: Tokenizer,
   vocab_size: int,
-  max_batches: int,
+  max_batches: int | None = None,
   split: str = 'held_out',
-) -> list[Batch]:
-  """Returns rows of a split in a fixed order, the same at every evaluation.
+) -> EvalBatches:
+  """What is evaluated of a source.
 
-  If there are more rows than fit, those taken are spread evenly over the
-  table. The last batch is filled up with rows of weight 0, so that a
-  token-weighted loss is exact.
+  Of what `data.train` has too it is a split. Files that are not there are read
+  whole, and so are data sets; of a prepared table it is what it holds out.
+
+  Args:
+    max_batches: of more rows than fit into these, some are taken; None: all.
 
   Raises:
     ConfigError, DataError: as `make_batches`; DataError also if the rows taken
       hold prompts alone, whose loss is of nothing.
   """
-  parts = _parts(data_config, source, split, tokenizer, vocab_size)
-  ends = np.cumsum([len(part) for part, _ in parts])
-  count = min(int(ends[-1]), max_batches * batch_size)
-  taken = []
-  for row in (i * int(ends[-1]) // count for i in range(count)):
-    number = int(np.searchsorted(ends, row, side='right'))
-    part, _ = parts[number]
-    taken.append(part[row - int(ends[number]) + len(part)])
-  if not any(row['weights'].any() for row in taken):
+  found = _parts(
+    data_config, source, split, tokenizer, vocab_size, is_whole=True
+  )
+  parts = [part for part, _ in found]
+  count = sum(map(len, parts))
+  if max_batches is not None:
+    count = min(count, max_batches * batch_size)
+  made = EvalBatches(parts, batch_size, count)
+  if not made.num_tokens:
     raise errors.DataError(
       f'{source} ({split}): the {count} rows that are evaluated hold no'
       ' token of an answer; raise train.eval_batches or data.seq_len'
     )
-  padding = taken[0] | {'weights': np.zeros_like(taken[0]['weights'])}
-  taken += [padding] * (-count % batch_size)
-  return [
-    {
-      key: np.stack([row[key] for row in taken[i : i + batch_size]])
-      for key in padding
-    }
-    for i in range(0, len(taken), batch_size)
-  ]
+  return made
 
 
 def weighted(mixture: Sequence[Any]) -> list[tuple[str, float]]:
@@ -160,12 +223,34 @@ def weighted(mixture: Sequence[Any]) -> list[tuple[str, float]]:
   return [(s, 1.0) if isinstance(s, str) else tuple(s) for s in mixture]
 
 
+def is_trained_on(data_config: DataConfig, source: str) -> bool:
+  """Whether `data.train` has a source, or a file of it."""
+  return sources.trained_names(source, _trained(data_config)) != {}
+
+
+def _trained(c: DataConfig) -> list[str]:
+  """Sources that are trained on, and those that tables were made from."""
+  found = [source for source, _ in weighted(c.train)]
+  for source in found[:]:
+    if source.startswith('tokens:'):
+      found += prepared.sources_of(source.removeprefix('tokens:'))
+  return found
+
+
 def _parts(
-  c: DataConfig, source: str, split: str, tokenizer: Tokenizer, vocab_size: int
+  c: DataConfig,
+  source: str,
+  split: str,
+  tokenizer: Tokenizer,
+  vocab_size: int,
+  *,
+  is_whole: bool = False,
 ) -> list[tuple[rows_lib.Rows, float]]:
   """Rows of a source, in as many parts as it was prepared from, and shares."""
   shares = {'held_out': c.held_out, 'test': c.test}
   if source.startswith('tokens:'):
+    if split != 'train' and not is_trained_on(c, source):
+      shares = dict.fromkeys(shares)
     found = prepared.open_tables(
       source.removeprefix('tokens:'),
       split,
@@ -176,14 +261,28 @@ def _parts(
     )
   else:
     encoder = Encoder(tokenizer, c.template, c.reasoning)
+    trained = None
+    if split != 'train':
+      trained = sources.trained_names(source, _trained(c))
     built = tables.build_table(
-      source, encoder, split=split, columns=c.columns, **shares
+      source,
+      encoder,
+      split=split,
+      columns=c.columns,
+      trained=trained,
+      **shares,
     )
     found = [(built, 1.0)]
   parts = []
   for table, share in found:
     rows = rows_lib.rows(
-      table, c.seq_len, c.packing, c.too_long, vocab_size, c.attend
+      table,
+      c.seq_len,
+      c.packing,
+      c.too_long,
+      vocab_size,
+      c.attend,
+      is_whole=is_whole,
     )
     if rows.num_cut or rows.num_dropped:
       logging.warning(

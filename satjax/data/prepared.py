@@ -150,12 +150,15 @@ def open_tables(
   *,
   template: str,
   reasoning: str = 'template',
-  held_out: float,
-  test: float,
+  held_out: float | None,
+  test: float | None,
 ) -> list[tuple[TokenTable, float]]:
   """The tables that `satjax prepare` wrote, one for each source.
 
   Nothing is read but sizes; see `verify`.
+
+  Args:
+    held_out, test: shares that the table must have; None: any.
 
   Returns:
     The tables, and their weights, which are 1 together.
@@ -183,13 +186,22 @@ def open_tables(
     name = f'tokens:{directory}, {part.source} ({split})'
     if described is None or not described.num_documents:
       key = 'test' if split == 'test' else 'held_out'
+      share = (_ADDED | found.made_from)[key]
       raise errors.DataError(
-        f'{name}: no document fell into this split ({key} {shares[key]}); add'
+        f'{name}: no document fell into this split ({key} {share}); add'
         f' documents, or prepare it with another --{key}'
       )
     opened = _table(root / folder(number, split), described, found.dtype, name)
+    count = sum(one.num_documents for one in part.splits.values())
+    opened = dataclasses.replace(opened, num_found=count)
     tables.append((opened, part.weight / total))
   return tables
+
+
+def sources_of(directory: str | os.PathLike) -> tuple[str, ...]:
+  """The sources that a table was made from; (): there is no table."""
+  found = read(Path(directory).expanduser())
+  return tuple(found.made_from['sources']) if found else ()
 
 
 def verify(directory: str | os.PathLike) -> int:
@@ -231,7 +243,7 @@ def _check_made(found, root, tokenizer, settings) -> None:
       ' the same, or prepare it again'
     )
   for key, value in settings.items():
-    if made[key] != value:
+    if value is not None and made[key] != value:
       raise errors.ConfigError(
         f'{root} was prepared with {key} {made[key]!r}; data.{key} is'
         f' {value!r}; use the same, or prepare it again'

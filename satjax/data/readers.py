@@ -45,8 +45,8 @@ def source(name: str, columns: Sequence[str]) -> Source:
   Raises:
     DataError: there is no such file.
   """
-  kind, _, pattern = name.partition(':')
-  files = _matching(name, pattern)
+  kind = name.partition(':')[0]
+  files = matching(name)
 
   def read(start: Position, size: int) -> Iterator[Chunk]:
     # A file has positions of its own, and each of its chunks what is done of
@@ -63,8 +63,13 @@ def source(name: str, columns: Sequence[str]) -> Source:
   return Source(identity(files), sum(file.size for file in files), read)
 
 
-def _matching(source: str, pattern: str) -> list[SourceFile]:
-  pattern = os.path.expanduser(pattern)
+def matching(source: str) -> list[SourceFile]:
+  """The files of a source, in order.
+
+  Raises:
+    DataError: there is none.
+  """
+  pattern = os.path.expanduser(source.partition(':')[2])
   paths = [p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p)]
   if not paths:
     hint = 'check the path; ** stands for any folders'
@@ -90,6 +95,15 @@ def identity(files: Sequence[SourceFile]) -> str:
   digest = hashlib.blake2b(digest_size=16)
   for name, _, size in files:
     digest.update(f'{name}\0{size}\n'.encode('utf-8', 'surrogateescape'))
+  return digest.hexdigest()
+
+
+def fingerprint(files: Sequence[SourceFile]) -> str:
+  """Changes with names, sizes and beginnings of files, wherever they lie."""
+  digest = hashlib.blake2b(identity(files).encode(), digest_size=16)
+  for file in files:
+    with opened(file.path) as handle:
+      digest.update(handle.read(4096))
   return digest.hexdigest()
 
 

@@ -7,6 +7,10 @@ cut     [bos] a b [eos]                    seq_len 4: end to end, and the
                                            first of the next row
 packed  [bos] a b [bos]                    as inputs: the last token of a
         c  -  -  -                         document is a target only
+
+Rows to train on leave out a remainder that fills no row, and of packed
+documents what is longer than a row. Rows to evaluate on leave out nothing: the
+last one is filled up, and a long document goes on in another row.
 """
 
 import numpy as np
@@ -21,20 +25,25 @@ class Rows:
   """Rows that cut documents where they end; see `rows`.
 
   Row i reads tokens[i * seq_len : (i + 1) * seq_len + 1], so that every token
-  but the table's first is a target once. A remainder that fills no row is
-  dropped.
+  but the table's first is a target once.
   """
 
   num_cut = num_dropped = 0  # documents that are longer than a row
   num_unlearned = 0  # of which nothing is learned
 
   def __init__(
-    self, table: TokenTable, seq_len: int, vocab_size: int, attend: str
+    self,
+    table: TokenTable,
+    seq_len: int,
+    vocab_size: int,
+    attend: str,
+    is_whole: bool,
   ):
     self.table = table
     self._attend = attend
     self._seq_len = seq_len
     self._vocab_size = vocab_size
+    self._is_whole = is_whole
     self.num_unlearned = self._unlearned(len(table.tokens))
 
   def _unlearned(self, most: int) -> int:
@@ -46,7 +55,9 @@ class Rows:
     return self.table.num_unlearned(sizes)
 
   def __len__(self) -> int:
-    return (len(self.table.tokens) - 1) // self._seq_len
+    places = max(0, len(self.table.tokens) - 1)
+    rest = places % self._seq_len > 0 and self._is_whole
+    return places // self._seq_len + rest
 
   def __getitem__(self, row: int) -> Row:
     if not 0 <= row < len(self):
@@ -67,31 +78,45 @@ class Rows:
       del values['segments']
     return values
 
+  def documents(self, row: int) -> np.ndarray:
+    """int64 [T]: the number in the table of each target's document, or -1."""
+    places = self._places(row)
+    return np.searchsorted(self.table.starts, places, side='right') - 1
+
+  def _places(self, row: int) -> np.ndarray:
+    """int64 [T]: where each target stands in the table; -1: there is none."""
+    places = row * self._seq_len + 1 + np.arange(self._seq_len)
+    return np.where(places < len(self.table.tokens), places, -1)
+
   def _row(self, row: int) -> Row:
     first, last = row * self._seq_len, (row + 1) * self._seq_len
+    last = min(last, len(self.table.tokens) - 1)
     ids = self.table.tokens[first : last + 1].astype(np.int32)
     # Documents that begin after the first token, up to the last one.
     begin, end = np.searchsorted(self.table.starts, (first + 1, last))
     inner = self.table.starts[begin:end] - first
-    segments = np.ones(self._seq_len, np.int32)
+    segments = np.ones(last - first, np.int32)
     segments[inner] += 1
-    segments = np.cumsum(segments) - np.arange(self._seq_len)
+    segments = np.cumsum(segments) - np.arange(last - first)
     origins = np.concatenate(([0], inner)).astype(np.int32)
-    positions = np.arange(self._seq_len, dtype=np.int32)
-    return {
+    positions = np.arange(last - first, dtype=np.int32)
+    values = {
       'tokens': ids[:-1],
       'targets': ids[1:],
       'positions': positions - origins[segments - 1],
       'segments': segments.astype(np.int32),
       'weights': self.table.weights(first + 1, last + 1),
     }
+    empty = self._seq_len - (last - first)
+    return {key: np.pad(v, (0, empty)) for key, v in values.items()}
 
 
 class PackedRows(Rows):
   """Rows of whole documents, by best fit; see `rows`.
 
   A document of n tokens takes n - 1 places: its last token is a target only.
-  Of those longer than a row it has the beginning, or nothing.
+  Of those longer than a row it has the beginning, or nothing; to evaluate, all
+  of it: what goes on elsewhere begins with the last token before.
   """
 
   def __init__(
@@ -100,30 +125,50 @@ class PackedRows(Rows):
     seq_len: int,
     vocab_size: int,
     attend: str,
+    is_whole: bool,
     too_long: str,
   ):
-    super().__init__(table, seq_len, vocab_size, attend)
+    super().__init__(table, seq_len, vocab_size, attend, is_whole)
     ends = np.append(table.starts[1:], len(table.tokens))
-    places = ends - table.starts - 1
-    is_long = places > seq_len
-    taken = np.flatnonzero(~is_long if too_long == 'drop' else places > 0)
-    self.num_cut = int(is_long[taken].sum())
-    self.num_dropped = int(is_long.sum()) - self.num_cut
-    if self.num_cut:
-      self.num_unlearned = self._unlearned(seq_len + 1)
-    self._places = np.minimum(places, seq_len)
-    self._documents = _pack(taken, self._places, seq_len)
+    sizes = np.maximum(ends - table.starts - 1, 0)
+    if is_whole:
+      counts = -(-sizes // seq_len)
+      document = np.repeat(np.arange(len(sizes)), counts)
+      number = np.arange(len(document)) - (np.cumsum(counts) - counts)[document]
+      self._starts = table.starts[document] + number * seq_len
+      sizes = sizes[document] - number * seq_len
+      taken = np.arange(len(document))
+    else:
+      is_long = sizes > seq_len
+      self._starts = table.starts
+      taken = np.flatnonzero(~is_long if too_long == 'drop' else sizes > 0)
+      self.num_cut = int(is_long[taken].sum())
+      self.num_dropped = int(is_long.sum()) - self.num_cut
+      if self.num_cut:
+        self.num_unlearned = self._unlearned(seq_len + 1)
+    # Of a piece, a document or a part of one.
+    self._sizes = np.minimum(sizes, seq_len)
+    self._pieces = _pack(taken, self._sizes, seq_len)
 
   def __len__(self) -> int:
-    return len(self._documents)
+    return len(self._pieces)
+
+  def _places(self, row: int) -> np.ndarray:
+    places = [
+      self._starts[piece] + 1 + np.arange(self._sizes[piece])
+      for piece in self._pieces[row]
+    ]
+    places = np.concatenate(places)
+    empty = self._seq_len - len(places)
+    return np.pad(places, (0, empty), constant_values=-1)
 
   def _row(self, row: int) -> Row:
     names = ('tokens', 'targets', 'positions', 'segments')
     values = {name: np.zeros(self._seq_len, np.int32) for name in names}
     values['weights'] = np.zeros(self._seq_len, np.float32)
     at = 0
-    for number, document in enumerate(self._documents[row], 1):
-      size, first = self._places[document], self.table.starts[document]
+    for number, piece in enumerate(self._pieces[row], 1):
+      size, first = self._sizes[piece], self._starts[piece]
       ids = self.table.tokens[first : first + size + 1]
       here = slice(at, at + size)
       values['tokens'][here], values['targets'][here] = ids[:-1], ids[1:]
@@ -143,6 +188,9 @@ def _pack(
   tokens, so that a row can be read without those before it.
   """
   import grain
+
+  if not len(documents):
+    return []
 
   def element(number):
     return {'document': np.full(places[number], number, np.int32)}
@@ -167,6 +215,8 @@ def rows(
   too_long: str = 'cut',
   vocab_size: int = 2**31,
   attend: str = 'document',
+  *,
+  is_whole: bool = False,
 ) -> Rows:
   """A sequence that computes a row when asked for it.
 
@@ -179,6 +229,7 @@ def rows(
     vocab_size: of the model; a row with another id is refused when it is read.
     attend: 'document'; or 'row', one sequence whatever is in it: positions run
       on, and there are no segments.
+    is_whole: nothing is left out, as it must be where rows are evaluated.
 
   Returns:
     A sequence of dicts with keys, all [T] and int32 but for weights:
@@ -190,10 +241,11 @@ def rows(
 
   Raises:
     DataError: the table is shorter than one row, its first prompt longer than
-      all of its rows, or no document is whole.
+      all of its rows, or no document is whole; not if `is_whole`.
   """
+  settings = (table, seq_len, vocab_size, attend, is_whole)
   if packing == 'best_fit':
-    packed = PackedRows(table, seq_len, vocab_size, attend, too_long)
+    packed = PackedRows(*settings, too_long)
     if packed.num_cut + packed.num_dropped == len(table.starts):
       raise errors.DataError(
         f'{table.name}: all of its {len(table.starts)} documents are longer'
@@ -201,6 +253,9 @@ def rows(
         " end; raise data.seq_len, or use data.packing='concat_then_split'"
       )
     return packed
+  cut = Rows(*settings)
+  if is_whole:
+    return cut
   num_tokens = len(table.tokens)
   if num_tokens < seq_len + 1:
     raise errors.DataError(
@@ -208,7 +263,6 @@ def rows(
       f' a row needs data.seq_len + 1 = {seq_len + 1}; shorten data.seq_len, or'
       ' give this split more text (data.held_out and data.test move documents)'
     )
-  cut = Rows(table, seq_len, vocab_size, attend)
   if table.first_target > len(cut) * seq_len:
     raise errors.DataError(
       f'{table.name}: its first prompt has {table.first_target - 1} tokens, and'

@@ -5,13 +5,17 @@ system.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import os
+import re
 
 from satjax import errors
 from satjax.data import chunks, readers, stdlib, tfds
 from satjax.data.chunks import Source
 from satjax.data.documents import Document
 
+_SPLIT = re.compile(r'\w*')  # of 'train[:50%]', what stands before the slice
 FORMS = (
   'stdlib:docs (docstrings and language reference of Python)',
   'stdlib:code (the standard library of Python)',
@@ -50,6 +54,63 @@ def find(source: str, columns: Sequence[str] = ()) -> Source:
   raise errors.ConfigError(
     f'{source!r} is not a known source; allowed:\n  {allowed}'
   )
+
+
+def trained_names(
+  source: str, trained: Sequence[str]
+) -> Mapping[str, str] | None:
+  """Which files of a source were trained on, and what they were called then.
+
+  The name of a document decides whether it is held out, and the name of its
+  file depends on the glob. What comes with Python counts as trained on: other
+  sources there have the same texts.
+
+  Args:
+    trained: sources, and fingerprints of files (`identify`).
+
+  Returns:
+    From the name of each such file in `source` to that in `trained`. None: all
+    of `source` was trained on, by the names that it has.
+
+  Raises:
+    DataError: `source` matches no file.
+  """
+  kind = source.partition(':')[0]
+  if kind == 'stdlib' or _key(source) in map(_key, trained):
+    return None
+  if kind not in readers.READERS:
+    return {}
+  files = readers.matching(source)
+  if readers.fingerprint(files) in trained:
+    return None
+  names = {}
+  for other in trained:
+    if other.partition(':')[0] == kind:
+      with contextlib.suppress(errors.DataError):  # no longer there
+        for file in readers.matching(other):
+          names[os.path.realpath(file.path)] = file.name
+  paths = {file.name: os.path.realpath(file.path) for file in files}
+  return {name: names[path] for name, path in paths.items() if path in names}
+
+
+def identify(source: str) -> list[str]:
+  """A source, and the fingerprint of its files if it has some."""
+  found = [source]
+  if source.partition(':')[0] in readers.READERS:
+    with contextlib.suppress(errors.DataError):
+      found.append(readers.fingerprint(readers.matching(source)))
+  return found
+
+
+def _key(source: str) -> str:
+  """The same for sources that are written differently."""
+  kind, _, name = source.partition(':')
+  if kind == 'tfds':  # slices of a split may have examples in common
+    place, _, split = name.partition('?')
+    return f'{kind}:{place}?{_SPLIT.match(split or "train")[0]}'
+  if kind == 'tokens' or kind in readers.READERS:
+    return f'{kind}:{os.path.realpath(os.path.expanduser(name))}'
+  return source
 
 
 def documents(

@@ -10,7 +10,7 @@ trained   0   0 0 1 1   1     0   1   1
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 import hashlib
@@ -42,6 +42,8 @@ class TokenTable:
   # bool [num_tokens], whether the loss counts a token as a target; None: every
   # one that begins no document.
   is_trained: Any = None
+  ids: tuple[str, ...] = ()  # of the documents; (): they are not kept
+  num_found: int = 0  # documents of the source, in whatever split
 
   @functools.cached_property
   def first_target(self) -> int:
@@ -103,6 +105,7 @@ def build_table(
   held_out: float,
   test: float = 0.0,
   columns: tuple[str, ...] = (),
+  trained: Mapping[str, str] | None = None,
 ) -> TokenTable:
   """Tokenises the documents of one split.
 
@@ -110,6 +113,8 @@ def build_table(
     source, columns: as `sources.find` has them.
     held_out, test: shares of the documents (of their groups, where they have
       some), not of the tokens.
+    trained: of `sources.trained_names`: documents of other files are taken
+      whole, whatever the split. None: there are no other files.
 
   Raises:
     ConfigError: `source` or `split` is unknown.
@@ -117,17 +122,26 @@ def build_table(
   """
   if split not in SPLITS:
     raise errors.ConfigError(f'split {split!r}; allowed: {SPLITS}')
-  num_documents, counts = 0, Counter()
+  num_documents, ids, encoded, counts = 0, [], [], Counter()
 
   def mine() -> Iterator[Document]:
     nonlocal num_documents
     for document in sources.documents(source, columns, counts):
       num_documents += 1
-      if split_of(document.group or document.id, held_out, test) == split:
+      name = document.group or document.id
+      is_other = False
+      if trained is not None:
+        file, mark, place = name.rpartition('#')
+        is_other = file not in trained
+        name = f'{trained.get(file)}{mark}{place}'
+      if is_other or split_of(name, held_out, test) == split:
         yield document
 
   try:
-    encoded = [tokens for _, tokens in encoder.each(mine(), counts)]
+    for document, tokens in encoder.each(mine(), counts):
+      encoded.append(tokens)
+      if split != 'train':
+        ids.append(document.id)
   except errors.DataError as error:
     raise errors.DataError(f'{source!r}, {error}') from error
   if not encoded:
@@ -141,7 +155,8 @@ def build_table(
     words = '; '.join(f'{n:,} {key}' for key, n in found.items())
     logging.warning(f'{name}: {words}')
   has_turns = any(one.is_trained is not None for one in encoded)
-  return join(encoded, name, encoder.stop_id if has_turns else None)
+  made = join(encoded, name, encoder.stop_id if has_turns else None)
+  return dataclasses.replace(made, ids=tuple(ids), num_found=num_documents)
 
 
 def join(encoded: list[Encoded], name: str, stop_id: int | None) -> TokenTable:

@@ -4,9 +4,10 @@ Texts become the ids that AutoTokenizer gives them with the files of an export,
 so that the harness's own model for Hugging Face directories (`HFLM`) gives the
 same numbers. A text gets a begin of text where those files put one (sentence
 pieces, and a tokenizer.json whose post-processor does), and none otherwise: the
-byte tokenizer puts none. What has no context is scored after a begin of text.
-Bytes and sentence pieces stay ours in two things: a special token that a text
-spells is read as its characters, and a space before a text is kept.
+byte tokenizer puts none. What has no context is scored after the begin of text
+that the files name, whether they put it or not, else after the end. Bytes and
+sentence pieces stay ours in two things: a special token that a text spells is
+read as its characters, and a space before a text is kept.
 
 Letters as in `model.ops`, and R requests of a batch.
 """
@@ -77,29 +78,32 @@ def adaptor(
   return Satjax(model, params, tokenizer, max_length, batch_tokens, mesh)
 
 
-def encoder(
+def reader(
   tokenizer: tokenizers.Tokenizer,
-) -> Callable[[str, bool | None], list[int]]:
+) -> tuple[Callable[[str, bool | None], list[int]], int]:
   """How AutoTokenizer reads a text, with the files of an export.
 
   Returns:
     A function from a text and whether special tokens are put around it (None:
-    unless it begins with one) to ids.
+    unless it begins with one) to ids; and the id that stands before what has no
+    context.
   """
   files = tokenizer.files()
-  is_bare = tokenizer.bos_id is None or tokenizer.name == 'byte'
-  begin = [] if is_bare else [tokenizer.bos_id]
+  prefix = prefix_id(tokenizer)
   if tokenizer.name == 'byte' or 'tokenizer.json' not in files:
+    config = json.loads(files['tokenizer_config.json'])
+    begin = [prefix] if config.get('add_bos_token') else []
     return lambda text, special=None: [
       *(begin if special in (None, True) else []),
       *tokenizer.encode(text).tolist(),
-    ]
+    ], prefix
   import tokenizers as library
 
   whole = library.Tokenizer.from_buffer(files['tokenizer.json'])
   whole.no_truncation()
   whole.no_padding()
-  begin_text = whole.id_to_token(prefix_id(tokenizer))
+  begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+  begin_text = whole.id_to_token(prefix)
 
   def encode(text, special=None):
     if special is None:
@@ -107,7 +111,7 @@ def encoder(
     ids = whole.encode(text, add_special_tokens=False).ids
     return [*begin, *ids] if special else ids
 
-  return encode
+  return encode, prefix
 
 
 def prefix_id(tokenizer: tokenizers.Tokenizer) -> int:
@@ -126,7 +130,7 @@ class _Adaptor:
   def __init__(self, model, params, tokenizer, max_length, batch_tokens, mesh):
     super().__init__()
     self._model, self._params, self._tokenizer = model, params, tokenizer
-    self._encode = encoder(tokenizer)
+    self._encode, self._prefix = reader(tokenizer)
     self.max_length = max_length
     self._batch_tokens, self._mesh = batch_tokens, mesh
 
@@ -136,7 +140,7 @@ class _Adaptor:
 
   @property
   def prefix_token_id(self) -> int:
-    return prefix_id(self._tokenizer)
+    return self._prefix
 
   def tok_encode(
     self, string: str, add_special_tokens: bool | None = None, **_: Any

@@ -8,13 +8,15 @@ many thousand names, which is read only where a name is not found without it.
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import difflib
+import glob
+import json
 import math
 import os
 from pathlib import Path
 import sys
 from typing import Any
 
-from satjax import console, errors
+from satjax import console, errors, files
 
 _OWN = Path(__file__).parent / 'tasks'
 _FEWSHOT_SEED = 1234  # the harness's own: the same examples for every model
@@ -28,6 +30,7 @@ def evaluate_tasks(
   task_dir: str | os.PathLike | None = None,
   limit: int | None = None,
   num_fewshot: int | None = None,
+  samples: str | os.PathLike | None = None,
 ) -> dict[str, dict[str, Any]]:
   """Evaluates a model on tasks.
 
@@ -38,6 +41,8 @@ def evaluate_tasks(
     limit: examples of each task, the first ones; None: all.
     num_fewshot: solved examples before each; None: as the task says. A task
       that says 0 keeps it.
+    samples: file for what each example scores, one JSON object a line, as the
+      harness logs it.
 
   Returns:
     By name of a task or group: 'results', `{metric: value}`, with METRIC_stderr
@@ -46,7 +51,10 @@ def evaluate_tasks(
   Raises:
     ConfigError: a task is unknown, cannot be loaded, or asks for what the model
       cannot do.
+    StorageError: `samples` cannot be written.
   """
+  if samples is not None:
+    files.save(Path(samples), '')
   if limit is not None and limit < 1:
     raise errors.ConfigError(f'limit {limit} must be at least 1')
   # The harness resamples without forking: JAX's threads would not survive.
@@ -64,8 +72,14 @@ def evaluate_tasks(
         task.set_config('num_fewshot', shots)
       task.set_fewshot_seed(seed=_FEWSHOT_SEED)
     found = evaluator.evaluate(
-      lm, loaded, limit=limit, bootstrap_iters=_RESAMPLED, log_samples=False
+      lm,
+      loaded,
+      limit=limit,
+      bootstrap_iters=_RESAMPLED,
+      log_samples=samples is not None,
     )
+  if samples is not None:
+    files.save(Path(samples), _lines(found['samples']))
   counts = found['n-samples']
   return {
     'results': {n: m for n, v in found['results'].items() if (m := _plain(v))},
@@ -73,6 +87,12 @@ def evaluate_tasks(
     'num_fewshot': {name: found['n-shot'][name] for name in counts},
     'version': {name: found['versions'][name] for name in counts},
   }
+
+
+def _lines(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+  """A JSON object for each example, its task first."""
+  rows = [{'task': task} | row for task in samples for row in samples[task]]
+  return ''.join(json.dumps(row, default=str) + '\n' for row in rows)
 
 
 def _load(names: Sequence[str], task_dir: str | os.PathLike | None) -> Any:
@@ -101,6 +121,7 @@ def _load(names: Sequence[str], task_dir: str | os.PathLike | None) -> Any:
         f' task_dir ({", ".join(sorted(local))}), leaving out YAML files that'
         " cannot be read, and stock ones, which 'lm-eval ls tasks' lists"
       )
+  _find_beside(manager)
   try:
     return manager.load(names)
   except Exception as error:  # Of YAML, templates, files, the network...
@@ -110,6 +131,43 @@ def _load(names: Sequence[str], task_dir: str | os.PathLike | None) -> Any:
       ' the Hugging Face Hub, so connect, or set HF_HOME to a cache that has'
       ' them; of a task of your own, check dataset_path, data_files and splits'
     ) from error
+
+
+def _find_beside(manager: Any) -> None:
+  """Lets tasks name data relative to the folder of their YAML.
+
+  The harness looks from the current folder, and still does for what is not
+  beside the YAML. It has no public place to say so.
+  """
+  factory = manager._factory
+  load = factory._load_full_config
+
+  def loaded(entry, overrides=None):
+    config = load(entry, overrides)
+    if entry.yaml_path:
+      folder, options = entry.yaml_path.parent, config.get('dataset_kwargs')
+      if os.sep in str(config.get('dataset_path')):
+        config['dataset_path'] = _beside(folder, config['dataset_path'])
+      # Files are named relative to `data_dir`, if there is one.
+      for key in ('data_dir', 'data_files'):
+        if options and key in options:
+          config['dataset_kwargs'] = options | {
+            key: _beside(folder, options[key])
+          }
+          break
+    return config
+
+  factory._load_full_config = loaded
+
+
+def _beside(folder: Path, found: Any) -> Any:
+  """The same, with paths and globs that match something in a folder whole."""
+  if isinstance(found, Mapping):
+    return {key: _beside(folder, value) for key, value in found.items()}
+  if isinstance(found, list):
+    return [_beside(folder, value) for value in found]
+  path = os.path.join(folder, str(found))
+  return path if glob.glob(path, recursive=True) else found
 
 
 def _needed(item: Any, index: Mapping[str, Any]) -> Iterator[str]:

@@ -1,30 +1,36 @@
-"""Held-out loss of a model, by source."""
+"""Held-out loss of a model, by source and by document."""
 
-from collections.abc import Sequence
-import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 import functools
 import math
+from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from satjax import errors, sharding
 from satjax.config import stages
 from satjax.config.data import DataConfig
-from satjax.config.groups import MeshConfig
 from satjax.config.stages import Stage
 from satjax.data import pipeline, tokenizers
-from satjax.interop import models
-from satjax.train import saved
+from satjax.data.pipeline import EvalBatches
+from satjax.data.tokenizers import Tokenizer
+from satjax.model import decoder, ops
 from satjax.train import step as step_lib
 from satjax.tree import PyTree
 
 # What the losses of a split go by, in metrics and results.
 NAMES = {'held_out': 'eval', 'test': 'test'}
+Tick = Callable[[int], Any]  # is told of batches that are done
 
 
 class Evaluator:
-  """Evaluates models on fixed rows of each source, held-out or of the test."""
+  """Evaluates models on fixed rows of each source, held-out or of the test.
+
+  Attributes:
+    batches: of each source.
+  """
 
   def __init__(
     self,
@@ -33,11 +39,18 @@ class Evaluator:
     vocab_size: int,
     mesh: jax.sharding.Mesh,
     batch_size: int,
-    max_batches: int,
+    max_batches: int | None,
     sources: Sequence[str] | None = None,
     split: str = 'held_out',
+    tokenizer: Tokenizer | None = None,
   ):
-    """Reads and tokenises `sources`, or those of `data.eval`.
+    """Reads and tokenises `sources`.
+
+    Args:
+      max_batches: of each source, at most; None: all of it.
+      sources: None: those of `data.eval`; of a test only those trained on,
+        since the others are there to choose by.
+      tokenizer: None: that of `data`.
 
     Raises:
       ConfigError: `split` is 'test', and there is none.
@@ -50,8 +63,14 @@ class Evaluator:
         " 'held_out', or train a run with data.test set"
       )
     self._mesh = mesh
-    self._tokenizer = tokenizers.get_tokenizer(data.tokenizer)
-    self._batches = {
+    self._tokenizer = tokenizer or tokenizers.get_tokenizer(data.tokenizer)
+    if sources is None:
+      sources = [
+        name
+        for name, _ in pipeline.weighted(data.eval)
+        if split != 'test' or pipeline.is_trained_on(data, name)
+      ]
+    self.batches = {
       name: pipeline.eval_batches(
         data,
         name,
@@ -61,18 +80,34 @@ class Evaluator:
         max_batches=max_batches,
         split=split,
       )
-      for name, _ in pipeline.weighted(sources or data.eval)
+      for name in sources
     }
 
-  def __call__(self, stage: Stage, params: PyTree) -> dict[str, float]:
+  def __call__(
+    self, stage: Stage, params: PyTree, tick: Tick = lambda count: None
+  ) -> dict[str, float]:
     """Nats a token of each source, over the targets that count.
 
     `params` are of the stage's model.
     """
     return {
-      name: mean_loss(self._mesh, stage, params, batches)
-      for name, batches in self._batches.items()
+      name: mean_loss(self._mesh, stage, params, batches, tick)
+      for name, batches in self.batches.items()
     }
+
+  def by_document(
+    self, stage: Stage, params: PyTree, tick: Tick
+  ) -> Iterator[dict[str, Any]]:
+    """Of each document: its source, its name, tokens, and nats a token."""
+    for source, batches in self.batches.items():
+      nats, tokens = _by_document(self._mesh, stage, params, batches, tick)
+      for number in np.flatnonzero(tokens):
+        yield {
+          'source': source,
+          'document': batches.name(number),
+          'tokens': int(tokens[number]),
+          'loss': float(nats[number] / tokens[number]),
+        }
 
   def bytes_per_token(self) -> dict[str, float]:
     """Bytes of text for each target that counts; an end of text has none.
@@ -81,7 +116,7 @@ class Evaluator:
     """
     return {
       name: _num_bytes(batches, self._tokenizer) / _count(batches)
-      for name, batches in self._batches.items()
+      for name, batches in self.batches.items()
     }
 
 
@@ -90,20 +125,39 @@ def mean_loss(
   stage: Stage,
   params: PyTree,
   batches: Sequence[pipeline.Batch],
+  tick: Tick = lambda count: None,
 ) -> float:
   """Nats a token of a model, over the targets of some batches that count.
 
   NaN if none does.
   """
-  if not (count := _count(batches)):
-    return math.nan
-  step = _eval_step(stage.model)
+  step, sums, total = _eval_step(stage.model), [], 0.0
   with jax.sharding.set_mesh(mesh):
-    sums = [
-      step(params, sharding.put_rows(mesh, stages.cut(batch, stage)))
-      for batch in batches
-    ]
-  return math.fsum(map(float, jax.device_get(sums))) / count
+    for batch in batches:
+      total += float(batch['weights'].sum())
+      rows = sharding.put_rows(mesh, stages.cut(batch, stage))
+      sums.append(step(params, rows))
+      if len(sums) > 1:  # the device is one batch ahead, and not all of them
+        sums[-2] = float(jax.device_get(sums[-2]))
+      tick(1)
+  nats = math.fsum(map(float, jax.device_get(sums)))
+  return nats / total if total else math.nan
+
+
+def _by_document(mesh, stage, params, batches: EvalBatches, tick):
+  """Nats and tokens of each document, float64 and int64 [num_documents]."""
+  step, nats, tokens = _token_step(stage.model), 0, 0
+  with jax.sharding.set_mesh(mesh):
+    for number, batch in enumerate(batches):
+      rows = sharding.put_rows(mesh, stages.cut(batch, stage))
+      found_BT = np.asarray(step(params, rows), np.float64)
+      counts = batch['weights'] > 0
+      owners = batches.documents(number)[counts]
+      found = found_BT.reshape(counts.shape)[counts]
+      nats = nats + np.bincount(owners, found, batches.num_in_split)
+      tokens = tokens + np.bincount(owners, minlength=batches.num_in_split)
+      tick(1)
+  return nats, tokens
 
 
 @functools.cache
@@ -111,12 +165,29 @@ def _eval_step(model):
   return jax.jit(functools.partial(step_lib.eval_step, model=model))
 
 
+@functools.cache
+def _token_step(model):
+  """Cross entropy of every target, in nats, [B, T]."""
+
+  def run(params, batch):
+    x_BTD, unembed_VD = decoder.run(model, params, batch)[0]
+
+    def row(one):  # the logits of one row at a time are held
+      return optax.softmax_cross_entropy_with_integer_labels(
+        ops.logits(one[0], unembed_VD), one[1]
+      )
+
+    return jax.lax.map(row, (x_BTD, batch['targets']))
+
+  return jax.jit(run)
+
+
 def _count(batches) -> float:
   """Weight of all targets."""
   return math.fsum(float(b['weights'].sum()) for b in batches)
 
 
-def _num_bytes(batches, tokenizer: tokenizers.Tokenizer) -> float:
+def _num_bytes(batches, tokenizer: Tokenizer) -> float:
   """Bytes of the text that the targets stand for, by weight."""
   total = 0.0
   for batch in batches:
@@ -128,79 +199,3 @@ def _num_bytes(batches, tokenizer: tokenizers.Tokenizer) -> float:
     sizes = sizes - tokenizer.prefix_bytes * (begins & (sizes > 0))
     total += float(np.sum(batch['weights'] * sizes, dtype=np.float64))
   return total
-
-
-def evaluate_run(
-  workdir: str,
-  step: str | int | None = None,
-  sources: Sequence[str] | None = None,
-  max_batches: int | None = None,
-  *,
-  split: str = 'held_out',
-) -> dict[str, object]:
-  """Evaluates a checkpoint of a run.
-
-  Returns:
-    `{'step': N, 'eval': {source: {'loss': ..., 'perplexity': ...}}}`; of the
-    test split, 'test' in place of 'eval'.
-
-  Raises:
-    ConfigError, DataError: as `Evaluator`, or `saved.restore`.
-  """
-  run = saved.restore(workdir, step)
-  config = run.config
-  last = stages.stages(config)[-1]
-  evaluator = Evaluator(
-    dataclasses.replace(config.data, seq_len=last.seq_len),
-    vocab_size=config.model.vocab_size,
-    mesh=run.setup.mesh,
-    batch_size=last.batch_size,
-    max_batches=max_batches or config.train.eval_batches,
-    sources=sources,
-    split=split,
-  )
-  return {
-    'step': run.step,
-    NAMES[split]: _describe(evaluator, run.stage, run.params),
-  }
-
-
-def evaluate_model(
-  directory: str,
-  data: DataConfig,
-  *,
-  batch_size: int = 8,
-  max_batches: int = 16,
-) -> dict[str, object]:
-  """Evaluates a Hugging Face directory on `data.eval`.
-
-  Returns:
-    `{'model': directory, 'eval': {source: {'loss': ...}}}`.
-  """
-  tokenizer = tokenizers.get_tokenizer(data.tokenizer)
-  model = models.load(directory, tokenizer)
-  mesh = sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
-  rows = mesh.shape['data']
-  stage = Stage(0, model.config, data.seq_len, batch_size)
-  evaluator = Evaluator(
-    data,
-    vocab_size=model.config.vocab_size,
-    mesh=mesh,
-    batch_size=-(-batch_size // rows) * rows,
-    max_batches=max_batches,
-  )
-  return {
-    'model': directory,
-    'eval': _describe(evaluator, stage, model.params),
-  }
-
-
-def _describe(evaluator, stage, params) -> dict[str, dict[str, float]]:
-  """Loss in nats a token, perplexity and bits per byte of text."""
-  result = {}
-  sizes = evaluator.bytes_per_token()
-  for source, loss in evaluator(stage, params).items():
-    result[source] = {'loss': loss, 'perplexity': math.exp(loss)}
-    if sizes[source]:
-      result[source]['bits_per_byte'] = loss / sizes[source] / math.log(2)
-  return result

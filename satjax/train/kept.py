@@ -16,10 +16,10 @@ from typing import Any
 
 from absl import logging
 
-from satjax import files
+from satjax import files, hub
 from satjax.config.run import Config
 from satjax.data.tokenizers import Tokenizer
-from satjax.interop import llama, models
+from satjax.interop import huggingface, llama, models
 
 TOKENIZER, BASE, PATHS = 'tokenizer', 'base', 'paths.json'
 # Kinds of sources: those that name files by a glob, and folders.
@@ -32,14 +32,8 @@ def contents(tokenizer: Tokenizer, base: str) -> dict[str, bytes]:
   `base`: the model directory that a new run starts from, or empty.
   """
   kept = {f'{TOKENIZER}/{name}': x for name, x in tokenizer.files().items()}
-  settings = _settings_files(base) if base else {}
+  settings = huggingface.settings_files(hub.local(base)) if base else {}
   return kept | {f'{BASE}/{name}': x for name, x in settings.items()}
-
-
-def _settings_files(directory: str) -> dict[str, bytes]:
-  names = ('config.json', 'generation_config.json')
-  paths = [pathlib.Path(directory).expanduser() / name for name in names]
-  return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
 def write(

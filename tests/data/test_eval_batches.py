@@ -30,7 +30,7 @@ def rows_of(data_config, split):
   built = table.build_table(
     source, Encoder(BYTE), split=split, held_out=0.2, test=0.2
   )
-  return rows_lib.rows(built, 8)
+  return rows_lib.rows(built, 8, is_whole=True)
 
 
 def evaluate(
@@ -48,20 +48,23 @@ def evaluate(
 
 
 def test_every_held_out_token_counts_once(data_config, rows):
-  batches = evaluate(data_config, batch_size=5)
-  assert len(rows) % 5  # the last batch is padded
-  assert len(batches) == len(rows) // 5 + 1
+  batches = evaluate(data_config, batch_size=7)
+  assert len(rows) % 7  # the last batch is padded
+  assert len(batches) == len(rows) // 7 + 1
   for batch in batches:
-    assert {value.shape for value in batch.values()} == {(5, 8)}
+    assert {value.shape for value in batch.values()} == {(7, 8)}
   for number, row in enumerate(rows):
-    batch = batches[number // 5]
+    batch = batches[number // 7]
     assert batch.keys() == row.keys()
     for key, value in row.items():
-      np.testing.assert_array_equal(batch[key][number % 5], value)
+      np.testing.assert_array_equal(batch[key][number % 7], value)
       assert batch[key].dtype == value.dtype
-  assert (batches[-1]['weights'][len(rows) % 5 :] == 0).all()
+  assert (batches[-1]['weights'][len(rows) % 7 :] == 0).all()
+  assert (len(rows.table.tokens) - 1) % 8  # so is the last row
   weight = sum(batch['weights'].sum() for batch in batches)
-  assert weight == sum(row['weights'].sum() for row in rows)
+  documents = len(rows.table.starts)
+  assert weight == batches.num_tokens == len(rows.table.tokens) - documents
+  assert (batches.num_documents, batches.num_found) == (documents, 40)
 
 
 def test_full_batches_are_not_padded(data_config, rows):

@@ -14,7 +14,7 @@ from satjax.data import pipeline, sources, table, tokenizers
 from satjax.data.encode import Encoder
 from satjax.interop import huggingface
 from satjax.interop import models as models_lib
-from satjax.train import evaluation
+from satjax.train import evaluation, subjects
 from tests import models
 from tests.data import subword_samples
 from tests.data.subword_samples import KINDS
@@ -139,7 +139,11 @@ def test_an_export_is_evaluated_with_its_own_tokenizer(loaded, texts, tmp_path):
   assert (stored['bos_token_id'], stored['eos_token_id']) == (1, 2)
   source = f'text:{texts}/*.txt'
   data = data_config(f'hf:{tmp_path}', source, 32)
-  result = evaluation.evaluate_model(tmp_path, data, max_batches=1)
+  subject = subjects.of_model(
+    tmp_path, models_lib.load(tmp_path), loaded['llama']
+  )
+  subject = dataclasses.replace(subject, data=data)
+  result = subjects.evaluate(subject, max_batches=1)
   values = result['eval'][source]
   # Zeros know nothing: every token costs log(640) nats.
   assert values['loss'] == pytest.approx(np.log(640), rel=1e-5)

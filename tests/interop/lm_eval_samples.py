@@ -88,6 +88,20 @@ def write(folder, names=TASKS, count=7):
   return folder
 
 
+def named(root, begin):
+  """A tokenizer that puts nothing before a text, whatever its begin is called.
+
+  As that of Qwen2.5, where `begin` is None, and of SmolLM2, where it is not.
+  """
+  folder = root / f'begin-{begin is None}'
+  folder.mkdir()
+  subword_samples.chatml(folder)
+  (folder / 'chatml.json').rename(folder / 'tokenizer.json')
+  config = {'bos_token': begin, 'eos_token': '<|im_end|>'}
+  (folder / 'tokenizer_config.json').write_text(json.dumps(config))
+  return f'hf:{folder}'
+
+
 def begins():
   """A tokenizer.json that begins texts, as that of Llama 2 does."""
   described = subword_samples.llama_like()

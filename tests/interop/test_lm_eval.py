@@ -239,7 +239,8 @@ def test_begins_texts_where_the_files_of_an_export_do(tmp_path):
   begins = {}
   for kind, spec in specs.items():
     tokenizer = tokenizers.get_tokenizer(spec)
-    encode = lm_eval.encoder(tokenizer)
+    encode, prefix = lm_eval.reader(tokenizer)
+    assert prefix == tokenizer.bos_id
     plain_ids = tokenizer.encode('import os').tolist()
     assert encode('import os', False) == plain_ids
     begins[kind] = encode('import os') == [tokenizer.bos_id, *plain_ids]
@@ -249,8 +250,17 @@ def test_begins_texts_where_the_files_of_an_export_do(tmp_path):
     'sentencepiece',
     'begins',
   }
-  encode = lm_eval.encoder(tokenizers.get_tokenizer(specs['begins']))
+  encode, _ = lm_eval.reader(tokenizers.get_tokenizer(specs['begins']))
   assert encode('<s>import os') == encode('import os')
+
+
+@pytest.mark.parametrize('begin', [None, '<|im_start|>'])
+def test_a_begin_that_no_text_has_is_read_before_no_context(tmp_path, begin):
+  """As of Qwen and SmolLM2: the end, or the begin that is only called so."""
+  tokenizer = tokenizers.get_tokenizer(lm_eval_samples.named(tmp_path, begin))
+  encode, prefix = lm_eval.reader(tokenizer)
+  assert encode('import os') == tokenizer.encode('import os').tolist()
+  assert tokenizer.token(prefix) == (begin or '<|im_end|>')
 
 
 def test_three_kinds_of_tasks(folder):
@@ -391,3 +401,30 @@ def test_unknown_tasks_and_data_out_of_reach(folder):
     evaluate(['choices', 'leters'], folder)
   with pytest.raises(errors.ConfigError, match='connect, or set HF_HOME'):
     evaluate(['arc_easy'], folder)
+
+
+@pytest.mark.parametrize(
+  'form', ['{}', '[{}]', '{{train: {}}}', '{{train: [{}]}}']
+)
+def test_data_files_lie_beside_the_yaml(tmp_path, monkeypatch, form):
+  """From any folder, in folders below, and in groups; globs too."""
+  inner = tmp_path / 'tasks' / 'inner'
+  inner.mkdir(parents=True)
+  (inner / 'a.json').write_text('{"text": "b", "rest": "c"}')
+  (inner / 'own.yaml').write_text(
+    'task: own\ndataset_path: json\noutput_type: loglikelihood\n'
+    f'dataset_kwargs:\n  data_files: {form.format("a.js*")}\n'
+    f'  cache_dir: {tmp_path}/cache\n'
+    'test_split: train\ndoc_to_text: "{{text}}"\ndoc_to_target: "{{rest}}"\n'
+  )
+  (inner / 'all.yaml').write_text('group: all\ntask: [own]\n')
+  (tmp_path / 'other').mkdir()
+  monkeypatch.chdir(tmp_path / 'other')
+  (tmp_path / 'other' / 'a.json').write_text('{"wrong": 1}')
+  for name in ('own', 'all'):
+    found = evaluate([name], '../tasks', samples=tmp_path / 'samples.jsonl')
+    assert found['num_examples']['own'] == 1
+  (line,) = (tmp_path / 'samples.jsonl').read_text().splitlines()
+  sample = json.loads(line)
+  assert (sample['task'], sample['doc']) == ('own', {'text': 'b', 'rest': 'c'})
+  assert {'acc', 'perplexity'} <= sample.keys()

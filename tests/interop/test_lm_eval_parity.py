@@ -28,8 +28,11 @@ SHAPES = {
   'begins': {'num_kv_heads': 4, 'tied': True},
   'bytelevel': {'num_kv_heads': 1},
   'sentencepiece': {},
+  'qwen': {},
+  'smollm': {'tied': True},
 }
 TEXTS = ['import os', 'naïve "x"  y', 'a\n', '', ' a', '<s>import os']
+TEXTS += ['<|im_start|>import os', 'import<|im_end|>']
 # transformers takes a space at the start for the one that is put there, and
 # finds special tokens in a text; the library of sentence pieces does neither.
 _SAME = {'sentencepiece': TEXTS[:4]}
@@ -44,6 +47,8 @@ def specs(tmp_path_factory):
   (root / 'begins' / 'tokenizer.json').write_text(
     json.dumps(lm_eval_samples.begins())
   )
+  specs['qwen'] = lm_eval_samples.named(root, None)
+  specs['smollm'] = lm_eval_samples.named(root, '<|im_start|>')
   return specs | {'begins': f'hf:{root}/begins'}
 
 

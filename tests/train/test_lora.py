@@ -20,13 +20,13 @@ from satjax.lab.report import page
 from satjax.model import decoder, lora
 from satjax.train import (
   checkpoint,
-  evaluation,
   loop,
   metrics,
   phases,
   refresh,
   saved,
   staging,
+  subjects,
   views,
   window,
 )
@@ -512,7 +512,8 @@ def test_a_run_is_evaluated_sampled_and_reported(trained):
   run = saved.restore(trained / 'run')
   last = metrics.read(trained / 'run')[-1]
   (source,) = run.config.data.eval
-  loss = evaluation.evaluate_run(trained / 'run')['eval'][source]['loss']
+  found = subjects.evaluate(subjects.of_run(trained / 'run'), max_batches=1)
+  loss = found['eval'][source]['loss']
   assert loss == pytest.approx(last[f'eval/{source}/loss'], rel=1e-6)
   how = generate.Options(max_tokens=4)
   new = generate.run(run.model.config, run.params, run.tokenizer, ['def'], how)
