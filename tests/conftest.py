@@ -1,4 +1,4 @@
-"""Eight CPU devices, programs compiled once, and never TensorFlow."""
+"""Eight CPU devices, programs that compile fast, and never TensorFlow."""
 
 import gc
 import importlib.machinery
