@@ -1,11 +1,10 @@
-"""Eight CPU devices, programs compiled once, and never TensorFlow."""
+"""Eight CPU devices, programs that compile fast, and never TensorFlow."""
 
+import gc
 import importlib.machinery
 import importlib.metadata
 import os
-import shutil
 import sys
-import tempfile
 
 # These halve the time of a compilation. But XLA ends a process that names a
 # flag it does not know: only for the release that they were tried with.
@@ -30,17 +29,14 @@ os.environ['XLA_FLAGS'] = ' '.join(
 )
 os.environ['HF_HUB_OFFLINE'] = '1'
 
-# Workers share what they compile, for as long as the tests run.
-_CACHE = 'JAX_COMPILATION_CACHE_DIR'
-_owns_cache = _CACHE not in os.environ
-if _owns_cache:
-  os.environ[_CACHE] = tempfile.mkdtemp(prefix='satjax-tests-')
-os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
+# At that level a program of the tests compiles faster than it is read back.
+os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
 
 
-def pytest_unconfigure():
-  if _owns_cache:
-    shutil.rmtree(os.environ[_CACHE], ignore_errors=True)
+def pytest_collection_finish():
+  """What is imported by now stays, and a trace of JAX allocates a lot."""
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 50)
 
 
 class _NoTensorFlow(importlib.machinery.PathFinder):

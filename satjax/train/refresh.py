@@ -46,8 +46,18 @@ def measure(
   batch: Mapping[str, jax.Array],
 ) -> dict[str, Any]:
   """'scores' of every neuron and, if they are needed, their 'means'."""
-  rows = _probe_rows(config, batch)
-  return _measure(params, rows, config=config, model=model)
+  sparsity = config.sparsity
+  rates = {'heads': sparsity.head_rate, 'mlp': sparsity.channel_rate}
+  return _measure(
+    params,
+    _probe_rows(config, batch),
+    model=model,
+    # Those that a ladder ever leaves something out of.
+    units=tuple(name for name, rate in rates.items() if rate),
+    metric=sparsity.importance,
+    balance=sparsity.balance,
+    has_means=sparsity.omitted_forward == 'mean',
+  )
 
 
 def shapes(
@@ -81,16 +91,20 @@ def _probe_rows(config, batch):
   return {n: batch[n][::stride, :length] for n in names if n in batch}
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'model'))
-def _measure(params, probe, *, config, model):
-  metric, balance = config.sparsity.importance, config.sparsity.balance
-  units = _units(config, params)
+# Not the whole configuration: other runs share the programs.
+_SEEN = ('model', 'units', 'metric', 'balance', 'has_means')
+_HOW = ('method', 'temperature', 'kv_heads', 'granularity', 'shards')
+
+
+@functools.partial(jax.jit, static_argnames=_SEEN)
+def _measure(params, probe, *, model, units, metric, balance, has_means):
+  units = {name: tree.neuron_units(params)[name] for name in units}
 
   def reduce(block):
     seen = {}
     if importance.needs_probe(metric):
       seen['scores'] = importance.observe(metric, block, balance=balance)
-    if config.sparsity.omitted_forward == 'mean':
+    if has_means:
       seen['means'] = importance.observe_means(block)
     return seen
 
@@ -119,14 +133,6 @@ def _by_layer(fn, *args):
   return jax.lax.map(one_layer, args)
 
 
-def _units(config, params):
-  """The units that a ladder ever leaves something out of."""
-  sparsity = config.sparsity
-  rates = {'heads': sparsity.head_rate, 'mlp': sparsity.channel_rate}
-  units = tree.neuron_units(params)
-  return {name: units[name] for name, rate in rates.items() if rate}
-
-
 def choose(
   config: Config,
   params: PyTree,
@@ -142,26 +148,26 @@ def choose(
   """
   counts = {u: jnp.array(n, jnp.int32) for u, n in phase.kept.items()}
   before = {unit: before[unit] for unit in measured['scores']}
-  kv_heads = phase.stage.model.num_kv_heads
-  return _choose(
-    params, measured, counts, before, key, config=config, kv_heads=kv_heads
-  )
-
-
-@functools.partial(jax.jit, static_argnames=('config', 'kv_heads'))
-def _choose(params, measured, kept_counts, before, key, *, config, kv_heads):
   sparsity = config.sparsity
-  scores = measured['scores']
-  kept = selection.select(
-    scores,
-    kept_counts,
+  return _choose(
+    params,
+    measured,
+    counts,
+    before,
     key,
     method=sparsity.selection,
     temperature=sparsity.temperature,
-    kv_heads=kv_heads,
+    kv_heads=phase.stage.model.num_kv_heads,
     granularity=sparsity.granularity,
     shards=sparsity.shards,
+    rescale=sparsity.rescale,
   )
+
+
+@functools.partial(jax.jit, static_argnames=(*_HOW, 'rescale'))
+def _choose(params, measured, kept_counts, before, key, *, rescale, **how):
+  scores = measured['scores']
+  kept = selection.select(scores, kept_counts, key, **how)
   bad = [jnp.sum(~jnp.isfinite(score)) for score in scores.values()]
   telemetry = {'nonfinite_scores': sum(bad)}
   for unit, score in scores.items():
@@ -169,25 +175,24 @@ def _choose(params, measured, kept_counts, before, key, *, config, kv_heads):
     overlap = selection.overlap(kept[unit], before[unit])
     is_first = ~jnp.any(before[unit])
     telemetry[f'overlap_{unit}'] = jnp.where(is_first, jnp.nan, overlap)
-  constants = _constants(config, params, measured, kept)
+  constants = _constants(rescale, params, measured, kept)
   return Chosen(kept, constants, telemetry)
 
 
-def _constants(config, params, measured, kept):
+def _constants(rescale, params, measured, kept):
   """Per-layer constants of the forward pass, from the probe and the scores."""
-  sparsity, blocks = config.sparsity, params['blocks']
-  constants = {}
+  constants, blocks = {}, params['blocks']
   for unit in measured['scores']:
     _, name, writes = tree.WRITES[unit].split('/')
     mask_LR = kept[unit]
-    if sparsity.omitted_forward == 'mean':
+    if 'means' in measured:
       offset_LD = _by_layer(
         _offset, blocks[name][writes], measured['means'][unit], mask_LR
       )
       constants[name] = {'offset': offset_LD}
-    elif sparsity.rescale == 'inverse':
+    elif rescale == 'inverse':
       constants[name] = {'scale': 1 / jnp.mean(mask_LR, axis=-1)}
-    elif sparsity.rescale == 'energy':
+    elif rescale == 'energy':
       score_LR = measured['scores'][unit]
       constants[name] = {'scale': importance.energy_scale(score_LR, mask_LR)}
   return constants

@@ -84,8 +84,20 @@ def initial_state(setup: setup_lib.Setup) -> TrainState:
 
 @functools.cache
 def _random_params(model, seed):
-  init = jax.jit(functools.partial(decoder.init_params, model))
-  return jax.device_get(init(jax.random.key(seed)))
+  """As `decoder.init_params` draws them, without a program to compile."""
+  init = functools.partial(decoder.init_params, model)
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    name = path.rpartition('/')[2]
+    if name.endswith(('_norm', '_bias')):
+      return np.full(leaf.shape, name.endswith('_norm'), leaf.dtype)
+    fan_in = model.embed_dim
+    if path in tree.WRITES.values():
+      fan_in = np.prod(leaf.shape[1:-1]) * 2 * model.num_layers
+    return rng.normal(0, fan_in**-0.5, leaf.shape).astype(leaf.dtype)
+
+  return tree.map_with_path(draw, jax.eval_shape(init, jax.random.key(0)))
 
 
 def run(config, *, steps=None, dtype=np.float32, setup=None, start=None):

@@ -355,10 +355,13 @@ def test_compact_equals_masked_across_growth_in_width():
   results = {}
   for execution in ('compact', 'masked'):
     config = make_config(hop, **SPARSE, sparsity__execution=execution)
-    results[execution] = helpers.run(config, steps=10)
+    with jax.enable_x64(True):
+      results[execution] = helpers.run(
+        helpers.in_float64(config), steps=10, dtype=np.float64
+      )
   compact, masked = results['compact'], results['masked']
-  assert_close(compact[1], masked[1], rtol=1e-5)
-  assert_close(compact[0].params, masked[0].params, rtol=1e-3, atol=1e-5)
+  assert_close(compact[1], masked[1], rtol=1e-9)
+  assert_close(compact[0].params, masked[0].params, rtol=1e-9, atol=1e-12)
 
 
 # --- several devices -------------------------------------------------------

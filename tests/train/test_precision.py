@@ -157,7 +157,7 @@ def test_microbatches_are_summed_in_float32():
   assert len(exact) == len(parts) > 10
   for path, expected in exact.items():
     error = np.linalg.norm(parts[path] - expected) / np.linalg.norm(expected)
-    assert error < 2e-2, path
+    assert error < 3e-2, path
   # A sum in bfloat16 has 8 bits to it; this one has more.
   up = next(x for p, x in parts.items() if p.endswith('mlp/up'))
   rounded = np.float32(jnp.asarray(up / 0.1, jnp.bfloat16)) * np.float32(0.1)

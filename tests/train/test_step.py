@@ -33,6 +33,7 @@ def assert_close(actual, expected, **tolerance):
   )
 
 
+@functools.cache
 def jaxpr(config):
   setup = helpers.one_device(config)
   phase = phases.phase_at(config, 0)
