@@ -22,8 +22,9 @@ _ID = re.compile(r'([\w.-]+/[\w.-]+?)(?:/([\w./-]+\.gguf))?(?:@([\w./-]+))?')
 
 def is_id(spec: str | os.PathLike) -> bool:
   """Whether a name is no path here, and has the form of an id of the hub."""
-  is_here = pathlib.Path(spec).expanduser().exists()
-  return not is_here and bool(_ID.fullmatch(os.fspath(spec)))
+  if not _ID.fullmatch(os.fspath(spec)):
+    return False
+  return not os.path.exists(os.path.expanduser(spec))
 
 
 def local(spec: str | os.PathLike) -> pathlib.Path:

@@ -141,7 +141,7 @@ def test_how_much_is_read_can_be_asked_for(workdir, tmp_path, capsys):
   assert short['tokens'] < whole['tokens'] / 5
   for option, message in (
     ('--held_out=0', 'held_out 0.0; allowed: above 0'),
-    ('--seq_len=1', 'seq_len = 1; allowed: at least 2'),
+    ('--seq_len=1', 'seq_len = 1; allowed: from 2'),
     ('--tasks=piqa', '--data is of text'),
   ):
     assert cli.main(['evaluate', *run, option]) == 78
@@ -225,10 +225,10 @@ def test_the_record_of_a_run_is_its_configuration(workdir, capsys):
   before = config.read_text()
   code = cli.main(['train', f'--config={config}', f'--workdir={workdir}'])
   assert code == 0 and config.read_text() == before
-  change = '--config.train.num_steps=7'
+  change = '--config.train.seed=7'
   again = ['train', f'--config={config}', change, f'--workdir={workdir}']
   assert cli.main(again) == 78
-  assert 'config.train.num_steps: 6 -> 7' in capsys.readouterr().err
+  assert 'config.train.seed: 0 -> 7' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Models by the hub's names, out of a cache as its library lays it out."""
 
-import huggingface_hub
+from huggingface_hub import constants
 import pytest
 
 from satjax import cli, errors, hub
@@ -14,8 +14,8 @@ NAME = 'makers/little-model'
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
   """A cache that holds two revisions of one model; nothing is asked for."""
-  monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', tmp_path)
-  monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+  monkeypatch.setattr(constants, 'HF_HUB_CACHE', tmp_path)
+  monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
   root = tmp_path / 'models--makers--little-model'
   for revision, tied in (('a' * 40, False), ('b' * 40, True)):
     model = small.make(tied=tied, vocab_size=258)

@@ -97,7 +97,7 @@ def test_a_leaf_mirrors_the_parameter_that_ends_its_path(path, name):
 
 
 def test_an_adapter_has_the_axes_of_its_matrix_and_a_rank():
-  assert len(tree.ADAPTERS) == 2 * 7
+  assert len(tree.ADAPTERS) == 2 * (7 + 2)  # with those of both ends
   found = tree.axes_of('blocks/attention/output/rows', 4)
   assert found == ('layers', 'heads', 'head_dim', 'rank')
   found = tree.axes_of('0/nu/blocks/mlp/gate/columns', 3)

@@ -11,6 +11,7 @@ SUMMARY = (
 OPTIONS = shared.required(
   shared.WORKDIR
   | shared.STEP
+  | shared.TOKENIZER
   | shared.OUT
   | {
     '--dtype': shared.choice(

@@ -198,7 +198,7 @@ class Config(Groups):
       )
     for model in self._models():
       for key, rate, total, step, what in self._units(model):
-        found = counts.realised_rate(total, rate, step)
+        found = 1 - counts.kept_count(total, rate, step) / total
         if abs(found - rate) > 1e-3:
           said.append(
             f'config.sparsity.{key} {rate} becomes {found:.6g}: {total} {what}'

@@ -66,12 +66,13 @@ def _check_base(model: ModelConfig) -> None:
       'the run began with random weights (config.model.init_from is empty), and'
       f' no directory holds what its adapters belong to; {instead}'
     )
-  if huggingface.family(hub.local(base)) == 'phi3':
+  directory = hub.local(base)
+  if huggingface.family(directory) == 'phi3':
     raise errors.ConfigError(
       f'{base}, which the run started from, is a Phi-3: it stores queries, keys'
       f' and values as one matrix, which no adapter here fits; {instead}'
     )
-  rows = huggingface.read_config(base).vocab_size
+  rows = huggingface.read_config(directory).vocab_size
   if rows != model.vocab_size:
     raise errors.ConfigError(
       f'{base}, which the run started from, has {rows} words, and the run'

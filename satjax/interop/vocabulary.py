@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import logging
 import numpy as np
 
-from satjax import errors
+from satjax import errors, hub
 from satjax.config.run import Config
 from satjax.data import tokenizers
 from satjax.data.documents import Document, Message
@@ -43,7 +43,7 @@ def warn_of_markers(config: Config, encoder: Encoder) -> None:
     DataError: `model.init_from` cannot be used.
   """
   directory = config.model.init_from
-  missing = untrained(directory, encoder)
+  missing = untrained(hub.local(directory), encoder)
   if not missing:
     return
   names = {encoder.tokenizer.token(i) for ids in missing.values() for i in ids}

@@ -47,11 +47,6 @@ def common_step(total: int, multiple: int = 1, groups: int = 1) -> int:
   return step
 
 
-def realised_rate(total: int, rate: float, step: int = 1) -> float:
-  """The omission rate of what `kept_count` keeps."""
-  return 1 - kept_count(total, rate, step) / total
-
-
 def not_realised(
   rate: float, total: int, step: int, what: str, *, all_but_one: bool = False
 ) -> str:

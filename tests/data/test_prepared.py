@@ -83,7 +83,8 @@ def folder(tmp_path_factory):
 
 def run(root, *more):
   sources = (f'--source=text:{root}/*.txt', f'--source=jsonl:{root}/*.jsonl')
-  shares = ('--held_out=0.2', '--test=0.2')
+  shares = ['--held_out=0.2']
+  shares += [] if any(m.startswith('--test=') for m in more) else ['--test=0.2']
   assert cli.main(['prepare', *sources, *shares, *more]) == 0
 
 

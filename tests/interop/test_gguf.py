@@ -96,7 +96,7 @@ def test_bytes_are_merged_as_the_file_says(tmp_path):
   # Digits stand alone for this way to cut, so that 12 is never merged.
   assert found.encode('ab ab12').tolist() == [8, 9, 5, 6]
   assert found.decode([8, 9, 5, 6]) == 'ab ab12'
-  assert (found.special_id('</s>'), found.eos_id) == (1, 1)
+  assert (found.markers['</s>'], found.eos_id) == (1, 1)
 
 
 def test_pieces_are_merged_by_their_scores(tmp_path):
