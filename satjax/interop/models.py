@@ -147,5 +147,7 @@ def resolve(config: Config) -> Config:
     model.vocab_size, asked, model.vocab_multiple, config.data.tokenizer
   )
   model = dataclasses.replace(model, vocab_size=words)
+  if model == config.model:
+    return config
   values = config.to_dict() | {'model': dataclasses.asdict(model)}
   return Config.from_dict(values)

@@ -366,7 +366,7 @@ def test_kept_counts_are_whole_tiles_in_every_group(options, kept):
     (0.5, {'multiple': 32}, "'mlp': 24 neurons.* 32 .*use"),
     (0.5, {'groups': {'mlp': 5}}, '5 equal groups.*divide 24'),
     (0.5, {'multiple': 8, 'groups': {'mlp': 6}}, None),  # all at a time: 24
-    (0.01, {}, 'rate 0.01 cannot be realised.*use 0.0416667'),
+    (0.01, {}, 'rate 0.01 leaves out nothing.*use 0.0416667'),
   ],
 )
 def test_what_neurons_can_not_realise_is_refused(rate, options, said):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from satjax.config import stages
 from satjax.config.run import Config
 from satjax.data import pipeline
 from satjax.train import evaluation, loop, window
@@ -81,6 +82,10 @@ def test_a_run_goes_on_and_its_log_is_json(tmp_path, monkeypatch):
 
 
 def test_the_loss_of_nothing_is_not_a_number():
-  batch = helpers.random_batch(helpers.make_config(), 0)
+  config = helpers.make_config()
+  setup = helpers.one_device(config)
+  batch = helpers.random_batch(config, 0)
   batch['weights'] *= 0
-  assert math.isnan(evaluation.mean_loss(None, None, None, [batch]))
+  stage, params = stages.stages(config)[0], helpers.initial_state(setup).params
+  loss = evaluation.mean_loss(setup.mesh, stage, params, [batch])
+  assert math.isnan(loss)
