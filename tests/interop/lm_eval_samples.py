@@ -40,7 +40,15 @@ metric_list:
   - {metric: bits_per_byte}
 """,
 }
+# As LAMBADA: how likely is the last word, and is it the likeliest.
+_REST['last'] = """\
+doc_to_target: "{{rest}}"
+metric_list:
+  - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+"""
 _KINDS = {
+  'last': 'loglikelihood',
   'choices': 'multiple_choice',
   'letters': 'multiple_choice',
   'finish': 'generate_until',
@@ -66,6 +74,8 @@ def _examples(name, count):
       yield {'text': head, 'choices': [tail, *others], 'answer': number % 3}
     if name == 'letters':
       yield {'text': text, 'choices': list('ABCD'), 'answer': number % 4}
+    if name == 'last':
+      yield {'text': text.rpartition(' ')[0], 'rest': f' {words[-1]}'}
     if name == 'finish':
       yield {'text': head, 'rest': tail}
     if name == 'pages':
