@@ -37,7 +37,8 @@ CONFIG = {
   '--config': value(
     'FILE',
     'Python file with get_config(), or the config.json of a run;'
-    ' FILE.py:ARGUMENT calls get_config(ARGUMENT)',
+    ' FILE.py:ARGUMENT calls get_config(ARGUMENT); configs/tiny.py and its like'
+    ' come with satjax, and are found from any folder',
   )
 }
 WORKDIR = {'--workdir': value('DIR', 'folder of a run')}
