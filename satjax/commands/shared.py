@@ -97,8 +97,8 @@ TEXT = {
   '--template': value(
     'NAME',
     'how pairs and chats are written: model, as the tokenizer has it;'
-    ' model:NAME; plain, alpaca, llama2, llama3 or chatml (default: auto, model'
-    ' if there is one, else plain; a run and its export know their own)',
+    ' model:NAME; plain, bare, alpaca, llama2, llama3 or chatml (default: auto,'
+    ' model if there is one, else plain; a run and its export know their own)',
     default='auto',
   ),
   '--reasoning': choice(
