@@ -59,9 +59,9 @@ def get_config() -> ml_collections.ConfigDict:
     columns=(),  # fields of JSONL and Parquet: one with a text or a chat, or
     # two, prompt and answer; (): the usual names
     template='auto',  # how pairs and chats are written: 'model', as the chat
-    # template of the tokenizer has it ('model:NAME': one of several); plain,
-    # alpaca, llama2, llama3 or chatml. 'auto': 'model' if there is one, else
-    # plain
+    # template of the tokenizer has it ('model:NAME': one of several); plain
+    # (a new line between question and answer), bare (nothing there), alpaca,
+    # llama2, llama3 or chatml. 'auto': 'model' if there is one, else plain
     reasoning='template',  # of messages: written as the template has it;
     # 'think': before the answer, in <think> tags; 'drop': left out
     unlearned='refuse',  # more than half of the documents, of which nothing is

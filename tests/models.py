@@ -46,7 +46,7 @@ _DATA = {
   'train': ('stdlib:docs',),
   'eval': (),
   'columns': (),
-  'template': 'plain',
+  'template': 'bare',
   'reasoning': 'template',
   'unlearned': 'keep',
   'tokenizer': 'byte',

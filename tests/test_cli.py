@@ -1,5 +1,6 @@
 """Commands as a user types them, in this process and in one of their own."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from satjax import cli
+from satjax.generation import generate
 from tests import options
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -200,6 +202,23 @@ def test_an_export_is_asked_as_its_run_and_says_what_it_is(
   assert not (out / 'README.md').exists()
   (model_dir / 'README.md').write_text('edited')
   assert cli.main(['inspect', f'--model={model_dir}']) == 0
+
+
+def test_a_chat_is_told_of_an_answer_of_nothing(model_dir, capsys, monkeypatch):
+  """Its first token is no end; then it may be white space, and that alone."""
+  asked = ['generate', f'--model={model_dir}', '--chat', '--prompt=What is x?']
+  real, how = generate.run, []
+
+  def blank(*task):
+    how.append(task[4])
+    return dataclasses.replace(real(*task), texts=['\n'])
+
+  assert cli.main([*asked, '--max_tokens=3']) == 0
+  assert 'an answer is empty' not in capsys.readouterr().err
+  monkeypatch.setattr(generate, 'run', blank)
+  assert cli.main([*asked, '--max_tokens=3']) == 0
+  assert 'an answer is empty' in capsys.readouterr().err
+  assert how[0].is_answer
 
 
 def test_training_goes_on_from_a_model_directory(model_dir, tmp_path, capsys):

@@ -37,7 +37,8 @@ CONFIG = {
   '--config': value(
     'FILE',
     'Python file with get_config(), or the config.json of a run;'
-    ' FILE.py:ARGUMENT calls get_config(ARGUMENT)',
+    ' FILE.py:ARGUMENT calls get_config(ARGUMENT); configs/tiny.py and its like'
+    ' come with satjax, and are found from any folder',
   )
 }
 WORKDIR = {'--workdir': value('DIR', 'folder of a run')}
@@ -96,8 +97,8 @@ TEXT = {
   '--template': value(
     'NAME',
     'how pairs and chats are written: model, as the tokenizer has it;'
-    ' model:NAME; plain, alpaca, llama2, llama3 or chatml (default: auto, model'
-    ' if there is one, else plain; a run and its export know their own)',
+    ' model:NAME; plain, bare, alpaca, llama2, llama3 or chatml (default: auto,'
+    ' model if there is one, else plain; a run and its export know their own)',
     default='auto',
   ),
   '--reasoning': choice(

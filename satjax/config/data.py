@@ -17,13 +17,14 @@ TOKENIZERS = (
 TEMPLATES = (
   "'auto' ('model' where the tokenizer has a chat template, else 'plain') |"
   " 'model' (the tokenizer's own) | 'model:NAME' (one of several) | 'plain' |"
-  " 'alpaca' | 'llama2' | 'llama3' | 'chatml'"
+  " 'bare' (nothing between question and answer) | 'alpaca' | 'llama2' |"
+  " 'llama3' | 'chatml'"
 )
 
 
 def names_template(name: str) -> bool:
   """Whether `name` has one of the forms of `TEMPLATES`."""
-  known = 'auto|model|model:.+|plain|alpaca|llama2|llama3|chatml'
+  known = 'auto|model|model:.+|plain|bare|alpaca|llama2|llama3|chatml'
   return bool(re.fullmatch(known, name))
 
 

@@ -12,9 +12,12 @@ from typing import Any
 
 import ml_collections
 
-from satjax import errors, files
+from satjax import console, errors, files
 from satjax.config import history, schema
 from satjax.config.run import Config, field_of
+
+# Configurations that come with the package, in a clone and in a wheel.
+RECIPES = pathlib.Path(__file__).parents[2] / 'configs'
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Config:
@@ -28,18 +31,20 @@ def read(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
   Args:
     path: a Python file with `get_config()`, which is executed, or a JSON file
       such as a run's config.json, which is only read. `FILE.py:ARGUMENT` calls
-      `get_config(ARGUMENT)`.
+      `get_config(ARGUMENT)`. `configs/NAME.py` is the one that satjax brings
+      along where there is no such file.
     overrides: `--config.group.key=value` arguments.
 
   Raises:
     ConfigError: names the file or the key, the value and what is allowed.
   """
   name, has_argument, argument = path.partition('.py:')
-  file = pathlib.Path(f'{name}.py' if has_argument else path)
+  file = _find(pathlib.Path(f'{name}.py' if has_argument else path))
   if not file.is_file() or file.suffix not in ('.py', '.json'):
+    names = ', '.join(sorted(p.stem for p in RECIPES.glob('[!_]*.py')))
     raise errors.ConfigError(
       f'--config={path}: there is no such file, .py or .json; try'
-      ' --config=configs/tiny.py'
+      f' --config=configs/tiny.py, or another that comes with satjax: {names}'
     )
   if file.suffix == '.json':
     values = history.anew(_parse_json(file))
@@ -49,6 +54,17 @@ def read(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
   else:
     values = _run_python(file, [argument] if has_argument else [])
   return override(values, overrides)
+
+
+def _find(file: pathlib.Path) -> pathlib.Path:
+  """A file as it is named, or else the recipe of that name, and says so."""
+  shipped = RECIPES.parent / file
+  if file.parts[:1] != (RECIPES.name,) or file.is_file():
+    return file
+  if shipped.is_file():
+    console.say(f'{file} is not here; {shipped} is used')
+    return shipped
+  return file
 
 
 def read_json(

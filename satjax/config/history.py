@@ -10,7 +10,7 @@ from typing import Any
 
 from satjax import errors
 
-VERSION = 2  # of the form that is written; files without one are of version 0
+VERSION = 3  # of the form that is written; files without one are of version 0
 # (version, 'group.key', what was done before).
 ADDED: tuple[tuple[int, str, Any], ...] = (
   (1, 'data.attend', 'document'),
@@ -18,6 +18,9 @@ ADDED: tuple[tuple[int, str, Any], ...] = (
   (2, 'data.reasoning', 'template'),
   (2, 'data.unlearned', 'keep'),
 )
+
+# (version, 'group.key', what was said before, what says the same today).
+RENAMED = ((3, 'data.template', 'plain', 'bare'),)
 
 # 'group.key', or 'growth.hops: OPTION' of an operator, and what to do instead.
 REMOVED = {
@@ -68,6 +71,11 @@ def upgrade(values: Any) -> Any:
     group, name = key.split('.')
     if since > version and isinstance(values.get(group), Mapping):
       values[group] = {name: before, **values[group]}
+  for since, key, before, now in RENAMED:
+    group, name = key.split('.')
+    found = values.get(group) if since > version else None
+    if isinstance(found, Mapping) and found.get(name) == before:
+      values[group] = {**found, name: now}
   if _never_decays(values.get('optimizer')):
     values['optimizer'] = {**values['optimizer'], 'schedule': 'constant'}
   return values

@@ -35,8 +35,16 @@ _ALPACA = (
 )
 # By name, with the marker that ends a turn; '': the end of text.
 BUILT_IN = {
-  # The texts as they are.
+  # The texts, and a new line before an answer unless a space is there.
   'plain': (
+    "{{ begin }}{% for m in messages %}{% if m.role == 'assistant' %}"
+    '{% generation %}{{ m.content + stop }}{% endgeneration %}'
+    "{% else %}{{ m.content + ('' if m.content[-1:] in ' \\n\\t' else"
+    " '\\n') }}{% endif %}{% endfor %}",
+    '',
+  ),
+  # The texts as they are; what was 'plain' up to version 2 (`history`).
+  'bare': (
     "{{ begin }}{% for m in messages %}{% if m.role == 'assistant' %}"
     '{% generation %}{{ m.content + stop }}{% endgeneration %}'
     '{% else %}{{ m.content }}{% endif %}{% endfor %}',
@@ -110,8 +118,9 @@ class Chat:
     source: Jinja, complete in itself.
     stop: the marker that ends what the assistant says.
     identity: equal for templates that write the same.
-    joins: whether a conversation is encoded as one text; 'plain' encodes every
-      part for itself, so that no token is half prompt and half answer.
+    joins: whether a conversation is encoded as one text; 'plain' and 'bare'
+      encode every part for itself, so that no token is half prompt and half
+      answer.
   """
 
   def __init__(
@@ -133,7 +142,7 @@ class Chat:
       template = 'model' if own else 'plain'
     if template in BUILT_IN and _takes_own(tokenizer, template):
       template = 'model'
-    self.joins = template != 'plain'
+    self.joins = template not in ('plain', 'bare')
     self._reasoning = reasoning
     self._is_own = template not in BUILT_IN
     if self._is_own:

@@ -269,7 +269,7 @@ class SplitWriter:
     self._dtype = dtype
     self._split = split
     self._shard = None
-    self._starts, self._has_turns = [], False
+    self._starts, self._has_turns, self._num_unlearned = [], False, 0
     folder.mkdir(parents=True, exist_ok=True)
 
   @property
@@ -292,6 +292,9 @@ class SplitWriter:
       is_trained[starts] = False
     else:
       self._has_turns = True
+      before = np.concatenate([[0], np.cumsum(is_trained)])
+      is_none = before[starts + lengths] == before[starts]
+      self._num_unlearned += int(is_none.sum())
     self._shard.add(tokens, is_trained)
 
   def finish(self) -> None:
@@ -309,8 +312,10 @@ class SplitWriter:
       split.num_tokens += self.num_tokens
       split.num_documents += len(starts)
       split.has_turns |= self._has_turns
+      if split.num_unlearned is not None:
+        split.num_unlearned += self._num_unlearned
     files.sync(self._folder)
-    self._shard, self._starts = None, []
+    self._shard, self._starts, self._num_unlearned = None, [], 0
 
   def close(self) -> None:
     """Ends the shard, and the split."""

@@ -15,10 +15,12 @@ from satjax.data.encode import Encoder
 from satjax.data.table import TokenTable
 from satjax.data.tokenizers import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 NAME = 'table.json'
 # What tables were made with before it was a setting.
 _ADDED = {'test': 0.0, 'reasoning': 'template'}
+# What templates of format 1 are called today, if something else.
+_RENAMED = {'plain': 'bare'}
 
 
 @dataclasses.dataclass
@@ -44,6 +46,7 @@ class Split:
   num_documents: int = 0
   num_tokens: int = 0
   has_turns: bool = False  # some are pairs or conversations
+  num_unlearned: int | None = 0  # documents; None: nobody counted them
   starts: WrittenFile | None = None  # where they begin; None: not finished
   shards: list[Shard] = dataclasses.field(default_factory=list)
 
@@ -77,12 +80,22 @@ class Manifest:
   @classmethod
   def from_json(cls, described: dict[str, Any]) -> 'Manifest':
     fields = {key: described[key] for key in described if key != 'format'}
-    return cls(**fields | {'parts': [_part(p) for p in fields['parts']]})
+    found = cls(**fields | {'parts': [_part(p) for p in fields['parts']]})
+    if described['format'] == 1 and found.has_turns:
+      name = found.made_from['template']
+      found.made_from['template'] = _RENAMED.get(name, name)
+    return found
+
+  @property
+  def has_turns(self) -> bool:
+    """Whether some documents are pairs or conversations."""
+    return any(s.has_turns for p in self.parts for s in p.splits.values())
 
 
 def _part(described: dict[str, Any]) -> Part:
   splits = {}
   for name, split in described['splits'].items():
+    split = {'num_unlearned': None} | split
     files = {'shards': [Shard(**shard) for shard in split['shards']]}
     if split['starts']:
       files['starts'] = WrittenFile(**split['starts'])
@@ -99,7 +112,7 @@ def read(directory: Path) -> Manifest | None:
   path = directory / NAME
   try:
     described = json.loads(path.read_text(encoding='utf-8'))
-    if described['format'] == FORMAT:
+    if described['format'] in (1, FORMAT):
       return Manifest.from_json(described)
   except FileNotFoundError:
     return None
@@ -108,8 +121,8 @@ def read(directory: Path) -> Manifest | None:
       f'{path} is damaged ({error!r}); prepare the table again'
     ) from error
   raise errors.DataError(
-    f'{path} has format {described["format"]}, and this satjax reads {FORMAT};'
-    ' prepare it again'
+    f'{path} has format {described["format"]}, and this satjax reads 1 to'
+    f' {FORMAT}; prepare it again'
   )
 
 
@@ -175,7 +188,7 @@ def open_tables(
   found = _read_finished(root)
   shares = {'held_out': held_out, 'test': test}
   settings = dict(shares)
-  if any(s.has_turns for part in found.parts for s in part.splits.values()):
+  if found.has_turns:
     encoder = Encoder(tokenizer, template, reasoning)
     settings |= {'template': encoder.chat.identity, 'reasoning': reasoning}
   _check_made(found, root, tokenizer, settings)
@@ -257,7 +270,9 @@ def _table(place: Path, split: Split, dtype: str, name: str) -> TokenTable:
     [shard.num_tokens for shard in split.shards],
     np.dtype(dtype),
   )
-  described = json.dumps([dtype, dataclasses.asdict(split)])
+  files = dataclasses.asdict(split)
+  del files['num_unlearned']  # which follows from the files
+  described = json.dumps([dtype, files])
   return TokenTable(
     blocks.Column(opened, blocks.TOKENS),
     # As an array: the class of mapped ones makes every look-up slower.
@@ -265,6 +280,7 @@ def _table(place: Path, split: Split, dtype: str, name: str) -> TokenTable:
     hashlib.blake2b(described.encode(), digest_size=16).hexdigest(),
     name,
     blocks.Column(opened, blocks.IS_TRAINED) if split.has_turns else None,
+    unlearned=split.num_unlearned,
   )
 
 

@@ -13,7 +13,6 @@ import pathlib
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from satjax import errors
@@ -22,6 +21,16 @@ from satjax.data import pipeline, tokenizers
 from satjax.data.rows import Row
 
 _LEARNED, _READ, _EMPTY = 'bold green', 'bright_black', 'red'
+# Lines are broken where the screen ends, whatever its width.
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>satjax preview</title>
+<pre style="white-space: pre-wrap; overflow-wrap: anywhere">{code}</pre>
+</html>
+"""
 
 
 def preview(
@@ -67,7 +76,9 @@ def preview(
       found = {'batch': step, 'row': number} | described(row, tokenizer)
       print(json.dumps(found, ensure_ascii=False))
     return
-  console = Console(record=out is not None, highlight=False)
+  console = Console(
+    record=out is not None, highlight=False, markup=False, soft_wrap=True
+  )
   console.print(_counts(batches, config.train.batch_size))
   console.print(
     Text.assemble(
@@ -75,14 +86,14 @@ def preview(
     )
   )
   for number, row in enumerate(rows):
-    console.rule(
-      f'batch {step}, row {number}: {row["segments"].max()} documents,'
-      f' {np.sum(row["weights"] > 0)} of {len(row["weights"])} targets learned',
-      style=_READ,
+    console.print(
+      f'\nbatch {step}, row {number}: {row["segments"].max()} documents\n'
+      f'{np.sum(row["weights"] > 0)} of {len(row["weights"])} targets learned',
+      style='bold',
     )
-    console.print(render(row, tokenizer), soft_wrap=out is None)
+    console.print(render(row, tokenizer))
   if out is not None:
-    page = console.export_html(inline_styles=True)
+    page = console.export_html(inline_styles=True, code_format=_PAGE)
     pathlib.Path(out).write_text(page, encoding='utf-8')
     console.print(f'wrote {out}')
 
@@ -141,13 +152,14 @@ def _tokens(row: Row) -> Iterator[tuple[int, bool]]:
       yield int(row['targets'][at]), True
 
 
-def _counts(batches: pipeline.Batches, batch_size: int) -> Table:
+def _counts(batches: pipeline.Batches, batch_size: int) -> str:
   """What each source has, and how much of it is learned."""
-  table = Table(title=f'batches of {batch_size} rows')
-  for name in ('source', 'documents', 'tokens', 'rows', 'cut', 'left out'):
-    table.add_column(name, justify='left' if name == 'source' else 'right')
+  lines = [f'batches of {batch_size} rows']
   for rows in batches.sources:
-    documents, tokens = len(rows.table.starts), len(rows.table.tokens)
-    counts = (documents, tokens, len(rows), rows.num_cut, rows.num_dropped)
-    table.add_row(rows.table.name, *(f'{count:,}' for count in counts))
-  return table
+    lines += [
+      rows.table.name,
+      f'  {len(rows.table.starts):,} documents: {rows.num_cut:,} cut,'
+      f' {rows.num_dropped:,} left out',
+      f'  {len(rows.table.tokens):,} tokens in {len(rows):,} rows',
+    ]
+  return '\n'.join(lines)

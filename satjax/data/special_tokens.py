@@ -21,6 +21,8 @@ _SETTINGS = {  # files that name a token, or its id; the first that does
   'generation_config.json': '_token_id',
 }
 
+TEMPLATES = 'additional_chat_templates'  # a folder, of those that have names
+
 
 def parse(content: bytes, path: Path) -> dict[str, Any]:
   """Reads a JSON object.
@@ -96,7 +98,7 @@ def chat_templates(folder: Path | None) -> dict[str, str]:
   if folder is None:
     return {}
   files = {'default': folder / 'chat_template.jinja'}
-  for path in sorted((folder / 'additional_chat_templates').glob('*.jinja')):
+  for path in sorted((folder / TEMPLATES).glob('*.jinja')):
     files[path.stem] = path
   if found := {
     k: p.read_text('utf-8') for k, p in files.items() if p.is_file()

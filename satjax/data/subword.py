@@ -214,6 +214,12 @@ class HuggingFaceTokenizer(Subword):
       config['eos_token'] = self._tokenizer.id_to_token(self.eos_id)
     if 'bos_token' not in config and self.bos_id is not None:
       config['bos_token'] = self._tokenizer.id_to_token(self.bos_id)
+    if set(self.chat_templates) - {'default'}:  # maybe of files of their own
+      found.pop('chat_template.jinja', None)
+      config['chat_template'] = [
+        {'name': name, 'template': source}
+        for name, source in self.chat_templates.items()
+      ]
     return found | {'tokenizer_config.json': files.to_json(config)}
 
 

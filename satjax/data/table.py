@@ -44,6 +44,7 @@ class TokenTable:
   is_trained: Any = None
   ids: tuple[str, ...] = ()  # of the documents; (): they are not kept
   num_found: int = 0  # documents of the source, in whatever split
+  unlearned: int | None = None  # those that teach nothing; None: not counted
 
   @functools.cached_property
   def first_target(self) -> int:
@@ -67,8 +68,8 @@ class TokenTable:
   def num_unlearned(self, sizes: np.ndarray) -> int:
     """How many documents teach nothing by their first tokens.
 
-    Of a table on disk only those are looked at that are longer: of the others
-    `satjax prepare` has said so.
+    Of a table on disk only those are looked at that are longer, since `satjax
+    prepare` has counted the others.
 
     Args:
       sizes: int64 [num_documents], how many tokens are read of each.
@@ -77,9 +78,15 @@ class TokenTable:
     if isinstance(self.is_trained, np.ndarray):
       before = np.concatenate([[0], np.cumsum(self.is_trained)])
       return int(np.sum(before[ends] == before[self.starts]))
-    is_cut = ends < np.append(self.starts[1:], len(self.tokens))
-    places = zip(self.starts[is_cut], ends[is_cut])
-    return sum(not self.is_trained[a:b].any() for a, b in places)
+    lasts = np.append(self.starts[1:], len(self.tokens))
+    is_read = (ends < lasts) | (self.unlearned is None)
+    places = zip(self.starts[is_read], ends[is_read], lasts[is_read])
+    if self.unlearned is None:  # by an earlier version
+      return sum(not self.is_trained[a:b].any() for a, b, _ in places)
+    return self.unlearned + sum(
+      not self.is_trained[a:b].any() and self.is_trained[b:c].any()
+      for a, b, c in places
+    )
 
 
 def split_of(document_id: str, held_out: float, test: float = 0.0) -> str:

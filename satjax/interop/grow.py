@@ -19,6 +19,7 @@ import numpy as np
 from satjax import console, errors, files, flops, tree
 from satjax.config import specs as specs_lib
 from satjax.config.groups import ModelConfig
+from satjax.data import special_tokens
 from satjax.growth import apply, layer_maps
 from satjax.growth.operators import Depth, Learn, Length, Operator
 from satjax.interop import (
@@ -33,7 +34,10 @@ from satjax.interop import (
 from satjax.interop.small_files import Settings
 
 # Tokenizers, templates and settings go along.
-_SMALL_FILES = ('*.json', '*.jinja', '*.model', '*.txt')
+_SMALL_FILES = (
+  *('*.json', '*.jinja', '*.model', '*.txt'),
+  f'{special_tokens.TEMPLATES}/*.jinja',
+)
 _OF_OTHER_WEIGHTS = ('adapter_config.json', writer.CHECKSUMS)
 _MARKS = ('', 'new', 'new, zeroed', 'new, random')  # a later one says more
 _MOST_ROWS = 40
@@ -227,7 +231,7 @@ def _small_files(
     )
   contents = {'config.json': files.to_json(described)}
   paths = itertools.chain(*map(source.glob, _SMALL_FILES))
-  names = {path.name for path in paths if not path.is_dir()}
+  names = {str(p.relative_to(source)) for p in paths if not p.is_dir()}
   for name in sorted(names - {*_OF_OTHER_WEIGHTS, *contents}):
     if not name.endswith('.index.json'):
       contents[name] = weights.read_small(source, name)

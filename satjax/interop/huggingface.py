@@ -19,7 +19,7 @@ import numpy as np
 
 from satjax import console, errors, files, tree
 from satjax.config.groups import ModelConfig
-from satjax.data import subword
+from satjax.data import special_tokens, subword
 from satjax.interop import llama, small_files, weights, writer
 from satjax.interop.small_files import Settings
 
@@ -170,6 +170,7 @@ def copy(source: str | os.PathLike, directory: str | os.PathLike) -> None:
   names |= {path.name for path in source.glob('*.json')} - {writer.CHECKSUMS}
   names |= {path.name for path in source.glob('*.jinja')}
   names |= {path.name for path in source.glob('*.model')}
+  names |= {*_templates(source)}
   size = sum((source / name).stat().st_size for name in names)
   with (
     console.Progress('files', size) as bar,
@@ -178,8 +179,15 @@ def copy(source: str | os.PathLike, directory: str | os.PathLike) -> None:
     ) as temporary,
   ):
     for name in sorted(names):
+      (temporary / name).parent.mkdir(exist_ok=True)
       shutil.copyfile(source / name, temporary / name)
       bar.advance((source / name).stat().st_size)
+
+
+def _templates(directory: str | os.PathLike) -> list[str]:
+  """Names of the files of chat templates that have names of their own."""
+  found = Path(directory).glob(f'{special_tokens.TEMPLATES}/*.jinja')
+  return [f'{special_tokens.TEMPLATES}/{path.name}' for path in found]
 
 
 def not_finite(name: str) -> str:
@@ -246,7 +254,7 @@ def save(
     contents,
     dtype=dtype,
     max_shard_bytes=max_shard_bytes,
-    stale=subword.FILES if tokenizer else (),
+    stale=[*subword.FILES, *_templates(directory)] if tokenizer else (),
   )
 
 

@@ -69,7 +69,8 @@ def unsafe(directory: Path, name: str) -> str | None:
   path = directory / name
   if not os.path.lexists(path):
     return 'is missing'
-  allowed = [os.path.realpath(directory)]
+  root = os.path.realpath(directory)
+  allowed = [root, os.path.join(root, special_tokens.TEMPLATES)]
   if directory.parent.name == 'snapshots':  # of the hub's cache, which links
     allowed.append(os.path.realpath(directory.parents[1] / 'blobs'))
   if os.path.dirname(os.path.realpath(path)) not in allowed:

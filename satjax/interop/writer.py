@@ -141,12 +141,15 @@ def replacing(
       yield temporary
       for old in stale:
         (root / old).unlink(missing_ok=True)
-      written = sorted(temporary.iterdir(), key=lambda file: file.name in last)
+      written = [path for path in temporary.rglob('*') if path.is_file()]
+      written.sort(key=lambda file: file.name in last)
       # safetensors makes its files private to the user.
       mode = next(f for f in written if f.suffix == '.json').stat().st_mode
       for path in written:
         path.chmod(mode)
-        os.replace(path, root / path.name)
+        target = root / path.relative_to(temporary)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(path, target)
   except errors.StorageError:
     raise
   except (OSError, safetensors.SafetensorError) as error:
@@ -155,6 +158,7 @@ def replacing(
 
 def write_file(path: Path, content: bytes) -> None:
   """Writes a file in a temporary folder, and reads it back."""
+  path.parent.mkdir(exist_ok=True)
   path.write_bytes(content)
   if path.read_bytes() != content:
     raise OSError(f'{path.name} reads back different')

@@ -42,6 +42,23 @@ def test_steps_take_the_place_of_a_share(tmp_path):
   assert (found.train.eval_every, found.optimizer.warmup_steps) == (0, 12)
 
 
+def test_recipes_are_found_from_any_folder(tmp_path, monkeypatch, capsys):
+  expected = config_file.load('configs/tiny.py')
+  assert capsys.readouterr().err == ''
+  monkeypatch.chdir(tmp_path)
+  assert config_file.load('configs/tiny.py') == expected
+  shipped = config_file.RECIPES / 'tiny.py'
+  assert f'configs/tiny.py is not here; {shipped} is' in capsys.readouterr().err
+  (tmp_path / 'configs').mkdir()
+  own = 'def get_config(): raise ValueError("mine")'
+  (tmp_path / 'configs/tiny.py').write_text(own)
+  with pytest.raises(errors.ConfigError, match='mine'):
+    config_file.load('configs/tiny.py')
+  for path in ('configs/none.py', 'tiny.py', 'other/tiny.py'):
+    with pytest.raises(errors.ConfigError, match='comes with satjax: .*tiny'):
+      config_file.load(path)
+
+
 def test_a_key_is_given_once():
   with pytest.raises(errors.ConfigError, match='num_steps is given twice'):
     override('train.num_steps=1', 'train.seed=1', 'train.num_steps=2')

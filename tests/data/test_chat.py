@@ -20,7 +20,8 @@ CHAT = (
 )
 # [..] is learned, {..} a special token; other markers BYTE spells as text.
 WRITTEN = {
-  'plain': '{begin}Be brief.One?[Yes.][{stop}]Two?[No.][{stop}]',
+  'plain': '{begin}Be brief.\nOne?\n[Yes.][{stop}]Two?\n[No.][{stop}]',
+  'bare': '{begin}Be brief.One?[Yes.][{stop}]Two?[No.][{stop}]',
   'alpaca': '{begin}Be brief.\n\n### Instruction:\nOne?\n\n### Response:\n'
   '[Yes.][{stop}]\n\n### Instruction:\nTwo?\n\n### Response:\n[No.][{stop}]'
   '\n\n',
@@ -49,6 +50,16 @@ def test_what_is_written_and_learned(template):
   found = chat.Chat(BYTE, template).write(CHAT, ())
   assert shown(found.parts) == WRITTEN[template]
   assert not found.unclear and not found.unread
+
+
+@pytest.mark.parametrize('prompt', ['Q: x? A: ', 'def f():\n\t', 'ask\n', ''])
+def test_plain_puts_nothing_where_a_space_is(prompt):
+  turns = Message('user', prompt), Message('assistant', 'b')
+  found = chat.Chat(BYTE, 'plain')
+  assert (
+    shown(found.write(turns, ()).parts) == f'{{begin}}{prompt}[b][{{stop}}]'
+  )
+  assert shown(found.opening(turns[:1])) == f'{{begin}}{prompt}'
 
 
 @pytest.mark.parametrize('template', chat.BUILT_IN)
@@ -128,7 +139,7 @@ def test_a_batch_is_its_documents_one_by_one(chatty):
 def test_a_table_without_an_end_is_refused():
   """Another tokenizer than that of the template: it would never stop."""
   encoded = Encoder(BYTE)([Document('a', 'answer', 'prompt')])
-  assert table.join(encoded, 'made up', BYTE.eos_id).first_target == 7
+  assert table.join(encoded, 'made up', BYTE.eos_id).first_target == 8
   with pytest.raises(errors.DataError, match=r'no token that ends.*id 300'):
     table.join(encoded, 'made up', 300)
 

@@ -75,6 +75,30 @@ def test_built_in_templates_are_complete_in_themselves(
       assert found.is_trained.astype(int).tolist() == own['assistant_masks']
 
 
+@pytest.mark.parametrize('template', ['plain', 'bare'])
+def test_texts_of_templates_without_headings_are_the_same(tmp_path, template):
+  import transformers
+
+  settings = {'begins': True, 'chat_template': None}
+  folder = chat_samples.write(tmp_path, 'llama2', 'none', **settings)
+  theirs = transformers.AutoTokenizer.from_pretrained(folder)
+  tokenizer = chat_samples.load(tmp_path, 'llama2', 'none', **settings)
+  encoder = Encoder(tokenizer, template)
+  theirs.chat_template = encoder.chat.source
+  for turns in CHATS.values():
+    for opens, some in ((False, turns), (True, turns[:-1])):
+      parts = (
+        encoder.chat.opening(some)
+        if opens
+        else encoder.chat.write(some, ()).parts
+      )
+      names = {number: name for name, number in tokenizer.markers.items()}
+      own = ''.join(names.get(part.content, part.content) for part in parts)
+      assert own == theirs.apply_chat_template(
+        as_dicts(some), tokenize=False, add_generation_prompt=opens
+      )
+
+
 TOOLS = [
   {
     'type': 'function',

@@ -10,6 +10,7 @@ import pytest
 from satjax import cli, errors
 from satjax.data import blocks, prepared, rows, table, tokenizers
 from satjax.data.encode import Encoder
+from tests.data import test_records
 
 BYTE = tokenizers.get_tokenizer('byte')
 KNOWN = {'template': 'plain', 'held_out': 0.2, 'test': 0.2}
@@ -108,6 +109,29 @@ def test_rows_are_those_of_a_table_in_memory(folder):
         for i in range(len(mine)):
           for key, value in other[i].items():
             np.testing.assert_array_equal(mine[i][key], value)
+
+
+def test_an_older_table_is_what_it_was(folder, tmp_path):
+  run(folder, f'--out={tmp_path / "new"}', '--template=bare')
+  run(folder, f'--out={tmp_path / "old"}', '--template=bare')
+  test_records.make_older(tmp_path / 'old' / prepared.NAME)
+  with pytest.raises(errors.ConfigError, match="template 'bare'; .* 'plain'"):
+    opened(tmp_path / 'old')
+  old, new = (
+    opened(tmp_path / name, template='bare')[1][0] for name in ('old', 'new')
+  )
+  assert old.fingerprint == new.fingerprint
+  assert (old.unlearned, new.unlearned) == (None, 0)
+
+
+def test_without_chats_the_template_of_an_older_table_is_any(tmp_path):
+  (tmp_path / 'a.txt').write_text('some text')
+  command = ['prepare', f'--source=text:{tmp_path}/a.txt', '--held_out=1e-9']
+  command += [f'--out={tmp_path}/out', '--template=plain']
+  assert cli.main(command) == 0
+  path = tmp_path / 'out' / prepared.NAME
+  path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+  assert cli.main(command) == 0  # it is finished
 
 
 def test_other_settings_than_those_of_the_run(folder):
@@ -226,7 +250,7 @@ def test_missing_and_short_files_are_found_when_opened(copy):
     (lambda text: '[]', 'is damaged'),
     (lambda text: text.replace('"parts"', '"part"'), 'is damaged'),
     (lambda text: text.replace('"num_tokens"', '"n"'), 'is damaged'),
-    (lambda text: text.replace('"format": 1', '"format": 99'), 'has format 99'),
+    (lambda text: text.replace('"format": 2', '"format": 99'), 'has format 99'),
   ],
 )
 def test_damaged_manifest_is_explained(copy, change, message):

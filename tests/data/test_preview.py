@@ -86,3 +86,23 @@ def test_preview_of_a_configuration(source, tmp_path, capsys, monkeypatch):
   learned = [n for n, yes in zip(row['ids'], row['learned']) if yes]
   assert re.fullmatch(r'(It is \d+\.)+', BYTE.decode(learned))
   assert row['text'].startswith('<begin><|im_start|>user\nWhat is')
+
+
+def test_a_preview_fits_a_narrow_screen(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv('COLUMNS', '48')
+  (tmp_path / 'a.jsonl').write_text('{"text": "one"}\n' * 90)
+  page = tmp_path / 'preview.html'
+  source = f'jsonl:{tmp_path}/[a].jsonl'  # no markup
+  run = ['preview', '--config=configs/tiny.py', f'--out={page}']
+  small = ('growth.hops=()', 'train.batch_size=8', f'data.train={source}')
+  assert cli.main([*run, *(f'--config.{key}' for key in small)]) == 0
+  shown = capsys.readouterr().out
+  name, documents, tokens = shown.splitlines()[1:4]
+  assert name == f'{source} (train)'
+  assert re.fullmatch(r'  \d+ documents: 0 cut, 0 left out', documents)
+  assert re.fullmatch(r'  \d+ tokens in \d+ rows', tokens)
+  named = (str(tmp_path), '<begin>one')
+  own = [x for x in shown.splitlines() if not any(n in x for n in named)]
+  assert len(own) > 8 and max(map(len, own)) <= 48
+  html = page.read_text()
+  assert 'width=device-width' in html and 'white-space: pre-wrap' in html

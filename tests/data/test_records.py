@@ -1,12 +1,13 @@
 """Records of others: what is read of them, and what is counted as unread."""
 
 from collections import Counter
+import functools
 import json
 
 import pytest
 
-from satjax import errors
-from satjax.data import documents, pipeline, tokenizers
+from satjax import cli, errors
+from satjax.data import documents, pipeline, prepared, tokenizers
 from satjax.data.documents import Message
 from tests import models
 
@@ -165,11 +166,29 @@ def test_records_that_cannot_be_read(record, message):
     read(record)
 
 
-def make(tmp_path, lengths, **changes):
-  """Batches of chats with prompts of some lengths, in rows of 64 bytes."""
-  pairs = ({'prompt': 'a' * n, 'answer': 'yes'} for n in lengths)
-  (tmp_path / 'a.jsonl').write_text('\n'.join(map(json.dumps, pairs)))
-  settings = {'train': (f'jsonl:{tmp_path}/a.jsonl',), 'seq_len': 64}
+def make(tmp_path, kind, lengths, **changes):
+  """Batches of chats with prompts of some lengths, in rows of 64 bytes.
+
+  A length below 0: nothing is learned of the answer.
+  """
+  chats = [
+    [
+      {'role': 'user', 'content': 'a' * abs(n)},
+      {'role': 'assistant', 'content': 'yes', 'weight': int(n > 0)},
+    ]
+    for n in lengths
+  ]
+  lines = (json.dumps({'messages': chat}) for chat in chats)
+  (tmp_path / 'a.jsonl').write_text('\n'.join(lines))
+  source = f'jsonl:{tmp_path}/a.jsonl'
+  if kind != 'files':
+    out = tmp_path / f'table{len(list(tmp_path.iterdir()))}'
+    run = ['prepare', f'--source={source}', f'--out={out}', '--template=bare']
+    assert cli.main([*run, '--held_out=1e-9']) == 0
+    source = f'tokens:{out}'
+  if kind == 'older':
+    make_older(out / prepared.NAME)
+  settings = {'train': (source,), 'seq_len': 64, 'template': 'bare'}
   data = models.make_data(
     **settings | {'packing': 'best_fit', 'held_out': 1e-9} | changes
   )
@@ -179,16 +198,34 @@ def make(tmp_path, lengths, **changes):
   )
 
 
-def test_documents_that_teach_nothing_are_counted(tmp_path, caplog):
-  made = make(tmp_path, [10, 10, 100])
-  assert made.sources[0].num_unlearned == 1
-  assert 'nothing is learned of 1 of 3 documents' in caplog.text
+def make_older(path):
+  """The description of a table as it was before chats got their new line."""
+  described = json.loads(path.read_text()) | {'format': 1}
+  assert described['made_from']['template'] == 'bare'
+  described['made_from']['template'] = 'plain'
+  for part in described['parts']:
+    for split in part['splits'].values():
+      del split['num_unlearned']
+  path.write_text(json.dumps(described))
 
 
-def test_they_are_refused_if_they_are_most(tmp_path):
-  lengths = [10, 100, 100]
-  with pytest.raises(errors.DataError, match='of 2 of 3 .*seq_len 64.*keep'):
-    make(tmp_path, lengths, unlearned='refuse')
-  assert make(tmp_path, lengths).sources[0].num_unlearned == 2
-  cut = make(tmp_path, lengths, unlearned='refuse', too_long='drop')
+@pytest.fixture(params=['files', 'prepared', 'older'])
+def made(request, tmp_path):
+  return functools.partial(make, tmp_path, request.param)
+
+
+def test_documents_that_teach_nothing_are_counted(made, caplog):
+  lengths = [10, 10, 100, -9, -100, 12]
+  assert made(lengths).sources[0].num_unlearned == 3
+  assert 'nothing is learned of 3 of 6 documents' in caplog.text
+  whole = made(lengths, packing='concat_then_split')
+  assert whole.sources[0].num_unlearned == 2
+
+
+def test_they_are_refused_if_they_are_most(made):
+  for lengths in ([10, 100, 100], [10, -9, -9], [10, 100, -9]):
+    with pytest.raises(errors.DataError, match='of 2 of 3 .*seq_len 64.*keep'):
+      made(lengths, unlearned='refuse')
+    assert made(lengths).sources[0].num_unlearned == 2
+  cut = made([10, 100, 100], unlearned='refuse', too_long='drop')
   assert cut.sources[0].num_unlearned == 0

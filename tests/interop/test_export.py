@@ -9,7 +9,7 @@ import pytest
 from satjax import errors
 from satjax.data import special_tokens, tokenizers
 from satjax.data.encode import Encoder
-from satjax.interop import huggingface, models, small_files
+from satjax.interop import grow, huggingface, models, small_files
 from satjax.interop.small_files import Settings
 from tests import models as samples
 
@@ -40,6 +40,18 @@ def write_tokenizer(folder, markers=(), **config):
   contents['tokenizer_config.json'] |= config
   for name, content in contents.items():
     (folder / name).write_text(json.dumps(content))
+  return tokenizers.get_tokenizer(f'hf:{folder}')
+
+
+def write_named(folder):
+  """Templates with names, as transformers writes them."""
+  write_tokenizer(folder, MARKERS)
+  own = "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"
+  (folder / 'chat_template.jinja').write_text(own)
+  more = folder / 'additional_chat_templates'
+  more.mkdir(exist_ok=True)
+  for name in ('rag', 'tool_use'):
+    (more / f'{name}.jinja').write_text(f'{name} {own}')
   return tokenizers.get_tokenizer(f'hf:{folder}')
 
 
@@ -246,6 +258,38 @@ def test_an_export_has_the_template_that_was_trained(tmp_path):
   assert not (out / 'chat_template.jinja').exists()
   assert stored(out, 'tokenizer_config.json')['chat_template'] == own
   assert models.template_of(out, tokenizer) == 'auto'
+
+
+def test_templates_with_names_go_along(tmp_path):
+  tokenizer = write_named(tmp_path / 't')
+  assert set(tokenizer.chat_templates) == {'default', 'rag', 'tool_use'}
+  source = Encoder(tokenizer, 'auto').chat.source
+  out, kept = tmp_path / 'out', tmp_path / 'kept'
+  export(out, None, tokenizer, template=source)
+  kept.mkdir()
+  for name, content in tokenizer.files().items():  # as a run keeps them
+    (kept / name).write_bytes(content)
+  huggingface.copy(out, tmp_path / 'copy')
+  for folder in (out, kept, tmp_path / 'copy'):
+    again = tokenizers.get_tokenizer(f'hf:{folder}')
+    assert again.chat_templates == tokenizer.chat_templates
+    assert again.fingerprint == tokenizer.fingerprint
+  # Of another template than its own, none of these is true.
+  write_named(out)  # files of before
+  export(out, None, tokenizer, template='{{ 1 }}')
+  again = tokenizers.get_tokenizer(f'hf:{out}')
+  assert again.chat_templates == {'default': '{{ 1 }}'}
+
+
+def test_files_of_templates_are_copied(tmp_path):
+  source, copy, grown = (tmp_path / name for name in ('a', 'b', 'c'))
+  write_base(source)
+  tokenizer = write_named(source)
+  huggingface.copy(source, copy)
+  grow.grow(source, grown, (('stack', 2),))
+  for folder in (copy, grown):
+    again = tokenizers.get_tokenizer(f'hf:{folder}')
+    assert again.chat_templates == tokenizer.chat_templates
 
 
 # --- the card ---------------------------------------------------------------

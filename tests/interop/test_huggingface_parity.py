@@ -17,6 +17,7 @@ from satjax.data import tokenizers  # noqa: E402
 from satjax.interop import huggingface, llama  # noqa: E402
 from satjax.model import decoder  # noqa: E402
 from tests import models  # noqa: E402
+from tests.interop import test_export  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
@@ -289,3 +290,20 @@ def test_special_tokens_begin_and_end_a_text(their_tokenizer):
   assert their_tokenizer(text)['input_ids'] == ids
   assert their_tokenizer.decode(ids) == text
   assert their_tokenizer.decode(ids, skip_special_tokens=True) == 'hé'
+
+
+def test_templates_with_names_are_the_same_for_autotokenizer(tmp_path):
+  own = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+  named = {'default': own, 'rag': 'rag' + own, 'tool_use': 'tools' + own}
+  theirs = transformers.AutoTokenizer.from_pretrained(
+    test_export.write_tokenizer(tmp_path / 'bare').name.removeprefix('hf:')
+  )
+  theirs.chat_template = named
+  theirs.save_pretrained(tmp_path / 'theirs')
+  assert (tmp_path / 'theirs/additional_chat_templates/rag.jinja').is_file()
+  tokenizer = tokenizers.get_tokenizer(f'hf:{tmp_path}/theirs')
+  test_export.export(tmp_path / 'ours', None, tokenizer, template=own)
+  huggingface.copy(tmp_path / 'ours', tmp_path / 'copy')
+  for name in ('ours', 'copy'):
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / name)
+    assert again.chat_template == named

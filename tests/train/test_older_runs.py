@@ -83,6 +83,20 @@ def test_a_key_that_came_later_has_the_default_of_the_day_it_came(
     workdir.read_config(folder)
 
 
+@pytest.mark.parametrize('version', [1, 2])
+def test_plain_chats_of_an_older_run_are_written_as_they_were(folder, version):
+  path = folder / 'config.json'
+  values = workdir.read_config(folder).to_dict() | {'version': version}
+  for before, now in (('plain', 'bare'), ('chatml', 'chatml')):
+    values['data']['template'] = before
+    path.write_text(json.dumps(values))
+    assert workdir.read_config(folder).data.template == now
+  values |= {'version': history.VERSION}
+  values['data']['template'] = 'plain'
+  path.write_text(json.dumps(values))
+  assert workdir.read_config(folder).data.template == 'plain'
+
+
 @pytest.mark.parametrize('version', [99, 'x', None, 1.5, True])
 def test_a_later_or_damaged_version_is_refused(folder, version):
   path = folder / 'config.json'

@@ -33,6 +33,18 @@ def rows(text, title, number=0):
   return found
 
 
+def test_a_narrow_screen_scrolls_tables_alone(page):
+  assert 'content="width=device-width' in page
+  tables = page.split('<table')[:-1]
+  assert tables and all(
+    x.endswith('class="wide" tabindex="0">') for x in tables
+  )
+  panels = re.findall(r'<div style="([^"]*)"', page)
+  shrinks = r'flex: [\d.]+ 1 [\d.]+px; max-width: [\d.]+px'
+  assert panels and all(re.fullmatch(shrinks, look) for look in panels)
+  assert not re.findall(r'<(?:pre|code|img|input)\b', page)
+
+
 def test_the_table_has_every_arm(page):
   table = rows(page, 'arms')
   assert list(table) == [
