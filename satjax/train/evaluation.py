@@ -111,6 +111,15 @@ class Evaluator:
           'loss': float(nats[number] / tokens[number]),
         }
 
+  def counts(self) -> Iterator[str]:
+    """What of each source is read, in words."""
+    for name, read in self.batches.items():
+      left = f', {read.num_left:,} rows left out (train.eval_batches)'
+      yield (
+        f'{name}: evaluated on {read.num_documents:,} of {read.num_found:,}'
+        f' documents, {read.num_tokens:,} tokens{left if read.num_left else ""}'
+      )
+
   def bytes_per_token(self) -> dict[str, float]:
     """Bytes of text for each target that counts; an end of text has none.
 

@@ -168,6 +168,8 @@ def _begin(
       onset=Onset(config.optimizer.warmup_steps),
       is_new=not saved,
     )
+    for line in run.evaluators['held_out'].counts():
+      run.progress.note(line)
     if note := resume.describe(setup, step, saved):
       run.progress.note(note)
     if step < config.train.num_steps:
