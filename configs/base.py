@@ -93,6 +93,11 @@ def get_config() -> ml_collections.ConfigDict:
     eval_batches=16,  # batches of each evaluation source, at most
     checkpoint_every=250,  # steps, or a share of the run; 0: at the end only
     keep_checkpoints=2,  # newest ones kept
+    keep_best=0,  # kept besides: so many of the lowest held-out loss, the mean
+    # over data.eval, of those saved at a step with an evaluation
+    sample_prompts=(),  # texts to continue at every evaluation, or to answer,
+    # where the run learns from chats: `samples.jsonl`
+    sample_tokens=64,  # new ones of each, at most
   )
 
   # 'auto' is what suits how the run begins, by satjax/config/defaults.py: with

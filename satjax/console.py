@@ -44,7 +44,7 @@ class Progress:
     self.total, self.done = total, done
     self._what, self._counts = what, counts
     self._console = rich_console.Console(
-      stderr=True, highlight=False, quiet=quiet
+      stderr=True, highlight=False, markup=False, emoji=False, quiet=quiet
     )
     self._lock = threading.Lock()
     self._begun_with = done

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import socket
+from typing import Any
 
 from absl import logging
 import jax
@@ -225,6 +226,13 @@ def agree(good: bool) -> bool:
   if jax.process_count() == 1:
     return good
   return bool(np.all(multihost_utils.process_allgather(np.array(good))))
+
+
+def fetch(arrays: Any) -> Any:
+  """A tree of arrays on the host, whole in all processes."""
+  if jax.process_count() == 1:
+    return jax.device_get(arrays)
+  return multihost_utils.process_allgather(arrays, tiled=True)
 
 
 def all_same(text: str) -> bool:

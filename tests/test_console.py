@@ -53,3 +53,10 @@ def test_a_table_of_markdown():
   assert console.markdown(['a', 'b'], [['x', '1']], right=True) == (
     '| a | b |\n| --- | ---: |\n| x | 1 |\n'
   )
+
+
+def test_a_note_is_shown_as_it_is(capsys):
+  text = "step 2  'def ': '[/b] [red]x[/red] :smile: text:[ab]*.txt'"
+  with console.Progress('step', 4) as bar:
+    bar.note(text)
+  assert capsys.readouterr().err == f'{text}\n'

@@ -45,8 +45,9 @@ WORKDIR = {'--workdir': value('DIR', 'folder of a run')}
 STEP = {
   '--step': value(
     'N',
-    'checkpoint to take, in completed steps, or the model on either'
-    ' side of a growth: before_growth:N, after_growth:N (default: the newest)',
+    'checkpoint to take, in completed steps; best: of the lowest held-out'
+    ' loss; or the model on either side of a growth: before_growth:N,'
+    ' after_growth:N (default: the newest)',
   )
 }
 OUT = {'--out': value('PATH', 'what to write')}

@@ -74,6 +74,12 @@ class TrainConfig(schema.Group):
   eval_batches: int = schema.at_least(1)
   checkpoint_every: int = schema.steps(0)
   keep_checkpoints: int = schema.at_least(1)
+  keep_best: int = schema.at_least(0)
+  sample_prompts: tuple = schema.rule(
+    lambda v: all(isinstance(text, str) and text for text in v),
+    "texts, such as ('def ',), none of them empty",
+  )
+  sample_tokens: int = schema.at_least(1)
 
   def problems(self) -> Iterator[str]:
     if self.microbatch_size and self.batch_size % self.microbatch_size:

@@ -17,6 +17,9 @@ ADDED: tuple[tuple[int, str, Any], ...] = (
   (2, 'model.vocab_multiple', 0),
   (2, 'data.reasoning', 'template'),
   (2, 'data.unlearned', 'keep'),
+  (2, 'train.keep_best', 0),
+  (2, 'train.sample_prompts', ()),
+  (2, 'train.sample_tokens', 64),
 )
 
 # (version, 'group.key', what was said before, what says the same today).

@@ -46,7 +46,11 @@ def _idle(config: Config) -> Iterator[tuple[str, str]]:
   if not config.growth.hops:
     yield 'growth.*', 'growth.hops is ()'
   if not config.data.eval:
-    yield 'train.eval_*', 'data.eval is ()'
+    yield 'train.eval_batches', 'data.eval is ()'
+    if not config.train.sample_prompts:
+      yield 'train.eval_every', 'data.eval is ()'
+  if not config.train.sample_prompts:
+    yield 'train.sample_tokens', 'train.sample_prompts is ()'
   if config.data.packing != 'best_fit':
     yield 'data.too_long', "data.packing is not 'best_fit'"
   unused = {

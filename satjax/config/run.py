@@ -86,6 +86,7 @@ class Config(Groups):
   def problems(self, recorded: bool = False) -> list[str]:
     """Rules that need more than one group; see `from_dict`."""
     problems = [*self._schedule_problems(), *stages.problems(self)]
+    problems += self._keep_problems()
     if self.sparsity.is_on:
       problems += [*self._layer_problems(), *self._ladder_problems()]
       problems += self._setup_problems()
@@ -114,6 +115,23 @@ class Config(Groups):
         "config.optimizer.decay_steps 0: schedule 'wsd' ends with a decay; give"
         " its steps, a share of the run such as 0.2, or 'auto'; or use schedule"
         " 'constant', which has none"
+      )
+
+  def _keep_problems(self) -> Iterator[str]:
+    train = self.train
+    both = math.lcm(train.eval_every, train.checkpoint_every)
+    if train.keep_best and not self.data.eval:
+      yield (
+        f'config.train.keep_best {train.keep_best} compares held-out losses,'
+        ' and data.eval is (); name sources there, or set it to 0'
+      )
+    elif train.keep_best and not 0 < both < train.num_steps:
+      yield (
+        f'config.train.keep_best {train.keep_best} compares checkpoints that'
+        ' are saved at a step with an evaluation: checkpoint_every'
+        f' {train.checkpoint_every} and eval_every {train.eval_every} do not'
+        f' meet before num_steps {train.num_steps}; use one number below it for'
+        ' both'
       )
 
   def _models(self) -> list[ModelConfig]:

@@ -123,6 +123,7 @@ class EvalBatches(Sequence):
     num_documents: that they are of.
     num_in_split: documents of the split, which are numbered in their order.
     num_found: documents of the source.
+    num_left: rows of the split that are not taken.
   """
 
   def __init__(
@@ -131,6 +132,7 @@ class EvalBatches(Sequence):
     """Takes `count` of the rows, spread evenly over them."""
     self._parts, self._batch_size, self._count = parts, batch_size, count
     self._ends = np.cumsum([len(part) for part in parts])
+    self.num_left = int(self._ends[-1]) - count
     sizes = [len(part.table.starts) for part in parts]
     self._firsts = np.cumsum([0, *sizes[:-1]])
     self.num_found = sum(part.table.num_found for part in parts)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from satjax import errors, sharding
+from satjax import distributed, errors, sharding
 from satjax.config.groups import ModelConfig
 from satjax.data import tokenizers
 from satjax.generation import sampling, speculative
@@ -230,7 +230,7 @@ def _finish(tokenizer, ids, options, state, more):
   while True:
     limit = min(limit + _CHUNK, options.max_tokens)
     state = more(state, limit)
-    seen = jax.device_get(
+    seen = distributed.fetch(
       {name: x for name, x in state.items() if name not in ('cache', 'draft')}
     )
     rows = [

@@ -18,10 +18,9 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from satjax import distributed, errors, tree
-from satjax.train import orbax_errors
+from satjax.train import orbax_errors, preservation
 from satjax.tree import PyTree
 
 
@@ -48,7 +47,7 @@ def steps_on_disk(workdir: pathlib.Path) -> list[int]:
 class Checkpoints:
   """The checkpoints of a workdir: regular ones, and those around growth.
 
-  Of `checkpoints/` the newest are kept, of the others all.
+  Of `checkpoints/` the newest and the best are kept, of the others all.
   """
 
   def __init__(
@@ -56,29 +55,33 @@ class Checkpoints:
     workdir: pathlib.Path,
     keep: int | None = None,
     always: Sequence[int] = (),
+    keep_best: int = 0,
   ):
     """Opens the folders, for writing if `keep` says how many to keep.
 
-    `always`: steps whose checkpoints are kept besides.
+    Args:
+      workdir: of the run.
+      keep: the newest ones.
+      always: steps whose checkpoints are kept besides.
+      keep_best: so many of the lowest held-out loss are kept besides.
     """
     self._root = workdir.resolve()
     self._keep, self._always = keep, always
+    self._best = preservation.Best(keep_best)
     self._managers: dict[str, ocp.CheckpointManager] = {}
     if keep is not None:
       logging.get_absl_logger().addFilter(orbax_errors.is_not_of_orbax)
     for kind in (*KINDS, DECAYED):
       if kind == KINDS[0] or (self._root / kind).is_dir():
         self._open(kind)
+    if keep_best:
+      self._best.losses.update(self._held_out())
 
   def _open(self, kind: str) -> None:
     writes = self._keep is not None
     keep = self._keep if kind == KINDS[0] else None  # None: all
-    policies = [
-      checkpoint_managers.LatestN(keep),
-      checkpoint_managers.CustomSteps(self._always),
-    ]
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+      preservation_policy=preservation.policy(keep, self._always, self._best),
       create=writes,
       cleanup_tmp_directories=writes,
       enable_async_checkpointing=writes,
@@ -92,6 +95,16 @@ class Checkpoints:
     manager = self._managers.get(kind)
     return sorted(manager.all_steps()) if manager else []
 
+  def best(self) -> int | None:
+    """The step of the lowest held-out loss; None: no loss is known."""
+    losses = self._held_out()
+    return min(losses, key=losses.get, default=None)
+
+  def _held_out(self) -> dict[int, float]:
+    """Held-out losses of the regular checkpoints that have one, by step."""
+    found = {s: self.record(s).get('held_out_loss') for s in self.steps()}
+    return {step: loss for step, loss in found.items() if loss is not None}
+
   def save(
     self,
     step: int,
@@ -101,7 +114,8 @@ class Checkpoints:
   ) -> None:
     """Begins to save; returns when the device arrays may be reused.
 
-    One around growth that is there already is the same, and stays.
+    One around growth that is there already is the same, and stays. The record
+    may have a 'held_out_loss' to compare by, or None.
 
     Raises:
       StorageError: this one, or the one before it, cannot be written.
@@ -118,6 +132,8 @@ class Checkpoints:
       'shapes': _shapes(state),
     }
     record['digest'] = _digest(record)
+    if kind == KINDS[0]:
+      self._best.losses[step] = record.get('held_out_loss')
     with self._writing():
       self._managers[kind].save(
         step,
@@ -161,7 +177,7 @@ class Checkpoints:
   def record(self, step: int, kind: str = KINDS[0]) -> dict[str, Any]:
     """The JSON record of a checkpoint; empty if it is damaged."""
     try:
-      return self._read_part(step, kind, record=ocp.args.JsonRestore())
+      return self._read_record(step, kind)
     except _DamagedError:
       return {}
 
@@ -213,12 +229,16 @@ class Checkpoints:
       )
     return None
 
-  def _read(self, step, kind, abstract) -> Restored:
+  def _read_record(self, step: int, kind: str) -> dict[str, Any]:
     record = self._read_part(step, kind, record=ocp.args.JsonRestore())
     if not isinstance(record, dict) or record.get('digest') != _digest(record):
       raise _DamagedError('its JSON record has changed since it was saved')
     if record['step'] != step:
       raise _DamagedError(f'by its record, it is of step {record["step"]}')
+    return record
+
+  def _read(self, step, kind, abstract) -> Restored:
+    record = self._read_record(step, kind)
     wanted = abstract(record)
     # What Orbax says against shapes is proof of damage only if they are right.
     _check_shapes(record, wanted, f'{self._root / kind / str(step)}')
@@ -279,14 +299,12 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def opened(
-  workdir: pathlib.Path, keep: int, always: Sequence[int]
-) -> Iterator[Checkpoints]:
-  """Those of a run, closed at its end.
+def opened(workdir: pathlib.Path, *how: Any) -> Iterator[Checkpoints]:
+  """Those of a run, closed at its end; arguments as `Checkpoints`.
 
   Not if a process has gone: a save under way would wait for it.
   """
-  checkpoints = Checkpoints(workdir, keep, always)
+  checkpoints = Checkpoints(workdir, *how)
   try:
     yield checkpoints
   except errors.PeerLost:

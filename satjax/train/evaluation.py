@@ -1,8 +1,9 @@
 """Held-out loss of a model, by source and by document."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
 import math
+import statistics
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import optax
 from satjax import errors, sharding
 from satjax.config import stages
 from satjax.config.data import DataConfig
+from satjax.config.run import Config
 from satjax.config.stages import Stage
 from satjax.data import pipeline, tokenizers
 from satjax.data.pipeline import EvalBatches
@@ -109,6 +111,15 @@ class Evaluator:
           'loss': float(nats[number] / tokens[number]),
         }
 
+  def counts(self) -> Iterator[str]:
+    """What of each source is read, in words."""
+    for name, read in self.batches.items():
+      left = f', {read.num_left:,} rows left out (train.eval_batches)'
+      yield (
+        f'{name}: evaluated on {read.num_documents:,} of {read.num_found:,}'
+        f' documents, {read.num_tokens:,} tokens{left if read.num_left else ""}'
+      )
+
   def bytes_per_token(self) -> dict[str, float]:
     """Bytes of text for each target that counts; an end of text has none.
 
@@ -118,6 +129,48 @@ class Evaluator:
       name: _num_bytes(batches, self._tokenizer) / _count(batches)
       for name, batches in self.batches.items()
     }
+
+
+def evaluators(
+  config: Config, data: DataConfig, mesh: jax.sharding.Mesh, batch_size: int
+) -> dict[str, Evaluator]:
+  """Of the held-out documents, and of the test if there is one."""
+  return {
+    split: Evaluator(
+      data,
+      vocab_size=config.model.vocab_size,
+      mesh=mesh,
+      batch_size=batch_size,
+      max_batches=config.train.eval_batches,
+      split=split,
+    )
+    for split in NAMES
+    if split != 'test' or data.test
+  }
+
+
+def named(
+  losses: Mapping[str, Mapping[str, float]],
+  sources: Sequence[Any],
+  given: Sequence[Any],
+) -> dict[str, float]:
+  """The losses of each split under the names of metrics.jsonl.
+
+  By the names in `data.eval` that were `given`, wherever files are now.
+  """
+  pairs = zip(pipeline.weighted(sources), pipeline.weighted(given))
+  names = {there: name for (there, _), (name, _) in pairs}
+  return {
+    f'{NAMES[split]}/{names[source]}/loss': loss
+    for split, by_source in losses.items()
+    for source, loss in by_source.items()
+  }
+
+
+def mean_of_sources(losses: Mapping[str, float]) -> float | None:
+  """What checkpoints are compared by: sources count alike; None: no number."""
+  mean = statistics.fmean(losses.values())
+  return mean if math.isfinite(mean) else None
 
 
 def mean_loss(

@@ -30,6 +30,7 @@ from satjax.train import (
   phases,
   programs,
   resume,
+  samples,
   signals,
   window,
 )
@@ -55,6 +56,7 @@ class _Run:
   checkpoints: Checkpoints
   programs: programs.Programs
   evaluators: dict[str, evaluation.Evaluator]
+  sampler: samples.Sampler
   writer: metrics.Writer
   progress: console.Progress
   clock: metrics.Clock
@@ -66,6 +68,7 @@ class _Run:
   is_new: bool
   pending: tuple[int, dict[str, jax.Array]] | None = None
   mark: tuple[float, int] = (0.0, 0)
+  held_out: tuple[int, float | None] = (0, None)  # a step, its mean loss
 
   @property
   def config(self) -> Config:
@@ -90,10 +93,11 @@ def train(config: Config, workdir: str | os.PathLike) -> list[dict[str, float]]:
   setup = setup_lib.make_setup(located)
   base = '' if has_begun else located.model.init_from
   files = kept.contents(setup.tokenizer, base)
-  keep, always = config.train.keep_checkpoints, resume.decay_start(config)
+  train, always = config.train, (resume.decay_start(config),)
+  keep = train.keep_checkpoints, always, train.keep_best
   with (
     workdir_lib.claim(workdir, config, files) as path,
-    checkpoint.opened(path, keep, (always,)) as checkpoints,
+    checkpoint.opened(path, *keep) as checkpoints,
     signals.stop_signals() as stop,
     distributed.together(),
   ):
@@ -142,7 +146,10 @@ def _begin(
       path=path,
       checkpoints=checkpoints,
       programs=programs.Programs(setup, batches[0]),
-      evaluators=_evaluators(setup, data, last),
+      evaluators=evaluation.evaluators(
+        config, data, setup.mesh, last.batch_size // setup.num_microbatches
+      ),
+      sampler=samples.opened(path, setup, batches, step if saved else None),
       writer=metrics.Writer(
         path, step if saved else None, saved.get('grown', True)
       ),
@@ -161,28 +168,13 @@ def _begin(
       onset=Onset(config.optimizer.warmup_steps),
       is_new=not saved,
     )
+    for line in run.evaluators['held_out'].counts():
+      run.progress.note(line)
     if note := resume.describe(setup, step, saved):
       run.progress.note(note)
     if step < config.train.num_steps:
       run.programs.prepare(phases.phase_at(config, step))
   return run, batches
-
-
-def _evaluators(setup, data, last: Stage) -> dict[str, evaluation.Evaluator]:
-  """Of the held-out documents, and of the test if there is one."""
-  config = setup.config
-  return {
-    split: evaluation.Evaluator(
-      data,
-      vocab_size=config.model.vocab_size,
-      mesh=setup.mesh,
-      batch_size=last.batch_size // setup.num_microbatches,
-      max_batches=config.train.eval_batches,
-      split=split,
-    )
-    for split in evaluation.NAMES
-    if split != 'test' or data.test
-  }
 
 
 def _steps(run: _Run, batches: Any, stop: dict[str, bool]) -> None:
@@ -288,34 +280,34 @@ def _next_batch(run: _Run, source: Iterator[Any]) -> tuple[Any, bool]:
 
 
 def _evaluate(run: _Run) -> None:
-  """Losses to the metrics, and those of held-out text to the screen."""
+  """Losses to the metrics; those of held-out text, and samples, to a person."""
   _fetch(run)
-  if not run.config.data.eval:
+  config, step, said = run.config, run.step, run.progress.note
+  if not config.data.eval and not config.train.sample_prompts:
     return
   with run.clock('evaluation'):
-    params = window.whole_params(run.setup, run.window, run.step)
+    params = window.whole_params(run.setup, run.window, step)
     losses = {
       split: evaluator(run.window.stage, params)
       for split, evaluator in run.evaluators.items()
     }
-  # By the names that were given, wherever the files are now.
-  given = pipeline.weighted(run.record['config']['data']['eval'])
-  found = pipeline.weighted(run.config.data.eval)
-  names = {there: name for (there, _), (name, _) in zip(found, given)}
-  named = {
-    f'{evaluation.NAMES[split]}/{names[source]}/loss': loss
-    for split, by_source in losses.items()
-    for source, loss in by_source.items()
-  }
-  run.writer.write({'step': run.step, **named})
-  run.onset.evaluated(run.step, losses['held_out'])
+    texts = run.sampler(step, run.window.stage, params)
+  if config.data.eval:
+    given = run.record['config']['data']['eval']
+    named = evaluation.named(losses, config.data.eval, given)
+    run.writer.write({'step': step, **named})
+    run.onset.evaluated(step, losses['held_out'])
+    run.held_out = step, evaluation.mean_of_sources(losses['held_out'])
   for source, loss in losses['held_out'].items():
-    run.progress.note(f'step {run.step}  {source}: held-out loss {loss:.4f}')
+    said(f'step {step}  {source}: held-out loss {loss:.4f}')
+  for prompt, text in texts.items():
+    said(f'step {step}  {prompt!r}: {text!r}')
 
 
 def _save(run: _Run, kind: str = 'checkpoints') -> None:
   """A checkpoint of `kind`, as far as the run is."""
   _fetch(run)
+  step, loss = run.held_out
   with run.clock('checkpoint'):
     extra = run.window.extra
     shapes = {n: (x.shape, x.dtype.name) for n, x in extra.items()}
@@ -325,7 +317,12 @@ def _save(run: _Run, kind: str = 'checkpoints') -> None:
         'state': window.whole(run.setup, run.window, run.step),
         'extra': extra,
       },
-      {**run.record, 'extra': shapes, 'recovery': run.recovery.as_dict()},
+      {
+        **run.record,
+        'extra': shapes,
+        'recovery': run.recovery.as_dict(),
+        'held_out_loss': loss if step == run.step else None,
+      },
       kind,
     )
     workdir_lib.write_visits(run.path, run.window.visits)

@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import time
+from typing import Any
 
 import jax
 
@@ -45,7 +46,7 @@ class Writer:
 
     self._path = workdir / 'metrics.jsonl'
     with self._writing():
-      kept = _rewind(self._path, step, grown)
+      kept = rewind(self._path, step, grown)
       self._file = open(self._path, 'a')  # noqa: SIM115
       # TensorBoard hides what older files say of this step and of later ones.
       # Files of the same second are told apart by their ends.
@@ -101,7 +102,10 @@ class Writer:
 
 def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
   """The records of a run; a torn last line is left out."""
-  path = pathlib.Path(workdir) / 'metrics.jsonl'
+  return _lines(pathlib.Path(workdir) / 'metrics.jsonl')
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
   if not path.exists():
     return []
   records = []
@@ -142,15 +146,18 @@ def speed(
   return rates
 
 
-def _rewind(
-  path: pathlib.Path, step: int | None, grown: bool
-) -> list[dict[str, float]]:
-  """Drops what will happen again; returns the records that stay."""
+def rewind(
+  path: pathlib.Path, step: int | None, grown: bool = True
+) -> list[dict[str, Any]]:
+  """Drops lines of what will happen again; returns the records that stay.
+
+  `step`, `grown`: as `Writer`.
+  """
   kept = []
   if step is not None:
     kept = [
       r
-      for r in read(path.parent)
+      for r in _lines(path)
       if r['step'] < step
       or (r['step'] == step and (grown or 'growth/loss_before' not in r))
     ]

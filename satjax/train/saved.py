@@ -53,9 +53,10 @@ def restore(
 
   Args:
     workdir: of the run, wherever it is now.
-    step: completed ones, such as 30; or 'before_growth:30', 'after_growth:30'
-      for the model on either side of a hop; or 'decayed:30', for one that was
-      finished before the run was made longer.
+    step: completed ones, such as 30; 'best', of the lowest held-out loss; or
+      'before_growth:30', 'after_growth:30' for the model on either side of a
+      hop; or 'decayed:30', for one that was finished before the run was made
+      longer.
     tokenizer: instead of the run's own.
 
   Raises:
@@ -68,7 +69,8 @@ def restore(
   # Nothing rests any more: a saved model is whole, on the device.
   sparsity = dataclasses.replace(config.sparsity, rest='device')
   config = dataclasses.replace(config, model=model, sparsity=sparsity)
-  number, kind = _parse(step)
+  is_best = step == 'best'
+  number, kind = _parse(None if is_best else step)
   setup = setup_lib.make_setup(config)
   path = pathlib.Path(workdir)
   if not (path / 'checkpoints').is_dir():
@@ -77,6 +79,11 @@ def restore(
     )
   checkpoints = checkpoint.Checkpoints(path)
   abstract = setup_lib.abstract_checkpoint(setup)
+  if is_best and (number := checkpoints.best()) is None:
+    raise errors.DataError(
+      f'no checkpoint of {workdir} was evaluated at its step, so that none is'
+      ' the best; name one by its step (the next run: config.train.keep_best)'
+    )
   found = checkpoints.restore(abstract, number, kind)
   checkpoints.close()
   if found is None:
@@ -102,7 +109,7 @@ def _parse(step: str | int | None) -> tuple[int | None, str]:
   kinds = (*checkpoint.KINDS, checkpoint.DECAYED)
   if kind not in kinds or not number.isdecimal():
     raise errors.ConfigError(
-      f'step {step!r}: name completed steps, such as 30, or a model beside a'
-      " hop, such as 'before_growth:30' or 'after_growth:30'"
+      f"step {step!r}: name completed steps, such as 30, or 'best', or a model"
+      " beside a hop, such as 'before_growth:30' or 'after_growth:30'"
     )
   return int(number), kind

@@ -27,6 +27,7 @@ _FREE = (
   *('model.attention', 'model.scan', 'model.remat', 'data.eval'),
   *('train.loss_chunk', 'train.log_every', 'train.eval_every'),
   *('train.eval_batches', 'train.checkpoint_every', 'train.keep_checkpoints'),
+  *('train.keep_best', 'train.sample_prompts', 'train.sample_tokens'),
   *('mesh.data', 'mesh.fsdp', 'mesh.tensor'),
 )
 _PACKAGES = (

@@ -1,5 +1,6 @@
 """Two real processes train as one: they stop together, and go on together."""
 
+import json
 import os
 import pathlib
 import signal
@@ -112,6 +113,19 @@ def uninterrupted(tmp_path_factory, cache):
   codes, logs = finish(start(workdir, cache))
   assert codes == [0, 0], logs
   return workdir
+
+
+@pytest.mark.slow
+def test_samples_are_written_once_and_change_nothing(
+  tmp_path, cache, uninterrupted
+):
+  prompts = "--config.train.sample_prompts=('def ',)"
+  codes, logs = finish(start(tmp_path, cache, prompts))
+  assert codes == [0, 0], logs
+  assert losses(tmp_path) == losses(uninterrupted)
+  (line,) = (tmp_path / 'samples.jsonl').read_text().splitlines()
+  assert json.loads(line)['step'] == 30
+  assert [log.count("'def '") for log in logs] == [1, 0]
 
 
 @pytest.mark.slow

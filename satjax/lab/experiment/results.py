@@ -36,8 +36,13 @@ def best_rate(arm: spec.Arm, search: Mapping[float, Trial]) -> float | None:
 def _validation(arm, trial) -> float | None:
   if trial.failure:
     return None
-  losses = [e['validation'] for e in trial.evaluations]
+  losses = [e['validation'] for e in _known(trial)]
   return min(losses) if arm.early_stop else losses[-1]
+
+
+def _known(trial) -> list[dict[str, float]]:
+  """The evaluations that have numbers; of a run without failure, the last."""
+  return [e for e in trial.evaluations if None not in e.values()]
 
 
 def result(
@@ -155,7 +160,7 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
 
 
 def _run(seed: int, trial: Trial) -> dict[str, Any]:
-  evaluations = trial.evaluations
+  evaluations = _known(trial)
   return {
     'seed': seed,
     'folder': trial.path.name,
@@ -198,7 +203,7 @@ def _along(trials: Sequence[Trial], by_step: np.ndarray | None):
   records = [[r for r in t.records if 'train/loss' in r] for t in trials]
   first = records[0]
   steps = np.array([r['step'] for r in first])
-  loss = np.mean([[r['train/loss'] for r in each] for each in records], axis=0)
+  loss = _mean([[r['train/loss'] for r in each] for each in records])
   taken = np.unique(np.linspace(0, len(steps) - 1, _POINTS).round().astype(int))
   shown = steps[taken]
   seconds = None if by_step is None else by_step[shown - 1].tolist()
@@ -216,7 +221,7 @@ def _along(trials: Sequence[Trial], by_step: np.ndarray | None):
       'seconds': seconds,
       'train': _smooth(loss)[taken].tolist(),
       'validation_step': [e['step'] for e in evaluations[0]],
-      'validation': np.mean(losses, axis=0).tolist(),
+      'validation': _mean(losses).tolist(),
     },
     'ladder': {
       'step': shown.tolist(),
@@ -227,13 +232,24 @@ def _along(trials: Sequence[Trial], by_step: np.ndarray | None):
   }
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-  """Running mean over a tenth of the values."""
+def _mean(by_seed: Sequence[Sequence[float | None]]) -> np.ma.MaskedArray:
+  """Over the seeds [seeds, n] whose value is known; masked where none is."""
+  values = np.array(by_seed, np.float64)
+  return np.ma.masked_invalid(values).mean(axis=0)
+
+
+def _smooth(values: np.ma.MaskedArray) -> np.ma.MaskedArray:
+  """Running mean over a tenth of the values, of those that are known."""
   width = max(1, len(values) // 10)
-  total = np.cumsum(np.concatenate([[0.0], values]))
   ends = np.arange(1, len(values) + 1)
   starts = np.maximum(0, ends - width)
-  return (total[ends] - total[starts]) / (ends - starts)
+
+  def sums(x):
+    total = np.cumsum(np.concatenate([[0], x]))
+    return total[ends] - total[starts]
+
+  known = ~np.ma.getmaskarray(values)
+  return sums(values.filled(0)) / np.ma.masked_equal(sums(known), 0)
 
 
 def _visits(trial: Trial) -> dict[str, Any] | None:

@@ -64,16 +64,23 @@ class Trial:
   @property
   def failure(self) -> str | None:
     """Why it ended without a model, if it did."""
-    path = self.path / FAILED
-    return json.loads(path.read_text())['reason'] if path.exists() else None
+    path, last = self.path / FAILED, self.config.train.num_steps
+    if path.exists():
+      return json.loads(path.read_text())['reason']
+    if any(e['step'] == last and None in e.values() for e in self.evaluations):
+      return 'its held-out loss is not a number'
+    return None
 
   @property
   def records(self) -> list[dict[str, float]]:
     return metrics.read(self.path)
 
   @property
-  def evaluations(self) -> list[dict[str, float]]:
-    """Step, validation and test loss of each one after the first step."""
+  def evaluations(self) -> list[dict[str, float | None]]:
+    """Step, validation and test loss of each one after the first step.
+
+    None: it is no number.
+    """
     source = self.config.data.eval[0]
     names = f'eval/{source}/loss', f'test/{source}/loss'
     return [

@@ -447,3 +447,22 @@ else:
 """
   subprocess.run([sys.executable, '-c', script], check=True)
   assert not (tmp_path / 'x.html').exists()
+
+
+def test_losses_of_nothing_are_no_numbers_of_a_report(tmp_path, recwarn):
+  """Null at steps of which nothing is learned: skipped, and no word of NaN."""
+  lines = sparse()
+  for record in lines[1:9]:
+    record['train/loss'] = None
+  lines.insert(9, {'step': 8, 'growth/loss_before': None})
+  none = [x | {'train/loss': None} for x in records(20, rates=(0.0,))[1:]]
+  paths = [write(tmp_path / 'some', lines), write(tmp_path / 'none', none)]
+  out = tmp_path / 'report.html'
+  report(paths, out)
+  page = out.read_text() + tables(paths)
+  assert not re.search(r'\bnan\b', page, re.I)
+  found = runs_lib.read(paths)
+  assert found[0].known('train/loss').tolist() == [
+    2 + 4 / step for step in range(9, 21)
+  ]
+  assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
