@@ -15,9 +15,10 @@ from satjax.data import prepared
 pytestmark = pytest.mark.slow
 
 
-def command(source, out, *more):
+def command(source, out, *more, duplicates='near'):
   run = [sys.executable, '-m', 'satjax', 'prepare', f'--source={source}']
-  return [*run, f'--out={out}', '--workers=2', '--duplicates=near', *more]
+  run += [f'--out={out}', '--workers=2', f'--duplicates={duplicates}']
+  return [*run, *more]
 
 
 def files_of(out):
@@ -105,9 +106,7 @@ def test_memory_does_not_grow_with_the_input(text, tmp_path):
       for _ in range(times):
         file.write(text.read_bytes())
     out = tmp_path / f'out{times}'
-    process = subprocess.Popen(
-      command(f'text:{path}', out, '--duplicates=keep')
-    )
+    process = subprocess.Popen(command(f'text:{path}', out, duplicates='keep'))
     peak = 0
     while process.poll() is None:
       peak = max(
