@@ -10,7 +10,7 @@ from typing import Any
 
 from satjax import errors
 
-VERSION = 3  # of the form that is written; files without one are of version 0
+VERSION = 2  # of the form that is written; files without one are of version 0
 # (version, 'group.key', what was done before).
 ADDED: tuple[tuple[int, str, Any], ...] = (
   (1, 'data.attend', 'document'),
@@ -23,7 +23,7 @@ ADDED: tuple[tuple[int, str, Any], ...] = (
 )
 
 # (version, 'group.key', what was said before, what says the same today).
-RENAMED = ((3, 'data.template', 'plain', 'bare'),)
+RENAMED = ((2, 'data.template', 'plain', 'bare'),)
 
 # 'group.key', or 'growth.hops: OPTION' of an operator, and what to do instead.
 REMOVED = {

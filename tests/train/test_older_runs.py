@@ -83,7 +83,7 @@ def test_a_key_that_came_later_has_the_default_of_the_day_it_came(
     workdir.read_config(folder)
 
 
-@pytest.mark.parametrize('version', [1, 2])
+@pytest.mark.parametrize('version', [0, 1])
 def test_plain_chats_of_an_older_run_are_written_as_they_were(folder, version):
   path = folder / 'config.json'
   values = workdir.read_config(folder).to_dict() | {'version': version}
