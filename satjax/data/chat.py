@@ -43,7 +43,7 @@ BUILT_IN = {
     " '\\n') }}{% endif %}{% endfor %}",
     '',
   ),
-  # The texts as they are; what was 'plain' up to version 2 (`history`).
+  # The texts as they are; what was 'plain' up to version 1 (`history`).
   'bare': (
     "{{ begin }}{% for m in messages %}{% if m.role == 'assistant' %}"
     '{% generation %}{{ m.content + stop }}{% endgeneration %}'
