@@ -1,6 +1,8 @@
 """The checkpoints of the lowest held-out loss stay beside the newest."""
 
 import json
+import pathlib
+import shlex
 import shutil
 
 import jax
@@ -12,6 +14,7 @@ from satjax.train import checkpoint, evaluation, loop, saved
 from tests.train.test_checkpoint import make_state
 from tests.train.test_loop import read_record, small
 
+ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = ('stdlib:code', 'stdlib:docstrings')
 LOSSES = {1: 4.0, 2: 1.0, 3: 3.0, 4: None, 5: 2.0, 6: 9.0}
 
@@ -163,3 +166,22 @@ def test_nothing_to_compare_by_is_refused():
   values['data'] |= {'eval': ()}
   with pytest.raises(errors.ConfigError, match=r'data\.eval is \(\)'):
     Config.from_dict(values)
+
+
+@pytest.mark.slow
+def test_the_page_keeps_the_best(tmp_path, monkeypatch, capsys):
+  page = (ROOT / 'docs' / 'evaluate.md').read_text()
+  block = next(b for b in page.split('```') if 'keep_best=2' in b)
+  first, second = block.replace('\\\n', '').strip().splitlines()
+  (tmp_path / 'books').mkdir()
+  for number in range(3):
+    text = f'It was book {number} of the three. ' * 300
+    (tmp_path / 'books' / f'{number}.txt').write_text(text)
+  (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+  monkeypatch.chdir(tmp_path)
+  assert cli.main(shlex.split(first)[1:]) == 0
+  shown = capsys.readouterr().err
+  assert 'text:books/0*.txt: evaluated on 1 of 1 documents' in shown
+  assert "step 60  'It was ': " in shown
+  assert cli.main(shlex.split(second)[1:]) == 0
+  assert 2 <= len(kept(tmp_path / 'runs' / 'validated')) <= 4
