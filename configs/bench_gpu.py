@@ -18,6 +18,7 @@ from configs import tinyllama_1b_cpt
 def get_config():
   config = tinyllama_1b_cpt.get_config()
   config.train.batch_size = 8
+  config.train.microbatch_size = 0
   config.train.num_steps = 500
   # Whole logits would bring a scatter into the backward pass.
   config.train.loss_chunk = 8192

@@ -7,7 +7,9 @@ the weights, a Hugging Face directory; `config.data.tokenizer` their tokenizer:
     satjax train --config=configs/llama2_7b_cpt.py --workdir=runs/llama2_7b \
       --config.model.init_from=MODEL_DIR --config.data.tokenizer=hf:MODEL_DIR
 
-Without them it reads bytes from random weights: enough to measure speed.
+Without them it reads bytes from random weights: enough to measure speed. Dense,
+which is what to try first: `--config.sparsity.head_rate=0
+--config.sparsity.channel_rate=0`.
 
 The mesh depends on the chips; `satjax plan --topology` says what fits, and
 experiments/results/plan has what it said of these:

@@ -32,7 +32,4 @@ def get_config():
     'up',
     'down',
   )
-
-  config.sparsity.head_rate = 0.0
-  config.sparsity.channel_rate = 0.0
   return config

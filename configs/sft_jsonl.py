@@ -9,7 +9,8 @@ names), or with "messages" of a chat. Look at what is learned first:
 
 Other fields: `--config.data.columns="('ask', 'reply')"`. Chats are written by
 the chat template of the tokenizer. For one that has none, choose a built-in
-one, such as `--config.data.template=chatml`; else they are plain text.
+one, such as `--config.data.template=chatml`; else they are plain text. With the
+tokenizer of the model, and a real one: `configs/smollm2_sft.py`.
 """
 
 from configs import sft
@@ -18,9 +19,6 @@ from configs import sft
 def get_config(source='jsonl:data/*.jsonl'):
   config = sft.get_config()
   config.model.scan = True  # the model may be deep, and compiles once
-  # Dense; SAT makes steps faster, and pays for it in loss (docs/results.md).
-  config.sparsity.head_rate = 0.0
-  config.sparsity.channel_rate = 0.0
   config.data.train = (source,)
   config.data.eval = (source,)
   return config

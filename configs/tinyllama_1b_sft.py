@@ -1,11 +1,13 @@
-"""Supervised fine-tuning of TinyLlama-1.1B (Zhang et al., 2024) with SAT.
+"""Supervised fine-tuning of TinyLlama-1.1B (Zhang et al., 2024), dense.
 
-Shape, rates and caveats as in `configs/tinyllama_1b_cpt.py`. The pairs are
-signatures of the Python standard library, answered by their docstrings; for
-your own, `config.data.train=('jsonl:GLOB',)`.
+Shape and caveats as in `configs/tinyllama_1b_cpt.py`. The pairs are signatures
+of the Python standard library, answered by their docstrings; for your own,
+`config.data.train=('jsonl:GLOB',)`.
 
     satjax train --config=configs/tinyllama_1b_sft.py --workdir=runs/tinyllama \
-      --config.model.init_from=MODEL_DIR
+      --config.model.init_from=MODEL_DIR --config.data.tokenizer=hf:MODEL_DIR
+
+SAT: `--config.sparsity.head_rate=0.5 --config.sparsity.channel_rate=0.5`.
 """
 
 from configs import tinyllama_1b_cpt
@@ -25,4 +27,7 @@ def get_config():
 
   config.optimizer.peak_lr = 2e-5
   config.optimizer.warmup_steps = 0.1
+
+  config.sparsity.head_rate = 0.0
+  config.sparsity.channel_rate = 0.0
   return config
