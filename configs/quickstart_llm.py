@@ -29,9 +29,9 @@ def get_config(chats='runs/quickstart-llm/chats'):
   # 4 rows of 256 tokens, about 16 chats a step.
   config.data.seq_len = 256
   config.train.batch_size = 4
-  config.train.num_steps = 60
+  config.train.num_steps = 80
   config.train.log_every = 2
-  config.train.eval_every = 60  # before the first step and after the last
+  config.train.eval_every = 80  # before the first step and after the last
   config.train.eval_batches = 8
   config.train.checkpoint_every = 20
   return config
