@@ -4,11 +4,16 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 RUFF := $(BIN)/ruff
 
-.PHONY: quickstart install real-model test test-parity test-slow lint bench clean
+.PHONY: quickstart quickstart-llm install real-model test test-parity test-slow \
+  lint bench clean
 
-# The main job: pre-train, continue dense and sparse, compare, export.
+# Pre-train, grow, continue dense and sparse, compare, export.
 quickstart: .venv/core
 	$(BIN)/python experiments/quickstart.py --workdir=runs/quickstart
+
+# Fine-tune a real model on two cores, export it, and ask it something.
+quickstart-llm: real-model
+	$(BIN)/python experiments/quickstart_llm.py --workdir=runs/quickstart-llm
 
 install: .venv/core
 

@@ -22,7 +22,7 @@ from configs import base
 def get_config():
   config = base.get_config()
 
-  # The shape of configs/quickstart.py: 4.4M parameters.
+  # Without `init_from`: 4.4M parameters.
   config.model.num_layers = 4
   config.model.mlp_dim = 1024
   config.model.scan = False

@@ -1,9 +1,9 @@
 """Model growth on two cores: every operator, and the run from scratch.
 
-All names end with the model of configs/quickstart.py at twice its depth (8
-layers, 8.6M parameters), or at its width for growth in width. The base trains
-on a tenth of the tokens, then grows by 4 in depth or 2 in width; optimizer and
-learning rate start anew, as in Du et al. (2024).
+All names end with the same model: 8 layers, 8.6M parameters; the base has 2 of
+them, or half of the width. It trains on a tenth of the tokens, then grows by 4
+in depth or 2 in width; optimizer and learning rate start anew, as in Du et al.
+(2024).
 
     satjax plan --config=configs/growth.py:stack
     satjax train --config=configs/growth.py:stack --workdir=runs/stack
@@ -11,7 +11,7 @@ learning rate start anew, as in Du et al. (2024).
     satjax report runs/stack runs/scratch
 """
 
-from configs import quickstart
+from configs import base
 from satjax.growth import guidelines
 
 STEPS = 400
@@ -93,13 +93,22 @@ GROWTH = {
 
 
 def get_config(name='stack'):
-  config = quickstart.get_config()
+  config = base.get_config()
   if name not in GROWTH:
     raise ValueError(f'{name!r} is none of {", ".join(GROWTH)}')
   sizes, hops = GROWTH[name]
   config.model.num_layers = _BASE
+  config.model.mlp_dim = 1024
+  config.model.scan = False
   config.model.update(sizes)
+  config.data.eval = ('stdlib:docs', 'stdlib:code')
   config.train.num_steps = STEPS
+  config.train.log_every = 5
+  config.train.eval_every = 0
+  config.train.checkpoint_every = 100
+  config.optimizer.peak_lr = 2e-3
+  config.optimizer.end_lr = 2e-4
+  config.optimizer.warmup_steps = 30
   tokens = config.train.batch_size * config.data.seq_len
   config.growth.hops = hops(tokens)
   config.growth.opt_state = 'reset'

@@ -1,11 +1,26 @@
 """The scripts of `experiments/` that a test can afford."""
 
 import ast
+import os
 import pathlib
 import subprocess
 import sys
 
-SCRIPT = pathlib.Path(__file__).parents[1] / 'experiments/lors_anywhere.py'
+import jax
+import pytest
+from rich import console as rich_console
+
+from configs import quickstart as quickstart_config
+from experiments import quickstart, quickstart_llm
+from satjax.data import tokenizers
+from satjax.interop import models as interop
+from satjax.model import decoder
+from satjax.train import phases
+from tests import models
+from tests.data import subword_samples
+
+ROOT = pathlib.Path(__file__).parents[1]
+SCRIPT = ROOT / 'experiments/lors_anywhere.py'
 
 
 def test_lors_trains_somebody_elses_model():
@@ -23,3 +38,98 @@ def test_it_takes_less_than_forty_lines():
   lines = [line.strip() for line in source.splitlines()[docstring:]]
   code = [line for line in lines if line and not line.startswith('#')]
   assert 20 < len(code) < 40
+
+
+def test_quickstart_compares_growth_at_equal_flops():
+  scratch, stacked, shallow = (
+    phases.flops_until(config, config.train.num_steps)
+    for config in quickstart.growth_configs().values()
+  )
+  assert stacked == pytest.approx(scratch, rel=0.002)
+  assert shallow == pytest.approx(scratch, rel=0.002)
+
+
+def test_the_verdict_names_the_lowest_loss_first():
+  runs = {
+    name: [{'step': 9, 'loss': loss}, {'step': 10}]
+    for name, loss in (('a', 1.5), ('b', 1.25), ('c', 2.0))
+  }
+  assert quickstart.verdict('Equal time', runs, 'loss') == (
+    'Equal time: b wins, 0.250 below a, 0.750 below c.'
+  )
+
+
+def test_chats_of_modules_kept_out_are_not_trained():
+  found = quickstart_llm.chats()
+  asked = {
+    split: [chat['messages'][0]['content'] for chat in chats]
+    for split, chats in found.items()
+  }
+  assert len(asked['train']) > 1000 < 10 * len(asked['validation'])
+  assert not set(asked['train']) & set(asked['validation'])
+  for question in quickstart_llm.QUESTIONS[:2]:
+    assert question in asked['validation']
+
+
+@pytest.mark.slow
+def test_quickstart_runs_twice(tmp_path, monkeypatch):
+  def get_config():
+    config = toy()
+    config.train.num_steps = 6
+    config.train.eval_batches = 1
+    return config
+
+  toy = quickstart_config.get_config
+  monkeypatch.setattr(quickstart_config, 'get_config', get_config)
+  monkeypatch.setattr(quickstart, 'HOP', 2)
+  monkeypatch.setitem(quickstart.CONTINUE, 'train.num_steps', 4)
+  shown = []
+  for _ in range(2):
+    console = rich_console.Console(width=88, record=True, quiet=True)
+    quickstart.run_all(tmp_path, console)
+    shown.append(console.export_text())
+  assert shown[0] == shown[1]
+  assert interop.load(tmp_path / 'model').config.num_layers == 4
+
+
+@pytest.mark.slow
+def test_quickstart_with_a_model_runs_twice(tmp_path):
+  tokenizer = tokenizers.get_tokenizer(subword_samples.write(tmp_path)['llama'])
+  model = models.make(embed_dim=32, head_dim=8, mlp_dim=64, vocab_size=1024)
+  params = decoder.init_params(model, jax.random.key(0))
+  base = interop.Model(model, params)
+  interop.save(base, tmp_path / 'base', tokenizer=tokenizer)
+  command = [
+    sys.executable,
+    ROOT / 'experiments/quickstart_llm.py',
+    f'--workdir={tmp_path}/work',
+    f'--model={tmp_path}/base',
+  ]
+  # One device: there are four rows in a batch.
+  env = os.environ | {'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)}
+  first, second = (
+    subprocess.run(
+      command, check=True, capture_output=True, text=True, env=env, cwd=ROOT
+    ).stdout
+    for _ in range(2)
+  )
+  assert first == second
+  assert 'before' in first and 'How to go on' in first
+  assert (tmp_path / 'work/quickstart.md').read_text().startswith('```\n')
+  assert (tmp_path / 'work/model/config.json').is_file()
+
+
+def test_quickstart_without_its_model_says_what_to_do(tmp_path):
+  run = subprocess.run(
+    [
+      sys.executable,
+      ROOT / 'experiments/quickstart_llm.py',
+      f'--workdir={tmp_path}',
+      f'--model={tmp_path}/none',
+    ],
+    capture_output=True,
+    text=True,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+  )
+  assert run.returncode == 78
+  assert 'make real-model' in run.stderr and 'Traceback' not in run.stderr
