@@ -99,16 +99,16 @@ def test_a_run_and_its_export_have_the_same_loss(workdir, model_dir, capsys):
   assert exported['stdlib:code'] == pytest.approx(run['stdlib:code'], rel=1e-5)
 
 
-def test_tasks_see_as_many_tokens_of_a_run_as_of_its_export(
-  workdir, model_dir, monkeypatch
-):
+def test_tasks_meet_a_run_as_its_export(workdir, model_dir, monkeypatch):
   of_base = small_files.Settings({'max_position_embeddings': 4096})
   for base, length in ((small_files.Settings(), 64), (of_base, 4096)):
     monkeypatch.setattr(small_files, 'base_of', lambda *_, base=base: base)
     assert subjects.of_run(workdir).max_length == length
-  model = models.load(model_dir)
-  exported = subjects.of_model(model_dir, model, tokenizers.ByteTokenizer())
+  byte = tokenizers.ByteTokenizer()
+  model = models.load(model_dir, byte)
+  exported = subjects.of_model(model_dir, model, byte)
   assert exported.max_length == 64
+  assert exported.end_ids == subjects.of_run(workdir).end_ids != ()
 
 
 def test_chats_are_read_as_the_model_directory_says(workdir, tmp_path, capsys):

@@ -113,6 +113,7 @@ def _answer(options, subject):
       subject.params,
       subject.tokenizer,
       max_length=subject.max_length,
+      end_ids=subject.end_ids,
       mesh=subject.mesh,
     ),
     options.tasks,

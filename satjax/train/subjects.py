@@ -61,6 +61,7 @@ class Subject:
   data: DataConfig  # `train` may hold fingerprints of files
   mesh: jax.sharding.Mesh
   max_length: int  # tokens that the model reads at once
+  end_ids: tuple[int, ...]  # of the tokens that end a text
   batch_size: int  # rows of a batch as the run counts them
 
 
@@ -80,6 +81,7 @@ def of_run(
     data,
     run.setup.mesh,
     huggingface.longest(run.stage.seq_len, run.base),
+    run.model.end_ids,
     run.stage.batch_size,
   )
 
@@ -115,6 +117,7 @@ def of_model(
     data,
     mesh,
     huggingface.max_length(directory),
+    model.end_ids,
     found.get('batch_size', _ROWS),
   )
 
