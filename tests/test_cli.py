@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from satjax import cli
+from satjax.data import tokenizers
 from satjax.generation import generate
+from satjax.interop import models, small_files
+from satjax.train import subjects
 from tests import options
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -96,6 +99,32 @@ def test_a_run_and_its_export_have_the_same_loss(workdir, model_dir, capsys):
   assert exported['stdlib:code'] == pytest.approx(run['stdlib:code'], rel=1e-5)
 
 
+def test_tasks_meet_a_run_as_its_export(workdir, model_dir, monkeypatch):
+  of_base = small_files.Settings({'max_position_embeddings': 4096})
+  for base, length in ((small_files.Settings(), 64), (of_base, 4096)):
+    monkeypatch.setattr(small_files, 'base_of', lambda *_, base=base: base)
+    assert subjects.of_run(workdir).max_length == length
+  byte = tokenizers.ByteTokenizer()
+  model = models.load(model_dir, byte)
+  exported = subjects.of_model(model_dir, model, byte)
+  assert exported.max_length == 64
+  assert exported.end_ids == subjects.of_run(workdir).end_ids != ()
+
+
+def test_chats_are_read_as_the_model_directory_says(workdir, tmp_path, capsys):
+  """One that satjax did not export, and no --template."""
+  out, chats = tmp_path / 'model', tmp_path / 'chats.jsonl'
+  assert cli.main(['export', f'--workdir={workdir}', f'--out={out}']) == 0
+  (out / 'satjax.json').unlink()
+  turns = ('user', 'What is x?'), ('assistant', 'A letter.')
+  messages = [{'role': role, 'content': text} for role, text in turns]
+  chats.write_text(json.dumps({'messages': messages}))
+  options = f'--model={out}', f'--data=jsonl:{chats}'
+  found = evaluated(capsys, *options)
+  assert found == evaluated(capsys, *options, '--template=auto')
+  assert found['tokens'] == len('A letter.') + 1
+
+
 def evaluated(capsys, *options):
   assert cli.main(['evaluate', *options]) == 0
   *lines, last = capsys.readouterr().out.splitlines()
@@ -144,6 +173,8 @@ def test_how_much_is_read_can_be_asked_for(workdir, tmp_path, capsys):
   for option, message in (
     ('--held_out=0', 'held_out 0.0; allowed: above 0'),
     ('--seq_len=1', 'seq_len = 1; allowed: from 2'),
+    ('--batches=0', 'batches 0 must be at least 1'),
+    ('--batches=-1', 'batches -1 must be at least 1'),
     ('--tasks=piqa', '--data is of text'),
   ):
     assert cli.main(['evaluate', *run, option]) == 78

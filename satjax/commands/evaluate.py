@@ -88,29 +88,34 @@ def run(options: Any) -> None:
   more = [flag for flag in texts if getattr(options, flag[2:]) is not None]
   if more and options.tasks:
     raise errors.ConfigError(f'{more[0]} is of text, and --tasks of tasks')
-  if options.tasks:
-    result = _answer(options)
-  else:
-    result = _read(options)
-  print(json.dumps(result))
+  answer = _answer if options.tasks else _read
+  print(json.dumps(answer(options, _open(options))))
 
 
-def _answer(options):
-  """Prints a table; the results of the tasks."""
-  from satjax.interop import huggingface, lm_eval, lm_eval_tasks
-  from satjax.train import saved
+def _open(options):
+  """The subject of the evaluation, a run or a model directory."""
+  from satjax.train import subjects
 
   if shared.is_run(options):
-    found = saved.restore(options.workdir, options.step, options.tokenizer)
-    model, tokenizer = found.model, found.tokenizer
-    what = {'step': found.step}
-    where = {'max_length': found.stage.seq_len, 'mesh': found.setup.mesh}
-  else:
-    model, tokenizer = shared.open_model(options)
-    what = {'model': options.model}
-    where = {'max_length': huggingface.max_length(options.model)}
+    return subjects.of_run(options.workdir, options.step, options.tokenizer)
+  found = shared.open_model(options)
+  template = shared.template_of(options, found[1])
+  return subjects.of_model(options.model, *found, template)
+
+
+def _answer(options, subject):
+  """Prints a table; the results of the tasks."""
+  from satjax.interop import lm_eval, lm_eval_tasks
+
   found = lm_eval_tasks.evaluate_tasks(
-    lm_eval.adaptor(model.config, model.params, tokenizer, **where),
+    lm_eval.adaptor(
+      subject.stage.model,
+      subject.params,
+      subject.tokenizer,
+      max_length=subject.max_length,
+      end_ids=subject.end_ids,
+      mesh=subject.mesh,
+    ),
     options.tasks,
     task_dir=options.task_dir,
     limit=options.limit,
@@ -118,19 +123,13 @@ def _answer(options):
     samples=options.log_samples,
   )
   print(lm_eval_tasks.render(found), end='')
-  return what | {'tasks': found.pop('results')} | found
+  return subject.what | {'tasks': found.pop('results')} | found
 
 
-def _read(options):
+def _read(options, subject):
   """Prints a line for each source of text; the losses."""
   from satjax.train import evaluation, subjects
 
-  if shared.is_run(options):
-    subject = subjects.of_run(options.workdir, options.step, options.tokenizer)
-  else:
-    found = shared.open_model(options)
-    template = shared.template_of(options, found[1])
-    subject = subjects.of_model(options.model, *found, template)
   result = subjects.evaluate(
     subject,
     sources=options.data,

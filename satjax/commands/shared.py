@@ -143,6 +143,6 @@ def template_of(options: Any, tokenizer: Any) -> str:
   """How chats of a model directory are written: as it says, by default."""
   from satjax.interop import models
 
-  if options.template != 'auto':
+  if options.template not in (None, 'auto'):
     return options.template
   return models.template_of(options.model, tokenizer)

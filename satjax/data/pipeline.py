@@ -189,7 +189,7 @@ def eval_batches(
   batch_size: int,
   tokenizer: Tokenizer,
   vocab_size: int,
-  max_batches: int | None = None,
+  max_rows: int | None = None,
   split: str = 'held_out',
 ) -> EvalBatches:
   """What is evaluated of a source.
@@ -198,7 +198,7 @@ def eval_batches(
   whole, and so are data sets; of a prepared table it is what it holds out.
 
   Args:
-    max_batches: of more rows than fit into these, some are taken; None: all.
+    max_rows: of more, some are taken; None: all.
 
   Raises:
     ConfigError, DataError: as `make_batches`; DataError also if the rows taken
@@ -209,8 +209,8 @@ def eval_batches(
   )
   parts = [part for part, _ in found]
   count = sum(map(len, parts))
-  if max_batches is not None:
-    count = min(count, max_batches * batch_size)
+  if max_rows is not None:
+    count = min(count, max_rows)
   made = EvalBatches(parts, batch_size, count)
   if not made.num_tokens:
     raise errors.DataError(

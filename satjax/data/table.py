@@ -151,6 +151,11 @@ def build_table(
         ids.append(document.id)
   except errors.DataError as error:
     raise errors.DataError(f'{source!r}, {error}') from error
+  found = {encode.in_words(key): n for key, n in counts.items() if n}
+  words = '; '.join(f'{n:,} {key}' for key, n in found.items())
+  if not num_documents:
+    more = f' ({words})' if words else ''
+    raise errors.DataError(f'{source!r} has no document{more}; add some')
   if not encoded:
     key, share = ('test', test) if split == 'test' else ('held_out', held_out)
     raise errors.DataError(
@@ -158,8 +163,7 @@ def build_table(
       f' (data.{key} {share}); add documents, or change data.{key}'
     )
   name = f'{source} ({split})'
-  if found := {encode.in_words(key): n for key, n in counts.items() if n}:
-    words = '; '.join(f'{n:,} {key}' for key, n in found.items())
+  if words:
     logging.warning(f'{name}: {words}')
   has_turns = any(one.is_trained is not None for one in encoded)
   made = join(encoded, name, encoder.stop_id if has_turns else None)

@@ -38,7 +38,9 @@ class Options:
       on the other prompts.
     stop: a continuation ends before the first of these strings.
     end_ids: of the tokens that end a text; (): the tokenizer's alone.
-    is_answer: whether a continuation may not end before its first token.
+    is_answer: whether a continuation may not end before it has said something:
+      its first token is no end and, if it ended with nothing to see even so,
+      one with a text.
 
   Raises:
     ConfigError: one of them is out of range.
@@ -69,14 +71,15 @@ class Options:
     kind = 'sample' if self.top_p == 1 else 'nucleus'
     kind = 'greedy' if self.temperature == 0 else kind
     ends = tuple(self.end_ids) or (tokenizer.eos_id,)
-    return sampling.Rule(kind, ends, tokenizer.vocab_size, self.is_answer)
+    return sampling.Rule(kind, ends, tokenizer.vocab_size)
 
-  def numbers(self) -> sampling.Numbers:
+  def numbers(self, barred: Sequence[int] = ()) -> sampling.Numbers:
     """What they are given."""
     return sampling.Numbers(
       jnp.float32(self.temperature),
       jnp.float32(self.top_p),
       jax.random.key(self.seed),
+      jnp.array(barred, jnp.int32),
     )
 
 
@@ -141,8 +144,20 @@ def run(
     tokenizers.begun(tokenizer, prompt) if isinstance(prompt, str) else prompt
     for prompt in prompts
   ]
-  state, more = start(model, params, tokenizer, ids, options, draft, mesh)
-  rows, texts, state = _finish(tokenizer, ids, options, state, more)
+  barred = options.rule(tokenizer).ends if options.is_answer else ()
+  task = model, params, tokenizer, ids, options, draft, mesh
+  rows, texts, state = _finish(tokenizer, ids, options, *start(*task, barred))
+  is_blank = [
+    options.is_answer and not text.strip() and len(row) < options.max_tokens
+    for text, row in zip(texts, rows)
+  ]
+  if any(is_blank):  # ended after white space, or a token without a text
+    barred = (*barred, *_blank(tokenizer))
+    again = _finish(tokenizer, ids, options, *start(*task, barred))
+    rows, texts = (
+      [new if blank else old for old, new, blank in zip(*pair, is_blank)]
+      for pair in ((rows, again[0]), (texts, again[1]))
+    )
   passes = state.get('passes', state['count'] - 1).sum()
   return Continuation(
     texts,
@@ -173,9 +188,15 @@ def compare(
   return tuple(found[1:] for found, _ in runs)
 
 
-def start(model, params, tokenizer, ids, options, draft, mesh=None):
+def _blank(tokenizer):
+  """The ids of which nothing is seen."""
+  ids = range(tokenizer.vocab_size)
+  return [i for i in ids if not tokenizer.decode([i]).strip()]
+
+
+def start(model, params, tokenizer, ids, options, draft, mesh=None, barred=()):
   """The state after the prompts, and the program that goes on from it."""
-  rule, numbers = options.rule(tokenizer), options.numbers()
+  rule, numbers = options.rule(tokenizer), options.numbers(barred)
   length_B = np.array([len(row) for row in ids], np.int32)
   longest = bucket(int(length_B.max()))
   slots = longest + -(-options.max_tokens // _CHUNK) * _CHUNK

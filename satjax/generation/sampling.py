@@ -27,21 +27,26 @@ class Rule(NamedTuple):
     kind: 'greedy', 'sample' or 'nucleus'.
     ends: the tokens that end a text.
     vocab_size: of the tokenizer; rows that pad the vocabulary are no tokens.
-    is_answer: whether the first token is none of `ends`.
   """
 
   kind: str
   ends: tuple[int, ...]
   vocab_size: int
-  is_answer: bool = False
 
 
 class Numbers(NamedTuple):
-  """How a token is drawn: temperature, nucleus, and the key of the seed."""
+  """How a token is drawn: what a compiled program is given.
+
+  Attributes:
+    temperature, top_p: as in `generate.Options`.
+    key: of the seed.
+    barred: ids that the first token is none of, int32.
+  """
 
   temperature: jax.Array
   top_p: jax.Array
   key: jax.Array
+  barred: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'rule', 'longest'))
@@ -59,8 +64,7 @@ def start(
   logits_BV, cache = cached.prefill(
     model, params, tokens_BS[:, :longest], length_B, tokens_BS.shape[1]
   )
-  if rule.is_answer:
-    logits_BV = logits_BV.at[:, jnp.array(rule.ends)].set(-jnp.inf)
+  logits_BV = logits_BV.at[:, numbers.barred].set(-jnp.inf)
   keys_B = keys(numbers, jnp.zeros_like(length_B))
   token_B = pick(weigh(logits_BV, rule, numbers), keys_B, rule)
   return {

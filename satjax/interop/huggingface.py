@@ -54,8 +54,13 @@ def max_length(directory: str | os.PathLike) -> int:
   Raises:
     DataError: it says what is no length.
   """
-  stored = weights.read_json(Path(directory), small_files.CONFIG)
+  stored = Settings.read(directory).config
   return _length_of(stored, Path(directory)) or MAX_LENGTH
+
+
+def longest(seq_len: int, base: Settings) -> int:
+  """The same of a model that was made of `base`, in rows of `seq_len`."""
+  return max(seq_len, _length_of(base.config) or 0)
 
 
 def _length_of(stored: Mapping[str, Any], where: Path = Path()) -> int | None:
@@ -218,8 +223,7 @@ def save(
       `suppress_tokens`, and its files written for AutoTokenizer; those of
       another tokenizer are taken away.
     stop_id: token that ends an answer in a chat; generation ends there too.
-    seq_len: tokens of the longest row; `max_position_embeddings`, unless that
-      of the base is larger.
+    seq_len: tokens of the longest row; see `longest`.
     base: of the model that this one was made of; what it says stays.
     template: the chat template; None: the tokenizer's own.
     card: text of a README.md; one that another wrote there stays.
@@ -238,8 +242,8 @@ def save(
     said = small_files.described(base, tokenizer, config.vocab_size, stop_id)
     contents |= small_files.tokenizer_files(tokenizer, template)
     base = base.of(tokenizer)
-  seq_len = max(seq_len, _length_of(base.config) or 0)
-  model = llama.describe(config, dtype.name, seq_len, base.config)
+  length = longest(seq_len, base)
+  model = llama.describe(config, dtype.name, length, base.config)
   model |= writer.OURS | said.config
   contents |= {
     small_files.CONFIG: files.to_json(model),

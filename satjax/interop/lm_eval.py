@@ -42,6 +42,7 @@ def adaptor(
   tokenizer: tokenizers.Tokenizer,
   *,
   max_length: int,
+  end_ids: Sequence[int] = (),
   batch_tokens: int | None = None,
   mesh: jax.sharding.Mesh | None = None,
 ) -> Any:
@@ -51,6 +52,7 @@ def adaptor(
     params: dense parameters, or a sub-network's.
     max_length: tokens that the model reads at once; longer contexts are cut
       from the left.
+    end_ids: of the tokens that end a text; (): the tokenizer's alone.
     batch_tokens: of one pass over the model, padding included; texts that are
       continued take twice as much room. None: what is fast here.
     mesh: where `params` live, or are put; None: copies on all devices.
@@ -75,7 +77,8 @@ def adaptor(
   if batch_tokens is None:
     batch_tokens = 1024 if jax.default_backend() == 'cpu' else 8192
   params = cached.cast(model, params)
-  return Satjax(model, params, tokenizer, max_length, batch_tokens, mesh)
+  sizes = max_length, batch_tokens
+  return Satjax(model, params, tokenizer, end_ids, *sizes, mesh)
 
 
 def reader(
@@ -127,11 +130,13 @@ class _Adaptor:
 
   max_gen_toks = 256  # of a task that does not say
 
-  def __init__(self, model, params, tokenizer, max_length, batch_tokens, mesh):
+  def __init__(
+    self, model, params, tokenizer, end_ids, max_length, batch_tokens, mesh
+  ):
     super().__init__()
     self._model, self._params, self._tokenizer = model, params, tokenizer
     self._encode, self._prefix = reader(tokenizer)
-    self.max_length = max_length
+    self._end_ids, self.max_length = end_ids, max_length
     self._batch_tokens, self._mesh = batch_tokens, mesh
 
   @property
@@ -298,6 +303,7 @@ class _Adaptor:
       temperature=float(found['temperature']) if sampled else 0.0,
       top_p=float(found.get('top_p', 1.0)) if sampled else 1.0,
       stop=[text for text in found['until'] if text],
+      end_ids=self._end_ids,
     )
 
 

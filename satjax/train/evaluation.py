@@ -41,7 +41,7 @@ class Evaluator:
     vocab_size: int,
     mesh: jax.sharding.Mesh,
     batch_size: int,
-    max_batches: int | None,
+    max_rows: int | None,
     sources: Sequence[str] | None = None,
     split: str = 'held_out',
     tokenizer: Tokenizer | None = None,
@@ -49,7 +49,7 @@ class Evaluator:
     """Reads and tokenises `sources`.
 
     Args:
-      max_batches: of each source, at most; None: all of it.
+      max_rows: of each source, at most; None: all of it.
       sources: None: those of `data.eval`; of a test only those trained on,
         since the others are there to choose by.
       tokenizer: None: that of `data`.
@@ -79,7 +79,7 @@ class Evaluator:
         batch_size=batch_size,
         tokenizer=self._tokenizer,
         vocab_size=vocab_size,
-        max_batches=max_batches,
+        max_rows=max_rows,
         split=split,
       )
       for name in sources
@@ -141,7 +141,7 @@ def evaluators(
       vocab_size=config.model.vocab_size,
       mesh=mesh,
       batch_size=batch_size,
-      max_batches=config.train.eval_batches,
+      max_rows=config.train.eval_batches * batch_size,
       split=split,
     )
     for split in NAMES

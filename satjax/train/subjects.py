@@ -24,11 +24,12 @@ from satjax.config.stages import Stage
 from satjax.data import pipeline
 from satjax.data import sources as sources_lib
 from satjax.data.tokenizers import Tokenizer
-from satjax.interop import models
+from satjax.interop import huggingface, models
 from satjax.train import evaluation, saved
 from satjax.tree import PyTree
 
 NAME = 'satjax.json'
+_ROWS = 8  # of a batch, where a run does not say otherwise
 # Of each source: documents read, all that it has, and tokens that count.
 COUNTS = ('documents', 'of_documents', 'tokens')
 # Of a directory that does not say: each document by itself.
@@ -59,6 +60,9 @@ class Subject:
   tokenizer: Tokenizer
   data: DataConfig  # `train` may hold fingerprints of files
   mesh: jax.sharding.Mesh
+  max_length: int  # tokens that the model reads at once
+  end_ids: tuple[int, ...]  # of the tokens that end a text
+  batch_size: int  # rows of a batch as the run counts them
 
 
 def of_run(
@@ -76,6 +80,9 @@ def of_run(
     run.tokenizer,
     data,
     run.setup.mesh,
+    huggingface.longest(run.stage.seq_len, run.base),
+    run.model.end_ids,
+    run.stage.batch_size,
   )
 
 
@@ -101,9 +108,17 @@ def of_model(
   config = dataclasses.replace(model.config, dtype=dtype)
   mesh = sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
   rows = mesh.shape['data']
-  stage = Stage(0, config, data.seq_len, -(-8 // rows) * rows)
+  stage = Stage(0, config, data.seq_len, -(-_ROWS // rows) * rows)
   return Subject(
-    {'model': str(directory)}, stage, model.params, tokenizer, data, mesh
+    {'model': str(directory)},
+    stage,
+    model.params,
+    tokenizer,
+    data,
+    mesh,
+    huggingface.max_length(directory),
+    model.end_ids,
+    found.get('batch_size', _ROWS),
   )
 
 
@@ -121,6 +136,7 @@ def remember(directory: str | os.PathLike, run: saved.Saved) -> None:
     'version': history.VERSION,
     'step': run.step,
     'model': {'dtype': run.stage.model.dtype},
+    'batch_size': run.stage.batch_size,
     'data': data,
   }
   files.save(Path(directory) / NAME, files.to_json(described))
@@ -130,7 +146,10 @@ def _read(path: Path) -> dict[str, Any]:
   """What an export remembers; {}: it does not, or is not one of ours."""
   try:
     found = history.upgrade(json.loads(path.read_text(encoding='utf-8')))
-    return {name: dict(found[name]) for name in ('model', 'data')}
+    return {
+      'batch_size': max(1, int(found.get('batch_size', _ROWS))),
+      **{name: dict(found[name]) for name in ('model', 'data')},
+    }
   except FileNotFoundError:
     return {}
   except (ValueError, LookupError, TypeError) as error:
@@ -152,7 +171,7 @@ def evaluate(
 
   Args:
     sources: None: those of its `data.eval`.
-    max_batches: of each source; None: all of it.
+    max_batches: of each source, at least 1; None: all of it.
     split: of `evaluation.NAMES`.
     samples: file for the scores of each document, one JSON object a line.
     changes: other settings of `data`. With `held_out`, that share of every
@@ -166,6 +185,8 @@ def evaluate(
     ConfigError, DataError: as `Evaluator`; or a change is out of range.
     StorageError: `samples` cannot be written.
   """
+  if max_batches is not None and max_batches < 1:
+    raise errors.ConfigError(f'batches {max_batches} must be at least 1')
   data = _changed(subject.data, split, changes)
   sources = sources or [name for name, _ in pipeline.weighted(data.eval)]
   if not sources:
@@ -181,7 +202,7 @@ def evaluate(
     vocab_size=subject.stage.model.vocab_size,
     mesh=subject.mesh,
     batch_size=subject.stage.batch_size,
-    max_batches=max_batches,
+    max_rows=max_batches and max_batches * subject.batch_size,
     sources=sources,
     split=split,
     tokenizer=subject.tokenizer,

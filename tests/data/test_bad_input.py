@@ -58,8 +58,8 @@ def test_ten_megabytes_in_one_line(tmp_path):
 @pytest.mark.parametrize(
   'kind, content, changes, message',
   [
-    ('text', b'', {}, "none of its 0 documents falls into 'train'"),
-    ('jsonl', b'\n\n', {}, "none of its 0 documents falls into 'train'"),
+    ('text', b'', {}, 'has no document'),
+    ('jsonl', b'\n\n', {}, 'has no document'),
     ('text', b'abc', {'seq_len': 9}, '5 tokens in 1 doc.*data.seq_len.* = 10'),
     ('jsonl', b'abc\n', {}, 'in.txt, line 1: not JSON'),
     ('jsonl', b'{"a": 1}\n', {}, r"in.txt, line 1: .*keys are \['a'\]"),

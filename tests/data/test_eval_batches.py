@@ -34,7 +34,7 @@ def rows_of(data_config, split):
 
 
 def evaluate(
-  data_config, *, batch_size, max_batches=1000, vocab_size=258, **options
+  data_config, *, batch_size, max_rows=7000, vocab_size=258, **options
 ):
   return pipeline.eval_batches(
     data_config,
@@ -42,7 +42,7 @@ def evaluate(
     batch_size=batch_size,
     tokenizer=BYTE,
     vocab_size=vocab_size,
-    max_batches=max_batches,
+    max_rows=max_rows,
     **options,
   )
 
@@ -74,7 +74,7 @@ def test_full_batches_are_not_padded(data_config, rows):
 
 
 def test_rows_are_spread_over_the_table(data_config, rows):
-  batches = evaluate(data_config, batch_size=3, max_batches=2)
+  batches = evaluate(data_config, batch_size=3, max_rows=6)
   assert len(batches) == 2
   taken = [rows[i * len(rows) // 6]['tokens'] for i in range(6)]
   found = [row for batch in batches for row in batch['tokens']]
@@ -95,7 +95,7 @@ def test_the_test_split_is_read_on_demand(data_config):
   for number, row in enumerate(rows):
     for key, value in row.items():
       np.testing.assert_array_equal(batch[key][number], value)
-  (other,) = evaluate(data_config, batch_size=1, max_batches=1)
+  (other,) = evaluate(data_config, batch_size=1, max_rows=1)
   assert not (batch['tokens'] == other['tokens'][0]).all(axis=1).any()
 
 
@@ -114,7 +114,7 @@ def test_a_test_split_is_not_read_where_there_is_none(data_config):
       vocab_size=258,
       mesh=None,
       batch_size=4,
-      max_batches=1,
+      max_rows=4,
       split='test',
     )
 

@@ -135,7 +135,7 @@ def test_what_is_not_trained_on_is_no_part_of_the_test(texts):
     eval=('text:train/*.txt', 'text:own/*.txt'),
     test=0.2,
   )
-  how = {'vocab_size': 258, 'mesh': None, 'batch_size': 2, 'max_batches': None}
+  how = {'vocab_size': 258, 'mesh': None, 'batch_size': 2, 'max_rows': None}
   found = evaluation.Evaluator(data, split='test', **how).batches
   assert list(found) == ['text:train/*.txt']
   found = evaluation.Evaluator(data, **how).batches

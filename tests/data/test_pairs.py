@@ -215,7 +215,7 @@ def test_held_out_loss_counts_answers_only(tmp_path):
     settings(source, seq_len=5),
     source,
     batch_size=4,
-    max_batches=1000,
+    max_rows=4000,
     **OPTIONS,
   )
   logits = -np.square(np.arange(258, dtype=np.float32) - 98) / 1e4
@@ -253,6 +253,6 @@ def test_evaluating_prompts_alone_is_refused(tmp_path):
       settings(source, seq_len=4, held_out=1 - 1e-9),
       source,
       batch_size=1,
-      max_batches=2,
+      max_rows=2,
       **OPTIONS,
     )

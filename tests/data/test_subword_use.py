@@ -74,7 +74,7 @@ def test_bytes_per_token_are_those_of_the_source(
   data = data_config(specs[kind], source, len(tokens) - 1)
   data = dataclasses.replace(data, packing=packing)
   evaluator = evaluation.Evaluator(
-    data, vocab_size=700, mesh=None, batch_size=2, max_batches=1
+    data, vocab_size=700, mesh=None, batch_size=2, max_rows=2
   )
   # Nothing foretells the first token of a document, its begin or not.
   skipped = [
@@ -92,12 +92,12 @@ def test_bytes_per_token_are_those_of_the_source(
 def test_bytes_per_token_of_bytes_are_as_ever():
   data = data_config('byte', 'stdlib:docs', 128)
   options = {'vocab_size': 320, 'batch_size': 4}
-  evaluator = evaluation.Evaluator(data, mesh=None, max_batches=3, **options)
+  evaluator = evaluation.Evaluator(data, mesh=None, max_rows=12, **options)
   batches = pipeline.eval_batches(
     data,
     'stdlib:docs',
     tokenizer=tokenizers.ByteTokenizer(),
-    max_batches=3,
+    max_rows=12,
     **options,
   )
   plain = sum(b['weights'][b['targets'] < 256].sum() for b in batches)
@@ -148,7 +148,7 @@ def test_an_export_is_evaluated_with_its_own_tokenizer(loaded, texts, tmp_path):
   # Zeros know nothing: every token costs log(640) nats.
   assert values['loss'] == pytest.approx(np.log(640), rel=1e-5)
   evaluator = evaluation.Evaluator(
-    data, vocab_size=640, mesh=None, batch_size=8, max_batches=1
+    data, vocab_size=640, mesh=None, batch_size=8, max_rows=8
   )
   assert values['bits_per_byte'] == pytest.approx(
     np.log2(640) / evaluator.bytes_per_token()[source], rel=1e-5

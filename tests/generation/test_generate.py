@@ -200,6 +200,27 @@ def test_an_answer_does_not_end_before_it_begins():
   assert answer and not {first, second} & {*map(int, answer.split(',')[:-1])}
 
 
+def test_an_answer_does_not_end_after_white_space():
+  model = make_model()
+  params = models.make_params(model)
+  (text,) = run(model, ['import '], params, max_tokens=20)
+  first, second = map(int, text.split(',')[:2])
+
+  class Blank(Recorder):
+    def decode(self, ids):
+      return ''.join(' ' if i == first else f'{i},' for i in ids)
+
+  task = model, ['import ', 'x'], params, Blank()
+  options = {'end_ids': [second], 'max_tokens': 20}
+  texts = run(*task, **options)
+  assert texts[0] == ' ' and texts[1].strip()
+  answers = run(*task, **options, is_answer=True)
+  assert answers[0].strip() and answers[0][0] != ' '
+  assert answers[1] == texts[1]
+  # What is cut short has not ended.
+  assert run(*task, end_ids=[second], max_tokens=1, is_answer=True)[0] == ' '
+
+
 class Bare(Recorder):
   """A tokenizer that puts nothing before a text."""
 

@@ -20,7 +20,7 @@ def draws(kind, logits_V, top_p=1.0, temperature=1.0):
   # A row more, which pads the vocabulary.
   logits_BV = np.tile(np.append(np.float32(logits_V), 99), (4000, 1))
   rule = sampling.Rule(kind, ends=(0,), vocab_size=len(logits_V))
-  numbers = sampling.Numbers(temperature, top_p, jax.random.key(0))
+  numbers = sampling.Numbers(temperature, top_p, jax.random.key(0), ())
   return np.asarray(draw(logits_BV, rule, numbers))
 
 

@@ -200,6 +200,16 @@ def test_continues_as_generate_does():
   assert len(set(found)) == 4
 
 
+def test_all_ends_of_a_model_end_what_it_continues():
+  asked = {'until': [], 'max_gen_toks': 12, 'do_sample': False}
+  (text,) = adaptor().generate_until(requests(('import ', asked)))
+  end = text.encode()[3]
+  assert len(text) > 4 and end != TOKENIZER.eos_id
+  lm = adaptor(end_ids=(TOKENIZER.eos_id, end))
+  (found,) = lm.generate_until(requests(('import ', asked)))
+  assert found == text[: text.index(chr(end))]
+
+
 def test_generates_by_what_a_task_says():
   greedy = {'until': ['zq'], 'max_gen_toks': 12, 'do_sample': False}
   sampled = greedy | {'do_sample': True, 'temperature': 3.0}

@@ -40,8 +40,32 @@ def test_an_export_is_read_as_its_run(tmp_path):
   )
 
 
+def test_batches_have_as_many_rows_as_those_of_the_run(tmp_path, monkeypatch):
+  seen = []
+
+  def evaluator(data, *, max_rows, **_):
+    seen.append(max_rows)
+    raise errors.DataError('enough')
+
+  monkeypatch.setattr(subjects.evaluation, 'Evaluator', evaluator)
+  # Exports of earlier versions do not say.
+  for more in ({'batch_size': 3}, {}):
+    remembered(tmp_path, **more)
+    subject = subjects.of_model(tmp_path, MODEL, BYTE)
+    for count in (5, None):
+      with pytest.raises(errors.DataError, match='enough'):
+        subjects.evaluate(subject, sources=['stdlib:docs'], max_batches=count)
+  assert seen == [15, None, 40, None]
+
+
 @pytest.mark.parametrize(
-  'changes', [{'data': {'seq_len': 16}}, {'data': 3}, {'model': 3}]
+  'changes',
+  [
+    {'data': {'seq_len': 16}},
+    {'data': 3},
+    {'model': 3},
+    {'batch_size': 'x'},
+  ],
 )
 def test_what_an_export_says_is_checked(tmp_path, changes):
   remembered(tmp_path, **changes)
