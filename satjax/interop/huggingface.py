@@ -238,7 +238,8 @@ def save(
     said = small_files.described(base, tokenizer, config.vocab_size, stop_id)
     contents |= small_files.tokenizer_files(tokenizer, template)
     base = base.of(tokenizer)
-  seq_len = max(seq_len, _length_of(base.config) or 0)
+  if base.config:
+    seq_len = max(seq_len, _length_of(base.config) or MAX_LENGTH)
   model = llama.describe(config, dtype.name, seq_len, base.config)
   model |= writer.OURS | said.config
   contents |= {
