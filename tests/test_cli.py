@@ -226,6 +226,7 @@ def test_an_export_is_asked_as_its_run_and_says_what_it_is(
   card = (model_dir / 'README.md').read_text()
   for said in ('library_name: transformers', 'stdlib:code', '6 of 6 steps'):
     assert said in card
+  assert '| chat template | auto |' not in card
   assert '| eval stdlib:code |' in card and str(workdir) not in card
   out = workdir.parent / 'bare'
   command = ['export', f'--workdir={workdir}', f'--out={out}', '--no_card']

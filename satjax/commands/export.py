@@ -33,14 +33,22 @@ OPTIONS = shared.required(
 
 
 def run(options: Any) -> None:
-  from satjax.interop import models, peft
+  from satjax.interop import models, peft, small_files
   from satjax.train import card, saved, subjects
 
   found = saved.restore(options.workdir, options.step, options.tokenizer)
   model = found.model
   if options.adapter:
     lora, adapters = found.config.lora, found.adapters
-    peft.save(options.out, lora, model.config, adapters, dtype=options.dtype)
+    template = found.encoder.chat.source
+    peft.save(
+      options.out,
+      lora,
+      model.config,
+      adapters,
+      dtype=options.dtype,
+      contents=small_files.tokenizer_files(found.tokenizer, template),
+    )
   else:
     models.save(
       model,

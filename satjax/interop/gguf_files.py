@@ -49,6 +49,7 @@ _KEYS = {
   'rms_norm_eps': 'attention.layer_norm_rms_epsilon',
   'rope_theta': 'rope.freq_base',
   'max_position_embeddings': 'context_length',
+  'sliding_window': 'attention.sliding_window',
 }
 # What Llama 3.1 and later scale their rotations by, besides the factor.
 _LLAMA3 = {
@@ -151,6 +152,11 @@ def _config(
   for key in ('rms_norm_eps', 'rope_theta'):
     if isinstance(own[key], float):  # float32, such as 9.999999747378752e-06
       own[key] = float(str(np.float32(own[key])))
+  if (parts := fields.get('split.count', 1)) > 1:
+    raise errors.DataError(
+      f'{file} is one of {parts} parts; join them first (llama-gguf-split'
+      ' --merge)'
+    )
   embed = tensors.get('token_embd.weight')
   stored = own | {
     'model_type': _FAMILIES[kind],
@@ -159,14 +165,21 @@ def _config(
     'rope_scaling': _scaling(file, fields, tensors, kind),
   }
   config, problems = llama.config_of(stored)
+  turned = fields.get(f'{kind}.rope.dimension_count', config.head_dim)
+  if turned != config.head_dim:
+    problems.append(
+      f'rope.dimension_count = {turned}; supported: {config.head_dim}, all'
+    )
   weights.refuse(file, problems or _differences(config, tensors))
   return config, own['max_position_embeddings'] or huggingface.MAX_LENGTH
 
 
 def _scaling(file, fields, tensors, kind):
   """`rope_scaling` of config.json."""
-  named = fields.get(f'{kind}.rope.scaling.type', 'none')
-  factor = fields.get(f'{kind}.rope.scaling.factor')
+  old = fields.get(f'{kind}.rope.scale_linear')
+  factor = fields.get(f'{kind}.rope.scaling.factor', old)
+  unnamed = 'linear' if factor else 'none'
+  named = fields.get(f'{kind}.rope.scaling.type', unnamed)
   if _ROPE_FACTORS not in tensors:
     return None if named == 'none' else {'rope_type': named, 'factor': factor}
   # Llama 3.1 and later; the file holds what the rule of `ops` comes to.

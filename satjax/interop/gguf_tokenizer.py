@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from satjax import errors, files
+from satjax import console, errors, files
+from satjax.interop import weights
 
 _PREFIX = 'tokenizer.ggml.'
 _SPACE = '▁'
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # of token_type
+_UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5  # of token_type
 # How text is cut: letters, runs of digits of at most so many, other signs.
 _CUT = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}"
@@ -31,27 +32,23 @@ _RULES = {
   'llama3': _CUT.format(digits='{1,3}'),
   'qwen2': _CUT.format(digits=''),
 }
-_WHOLE_WORDS = ('llama-bpe', 'llama3')  # what is a token is not cut
+# Here what is a token is not cut, and a text begins with one (llama.cpp).
+_LLAMA3 = ('llama-bpe', 'llama3')
+_RANKS = {'gpt2': 'merges', 'llama': 'scores'}  # by tokenizer.ggml.model
 
 
 def files_of(file: Path, fields: Mapping[str, Any]) -> dict[str, bytes]:
   """tokenizer.json and tokenizer_config.json.
 
   Raises:
-    DataError: the kind of tokenizer is not known.
+    DataError: the kind of tokenizer is not known, or a part of it is missing.
   """
   import tokenizers
 
   get = _getter(fields)
-  if get('model') == 'gpt2':
-    made = _byte_level(file, get)
-  elif get('model') == 'llama':
-    made = _sentencepiece(get)
-  else:
-    raise errors.DataError(
-      f'{file}: tokenizer.ggml.model = {errors.brief(get("model"))}; supported:'
-      " 'gpt2', 'llama'; of others, take the safetensors directory"
-    )
+  weights.refuse(file, [*_problems(get)])
+  is_bytes = get('model') == 'gpt2'
+  made = _byte_level(file, get) if is_bytes else _sentencepiece(get)
   for number, (token, kind) in enumerate(zip(get('tokens'), _kinds(get))):
     if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED):
       special = kind != _USER_DEFINED
@@ -91,15 +88,51 @@ def _getter(fields):
   return lambda name, default=None: fields.get(_PREFIX + name, default)
 
 
+def _problems(get):
+  """What is not known, or missing, or named and not there."""
+  model, tokens = get('model'), get('tokens') or ()
+  if model not in _RANKS:
+    yield (
+      f'{_PREFIX}model = {errors.brief(model)}; supported: {", ".join(_RANKS)};'
+      ' of others, take the safetensors directory'
+    )
+    return
+  for name in ('tokens', _RANKS[model]):
+    if get(name) is None:
+      yield f'{_PREFIX}{name} is missing'
+  for name in ('scores', 'token_type'):
+    if get(name) and len(get(name)) != len(tokens):
+      yield f'{_PREFIX}{name}: found {len(get(name))}, expected {len(tokens)}'
+  for name in ('bos', 'eos', 'eot', 'eom', 'unknown', 'padding'):
+    number = get(f'{name}_token_id', 0)
+    if tokens and not 0 <= number < len(tokens):
+      yield f'{_PREFIX}{name}_token_id = {number}; allowed: below {len(tokens)}'
+  known = {*tokens}
+  for pair in get('merges') or ():
+    if not {*pair.split(' ', 1), pair.replace(' ', '', 1)} <= known:
+      yield f'{_PREFIX}merges: {pair!r} is no pair of tokens that are one'
+      return
+
+
+def _vocab(get):
+  """Ids by token, without rows that only fill the tables up."""
+  named = enumerate(zip(get('tokens'), _kinds(get)))
+  return {
+    token: number
+    for number, (token, kind) in named
+    if kind != _UNUSED or token != f'[PAD{number}]'
+  }
+
+
 def _kinds(get):
   return get('token_type') or [1] * len(get('tokens'))
 
 
 def _around(get):
   """The tokens that are put before and after a text; None: none."""
-  is_sentencepiece = get('model') == 'llama'
+  begins = get('model') == 'llama' or get('pre') in _LLAMA3
   wanted = {
-    'bos': get('add_bos_token', is_sentencepiece),
+    'bos': get('add_bos_token', begins),
     'eos': get('add_eos_token', False),
   }
   numbers = {name: get(f'{name}_token_id') for name in wanted}
@@ -148,7 +181,13 @@ def _byte_level(file, get):
   """Pairs of bytes (Radford et al., 2019)."""
   from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-  rule = get('pre', 'gpt-2')
+  rule = get('pre')
+  if rule is None:
+    rule = 'gpt-2'
+    console.say(
+      f'{file} does not say how text is cut ({_PREFIX}pre); it is cut as GPT-2'
+      ' does, which may not be how the model learned it'
+    )
   if rule not in _RULES:
     raise errors.DataError(
       f'{file}: tokenizer.ggml.pre = {errors.brief(rule)}, a way to cut text'
@@ -157,9 +196,9 @@ def _byte_level(file, get):
     )
   made = Tokenizer(
     models.BPE(
-      vocab={token: number for number, token in enumerate(get('tokens'))},
+      vocab=_vocab(get),
       merges=[tuple(pair.split(' ', 1)) for pair in get('merges')],
-      ignore_merges=rule in _WHOLE_WORDS,
+      ignore_merges=rule in _LLAMA3,
     )
   )
   first, own = _RULES[rule], _RULES[rule] in ('', 'digits')
@@ -181,8 +220,7 @@ def _sentencepiece(get):
   """Pairs of pieces, by score (Kudo and Richardson, 2018)."""
   from tokenizers import Tokenizer, decoders, models, normalizers
 
-  tokens = get('tokens')
-  vocab = {token: number for number, token in enumerate(tokens)}
+  tokens, vocab = get('tokens'), _vocab(get)
   unknown = get('unknown_token_id')
   made = Tokenizer(
     models.BPE(

@@ -60,7 +60,8 @@ def max_length(directory: str | os.PathLike) -> int:
 
 def longest(seq_len: int, base: Settings) -> int:
   """The same of a model that was made of `base`, in rows of `seq_len`."""
-  return max(seq_len, _length_of(base.config) or 0)
+  least = MAX_LENGTH if base.config else 0
+  return max(seq_len, _length_of(base.config) or least)
 
 
 def _length_of(stored: Mapping[str, Any], where: Path = Path()) -> int | None:

@@ -4,7 +4,7 @@ A directory with `adapter_config.json` and `adapter_model.safetensors`, to be
 put on the model directory that the run started from.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import os
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,14 @@ def save(
   adapters: PyTree,
   *,
   dtype: str = 'float32',
+  contents: Mapping[str, bytes] | None = None,
 ) -> None:
   """Writes the adapters of a run; those that satjax wrote are replaced.
 
   Args:
     model: that they are of; its `init_from` names the base.
     adapters: `lora.init`, trained; None: the run has none.
+    contents: other files by name, such as those of the tokenizer.
 
   Raises:
     ConfigError: there are no adapters, or no base that they fit.
@@ -54,7 +56,9 @@ def save(
   with writer.replacing(
     Path(directory), _foreign_adapters, num_bytes=num_bytes, last=[WEIGHTS]
   ) as folder:
-    writer.write_file(folder / CONFIG, files.to_json(_describe(config, model)))
+    described = {CONFIG: files.to_json(_describe(config, model))}
+    for name, content in {**described, **(contents or {})}.items():
+      writer.write_file(folder / name, content)
     writer.write_tensors(folder / WEIGHTS, tensors, marks=writer.OURS)
 
 

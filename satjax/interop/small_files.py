@@ -21,8 +21,9 @@ from satjax.interop import weights
 
 CONFIG, GENERATION = 'config.json', 'generation_config.json'
 TOKENIZER, TEMPLATE = 'tokenizer_config.json', 'chat_template.jinja'
-# Of transformers 5 alone; what 4 and 5 open instead.
-_NEWER, _CLASS = ('TokenizersBackend',), 'PreTrainedTokenizerFast'
+# Reads a tokenizer.json as it is, in transformers 4 and 5. Others are known to
+# one of them, or put a begin before a text by a rule of their own.
+_CLASS = 'PreTrainedTokenizerFast'
 # Who wrote a generation_config.json. One that is marked as made out of the
 # config.json is made anew, without what was added.
 _ORIGIN = ('_from_model_config', 'transformers_version')
@@ -159,7 +160,7 @@ def tokenizer_files(
   """
   found = tokenizer.files()
   config = json.loads(found[TOKENIZER])
-  if config.get('tokenizer_class') in _NEWER:
+  if 'tokenizer.json' in found:
     config['tokenizer_class'] = _CLASS
     config.pop('backend', None)
   more = config.get('extra_special_tokens')

@@ -68,6 +68,8 @@ def unsafe(directory: Path, name: str) -> str | None:
   """Why a file may not be opened, or None."""
   path = directory / name
   if not os.path.lexists(path):
+    if directory.suffix == '.gguf':
+      return f'is missing; first: satjax fetch {directory} --out=MODEL_DIR'
     return 'is missing'
   root = os.path.realpath(directory)
   allowed = [root, os.path.join(root, special_tokens.TEMPLATES)]

@@ -45,7 +45,7 @@ def _facts(run: Saved, base: str) -> Iterator[tuple[str, str]]:
   yield 'base', base or 'random weights'
   yield 'parameters', f'{flops.num_params(model):,}'
   yield 'data', ', '.join(map(_source, config.data.train))
-  yield 'chat template', config.data.template
+  yield 'chat template', _template(run)
   yield 'method', '; '.join(_methods(config))
   yield (
     'length',
@@ -59,6 +59,14 @@ def _facts(run: Saved, base: str) -> Iterator[tuple[str, str]]:
     f' decay {optimizer.weight_decay:g}',
   )
   yield 'satjax', importlib.metadata.version('satjax')
+
+
+def _template(run: Saved) -> str:
+  """The one that was trained, and what asked for it if that says more."""
+  asked, found = run.config.data.template, run.encoder.chat.identity
+  if found.startswith('model:'):
+    found = "the tokenizer's own"
+  return found if asked in ('auto', 'model', found) else f'{asked}: {found}'
 
 
 def _source(source: Any) -> str:

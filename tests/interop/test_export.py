@@ -143,6 +143,9 @@ def test_rows_that_are_longer_than_the_base_had_make_the_context_longer(
   for seq_len, context in ((16, 64), (128, 128)):
     config, _ = export(tmp_path / 'out', base, tokenizer, seq_len=seq_len)
     assert config['max_position_embeddings'] == context
+  base = write_base(tmp_path / 'base', max_position_embeddings=None)
+  config, _ = export(tmp_path / 'out', base, tokenizer, seq_len=16)
+  assert config['max_position_embeddings'] == 2048  # as transformers has it
   config, _ = export(tmp_path / 'new', None, tokenizer, seq_len=16)
   assert config['max_position_embeddings'] == 16
 
@@ -210,11 +213,16 @@ def test_a_run_finds_its_base_in_its_folder_or_where_it_was(tmp_path):
 # --- the tokenizer ----------------------------------------------------------
 
 
-def test_what_transformers_5_alone_knows_is_written_as_4_reads_it(tmp_path):
+# The first is known to transformers 5 alone; transformers 4 puts a begin before
+# every text for the second, and neither reads bytes with the third.
+@pytest.mark.parametrize(
+  'name', ['TokenizersBackend', 'LlamaTokenizer', 'GemmaTokenizer']
+)
+def test_the_class_is_one_that_reads_the_tokenizer_as_it_is(tmp_path, name):
   tokenizer = write_tokenizer(
     tmp_path / 'tokenizer',
     MARKERS,
-    tokenizer_class='TokenizersBackend',
+    tokenizer_class=name,
     backend='tokenizers',
     extra_special_tokens=['<|im_start|>'],
   )

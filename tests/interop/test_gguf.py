@@ -16,6 +16,11 @@ from tests.interop import gguf_samples
 
 LLAMA = models.make(vocab_size=11, head_dim=4, embed_dim=32, mlp_dim=32)
 
+TOKENS = 'tokenizer.ggml.tokens'
+WINDOW = 'llama.attention.sliding_window'
+WITHOUT_MERGES = {
+  n: x for n, x in gguf_samples.LETTERS.items() if not n.endswith('.merges')
+}
 NANS = np.full(32, np.nan, np.float32)
 
 
@@ -86,9 +91,10 @@ def test_rotations_are_scaled_as_the_file_says(tmp_path):
     'llama.rope.scaling.type': 'linear',
     'llama.rope.scaling.factor': 2.0,
   }
-  fields = gguf_samples.LETTERS | scaled
-  config, _ = huggingface.load(convert(tmp_path, fields=fields))
-  assert config.rope_scaling == ('linear', 2.0)
+  for more in (scaled, {'llama.rope.scale_linear': 2.0}):  # new and old
+    fields = gguf_samples.LETTERS | more
+    config, _ = huggingface.load(convert(tmp_path, fields=fields))
+    assert config.rope_scaling == ('linear', 2.0)
 
 
 def test_bytes_are_merged_as_the_file_says(tmp_path):
@@ -108,6 +114,21 @@ def test_pieces_are_merged_by_their_scores(tmp_path):
   assert (found.bos_id, found.eos_id) == (1, 2)
   settings = json.loads((out / 'tokenizer_config.json').read_text())
   assert settings['add_bos_token'] is True
+
+
+@pytest.mark.parametrize('rule, begin', [('llama-bpe', 0), ('qwen2', None)])
+def test_begin_and_fillers_are_what_llama_cpp_takes_them_for(
+  tmp_path, rule, begin
+):
+  fields = dict(gguf_samples.LETTERS)
+  fields['tokenizer.ggml.pre'] = rule
+  fields['tokenizer.ggml.tokens'] = [*fields[TOKENS], '[PAD11]']
+  fields['tokenizer.ggml.token_type'] = [3, 3, *[1] * 9, 5]
+  model = dataclasses.replace(LLAMA, vocab_size=12)
+  found = tokenizers.get_tokenizer(
+    f'hf:{convert(tmp_path, model, fields=fields)}'
+  )
+  assert (found.bos_id, found.vocab_size) == (begin, 11)
 
 
 def test_templates_and_ends_go_along(tmp_path):
@@ -143,6 +164,34 @@ def test_templates_and_ends_go_along(tmp_path):
     (
       {'fields': gguf_samples.LETTERS | {'tokenizer.ggml.model': 't5'}},
       "model = 't5'; supported",
+    ),
+    (
+      {'fields': WITHOUT_MERGES},
+      'tokenizer.ggml.merges is missing',
+    ),
+    (
+      {'fields': gguf_samples.LETTERS | {'tokenizer.ggml.merges': ['a c']}},
+      "'a c' is no pair of tokens that are one",
+    ),
+    (
+      {'fields': gguf_samples.LETTERS | {'tokenizer.ggml.eot_token_id': 11}},
+      'eot_token_id = 11; allowed: below 11',
+    ),
+    (
+      {'fields': gguf_samples.PIECES | {'tokenizer.ggml.scores': [0]}},
+      'scores: found 1, expected 10',
+    ),
+    (
+      {'fields': gguf_samples.LETTERS | {'split.count': 3}},
+      'is one of 3 parts; join them',
+    ),
+    (
+      {'fields': gguf_samples.LETTERS | {'llama.rope.dimension_count': 2}},
+      'rope.dimension_count = 2; supported: 4, all',
+    ),
+    (
+      {'fields': gguf_samples.LETTERS | {WINDOW: 16}},
+      'sliding_window = 16; supported: null',
     ),
     (
       {'change': lambda x: {n: x[n] for n in x if n != 'output_norm.weight'}},

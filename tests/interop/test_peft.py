@@ -13,7 +13,8 @@ import safetensors.numpy
 
 from satjax import errors
 from satjax.config.groups import LoraConfig
-from satjax.interop import huggingface, peft
+from satjax.data import tokenizers
+from satjax.interop import huggingface, peft, small_files
 from satjax.model import lora
 from tests import models
 
@@ -112,6 +113,16 @@ def test_the_configuration_of_peft(base, tmp_path):
   assert told['base_model_name_or_path'] == model.init_from
   modules = {'q_proj', 'o_proj', 'up_proj', 'down_proj'}
   assert set(told['target_modules']) == modules
+
+
+def test_the_tokenizer_goes_along_with_the_template_that_was_trained(
+  base, tmp_path
+):
+  model, adapters = base
+  contents = small_files.tokenizer_files(tokenizers.ByteTokenizer(), 'said')
+  peft.save(tmp_path, LORA, model, adapters, contents=contents)
+  found = tokenizers.get_tokenizer(f'hf:{tmp_path}')
+  assert found.chat_templates == {'default': 'said'}
 
 
 def test_adapters_of_ours_are_replaced_and_others_are_not(base, tmp_path):
