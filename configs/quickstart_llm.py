@@ -16,8 +16,6 @@ def get_config(chats='runs/quickstart-llm/chats'):
   config = lora.get_config()  # rank 16, beside all matrices
   config.model.scan = True
   config.model.init_from = 'models/smollm2'
-  # That of the model, whichever `--config.model.init_from` names.
-  config.data.tokenizer = 'hf:' + config.model.get_oneway_ref('init_from')
 
   config.data.train = (f'jsonl:{chats}/train.jsonl',)
   config.data.eval = (

@@ -190,7 +190,7 @@ def how_to_go_on(model: str, train: tuple[str, ...]) -> str:
     f'{shlex.join([*train, "--config.train.num_steps=300"])}\n'
     'your own chats (docs/fine_tune_on_my_chats.md): satjax train'
     " --config=configs/sft_jsonl.py:'jsonl:chats/*.jsonl' --workdir=runs/chats"
-    f' --config.model.init_from={model} --config.data.tokenizer=hf:{model}'
+    f' --config.model.init_from={model}'
     ' --config.lora.rank=16\n'
     'a bigger model: satjax fetch HuggingFaceTB/SmolLM2-360M-Instruct'
     ' --out=models/bigger, and --config.model.init_from=models/bigger'
