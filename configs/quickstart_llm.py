@@ -3,7 +3,7 @@
 `experiments/quickstart_llm.py` writes the chats, into a folder that is the
 argument of this file: train.jsonl, validation.jsonl, and other text to see what
 is forgotten. Learning rate and schedule are those that adapters take ('auto').
-On chats of your own: `configs/sft_jsonl.py`.
+On chats of your own: `configs/smollm2_lora.py`.
 
     satjax train --config=configs/quickstart_llm.py \\
       --workdir=runs/quickstart-llm/run
