@@ -66,8 +66,8 @@ def get_config() -> ml_collections.ConfigDict:
     # 'think': before the answer, in <think> tags; 'drop': left out
     unlearned='refuse',  # more than half of the documents, of which nothing is
     # learned (long prompts, empty answers); 'keep': only warn
-    tokenizer='byte',  # 256 bytes, begin and end of text; 'hf:PATH',
-    # 'sentencepiece:PATH'
+    tokenizer='auto',  # that of the model of `init_from`; without one 'byte',
+    # 256 bytes, begin and end of text. Or 'hf:PATH', 'sentencepiece:PATH'
     seq_len=256,  # tokens in a row
     packing='concat_then_split',  # documents end to end, cut at row ends;
     # 'best_fit': whole documents, rows filled up with nothing

@@ -2,12 +2,12 @@
 
 The shape is the model's own; the omission rates and the ladder are ours, since
 the SAT paper's values were not available to us. `config.model.init_from` names
-the weights, a Hugging Face directory; `config.data.tokenizer` their tokenizer:
+weights and tokenizer, a Hugging Face directory:
 
     satjax train --config=configs/llama2_7b_cpt.py --workdir=runs/llama2_7b \
-      --config.model.init_from=MODEL_DIR --config.data.tokenizer=hf:MODEL_DIR
+      --config.model.init_from=MODEL_DIR
 
-Without them it reads bytes from random weights: enough to measure speed. Dense,
+Without it, it reads bytes from random weights: enough to measure speed. Dense,
 which is what to try first: `--config.sparsity.head_rate=0
 --config.sparsity.channel_rate=0`.
 

@@ -3,7 +3,7 @@
 `experiments/quickstart_llm.py` writes the chats, into a folder that is the
 argument of this file: train.jsonl, validation.jsonl, and other text to see what
 is forgotten. Learning rate and schedule are those that adapters take ('auto').
-On chats of your own: `configs/sft_jsonl.py`.
+On chats of your own: `configs/smollm2_lora.py`.
 
     satjax train --config=configs/quickstart_llm.py \\
       --workdir=runs/quickstart-llm/run
@@ -16,8 +16,6 @@ def get_config(chats='runs/quickstart-llm/chats'):
   config = lora.get_config()  # rank 16, beside all matrices
   config.model.scan = True
   config.model.init_from = 'models/smollm2'
-  # That of the model, whichever `--config.model.init_from` names.
-  config.data.tokenizer = 'hf:' + config.model.get_oneway_ref('init_from')
 
   config.data.train = (f'jsonl:{chats}/train.jsonl',)
   config.data.eval = (

@@ -9,8 +9,8 @@ names), or with "messages" of a chat. Look at what is learned first:
 
 Other fields: `--config.data.columns="('ask', 'reply')"`. Chats are written by
 the chat template of the tokenizer. For one that has none, choose a built-in
-one, such as `--config.data.template=chatml`; else they are plain text. With the
-tokenizer of the model, and a real one: `configs/smollm2_sft.py`.
+one, such as `--config.data.template=chatml`; else they are plain text. For a
+real model, and what it forgets: `configs/smollm2_sft.py`.
 """
 
 from configs import sft

@@ -28,8 +28,6 @@ def get_config(source='stdlib:code'):
   config = base.get_config()
 
   config.model.init_from = 'models/smollm2'
-  # That of the model, whichever `--config.model.init_from` names.
-  config.data.tokenizer = 'hf:' + config.model.get_oneway_ref('init_from')
 
   config.data.train = (source,)
   config.data.eval = (source, 'stdlib:docs')

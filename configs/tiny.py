@@ -30,7 +30,7 @@ def get_config():
   config.train.eval_batches = 4
   config.train.checkpoint_every = 5
 
-  config.optimizer.warmup_steps = 10
+  config.optimizer.warmup_steps = 1 / 6
 
   config.sparsity.head_rate = 0.5
   config.sparsity.channel_rate = 0.5

@@ -7,7 +7,7 @@ channels become the nearest that its groups allow. Dense, which is what to try
 first: `--config.sparsity.head_rate=0 --config.sparsity.channel_rate=0`.
 
     satjax train --config=configs/tinyllama_1b_cpt.py --workdir=runs/tinyllama \
-      --config.model.init_from=MODEL_DIR --config.data.tokenizer=hf:MODEL_DIR
+      --config.model.init_from=MODEL_DIR
 """
 
 from configs import llama2_7b_cpt

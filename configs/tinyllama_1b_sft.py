@@ -5,7 +5,7 @@ of the Python standard library, answered by their docstrings; for your own,
 `config.data.train=('jsonl:GLOB',)`.
 
     satjax train --config=configs/tinyllama_1b_sft.py --workdir=runs/tinyllama \
-      --config.model.init_from=MODEL_DIR --config.data.tokenizer=hf:MODEL_DIR
+      --config.model.init_from=MODEL_DIR
 
 SAT: `--config.sparsity.head_rate=0.5 --config.sparsity.channel_rate=0.5`.
 """

@@ -16,6 +16,7 @@ Result    printed, and written to WORKDIR/quickstart.md. Run again, it goes on
 
 import argparse
 import pathlib
+import shutil
 import sys
 
 from rich import console as rich_console
@@ -105,7 +106,8 @@ def table(title: str, runs: dict[str, list[dict]]) -> rich_table.Table:
   """What each run took and reached; the first is the reference."""
   result = rich_table.Table(title=title)
   for name in ('run', 'steps', 'FLOPs', 'seconds', 'docs', 'code'):
-    result.add_column(name, justify='left' if name == 'run' else 'right')
+    justify = 'left' if name == 'run' else 'right'
+    result.add_column(name, justify=justify, overflow='fold')
   for name, records in runs.items():
     result.add_row(
       name,
@@ -165,7 +167,7 @@ def show(console: rich_console.Console, grown: dict, continued: dict) -> None:
   console.print(verdict('Equal FLOPs', grown, DOCS))
   console.print(
     'So short a run has half a byte a parameter, where a shallow model is best.'
-    ' With 17 the\nstacked one beats both (docs/results.md).\n'
+    ' With 17 the stacked one beats both (docs/results.md).\n'
   )
   console.print(table('On with code: the same losses', continued))
   fair = {name: continued[name] for name in ('SAT', 'dense, equal time')}
@@ -175,7 +177,7 @@ def show(console: rich_console.Console, grown: dict, continued: dict) -> None:
   most = last(dense, 'flops') / last(sat, 'flops')
   console.print(
     f'A SAT step is {faster:.2f} times as fast as a dense one; its FLOPs allow'
-    f' {most:.2f}.\nOne seed: this shows how things work; it is no evidence'
+    f' {most:.2f}. One seed: this shows how things work; it is no evidence'
     ' about the methods.\n'
   )
 
@@ -184,7 +186,8 @@ def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--workdir', type=pathlib.Path, required=True)
   workdir = parser.parse_args().workdir
-  console = rich_console.Console(width=88, record=True)
+  width = min(88, shutil.get_terminal_size((88, 24)).columns)
+  console = rich_console.Console(width=width, record=True)
   runtime.prepare()
   try:
     run_all(workdir, console)

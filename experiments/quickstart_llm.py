@@ -20,6 +20,7 @@ import json
 import pathlib
 import re
 import shlex
+import shutil
 import sys
 
 from rich import console as rich_console
@@ -101,9 +102,9 @@ def answers(directory: str | pathlib.Path) -> list[str]:
 def loss_table(records: list[dict]) -> rich_table.Table:
   """Losses before the first step and after the last."""
   table = rich_table.Table(title='Loss in nats a token')
-  table.add_column('of')
+  table.add_column('of', overflow='fold')
   for name in ('before', 'after', 'change'):
-    table.add_column(name, justify='right')
+    table.add_column(name, justify='right', overflow='fold')
   first, last = (
     next(r for r in found if any(name.startswith('eval/') for name in r))
     for found in (records, records[::-1])
@@ -125,7 +126,8 @@ def answer_table(before: list[str], after: list[str]) -> rich_table.Table:
     title='Answers, greedy, at most 64 tokens', show_lines=True
   )
   for name in ('question', 'before', 'after'):
-    table.add_column(name, ratio=1 if name == 'question' else 2)
+    ratio = 1 if name == 'question' else 2
+    table.add_column(name, ratio=ratio, overflow='fold')
   for row in zip(QUESTIONS, before, after):
     table.add_row(*map(rich_text.Text, row))
   return table
@@ -189,9 +191,8 @@ def how_to_go_on(model: str, train: tuple[str, ...]) -> str:
     'longer: satjax '
     f'{shlex.join([*train, "--config.train.num_steps=300"])}\n'
     'your own chats (docs/fine_tune_on_my_chats.md): satjax train'
-    " --config=configs/sft_jsonl.py:'jsonl:chats/*.jsonl' --workdir=runs/chats"
-    f' --config.model.init_from={model} --config.data.tokenizer=hf:{model}'
-    ' --config.lora.rank=16\n'
+    " --config=configs/smollm2_lora.py:'jsonl:chats/*.jsonl'"
+    f' --workdir=runs/chats --config.model.init_from={model}\n'
     'a bigger model: satjax fetch HuggingFaceTB/SmolLM2-360M-Instruct'
     ' --out=models/bigger, and --config.model.init_from=models/bigger'
   )
@@ -209,7 +210,8 @@ def main() -> int:
       file=sys.stderr,
     )
     return 78
-  console = rich_console.Console(width=88, record=True)
+  width = min(88, shutil.get_terminal_size((88, 24)).columns)
+  console = rich_console.Console(width=width, record=True)
   runtime.prepare()
   try:
     run_all(options.model, options.workdir, console)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import importlib
 import os
 import sys
+import textwrap
 import traceback
 from typing import Any
 
@@ -119,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
       name,
       help=module.SUMMARY,
-      description=f'satjax {name}: {module.SUMMARY}.',
+      description=textwrap.fill(f'satjax {name}: {module.SUMMARY}.', 80),
       **shared,
     )
     command.set_defaults(

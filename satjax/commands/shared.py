@@ -81,7 +81,9 @@ PROCESSES = {
 MODEL = {
   **WORKDIR,
   **STEP,
-  '--model': value('MODEL_DIR', 'Hugging Face directory, instead of --workdir'),
+  '--model': value(
+    'MODEL_DIR', 'Hugging Face directory, or id on its hub, not --workdir'
+  ),
   **TOKENIZER,
 }
 

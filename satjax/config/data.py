@@ -67,7 +67,7 @@ class DataConfig(schema.Group):
   template: str = schema.rule(names_template, TEMPLATES)
   reasoning: str = schema.one_of('template', 'think', 'drop')
   unlearned: str = schema.one_of('refuse', 'keep')
-  tokenizer: str = schema.rule(names_tokenizer, TOKENIZERS)
+  tokenizer: str = schema.or_auto(schema.rule(names_tokenizer, TOKENIZERS))
   seq_len: int = schema.between(2, 2**31)
   packing: str = schema.one_of('concat_then_split', 'best_fit')
   too_long: str = schema.one_of('cut', 'drop')

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from satjax.config import schema
+from satjax.config.data import DataConfig
 from satjax.config.groups import Groups, OptimizerConfig
 
 # Settings of the optimizer by how a run begins; `end_lr` is a tenth of a peak.
@@ -47,7 +48,10 @@ def start_of(config: Groups) -> str:
 
 
 def resolve(config: Groups) -> Groups:
-  """The configuration with a number for every 'auto' and every share."""
+  """The configuration with a value for every 'auto' and every share.
+
+  But the tokenizer of `model.init_from`, which its directory names.
+  """
   train, steps = config.train, config.train.num_steps
   every = {
     key: max(1, _whole(value, steps)) if isinstance(value, float) else value
@@ -60,10 +64,19 @@ def resolve(config: Groups) -> Groups:
   row = BY_START[start_of(config)]
   return dataclasses.replace(
     config,
+    data=_with_tokenizer(config),
     train=dataclasses.replace(train, **every),
     optimizer=_optimizer(config.optimizer, row, steps),
     sparsity=dataclasses.replace(config.sparsity, rungs=rungs),
   )
+
+
+def _with_tokenizer(config: Groups) -> DataConfig:
+  """Bytes, where no model has a tokenizer to begin with."""
+  data = config.data
+  if data.tokenizer != 'auto' or config.model.init_from:
+    return data
+  return dataclasses.replace(data, tokenizer='byte')
 
 
 def most_rungs(config: Groups) -> int:
@@ -105,7 +118,8 @@ def _whole(value: float, steps: int) -> int:
 def as_begun(values: Mapping[str, Any], begun: Groups) -> dict[str, Any]:
   """Values with what a run began with, for every 'auto' and every share."""
   found = dict(values)
-  for group, chosen in (('train', begun.train), ('optimizer', begun.optimizer)):
+  for group in ('data', 'train', 'optimizer'):
+    chosen = getattr(begun, group)
     if isinstance(values.get(group), Mapping):
       found[group] = {
         key: getattr(chosen, key) if _is_open(chosen, key, value) else value

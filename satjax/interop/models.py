@@ -134,20 +134,23 @@ def save(model: Model, directory: str | os.PathLike, **options: Any) -> None:
 
 
 def resolve(config: Config) -> Config:
-  """Takes the architecture from `model.init_from`, where that is set.
+  """Takes architecture and tokenizer from `model.init_from`, if that is set.
 
-  With as many words as the tokenizer needs, where more may be added.
+  The tokenizer, where none is named; and as many words as it needs, where more
+  may be added.
   """
-  model, asked = config.model, config.model.vocab_size
+  model, data, asked = config.model, config.data, config.model.vocab_size
   if model.init_from:
-    stored = huggingface.read_config(hub.local(model.init_from))
+    directory = hub.local(model.init_from)
     own = {name: getattr(model, name) for name in llama.TRAINING}
-    model = dataclasses.replace(stored, **own)
+    model = dataclasses.replace(huggingface.read_config(directory), **own)
+    if data.tokenizer == 'auto':
+      spec = tokenizer_spec(directory)
+      spec = f'hf:{model.init_from}' if spec.startswith('hf:') else spec
+      data = dataclasses.replace(data, tokenizer=spec)
   words = vocabulary.num_rows(
-    model.vocab_size, asked, model.vocab_multiple, config.data.tokenizer
+    model.vocab_size, asked, model.vocab_multiple, data.tokenizer
   )
   model = dataclasses.replace(model, vocab_size=words)
-  if model == config.model:
-    return config
-  values = config.to_dict() | {'model': dataclasses.asdict(model)}
-  return Config.from_dict(values)
+  changed = dataclasses.replace(config, model=model, data=data)
+  return config if changed == config else Config.from_dict(changed.to_dict())

@@ -17,6 +17,7 @@ from typing import Any
 from absl import logging
 
 from satjax import files, hub
+from satjax.config import defaults
 from satjax.config.run import Config
 from satjax.data.tokenizers import Tokenizer
 from satjax.interop import huggingface, llama, models
@@ -83,8 +84,8 @@ def resumed(
   if base and asked:
     own = {name: getattr(config.model, name) for name in llama.TRAINING}
     model = dataclasses.replace(old.model, **own)
-    values = config.to_dict() | {'model': dataclasses.asdict(model)}
-    config = Config.from_dict(values)
+    values = defaults.as_begun(config.to_dict(), old)
+    config = Config.from_dict(values | {'model': dataclasses.asdict(model)})
   else:
     config = models.resolve(config)
   if base and asked and base != asked:

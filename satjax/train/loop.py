@@ -353,12 +353,11 @@ def _fetch(run: _Run) -> None:
   if step % train.log_every == 0 or step == train.num_steps:
     record = _describe(run, step, values)
     run.writer.write(record)
-    run.progress.advance(
-      step - run.progress.done,
-      f'loss {record["train/loss"]:.4f}'
-      f'  {record["speed/tokens_per_second"]:,.0f} tok/s'
-      f'  omitted {record["sparsity/omission_rate"]:.0%}',
-    )
+    said = f'loss {record["train/loss"]:.4f}'
+    said += f'  {record["speed/tokens_per_second"]:,.0f} tok/s'
+    if run.config.sparsity.is_on:
+      said += f'  omitted {record["sparsity/omission_rate"]:.0%}'
+    run.progress.advance(step - run.progress.done, said)
 
 
 def _describe(run, step, values) -> dict[str, float]:

@@ -1,15 +1,18 @@
 """Commands plan and check the model that will train, and say what differs."""
 
 import json
+import pathlib
 import shutil
 
 import pytest
 
 from satjax import cli, errors
 from satjax.config import file as config_file
+from satjax.data import tokenizers
 from satjax.interop import llama, settings
 from satjax.lab.experiment import spec
 from tests import models
+from tests.data import subword_samples
 
 SMOL = {
   'num_layers': 30,
@@ -43,6 +46,38 @@ def test_shipped_configs_fit_another_model(name, smol, capsys):
   error = capsys.readouterr().err
   assert 'head_rate 0.5 becomes 0.333333: 9 heads' in error
   assert 'channel_rate' not in error
+
+
+@pytest.mark.parametrize(
+  'name', sorted(p.stem for p in pathlib.Path('configs').glob('[!_]*.py'))
+)
+@pytest.mark.parametrize('tied', [False, True])
+def test_every_config_reads_as_the_model_does(name, tied, tmp_path):
+  tokenizer = tokenizers.get_tokenizer(subword_samples.write(tmp_path)['llama'])
+  values = llama.describe(
+    models.make(**{**SMOL, 'vocab_size': 1024, 'tied': tied}), 'float32', 8192
+  )
+  for file, content in tokenizer.files().items():
+    (tmp_path / file).write_bytes(content)
+  (tmp_path / 'config.json').write_text(json.dumps(values))
+  config = settings.load(
+    f'configs/{name}.py', [f'--config.model.init_from={tmp_path}']
+  )
+  assert config.data.tokenizer == f'hf:{tmp_path}'
+  assert (config.model.num_heads, config.model.tied) == (9, tied)
+  given = ['--config.data.tokenizer=byte']
+  again = settings.load(f'configs/{name}.py', given, begun=config)
+  assert again.data.tokenizer == 'byte'
+  again = settings.load(f'configs/{name}.py', begun=config)
+  assert again.data.tokenizer == config.data.tokenizer
+
+
+def test_a_model_of_bytes_reads_bytes(smol):
+  config = settings.load(
+    'configs/base.py', [f'--config.model.init_from={smol}']
+  )
+  assert config.data.tokenizer == 'byte'
+  assert settings.load('configs/base.py').data.tokenizer == 'byte'
 
 
 def test_the_plan_is_of_the_model_that_will_train(smol, capsys):

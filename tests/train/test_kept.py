@@ -1,5 +1,6 @@
 """A run is whole without the folder, base and tokenizer that it came from."""
 
+import dataclasses
 import json
 import shutil
 
@@ -137,6 +138,14 @@ def make_longer(project):
 def read(run):
   lines = (run / 'metrics.jsonl').read_text().splitlines()
   return map(json.loads, lines)
+
+
+def test_a_tokenizer_that_is_left_open_is_that_of_the_run(project, monkeypatch):
+  monkeypatch.chdir(project)
+  old = make()
+  data = dataclasses.replace(old.data, tokenizer='auto')
+  asked = dataclasses.replace(old, data=data)
+  assert kept.resumed('run', old, asked)[0] == old
 
 
 def test_other_text_or_another_kind_of_it_is_refused(project, tmp_path):

@@ -159,8 +159,9 @@ def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
         ' the model that its runs begin with; leave it out'
       )
     if config.model.init_from:
-      model = settings.resolve(config).model
-      config.model.update(dataclasses.asdict(model))
+      resolved = settings.resolve(config)
+      config.model.update(dataclasses.asdict(resolved.model))
+      config.data.tokenizer = resolved.data.tokenizer
     scenario = dataclasses.replace(scenario, config=config)
     for length in sorted(scenario.lengths, reverse=True):
       name = scenario.named(length)

@@ -90,11 +90,10 @@ def render(result: Plan) -> str:
     )
     for s in result.stretches[::stride]
   ]
-  lines = [
-    console.markdown(columns, rows),
-    f'{result.flops:.3e} FLOPs in all. They allow a whole run'
-    f' {result.speedup:.3f}x as fast as dense training for as many steps;'
-    ' whether the model is as good, only a run tells.',
-    *result.growth,
-  ]
-  return '\n'.join(lines)
+  said = f'{result.flops:.3e} FLOPs in all.'
+  if result.speedup != 1:
+    said += (
+      f' They allow a whole run {result.speedup:.3f}x as fast as dense training'
+      ' for as many steps; whether the model is as good, only a run tells.'
+    )
+  return '\n'.join([console.markdown(columns, rows), said, *result.growth])

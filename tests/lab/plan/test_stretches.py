@@ -27,6 +27,13 @@ def test_the_stretches_of_the_tiny_run():
   assert rows[3].startswith('| 30 to 45 | 4 | 64 | all | 3 | 96 | 25.0% |')
 
 
+def test_a_dense_plan_promises_no_speed():
+  text = 'as fast as dense'
+  assert text in stretches.render(stretches.plan(make_config()))
+  dense = make_config(head_rate=0.0, channel_rate=0.0)
+  assert text not in stretches.render(stretches.plan(dense))
+
+
 def test_the_whole_run_adds_up():
   config = make_config()
   result = stretches.plan(config)
