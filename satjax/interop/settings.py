@@ -48,7 +48,8 @@ def resolve(values: Mapping[str, Any]) -> Config:
   Raises as `load`: rules are for that model, not for the shape in `values`.
   """
   asked = Config.from_dict(values, rules='types')
-  return Config.from_dict(models.resolve(asked).to_dict())
+  model = dataclasses.asdict(models.resolve(asked).model)
+  return Config.from_dict({**values, 'model': model})
 
 
 def _with_shape(values: Mapping[str, Any], begun: Config) -> dict[str, Any]:

@@ -297,6 +297,15 @@ SLURM = {
   ('environment', 'said'),
   [
     ({'SLURM_NTASKS': 'abc'}, 'SLURM_NTASKS=abc'),  # in a shell too
+    ({'JAX_PROCESS_ID': 'x'}, 'JAX_PROCESS_ID=x'),
+    (
+      {
+        'JAX_COORDINATOR_PORT': 'abc',
+        'SLURM_NTASKS': '2',
+        'SLURM_STEP_NODELIST': 'node',
+      },
+      'JAX_COORDINATOR_PORT=abc',
+    ),
     ({'SLURM_NTASKS': '-2'}, 'SLURM_NTASKS=-2'),
     ({'OMPI_COMM_WORLD_SIZE': '2.5'}, 'OMPI_COMM_WORLD_SIZE=2.5'),
     ({'JAX_NUM_PROCESSES': 'x'}, 'JAX_NUM_PROCESSES=x'),

@@ -159,7 +159,7 @@ def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
         ' the model that its runs begin with; leave it out'
       )
     if config.model.init_from:
-      model = settings.resolve(config).model
+      model = settings.resolve(config.to_dict()).model
       config.model.update(dataclasses.asdict(model))
     scenario = dataclasses.replace(scenario, config=config)
     for length in sorted(scenario.lengths, reverse=True):
