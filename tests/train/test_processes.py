@@ -327,6 +327,14 @@ def test_what_a_launcher_sets_wrongly_is_named(
   assert said in capsys.readouterr().err
 
 
+def test_a_heartbeat_of_no_seconds_is_refused(tmp_path, capsys):
+  from satjax import cli
+
+  command = ['train', *OPTIONS, f'--workdir={tmp_path}', '--heartbeat=0']
+  assert cli.main(command) == 78
+  assert '--heartbeat=0' in capsys.readouterr().err
+
+
 def test_a_port_that_is_taken_is_refused(tmp_path, capsys):
   from satjax import cli
 
