@@ -52,6 +52,10 @@ def processes(
   Raises:
     ConfigError: the processes cannot be told from the arguments.
   """
+  if heartbeat < 1:
+    raise errors.ConfigError(
+      f'--heartbeat={heartbeat}: processes are given 1 second or more'
+    )
   if coordinator is None and not has_cluster(os.environ):
     if num_processes is not None or process_id is not None:
       raise errors.ConfigError(
@@ -101,6 +105,8 @@ def has_cluster(environment: Mapping[str, str]) -> bool:
     ConfigError: what it says of their number is no number.
   """
   counts = [_number(environment, name) for name in _LAUNCHERS]
+  for own in _LAUNCHERS.values():
+    _number(environment, own)
   several = any(count is not None and count > 1 for count in counts)
   # A shell inside of an allocation has the count, but is not one of the tasks.
   if 'SLURM_NTASKS' in environment and 'SLURM_STEP_NODELIST' not in environment:
@@ -129,6 +135,12 @@ def _check_launcher(environment: Mapping[str, str]) -> None:
   """Refuses what JAX would read as no number, or end the process for."""
   for name in ('SLURM_JOB_ID', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK'):
     _number(environment, name)
+  port = _number(environment, 'JAX_COORDINATOR_PORT')
+  if port is not None and not 0 < port < 2**16:
+    raise errors.ConfigError(
+      f'JAX_COORDINATOR_PORT={port} in the environment is no port; use a number'
+      ' from 1 to 65535'
+    )
   for total, own in _LAUNCHERS.items():
     count, number = _number(environment, total), _number(environment, own)
     if None not in (count, number) and number >= count:

@@ -67,7 +67,9 @@ def resolve(config: Groups) -> Groups:
     data=_with_tokenizer(config),
     train=dataclasses.replace(train, **every),
     optimizer=_optimizer(config.optimizer, row, steps),
-    sparsity=dataclasses.replace(config.sparsity, rungs=rungs),
+    sparsity=dataclasses.replace(
+      config.sparsity, rungs=rungs, channel_multiple=_multiple(config)
+    ),
   )
 
 
@@ -86,6 +88,14 @@ def most_rungs(config: Groups) -> int:
     return sparsity.rungs
   room = (1 - sparsity.split) * (1 - sparsity.warm_start)
   return _whole(room, config.train.num_steps)
+
+
+def _multiple(config: Groups) -> int:
+  """A multiple that leaves some of the channels of the model to choose."""
+  found = config.sparsity.channel_multiple
+  while config.sparsity.channel_rate and found >= config.model.mlp_dim > 1:
+    found //= 2
+  return found
 
 
 def _optimizer(
@@ -144,11 +154,18 @@ def said(values: Mapping[str, Any], config: Groups) -> list[str]:
     values: as they were given, 'auto' and shares among them.
     config: what became of them.
   """
-  found, rungs = [], values['sparsity']['rungs']
+  found, given = [], values['sparsity']
+  rungs, multiple = given['rungs'], given['channel_multiple']
   if rungs != config.sparsity.rungs:
     found.append(
       f'config.sparsity.rungs {rungs} become {config.sparsity.rungs}: so many'
       f' fit into a run of {config.train.num_steps} steps'
+    )
+  if multiple != config.sparsity.channel_multiple:
+    found.append(
+      f'config.sparsity.channel_multiple {multiple} becomes'
+      f' {config.sparsity.channel_multiple}: the model has'
+      f' {config.model.mlp_dim} channels'
     )
   start = start_of(config)
   chosen = [

@@ -39,6 +39,14 @@ def _idle(config: Config) -> Iterator[tuple[str, str]]:
     yield 'sparsity.channel_multiple', 'sparsity.channel_rate is 0'
   if sparsity.selection == 'top_k':
     yield 'sparsity.temperature', "sparsity.selection is 'top_k'"
+  measures = sparsity.importance not in ('uniform', 'magnitude')
+  if not measures and sparsity.omitted_forward != 'mean':
+    yield (
+      'sparsity.probe',
+      f'sparsity.importance {sparsity.importance!r} looks at no rows',
+    )
+  if sparsity.shape == 'linear':
+    yield 'sparsity.rungs', "sparsity.shape 'linear' has none"
   if sparsity.split == 1:
     yield 'sparsity.rungs', 'sparsity.split 1.0 leaves no ladder'
   if not config.lora.is_on:

@@ -88,7 +88,7 @@ class Config(Groups):
     problems = [*self._schedule_problems(), *stages.problems(self)]
     problems += self._keep_problems()
     if self.sparsity.is_on:
-      problems += [*self._layer_problems(), *self._ladder_problems()]
+      problems += self._layer_problems()
       problems += self._setup_problems()
       for model in self._models():
         problems += self._neuron_problems(model, recorded)
@@ -158,14 +158,6 @@ class Config(Groups):
         f' {layers} layers to omit anything from; keep fewer dense'
       )
 
-  def _ladder_problems(self) -> Iterator[str]:
-    split, steps = self.sparsity.split, self.train.num_steps
-    if not defaults.most_rungs(self):
-      yield (
-        f'config.sparsity.split {split} leaves no step of {steps} for the'
-        f' ladder; use at most {1 - 1 / steps:.4g}, or 1.0 for no ladder'
-      )
-
   def _neuron_problems(self, model: ModelConfig, recorded) -> Iterator[str]:
     """What does not divide into whole tiles, groups and shards."""
     sparsity, shards = self.sparsity, self.sparsity.shards
@@ -175,12 +167,8 @@ class Config(Groups):
         f'config.sparsity.shards {shards} cannot share {heads} heads in'
         f' {groups} key/value groups out evenly; use a divisor of both'
       )
-    if sparsity.channel_multiple > total:
-      yield (
-        f'config.sparsity.channel_multiple {sparsity.channel_multiple} is'
-        f' above model.mlp_dim {total}; use at most {total}'
-      )
-    elif total % shards or self.channel_step > total:
+    step = self.channel_step
+    if total % shards or (sparsity.channel_rate and step > total):
       yield (
         f'config.sparsity.shards {shards} cannot share {total} channels out'
         f' evenly in multiples of {sparsity.channel_multiple}; use a divisor'
@@ -213,6 +201,12 @@ class Config(Groups):
       said.append(
         f'config.optimizer.end_lr {opt.end_lr} has no effect: schedule'
         " 'constant' ends with peak_lr"
+      )
+    sparsity, steps = self.sparsity, self.train.num_steps
+    if sparsity.is_on and not defaults.most_rungs(self):
+      said.append(
+        f'config.sparsity.split {sparsity.split:.6g} leaves no step of {steps}'
+        ' for the ladder: there is none'
       )
     for model in self._models():
       for key, rate, total, step, what in self._units(model):

@@ -47,8 +47,10 @@ def resolve(values: Mapping[str, Any]) -> Config:
 
   Raises as `load`: rules are for that model, not for the shape in `values`.
   """
-  asked = Config.from_dict(values, rules='types')
-  return Config.from_dict(models.resolve(asked).to_dict())
+  found = models.resolve(Config.from_dict(values, rules='types'))
+  data = {**values['data'], 'tokenizer': found.data.tokenizer}
+  model = dataclasses.asdict(found.model)
+  return Config.from_dict({**values, 'data': data, 'model': model})
 
 
 def _with_shape(values: Mapping[str, Any], begun: Config) -> dict[str, Any]:

@@ -55,12 +55,15 @@ def not_realised(
   It is if the nearest that whole tiles can realise leaves out nothing, or all;
   with `all_but_one` a tile stays instead.
   """
-  none = rate > 0 and kept_count(total, rate, step) == total
-  everything = round((1 - rate) * total / step, 9) < 0.5 and not all_but_one
+  kept, wanted = kept_count(total, rate, step), (1 - rate) * total
+  # A last tile that is not whole: what is asked may be nearer to everything.
+  to_total = 2 * wanted > kept + total and not all_but_one
+  none = rate > 0 and (kept == total or to_total)
+  everything = round(wanted / step, 9) < 0.5 and not all_but_one
   if not none and not everything:
     return ''
-  tiles = total // step
-  near = min(max(1, math.floor(rate * tiles)), tiles - 1) / tiles
+  most = (total - 1) // step * step  # kept, if any are left out
+  near = 1 - (most if none else step) / total if most else 0
   return (
     f'{rate} leaves out {"nothing" if none else "all"}: {total} {what} are left'
     f' out in multiples of {step}; use {near:.6g}'

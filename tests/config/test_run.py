@@ -13,7 +13,7 @@ import pytest
 
 from configs import base
 from satjax import errors
-from satjax.config import history, run, schema
+from satjax.config import defaults, history, run, schema
 from satjax.config.run import Config
 from satjax.sparsity import importance, ladder
 
@@ -247,10 +247,6 @@ CONTRADICTIONS = [
     ['config.optimizer.name', "'adafactor'", 'rates to 0'],
   ),
   (
-    {'sparsity.channel_multiple': 769, 'sparsity.channel_rate': 0.5},
-    ['config.sparsity.channel_multiple 769', 'model.mlp_dim 768', 'at most'],
-  ),
-  (
     {'sparsity.channel_rate': 0.01},
     ['channel_rate 0.01', 'nothing', 'multiples of 64', 'use 0.0833333'],
   ),
@@ -290,10 +286,6 @@ CONTRADICTIONS = [
   (
     {'sparsity.channel_rate': 0.5, 'sparsity.shards': 8, 'model.mlp_dim': 772},
     ['sparsity.shards 8', '772 channels'],
-  ),
-  (
-    {'sparsity.channel_rate': 0.5, 'sparsity.split': 0.9999},
-    ['sparsity.split 0.9999', 'no step of 1000', '1.0 for no ladder'],
   ),
   (
     {'sparsity.shape': 'linear', 'sparsity.channel_rate': 0.5},
@@ -413,8 +405,7 @@ def test_rules_between_groups_are_reported_together():
       {
         'optimizer.warmup_steps': 2000,
         'optimizer.decay_steps': 1,
-        'sparsity.channel_multiple': 1000,
-        'sparsity.channel_rate': 0.5,
+        'optimizer.end_lr': 1.0,
         'growth.hops': ((10 * TOTAL_TOKENS, 'stack', 2),),
       }
     )
@@ -571,3 +562,26 @@ def test_no_size_takes_for_ever_to_check(changes):
 def test_a_version_that_is_none_is_refused(version):
   with pytest.raises(errors.ConfigError, match='repair the file'):
     history.upgrade({'version': version})
+
+
+def test_a_multiple_leaves_channels_to_choose():
+  for asked, dim, found in (769, 768, 384), (64, 64, 32), (64, 50, 32):
+    values = with_values(
+      {
+        'sparsity.channel_multiple': asked,
+        'sparsity.channel_rate': 0.5,
+        'model.mlp_dim': dim,
+      }
+    )
+    config = Config.from_dict(values)
+    assert config.sparsity.channel_multiple == found
+    said = '\n'.join(defaults.said(values, config))
+    assert f'channel_multiple {asked} becomes {found}' in said
+
+
+@pytest.mark.parametrize('steps', [1, 2])
+def test_a_run_too_short_for_a_ladder_has_none_and_says_so(steps):
+  values = {'sparsity.head_rate': 0.5, 'train.num_steps': steps}
+  values |= {'optimizer.warmup_steps': 'auto'}
+  config = Config.from_dict(with_values(values))
+  assert f'leaves no step of {steps}' in '\n'.join(config.remarks())

@@ -140,6 +140,14 @@ def test_a_run_that_goes_on_keeps_its_shape_and_numbers(smol, capsys):
   'overrides, said',
   [
     (['sparsity.rungs=8'], 'sparsity.rungs 8 has no effect'),
+    (
+      [
+        'sparsity.head_rate=0.5',
+        'sparsity.importance=uniform',
+        'sparsity.probe=0.5',
+      ],
+      'sparsity.probe 0.5 has no effect',
+    ),
     (['lora.alpha=8'], 'lora.rank is 0'),
     (['growth.opt_state=reset'], 'growth.hops is ()'),
     (['optimizer.name=lion', 'optimizer.eps=1e-5'], "optimizer.name is 'lion'"),

@@ -96,6 +96,9 @@ def test_what_no_tile_can_realise_is_refused(call, said):
     (8, 2, 0.05, 'nothing', '0.25'),
     (8, 2, 0.99, 'all', '0.75'),
     (9, 3, 0.9, 'all', '0.666667'),
+    # The last tile is not whole: 64 of 96 stay, or all.
+    (96, 64, 0.9, 'all', '0.333333'),
+    (96, 64, 0.01, 'nothing', '0.333333'),
     # Nothing can be left out of one tile.
     (4, 4, 0.5, 'nothing', '0'),
     (4, 4, 0.9, 'nothing', '0'),

@@ -297,6 +297,15 @@ SLURM = {
   ('environment', 'said'),
   [
     ({'SLURM_NTASKS': 'abc'}, 'SLURM_NTASKS=abc'),  # in a shell too
+    ({'JAX_PROCESS_ID': 'x'}, 'JAX_PROCESS_ID=x'),
+    (
+      {
+        'JAX_COORDINATOR_PORT': 'abc',
+        'SLURM_NTASKS': '2',
+        'SLURM_STEP_NODELIST': 'node',
+      },
+      'JAX_COORDINATOR_PORT=abc',
+    ),
     ({'SLURM_NTASKS': '-2'}, 'SLURM_NTASKS=-2'),
     ({'OMPI_COMM_WORLD_SIZE': '2.5'}, 'OMPI_COMM_WORLD_SIZE=2.5'),
     ({'JAX_NUM_PROCESSES': 'x'}, 'JAX_NUM_PROCESSES=x'),
@@ -316,6 +325,14 @@ def test_what_a_launcher_sets_wrongly_is_named(
     monkeypatch.setenv(name, value)
   assert cli.main(['train', *OPTIONS, f'--workdir={tmp_path}']) == 78
   assert said in capsys.readouterr().err
+
+
+def test_a_heartbeat_of_no_seconds_is_refused(tmp_path, capsys):
+  from satjax import cli
+
+  command = ['train', *OPTIONS, f'--workdir={tmp_path}', '--heartbeat=0']
+  assert cli.main(command) == 78
+  assert '--heartbeat=0' in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_refused(tmp_path, capsys):

@@ -159,7 +159,7 @@ def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
         ' the model that its runs begin with; leave it out'
       )
     if config.model.init_from:
-      resolved = settings.resolve(config)
+      resolved = settings.resolve(config.to_dict())
       config.model.update(dataclasses.asdict(resolved.model))
       config.data.tokenizer = resolved.data.tokenizer
     scenario = dataclasses.replace(scenario, config=config)
