@@ -15,6 +15,7 @@ stop.
 from collections.abc import Mapping, Sequence
 import functools
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -25,7 +26,7 @@ from absl import logging
 
 from satjax import errors
 from satjax.data import rendering
-from satjax.data.documents import CALLS, Message
+from satjax.data.documents import Message
 from satjax.data.rendering import CLOSE, OPEN, PLACE, Part, Renderer
 from satjax.data.tokenizers import Tokenizer
 
@@ -96,6 +97,7 @@ BUILT_IN = {
   ),
 }
 REASONING = ('template', 'think', 'drop')
+_TEXTS = ('content', *rendering.REASONING)
 _SYSTEM, _ASKED, _SAID = (
   {'role': 'system', 'content': 'Be brief.'},
   {'role': 'user', 'content': 'One?'},
@@ -109,6 +111,7 @@ class Written(NamedTuple):
   parts: list[Part]
   unclear: int = 0  # answers whose place cannot be told, not learned
   unread: tuple[str, ...] = ()  # fields that the template does not look at
+  changed: int = 0  # texts of messages that are not written as they are
 
 
 class Chat:
@@ -167,35 +170,33 @@ class Chat:
     Raises:
       DataError: the template cannot write it.
     """
-    renderer = self._for_tools if tools else self._renderer
-    self._check(renderer, turns)
-    messages = list(map(self._as_dict, turns))
+    renderer, messages = self._prepared(turns, tools)
     written = renderer(messages, tools)
-    answers = [turn for turn in turns if turn.role == 'assistant']
-    learned, unclear = [turn.counts for turn in answers], 0
-    if OPEN in written:
+    keys = [k for k in _TEXTS if self._reads(renderer, k)]
+    texts = (str(m.get(k) or '') for m in messages for k in keys)
+    changed = sum(not renderer.holds(written, text) for text in texts)
+    learned, unclear = [t.counts for t in turns if t.role == 'assistant'], 0
+    if renderer.marks:
       if self.stop:
         written = written.replace(CLOSE + self.stop, self.stop + CLOSE)
-      if not all(learned) and written.count(OPEN) != len(answers):
+      if not all(learned) and written.count(OPEN) != len(learned):
         learned, unclear = [False] * written.count(OPEN), sum(learned)
       elif all(learned):
         learned = []
     else:
       written, unclear = self._marked(renderer, written, messages, tools, turns)
       learned = []
-    unread = [key for message in messages for key in message]
-    unread += ['tools'] if tools else []
+    unread = [*itertools.chain(*messages), *(['tools'] if tools else [])]
     unread = [key for key in unread if not self._reads(renderer, key)]
-    return Written(renderer.parts(written, learned), unclear, tuple(unread))
+    parts = renderer.parts(written, learned)
+    return Written(parts, unclear, tuple(unread), changed)
 
   def opening(
     self, turns: Sequence[Message], tools: Sequence[Any] = ()
   ) -> list[Part]:
     """A conversation up to where the assistant goes on; raises as `write`."""
-    renderer = self._for_tools if tools else self._renderer
-    self._check(renderer, turns)
-    written = renderer(list(map(self._as_dict, turns)), tools, opens=True)
-    parts = renderer.parts(written)
+    renderer, messages = self._prepared(turns, tools)
+    parts = renderer.parts(renderer(messages, tools, opens=True))
     return [part._replace(is_trained=False) for part in parts]
 
   def _marked(
@@ -235,6 +236,8 @@ class Chat:
     following, end = messages[number + 1 : number + 2], len(written)
     try:
       opening = renderer(messages[:number], tools, opens=True)
+      if not number and opening == renderer([], tools):
+        return None  # a loop over turns writes nothing before the first
       if following:  # up to what is said next
         other = {**following[0], 'content': PLACE}
         other = renderer([*messages[: number + 1], other], tools)
@@ -243,22 +246,21 @@ class Chat:
       return None
     begin = len(opening)
     markers = renderer.marker_in(written, begin, end)
-    stops = (match.end() for match in markers if match[0] == self.stop)
-    stop = next(stops, None)
+    stop = next((m.end() for m in markers if m[0] == self.stop), None)
     if stop is None or not written.startswith(opening):
       return None
     return begin, stop
 
-  def _check(self, renderer: Renderer, turns: Sequence[Message]) -> None:
-    """Raises DataError where a part of what is learned would be lost."""
-    for key in CALLS:
-      if any(key in turn.fields for turn in turns) and (
-        not self._reads(renderer, key)
-      ):
-        raise errors.DataError(
-          f'it has {key}, which the template does not write; leave it out, or'
-          " use data.template='model' with a tokenizer that knows tools"
-        )
+  def _prepared(
+    self, turns: Sequence[Message], tools: Sequence[Any]
+  ) -> tuple[Renderer, list[dict[str, Any]]]:
+    """The template that is meant, and the messages as it writes them all.
+
+    Raises:
+      DataError: what is called, or what a tool says, would be lost.
+    """
+    renderer = self._for_tools if tools else self._renderer
+    messages = renderer.calling(list(map(self._as_dict, turns)), tools)
     if any(turn.role == 'tool' for turn in turns) and not (
       self._is_own and _knows_tools(renderer)
     ):
@@ -266,14 +268,14 @@ class Chat:
         "a message has role 'tool', which the template does not write; leave it"
         " out, or use data.template='model' with a tokenizer that knows tools"
       )
+    return renderer, messages
 
   def _as_dict(self, turn: Message) -> dict[str, Any]:
     content, fields = turn.content, dict(turn.fields)
-    thought = [fields.get(key) for key in rendering.REASONING]
+    thought = next(filter(None, map(fields.get, rendering.REASONING)), None)
     if self._reasoning != 'template':
       fields = {k: v for k, v in fields.items() if k not in rendering.REASONING}
-    if self._reasoning == 'think' and any(thought):
-      thought = next(filter(None, thought))
+    if self._reasoning == 'think' and thought:
       content = f'<think>\n{thought}\n</think>\n\n{content}'
     return {'role': turn.role, 'content': content, **fields}
 
@@ -373,8 +375,7 @@ def _takes_own(tokenizer: Tokenizer, name: str) -> bool:
         text = str(error)
       written.append(text.replace(OPEN, '').replace(CLOSE, ''))
     difference = difference or _difference(*written)
-    bare = {text.replace(begin, '') if begin else text for text in written}
-    alike.append(len(bare) == 1)
+    alike.append(len({text.replace(begin, '') for text in written}) == 1)
   is_same = all(alike[:2])
   if difference:
     taken = 'is of that form and is used' if is_same else 'is not used'

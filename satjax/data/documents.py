@@ -28,6 +28,7 @@ _KEYS = {'from': 'role', 'value': 'content'}
 _SPEAKERS = {
   'human': 'user',
   'gpt': 'assistant',
+  'chatgpt': 'assistant',
   'model': 'assistant',
   'developer': 'system',
   'function': 'tool',
@@ -35,6 +36,7 @@ _SPEAKERS = {
   'observation': 'tool',
 }
 CALLS = ('tool_calls', 'function_call')
+_CALL = CALLS[1]  # also a speaker: what it says is a call, as JSON
 # What is counted of records, and in words; other names are those of fields.
 COUNTS = {
   'empty': 'empty, left out',
@@ -142,8 +144,8 @@ def _of_texts(
   if not prompt:
     return Document(id, text)
   more = record.get(_MORE)
-  if names[0] == 'instruction' and isinstance(more, str) and more:
-    prompt = [f'{prompt[0]}\n\n{more}']
+  if names[0] == 'instruction' and isinstance(more, str):
+    prompt = ['\n\n'.join(filter(None, (*prompt, more)))]
   document = Document(id, text, *prompt)
   before = record.get(_BEFORE)
   if isinstance(before, list) and before:
@@ -174,7 +176,9 @@ def _with_more(
     turns = (Message('system', system), *turns)
     document = Document(document.id, '', messages=turns)
   if tools:
-    return document._replace(tools=tuple(_listed(tools, _TOOLS, place)))
+    tools = _listed(tools, _TOOLS, place)
+    tools = [tools] if isinstance(tools, Mapping) else tools
+    return document._replace(tools=tuple(tools))
   return document
 
 
@@ -190,7 +194,7 @@ def _count_unread(
   read = set(names)
   if turns and turns[0].content == record.get(_SYSTEM):
     read.add(_SYSTEM)
-  if names[0] == 'instruction':
+  if names[0] == 'instruction' and isinstance(record.get(_MORE), str):
     read.add(_MORE)
   if names[0] not in _CHATS:
     read.add(_BEFORE)
@@ -274,18 +278,20 @@ def _messages(
 
 
 def _message(value: Any, place: str, counts: Counter[str]) -> Message:
-  fields = {}
-  if isinstance(value, Mapping):
-    fields = {_KEYS.get(key, key): v for key, v in value.items()}
+  fields = dict(value) if isinstance(value, Mapping) else {}
+  for theirs, ours in _KEYS.items():
+    if fields.get(ours) is None and theirs in fields:
+      fields[ours] = fields.pop(theirs)
+  is_null = fields.get('content', '') is None
   role, content = fields.pop('role', None), fields.pop('content', None)
   fields = {key: v for key, v in fields.items() if v not in (None, [], {})}
   if isinstance(role, str):
     role = _SPEAKERS.get(role, role)
+  if role == _CALL and (found := _called(content)):
+    role, content, fields[CALLS[0]] = 'assistant', '', found
   calls = role == 'assistant' and any(key in fields for key in CALLS)
-  if content is None and 'content' in map(_own_key, value or ()):
+  if content is None and (is_null or calls):
     counts.update(() if calls else ('null',))
-    content = ''
-  if calls and content is None:
     content = ''
   if isinstance(content, list | tuple):
     content = _joined(content)
@@ -303,11 +309,20 @@ def _message(value: Any, place: str, counts: Counter[str]) -> Message:
     )
   is_empty = role == 'assistant' and not content and not calls
   counts.update(('empty_answer',) if is_empty else ())
+  counts.update(('empty_prompt',) if role == 'user' and not content else ())
   return Message(role, content, bool(weight) and not is_empty, fields)
 
 
-def _own_key(key: Any) -> Any:
-  return _KEYS.get(key, key)
+def _called(said: Any) -> list[dict[str, Any]]:
+  """The calls that ShareGPT has as JSON in a turn; []: there are none."""
+  try:
+    found = json.loads(said)
+  except (TypeError, ValueError, RecursionError):
+    return []
+  found = found if isinstance(found, list) else [found]
+  if not all(isinstance(call, Mapping) and 'name' in call for call in found):
+    return []
+  return [{'type': 'function', 'function': call} for call in found]
 
 
 def _joined(parts: Sequence[Any]) -> str | None:

@@ -19,6 +19,7 @@ from satjax.data.tokenizers import Tokenizer
 COUNTS = {
   'unclear': 'answers whose place the template hides, not learned',
   'shared': 'answers that share a token with their prompt, learned with it',
+  'changed': 'messages that the template leaves out or changes',
   'unlearned': 'documents of which nothing is learned',
 }
 
@@ -130,6 +131,7 @@ class Encoder:
       except errors.DataError as error:
         raise errors.DataError(f'document {document.id!r}: {error}') from error
       counts['unclear'] += one.unclear
+      counts['changed'] += one.changed
       counts.update(map(documents.field, one.unread))
       written.append((document.id, one.parts))
     for encoded in self._encoded(written, counts):

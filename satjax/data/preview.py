@@ -74,7 +74,7 @@ def preview(
   if as_json:
     for number, row in enumerate(rows):
       found = {'batch': step, 'row': number} | described(row, tokenizer)
-      print(json.dumps(found, ensure_ascii=False))
+      print(json.dumps(found))  # in ASCII: U+2028 ends lines for some
     return
   console = Console(
     record=out is not None, highlight=False, markup=False, soft_wrap=True
@@ -100,29 +100,29 @@ def preview(
 
 def render(row: Row, tokenizer: tokenizers.Tokenizer) -> Text:
   """A row as coloured text; a token without text is shown by its name."""
-  text = _text(_tokens(row), tokenizer)
+  text = Text()
+  for shown, is_learned, has_text in _runs(_tokens(row), tokenizer):
+    style = _LEARNED if is_learned else _READ
+    text.append(shown, style if has_text else f'reverse {style}')
   empty = int(np.sum(row['segments'] == 0))
   if empty:
     text.append(f'\n{empty} empty places', _EMPTY)
   return text
 
 
-def _text(
+def _runs(
   tokens: Iterable[tuple[int, bool]], tokenizer: tokenizers.Tokenizer
-) -> Text:
+) -> Iterator[tuple[str, bool, bool]]:
+  """Yields what is shown of tokens, if it is learned, and if it is text."""
+
   def kind(token: tuple[int, bool]) -> tuple[bool, bool]:
     number, is_learned = token
-    return is_learned, tokenizer.id_bytes[number] > 0
+    return is_learned, bool(tokenizer.id_bytes[number] > 0)
 
-  text = Text()
   for (is_learned, has_text), run in itertools.groupby(tokens, kind):
     ids = [number for number, _ in run]
-    style = _LEARNED if is_learned else _READ
-    if has_text:
-      text.append(tokenizer.decode(ids), style)
-    else:
-      text.append(''.join(map(tokenizer.token, ids)), f'reverse {style}')
-  return text
+    named = '' if has_text else ''.join(map(tokenizer.token, ids))
+    yield named or tokenizer.decode(ids), is_learned, has_text
 
 
 def described(row: Row, tokenizer: tokenizers.Tokenizer) -> dict[str, object]:
@@ -134,7 +134,7 @@ def described(row: Row, tokenizer: tokenizers.Tokenizer) -> dict[str, object]:
   return {
     'ids': [number for number, _ in tokens],
     'learned': [int(is_learned) for _, is_learned in tokens],
-    'text': _text(tokens, tokenizer).plain,
+    'text': ''.join(shown for shown, *_ in _runs(tokens, tokenizer)),
   }
 
 

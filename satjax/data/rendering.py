@@ -16,6 +16,7 @@ import jinja2
 from jinja2 import ext, nodes, sandbox
 
 from satjax import errors
+from satjax.data.documents import CALLS
 
 # Code points that Unicode keeps from ever being characters. Around what the
 # template says the assistant generates, and around special tokens that a
@@ -23,6 +24,7 @@ from satjax import errors
 OPEN, CLOSE, _SPELL, _SPELT, PLACE = '\ufdd2\ufdd3\ufdd4\ufdd5\ufdd6'
 _NO_TEXT = re.compile('[\ufdd0-\ufdd5]')
 REASONING = ('reasoning_content', 'thinking', 'reasoning')
+_MARKS = re.compile(r'{%[-+]?\s*generation\b')
 
 
 class Part(NamedTuple):
@@ -98,6 +100,7 @@ class Renderer:
       ConfigError: it is no template.
     """
     self.source = source
+    self.marks = bool(_MARKS.search(source))  # what is generated
     self._named = named
     self.markers = markers
     longest_first = sorted(markers, key=len, reverse=True)
@@ -130,13 +133,9 @@ class Renderer:
     Raises:
       DataError: the template refuses the conversation.
     """
-    said = [
-      self._safe({key: v for key, v in message.items() if v is not None})
-      for message in messages
-    ]
     try:
       return self._template.render(
-        messages=list(map(_aliased, said)),
+        messages=list(map(_aliased, self._safe(messages))),
         tools=self._safe(list(tools)) or None,
         documents=None,
         add_generation_prompt=opens,
@@ -147,6 +146,46 @@ class Renderer:
         f'the chat template refuses it: {error}; leave it out, or use another'
         ' data.template'
       ) from error
+
+  def calling(
+    self, messages: list[dict[str, Any]], tools: Sequence[Any]
+  ) -> list[dict[str, Any]]:
+    """The messages with what they call beside no text, or beside none.
+
+    DeepSeek's template looks for calls where the content is null alone.
+
+    Raises:
+      DataError: what is called is not written.
+    """
+    called = [key for key in CALLS if any(key in m for m in messages)]
+    for empty in ('', None) if called else ():
+      tried = [
+        m | {'content': m['content'] or empty} if m.keys() & CALLS else m
+        for m in messages
+      ]
+      placed = [
+        {k: _placed(v) if k in CALLS else v for k, v in m.items()}
+        for m in tried
+      ]
+      num_calls = json.dumps(placed, ensure_ascii=False).count(PLACE)
+      try:
+        written = self(placed, tools)
+      except errors.DataError:
+        if empty is not None:
+          raise
+        break
+      if written.count(PLACE) >= num_calls:
+        return tried
+    if called:
+      raise errors.DataError(
+        f'it has {called[0]}, which the template does not write; leave it out,'
+        " or use data.template='model' with a tokenizer that knows tools"
+      )
+    return messages
+
+  def holds(self, written: str, text: str) -> bool:
+    """Whether a text stands in what is written, but for space around it."""
+    return self._safe(text.strip()) in written
 
   def _safe(self, value: Any) -> Any:
     """The same with marks around the special tokens that texts spell."""
@@ -205,3 +244,10 @@ def _aliased(message: dict[str, Any]) -> dict[str, Any]:
   if thought is None:
     return message
   return {'thinking': thought, **message, 'reasoning_content': thought}
+
+
+def _placed(value: Any) -> Any:
+  """Calls with `PLACE` for all names."""
+  if isinstance(value, Mapping):
+    return {k: PLACE if k == 'name' else _placed(v) for k, v in value.items()}
+  return list(map(_placed, value)) if isinstance(value, list) else value

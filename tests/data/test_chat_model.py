@@ -131,6 +131,30 @@ def test_a_generation_mark_says_what_is_learned(tmp_path):
   assert learned(encoder, turns) == ['No.<|im_end|>']
 
 
+def test_without_a_mark_nothing_is_learned_where_a_template_has_them(tmp_path):
+  """It marks the last answer, and here somebody else speaks last."""
+  last = "m.role == 'assistant' and loop.last"
+  template = chat_samples.GENERATION.replace("m.role == 'assistant'", last)
+  encoder, counts = Encoder(byte_like(tmp_path, template)), Counter()
+  assert learned(encoder, TURNS) == ['No.<|im_end|>']
+  assert learned(encoder, TURNS[:3], counts) == []
+  assert counts['unlearned'] == 1
+
+
+def test_headings_of_an_answer_that_comes_first_are_not_learned(tmp_path):
+  """As Zephyr's: the prompt is written inside of the loop over the turns."""
+  inside = CHATML.replace('{% endfor %}', '').replace(
+    'if add_generation_prompt', 'if loop.last and add_generation_prompt'
+  )
+  turns = (Message('assistant', 'Hey.'), *TURNS[:2])
+  for number, template in enumerate((CHATML, inside + '{% endfor %}')):
+    encoder = Encoder(byte_like(tmp_path / str(number), template))
+    first = [] if number else ['Hey.<|im_end|>']
+    counts = Counter()
+    assert learned(encoder, turns, counts) == [*first, 'Yes.<|im_end|>']
+    assert counts['unclear'] == number
+
+
 @pytest.mark.parametrize('template', ['model', 'chatml'])
 def test_what_does_not_count_is_not_learned(tmp_path, template):
   encoder = Encoder(byte_like(tmp_path, CHATML), template)
@@ -328,6 +352,40 @@ def test_tools_need_a_template_that_knows_them(tmp_path):
   for some, what in ((turns, 'tool_calls'), (turns[::2] + turns[3:], 'tool')):
     with pytest.raises(errors.DataError, match=what):
       encode(plain, some)
+
+
+def test_calls_that_a_template_looks_for_beside_null_alone(tmp_path):
+  """As DeepSeek's; beside a text it would lose them without a word."""
+  template = CHATML.replace(
+    "m['content']",
+    "(m['content'] if m['content'] is not none else m['tool_calls'][0]"
+    "['function']['name'])",
+  )
+  encoder = Encoder(byte_like(tmp_path, template))
+  assert learned(
+    encoder, (TURNS[0], Message('assistant', '', fields=CALL))
+  ) == ['f<|im_end|>']
+  with pytest.raises(errors.DataError, match='tool_calls, which the template'):
+    encode(encoder, (TURNS[0], Message('assistant', 'x', fields=CALL)))
+
+
+def test_texts_that_a_template_leaves_out_or_changes_are_counted(tmp_path):
+  tokenizer = chat_samples.load(tmp_path / 'a', 'mistral')
+  for encoder, turns, expected in (
+    (Encoder(tokenizer), (Message('system', 'Be brief.'), *TURNS), 1),
+    (Encoder(tokenizer), TURNS, 0),
+    (
+      Encoder(chat_samples.load(tmp_path / 'b', 'qwen3')),
+      (
+        *(TURNS[0], Message('assistant', '<think>\na\n</think>\n\nb')),
+        *(TURNS[2], Message('assistant', 'c', fields={'thinking': 'd'})),
+      ),
+      1,  # of answers before the last one the thought is taken off
+    ),
+  ):
+    counts = Counter()
+    encode(encoder, turns, counts)
+    assert counts['changed'] == expected
 
 
 def test_reasoning_by_option(tmp_path):

@@ -88,6 +88,18 @@ def test_preview_of_a_configuration(source, tmp_path, capsys, monkeypatch):
   assert row['text'].startswith('<begin><|im_start|>user\nWhat is')
 
 
+def test_one_object_is_one_line_whatever_its_text(tmp_path, capsys):
+  text = 'a\u2028b\x85c\x0c\x00"\\ \ud800 \U0001f600'
+  line = json.dumps({'text': text})
+  (tmp_path / 'a.jsonl').write_text(f'{line}\n' * 90)
+  run = ['preview', '--config=configs/tiny.py', '--rows=2', '--json']
+  settings = ('growth.hops=()', f'data.train=jsonl:{tmp_path}/a.jsonl')
+  assert cli.main([*run, *(f'--config.{key}' for key in settings)]) == 0
+  rows = list(map(json.loads, capsys.readouterr().out.splitlines()))
+  assert len(rows) == 2
+  assert text.replace('\ud800', '\ufffd' * 3) in rows[0]['text']
+
+
 def test_a_preview_fits_a_narrow_screen(tmp_path, capsys, monkeypatch):
   monkeypatch.setenv('COLUMNS', '48')
   (tmp_path / 'a.jsonl').write_text('{"text": "one"}\n' * 90)

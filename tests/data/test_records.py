@@ -51,6 +51,12 @@ def answer(**more):
         {'from': 'gpt', 'value': 'hi', 'weight': 1},
       ]
     },
+    {
+      'messages': [  # as a table has them whose rows differ in shape
+        {'role': None, 'content': None, 'from': 'human', 'value': 'hello'},
+        {'from': None, 'value': None} | TURNS[1],
+      ]
+    },
   ],
 )
 def test_chats_in_many_shapes(record):
@@ -95,6 +101,40 @@ def test_alpaca_with_a_history():
   assert counts == {}
 
 
+def test_parts_of_an_instruction():
+  def asked(**record):
+    found, counts = read(record | {'output': 'x'})
+    return found.prompt, counts
+
+  assert asked(instruction='a', input='b') == ('a\n\nb', {})
+  assert asked(instruction='', input='b') == ('b', {})
+  for empty in ('', None):
+    assert asked(instruction='a', input=empty) == ('a', {})
+  assert asked(instruction='a', input=3) == ('a', {"field 'input'": 1})
+
+
+def test_calls_of_sharegpt():
+  call = {'name': 'f', 'arguments': {}}
+  turns = [
+    {'from': 'human', 'value': 'hello'},
+    {'from': 'function_call', 'value': json.dumps(call)},
+    {'from': 'observation', 'value': 'sunny'},
+    {'from': 'gpt', 'value': 'hi'},
+  ]
+  found, counts = read({'conversations': turns})
+  calls = {'tool_calls': [{'type': 'function', 'function': call}]}
+  assert found.turns == (
+    READ[0],
+    Message('assistant', '', fields=calls),
+    Message('tool', 'sunny'),
+    READ[1],
+  )
+  assert counts == {}
+  turns[1]['value'] = 'f()'
+  with pytest.raises(errors.DataError, match='message 2: .* is no message'):
+    read({'conversations': turns})
+
+
 def test_what_is_not_learned():
   (_, said), counts = (
     read(answer(weight=0))[0].messages,
@@ -116,7 +156,7 @@ def test_what_is_not_learned():
 
 def test_tools_lie_beside_the_turns_as_a_list_or_as_json():
   tools = [{'type': 'function', 'function': {'name': 'f'}}]
-  for value in (tools, json.dumps(tools)):
+  for value in (tools, json.dumps(tools), tools[0]):
     found, counts = read({'messages': TURNS, 'tools': value})
     assert found.tools == tuple(tools) and counts == {}
 
@@ -124,6 +164,8 @@ def test_tools_lie_beside_the_turns_as_a_list_or_as_json():
 def test_empty_prompts_and_answers():
   found, counts = read({'prompt': '', 'completion': 'hello'})
   assert found.prompt == '' and found.turns[1].content == 'hello'
+  assert counts == {'empty_prompt': 1}
+  _, counts = read({'messages': [{'role': 'user', 'content': ''}, TURNS[1]]})
   assert counts == {'empty_prompt': 1}
   for record in (
     {'prompt': 'a', 'completion': ''},
