@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 RUFF := $(BIN)/ruff
+# The release before, beside that of the environment: exports open in both.
+TRANSFORMERS4 := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
 
 .PHONY: quickstart quickstart-llm install real-model test test-parity test-slow \
   lint bench clean
@@ -68,6 +70,8 @@ clean:
 
 .venv/parity: .venv/dev
 	$(BIN)/python -m pip install -q -c requirements.lock -e ".[dev,parity]"
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target \
+	  .venv/transformers4 $(TRANSFORMERS4)
 	touch $@
 
 .venv/slow: .venv/parity

@@ -12,7 +12,7 @@ from typing import Any
 from satjax import console, errors, files
 from satjax.interop import weights
 
-_PREFIX = 'tokenizer.ggml.'
+PREFIX = 'tokenizer.ggml.'
 _SPACE = '▁'
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5  # of token_type
 # How text is cut: letters, runs of digits of at most so many, other signs.
@@ -85,7 +85,7 @@ def ids_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _getter(fields):
-  return lambda name, default=None: fields.get(_PREFIX + name, default)
+  return lambda name, default=None: fields.get(PREFIX + name, default)
 
 
 def _problems(get):
@@ -93,24 +93,24 @@ def _problems(get):
   model, tokens = get('model'), get('tokens') or ()
   if model not in _RANKS:
     yield (
-      f'{_PREFIX}model = {errors.brief(model)}; supported: {", ".join(_RANKS)};'
+      f'{PREFIX}model = {errors.brief(model)}; supported: {", ".join(_RANKS)};'
       ' of others, take the safetensors directory'
     )
     return
   for name in ('tokens', _RANKS[model]):
     if get(name) is None:
-      yield f'{_PREFIX}{name} is missing'
+      yield f'{PREFIX}{name} is missing'
   for name in ('scores', 'token_type'):
     if get(name) and len(get(name)) != len(tokens):
-      yield f'{_PREFIX}{name}: found {len(get(name))}, expected {len(tokens)}'
+      yield f'{PREFIX}{name}: found {len(get(name))}, expected {len(tokens)}'
   for name in ('bos', 'eos', 'eot', 'eom', 'unknown', 'padding'):
     number = get(f'{name}_token_id', 0)
     if tokens and not 0 <= number < len(tokens):
-      yield f'{_PREFIX}{name}_token_id = {number}; allowed: below {len(tokens)}'
+      yield f'{PREFIX}{name}_token_id = {number}; allowed: below {len(tokens)}'
   known = {*tokens}
   for pair in get('merges') or ():
     if not {*pair.split(' ', 1), pair.replace(' ', '', 1)} <= known:
-      yield f'{_PREFIX}merges: {pair!r} is no pair of tokens that are one'
+      yield f'{PREFIX}merges: {pair!r} is no pair of tokens that are one'
       return
 
 
@@ -185,7 +185,7 @@ def _byte_level(file, get):
   if rule is None:
     rule = 'gpt-2'
     console.say(
-      f'{file} does not say how text is cut ({_PREFIX}pre); it is cut as GPT-2'
+      f'{file} does not say how text is cut ({PREFIX}pre); it is cut as GPT-2'
       ' does, which may not be how the model learned it'
     )
   if rule not in _RULES:

@@ -17,7 +17,7 @@ import numpy as np
 from satjax import files
 from satjax.data import special_tokens
 from satjax.data.tokenizers import Tokenizer
-from satjax.interop import weights
+from satjax.interop import pieces, weights
 
 CONFIG, GENERATION = 'config.json', 'generation_config.json'
 TOKENIZER, TEMPLATE = 'tokenizer_config.json', 'chat_template.jinja'
@@ -160,6 +160,9 @@ def tokenizer_files(
   """
   found = tokenizer.files()
   config = json.loads(found[TOKENIZER])
+  if (model := found.get('tokenizer.model')) and 'tokenizer.json' not in found:
+    made = pieces.described(model)
+    found |= {'tokenizer.json': made} if made else {}
   if 'tokenizer.json' in found:
     config['tokenizer_class'] = _CLASS
     config.pop('backend', None)
