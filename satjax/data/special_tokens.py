@@ -147,10 +147,16 @@ def spelled(number: int) -> str:
   return f'\ufdd0{number}\ufdd1'
 
 
-def hidden(described: Mapping[str, Any]) -> dict[str, Any]:
-  """The tokenizer with special tokens that no text spells; see `spelled`."""
+def hidden(
+  described: Mapping[str, Any], is_plain: bool = False
+) -> dict[str, Any]:
+  """The tokenizer with special tokens that no text spells; see `spelled`.
+
+  If `is_plain`, they are found wherever they stand, whatever their flags say.
+  """
+  found = {'normalized': False, 'single_word': False} if is_plain else {}
   added = [
-    one | {'content': spelled(one['id'])} if one['special'] else one
+    one | found | {'content': spelled(one['id'])} if one['special'] else one
     for one in described['added_tokens']
   ]
   # What it would put around a text, and cut off what a token stands for.

@@ -134,15 +134,23 @@ class HuggingFaceTokenizer(Subword):
 
   def _read_with(self, library: Any, vocab: Mapping[str, int]) -> None:
     """Sets what encodes: special tokens are spelled as no text spells them."""
-    reader = special_tokens.hidden(self._described)
-    self._reader = library.Tokenizer.from_str(json.dumps(reader))
-    self._reader.no_truncation()
-    self._reader.no_padding()
     ids = {special_tokens.spelled(n): n for n in self.markers.values()}
+    for is_plain in (False, True):
+      reader = special_tokens.hidden(self._described, is_plain)
+      self._reader = library.Tokenizer.from_str(json.dumps(reader))
+      self._reader.no_truncation()
+      self._reader.no_padding()
+      found = self._reader.encode_batch([f'a{name}a' for name in ids])
+      # A normaliser, or a flag, may keep one from being found inside of a text.
+      if all(map(self._is_found, ids, found)):
+        break
     added = self._reader.get_added_tokens_decoder()
     self._ids = np.arange(max((self.vocab_size - 1, *added)) + 1)
     for number, token in added.items():
       self._ids[number] = (vocab | ids)[token.content]
+
+  def _is_found(self, name: str, encoding: Any) -> bool:
+    return self._reader.token_to_id(name) in encoding.ids
 
   def token(self, number: int) -> str:
     return self._tokenizer.id_to_token(number) or f'<{number}>'

@@ -182,6 +182,22 @@ def test_text_never_becomes_a_marker(tmp_path, name, space):
   assert text.strip() == f'x {spelled} y'
 
 
+@pytest.mark.parametrize('flag', ['normalized', 'single_word'])
+def test_markers_are_found_whatever_their_flags(tmp_path, flag):
+  """A normaliser that puts a space before them, or letters beside them."""
+  folder = chat_samples.write(tmp_path, 'chatml', 'legacy')
+  described = json.loads((folder / 'tokenizer.json').read_text())
+  for token in described['added_tokens']:
+    token[flag] = True
+  (folder / 'tokenizer.json').write_text(json.dumps(described))
+  tokenizer = tokenizers.get_tokenizer(f'hf:{folder}')
+  found = encode(Encoder(tokenizer), TURNS[:2]).tokens.tolist()
+  start, stop = (tokenizer.markers[f'<|im_{end}|>'] for end in ('start', 'end'))
+  markers = [n for n in found if n in tokenizer.markers.values()]
+  assert markers == [start, stop, start, stop]
+  assert '\ufdd0' not in tokenizer.decode(found)
+
+
 def test_private_code_points_in_a_text_stay_text(tmp_path):
   """What special tokens are spelled with inside cannot be spelled outside."""
   encoder = Encoder(byte_like(tmp_path, CHATML))
