@@ -33,21 +33,24 @@ OPTIONS = shared.required(
 
 
 def run(options: Any) -> None:
-  from satjax.interop import models, peft, small_files
+  from satjax.interop import models, peft, small_files, writer
   from satjax.train import card, saved, subjects
 
   found = saved.restore(options.workdir, options.step, options.tokenizer)
-  model = found.model
+  model, template, text = found.model, found.encoder.chat.source, ''
+  if not options.no_card:
+    text = card.write(found, options.workdir, options.adapter)
   if options.adapter:
     lora, adapters = found.config.lora, found.adapters
-    template = found.encoder.chat.source
+    contents = small_files.tokenizer_files(found.tokenizer, template)
+    contents |= {writer.CARD: text.encode()} if text else {}
     peft.save(
       options.out,
       lora,
       model.config,
       adapters,
       dtype=options.dtype,
-      contents=small_files.tokenizer_files(found.tokenizer, template),
+      contents=contents,
     )
   else:
     models.save(
@@ -58,8 +61,8 @@ def run(options: Any) -> None:
       stop_id=found.encoder.stop_id,
       seq_len=found.stage.seq_len,
       base=found.base,
-      template=found.encoder.chat.source,
-      card='' if options.no_card else card.write(found, options.workdir),
+      template=template,
+      card=text,
     )
     subjects.remember(options.out, found)
   print(f'wrote step {found.step} of {options.workdir} to {options.out}')

@@ -37,7 +37,8 @@ def save(
   Args:
     model: that they are of; its `init_from` names the base.
     adapters: `lora.init`, trained; None: the run has none.
-    contents: other files by name, such as those of the tokenizer.
+    contents: other files by name, such as those of the tokenizer; a README.md
+      gives way to one that another wrote there.
 
   Raises:
     ConfigError: there are no adapters, or no base that they fit.
@@ -53,11 +54,15 @@ def save(
   _check_base(model)
   tensors = dict(_tensors(config, model, adapters, np.dtype(dtype)))
   num_bytes = sum(array.nbytes for array in tensors.values())
+  contents = {CONFIG: files.to_json(_describe(config, model))} | (
+    contents or {}
+  )
+  if writer.foreign_card(Path(directory)):
+    contents.pop(writer.CARD, None)
   with writer.replacing(
     Path(directory), _foreign_adapters, num_bytes=num_bytes, last=[WEIGHTS]
   ) as folder:
-    described = {CONFIG: files.to_json(_describe(config, model))}
-    for name, content in {**described, **(contents or {})}.items():
+    for name, content in contents.items():
       writer.write_file(folder / name, content)
     writer.write_tensors(folder / WEIGHTS, tensors, marks=writer.OURS)
 

@@ -63,7 +63,7 @@ def write(
   shards = _cut(sizes, max_shard_bytes)
   total = sum(sizes.values())
   contents, sums = dict(contents), {}
-  if _foreign_card(root):
+  if foreign_card(root):
     contents.pop(CARD, None)
   if len(shards) > 1:
     owners = {name: file for file, names in shards.items() for name in names}
@@ -239,7 +239,8 @@ def foreign_model(root: Path) -> str | None:
   return None
 
 
-def _foreign_card(root: Path) -> bool:
+def foreign_card(root: Path) -> bool:
+  """Whether a directory has a README.md that satjax did not write."""
   try:
     return CARD_MARK not in (root / CARD).read_text('utf-8', 'replace')
   except OSError:

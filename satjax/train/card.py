@@ -20,16 +20,19 @@ from satjax.train.saved import Saved
 _HUB_ID = re.compile(r'[\w.-]+/[\w.-]+(@[\w.-]+)?')
 
 
-def write(run: Saved, workdir: str | os.PathLike) -> str:
+def write(
+  run: Saved, workdir: str | os.PathLike, is_adapter: bool = False
+) -> str:
   """The card of a checkpoint, of which metrics.jsonl tells the losses."""
   base = run.config.model.init_from
   known = not Path(base).exists() and _HUB_ID.fullmatch(base)
-  head = {'library_name': 'transformers', 'pipeline_tag': 'text-generation'}
+  library = 'peft' if is_adapter else 'transformers'
+  head = {'library_name': library, 'pipeline_tag': 'text-generation'}
   if known:
     head['base_model'] = base.partition('@')[0]
   front = ''.join(f'{name}: {value}\n' for name, value in head.items())
   name = base if known else PurePath(base).name
-  table = console.markdown(('', ''), [*_facts(run, name)])
+  table = console.markdown(('', ''), [*_facts(run, name, is_adapter)])
   losses = [*_losses(metrics.read(workdir), run.step)]
   shown = console.markdown(('loss, nats a token', 'before', 'after'), losses)
   return (
@@ -39,14 +42,16 @@ def write(run: Saved, workdir: str | os.PathLike) -> str:
   )
 
 
-def _facts(run: Saved, base: str) -> Iterator[tuple[str, str]]:
+def _facts(
+  run: Saved, base: str, is_adapter: bool
+) -> Iterator[tuple[str, str]]:
   config, model = run.config, run.stage.model
   train, optimizer = config.train, config.optimizer
   yield 'base', base or 'random weights'
   yield 'parameters', f'{flops.num_params(model):,}'
   yield 'data', ', '.join(map(_source, config.data.train))
   yield 'chat template', _template(run)
-  yield 'method', '; '.join(_methods(config))
+  yield 'method', '; '.join(_methods(config, is_adapter))
   yield (
     'length',
     f'{run.step} of {train.num_steps} steps of {train.batch_size} rows of'
@@ -77,12 +82,13 @@ def _source(source: Any) -> str:
   return f'{name} ({share[0]:g})' if share else name
 
 
-def _methods(config: Config) -> Iterator[str]:
+def _methods(config: Config, is_adapter: bool) -> Iterator[str]:
   lora, sparsity = config.lora, config.sparsity
   if lora.is_on:
     yield (
       f'LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on'
-      f' {", ".join(lora.targets)}; added to the weights'
+      f' {", ".join(lora.targets)}'
+      + ('' if is_adapter else '; added to the weights')
     )
   else:
     yield 'all weights trained'

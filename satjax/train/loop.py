@@ -353,7 +353,8 @@ def _fetch(run: _Run) -> None:
   if step % train.log_every == 0 or step == train.num_steps:
     record = _describe(run, step, values)
     run.writer.write(record)
-    said = f'loss {record["train/loss"]:.4f}'
+    loss = record['train/loss']
+    said = 'no loss' if math.isnan(loss) else f'loss {loss:.4f}'
     said += f'  {record["speed/tokens_per_second"]:,.0f} tok/s'
     if run.config.sparsity.is_on:
       said += f'  omitted {record["sparsity/omission_rate"]:.0%}'

@@ -41,6 +41,18 @@ def base(tmp_path_factory):
   return save_base(tmp_path_factory.mktemp('base'))
 
 
+def test_a_card_of_somebody_else_stays(base, tmp_path):
+  model, adapters = base
+  own = {'README.md': b'written_by: satjax', 'tokenizer.json': b'{}'}
+  card = tmp_path / 'README.md'
+  for found in (own['README.md'], b'mine'):
+    peft.save(tmp_path, LORA, model, adapters, contents=own)
+    assert card.read_bytes() == own['README.md']
+    card.write_bytes(found)
+  peft.save(tmp_path, LORA, model, adapters, contents=own)
+  assert card.read_bytes() == b'mine'
+
+
 def test_the_names_shapes_and_products_of_peft(base, tmp_path):
   model, adapters = base
   peft.save(tmp_path, LORA, model, adapters)

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from satjax import errors, files, flops, tree
+from satjax import cli, errors, files, flops, tree
 from satjax.config.groups import LoraConfig
 from satjax.generation import generate
 from satjax.interop import huggingface, models
@@ -521,6 +521,23 @@ def test_a_run_is_evaluated_sampled_and_reported(trained):
   assert 'run' in page.tables(page.read([trained / 'run']))
   records = [r for r in metrics.read(trained / 'run') if 'flops' in r]
   assert records[-1]['flops'] == pytest.approx(stretches.plan(run.config).flops)
+
+
+@pytest.mark.slow
+def test_an_export_of_adapters_has_a_card_of_its_own(trained, tmp_path):
+  run, cards = f'--workdir={trained / "run"}', {}
+  for kind, more in (('merged', []), ('adapter', ['--adapter'])):
+    out = tmp_path / kind
+    assert cli.main(['export', run, f'--out={out}', *more]) == 0
+    cards[kind] = (out / 'README.md').read_text()
+  assert 'added to the weights' in cards['merged']
+  assert 'added to the weights' not in cards['adapter']
+  assert 'library_name: peft' in cards['adapter']
+  out = tmp_path / 'none'
+  assert (
+    cli.main(['export', run, f'--out={out}', '--adapter', '--no_card']) == 0
+  )
+  assert not (out / 'README.md').exists()
 
 
 def test_the_plan_says_what_trains():
