@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -294,9 +295,10 @@ def test_the_command_compares(tmp_path, capsys):
   assert cli.main([*command, '--draft=2']) == 78
   assert cli.main([*command, '--compare']) == 78
   assert cli.main([*command, '--draft=before_growth:3']) == 78
-  path = tmp_path / 'model' / 'tokenizer.json'
+  shutil.copytree(tmp_path / 'model', tmp_path / 'other')
+  path = tmp_path / 'other' / 'tokenizer.json'
   path.write_text(path.read_text().replace('"!": 33', '"!": 34'))
-  assert cli.main([*drafted, f'--draft={tmp_path}/model']) == 78
+  assert cli.main([*drafted, f'--draft={tmp_path}/other']) == 78
   assert 'another vocabulary' in capsys.readouterr().err
 
 
