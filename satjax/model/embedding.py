@@ -87,7 +87,7 @@ def gradient(
     dtable_VD = add_up(tokens_BT - first, dx_BTD, words=own, dtype=wide)
     return shards.sum_gradient(dtable_VD.astype(dtype), rows)
 
-  out = shards.gradient_axes(rows, split)
+  out = shards.gradient_axes(rows, split, dx_BTD.shape[-1])
   return shards.on_each(local, [(rows,), (rows,)], out)(tokens_BT, dx_BTD)
 
 

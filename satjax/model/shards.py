@@ -27,18 +27,24 @@ def axes_that_divide(rows: int, neurons: int) -> tuple[Axes, Axes]:
   )
 
 
-def gradient_axes(rows: Axes, neurons: Axes) -> tuple[Axes, Axes]:
-  """Mesh axes that split what `sum_gradient` returns; `axes_that_divide`."""
-  return neurons, 'fsdp' if rows else None
+def gradient_axes(rows: Axes, neurons: Axes, width: int) -> tuple[Axes, Axes]:
+  """Mesh axes that split what `sum_gradient` returns, of so many columns.
+
+  `rows` and `neurons` are of `axes_that_divide`.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  return neurons, 'fsdp' if rows and width % mesh.shape['fsdp'] == 0 else None
 
 
 def sum_gradient(x_VD: jax.Array, rows: Axes) -> jax.Array:
   """The gradient of a matrix, summed over the devices that share out rows.
 
-  Each keeps its own columns.
+  Each keeps its own columns, if they can be shared out.
   """
   if not rows:
     return x_VD
+  if x_VD.shape[1] % lax.axis_size('fsdp'):  # as the few of an adapter may be
+    return lax.psum(x_VD, rows)
   x_VD = lax.psum_scatter(x_VD, 'fsdp', scatter_dimension=1, tiled=True)
   # Without the barrier the TPU compiler (libtpu 0.0.42) fails where the sum is
   # widened and added up in a loop over microbatches.

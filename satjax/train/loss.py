@@ -88,7 +88,8 @@ _summed.defvjp(_summed_fwd, _summed_bwd, symbolic_zeros=True)
 def _run(chunk, wanted, x_BTD, unembed_VD, target_BT, weight_BT):
   """The loss, and the gradients of what is `wanted`, of 'x' and 'w'."""
   rows, words = shards.axes_that_divide(len(x_BTD), len(unembed_VD))
-  split = {'x': (rows,), 'w': shards.gradient_axes(rows, words)}
+  of_table = shards.gradient_axes(rows, words, unembed_VD.shape[1])
+  split = {'x': (rows,), 'w': of_table}
   local = functools.partial(
     _local, chunk=chunk, wanted=wanted, rows=rows, words=words
   )
