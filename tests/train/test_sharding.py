@@ -194,6 +194,7 @@ def test_selection_and_loss_do_not_depend_on_the_mesh(mesh):
 )
 def test_tensor_and_fsdp_stay_within_a_slice(monkeypatch):
   monkeypatch.setenv('TPU_SKIP_MDS_QUERY', '1')
+  monkeypatch.setenv('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   pod = topologies.get_topology_desc('v5e:4x4', 'tpu', num_slices=2)
   mesh = MeshConfig(data=-1, fsdp=8, tensor=2)
   grid = sharding.make_mesh(mesh, pod.devices).devices
