@@ -76,6 +76,11 @@ def preview(
       found = {'batch': step, 'row': number} | described(row, tokenizer)
       print(json.dumps(found))  # in ASCII: U+2028 ends lines for some
     return
+  _show(config, batches, step, rows, tokenizer, out)
+
+
+def _show(config, batches, step, rows, tokenizer, out):
+  """Prints counts and rows, and writes them to the file `out`, if any."""
   console = Console(
     record=out is not None, highlight=False, markup=False, soft_wrap=True
   )

@@ -135,13 +135,8 @@ def build_table(
     nonlocal num_documents
     for document in sources.documents(source, columns, counts):
       num_documents += 1
-      name = document.group or document.id
-      is_other = False
-      if trained is not None:
-        file, mark, place = name.rpartition('#')
-        is_other = file not in trained
-        name = f'{trained.get(file)}{mark}{place}'
-      if is_other or split_of(name, held_out, test) == split:
+      name = _name_in_split(document, trained)
+      if name is None or split_of(name, held_out, test) == split:
         yield document
 
   try:
@@ -168,6 +163,17 @@ def build_table(
   has_turns = any(one.is_trained is not None for one in encoded)
   made = join(encoded, name, encoder.stop_id if has_turns else None)
   return dataclasses.replace(made, ids=tuple(ids), num_found=num_documents)
+
+
+def _name_in_split(
+  document: Document, trained: Mapping[str, str] | None
+) -> str | None:
+  """What its split is drawn by; None: it is of a file that is taken whole."""
+  name = document.group or document.id
+  if trained is None:
+    return name
+  file, mark, place = name.rpartition('#')
+  return f'{trained[file]}{mark}{place}' if file in trained else None
 
 
 def join(encoded: list[Encoded], name: str, stop_id: int | None) -> TokenTable:

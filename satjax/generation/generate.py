@@ -147,17 +147,8 @@ def run(
   barred = options.rule(tokenizer).ends if options.is_answer else ()
   task = model, params, tokenizer, ids, options, draft, mesh
   rows, texts, state = _finish(tokenizer, ids, options, *start(*task, barred))
-  is_blank = [
-    options.is_answer and not text.strip() and len(row) < options.max_tokens
-    for text, row in zip(texts, rows)
-  ]
-  if any(is_blank):  # ended after white space, or a token without a text
-    barred = (*barred, *_blank(tokenizer))
-    again = _finish(tokenizer, ids, options, *start(*task, barred))
-    rows, texts = (
-      [new if blank else old for old, new, blank in zip(*pair, is_blank)]
-      for pair in ((rows, again[0]), (texts, again[1]))
-    )
+  if options.is_answer:
+    rows, texts = _visible(task, barred, rows, texts)
   passes = state.get('passes', state['count'] - 1).sum()
   return Continuation(
     texts,
@@ -186,6 +177,23 @@ def compare(
     for found, used in runs[:: -1 if number % 2 else 1]:
       found.append(run(*task, used))
   return tuple(found[1:] for found, _ in runs)
+
+
+def _visible(task, barred, rows, texts):
+  """Tokens and texts, anew where an answer ended with nothing to see."""
+  _, _, tokenizer, ids, options, *_ = task
+  is_blank = [
+    not text.strip() and len(row) < options.max_tokens
+    for text, row in zip(texts, rows)
+  ]
+  if not any(is_blank):  # none is white space, or a token without a text
+    return rows, texts
+  begun = start(*task, (*barred, *_blank(tokenizer)))
+  again = _finish(tokenizer, ids, options, *begun)
+  return (
+    [new if blank else old for old, new, blank in zip(*pair, is_blank)]
+    for pair in ((rows, again[0]), (texts, again[1]))
+  )
 
 
 def _blank(tokenizer):

@@ -64,13 +64,8 @@ def evaluate_tasks(
     from lm_eval import evaluator
 
     loaded = _load(tasks, task_dir)
-    # As `lm_eval.simple_evaluate`, which also looks at the machine for long.
     for task in loaded['tasks'].values():
-      own = task.get_config('num_fewshot')
-      if own != 0:
-        shots = own or 0 if num_fewshot is None else num_fewshot
-        task.set_config('num_fewshot', shots)
-      task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+      _set_shots(task, num_fewshot)
     found = evaluator.evaluate(
       lm,
       loaded,
@@ -87,6 +82,15 @@ def evaluate_tasks(
     'num_fewshot': {name: found['n-shot'][name] for name in counts},
     'version': {name: found['versions'][name] for name in counts},
   }
+
+
+def _set_shots(task: Any, num_fewshot: int | None) -> None:
+  """As `lm_eval.simple_evaluate`, which also looks at the machine for long."""
+  own = task.get_config('num_fewshot')
+  if own != 0:
+    shots = own or 0 if num_fewshot is None else num_fewshot
+    task.set_config('num_fewshot', shots)
+  task.set_fewshot_seed(seed=_FEWSHOT_SEED)
 
 
 def _lines(samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -54,11 +54,10 @@ def save(
   _check_base(model)
   tensors = dict(_tensors(config, model, adapters, np.dtype(dtype)))
   num_bytes = sum(array.nbytes for array in tensors.values())
-  contents = {CONFIG: files.to_json(_describe(config, model))} | (
-    contents or {}
+  described = {CONFIG: files.to_json(_describe(config, model))}
+  contents = writer.without_foreign_card(
+    Path(directory), described | dict(contents or {})
   )
-  if writer.foreign_card(Path(directory)):
-    contents.pop(writer.CARD, None)
   with writer.replacing(
     Path(directory), _foreign_adapters, num_bytes=num_bytes, last=[WEIGHTS]
   ) as folder:

@@ -62,13 +62,9 @@ def write(
   sizes = {n: math.prod(s) * dtype.itemsize for n, s in shapes.items()}
   shards = _cut(sizes, max_shard_bytes)
   total = sum(sizes.values())
-  contents, sums = dict(contents), {}
-  if foreign_card(root):
-    contents.pop(CARD, None)
+  contents, sums = without_foreign_card(root, contents), {}
   if len(shards) > 1:
-    owners = {name: file for file, names in shards.items() for name in names}
-    index = {'metadata': {'total_size': total}, 'weight_map': owners}
-    contents[weights.INDEX] = files.to_json(index)
+    contents[weights.INDEX] = _index(shards, total)
 
   def made(name):
     array = tensor(name)
@@ -239,9 +235,20 @@ def foreign_model(root: Path) -> str | None:
   return None
 
 
-def foreign_card(root: Path) -> bool:
-  """Whether a directory has a README.md that satjax did not write."""
+def _index(shards: Mapping[str, Sequence[str]], num_bytes: int) -> bytes:
+  """Which file has which tensor."""
+  owners = {name: file for file, names in shards.items() for name in names}
+  return files.to_json(
+    {'metadata': {'total_size': num_bytes}, 'weight_map': owners}
+  )
+
+
+def without_foreign_card(
+  root: Path, contents: Mapping[str, bytes]
+) -> dict[str, bytes]:
+  """Files to write, less the card where one stands that is not of satjax."""
   try:
-    return CARD_MARK not in (root / CARD).read_text('utf-8', 'replace')
+    is_foreign = CARD_MARK not in (root / CARD).read_text('utf-8', 'replace')
   except OSError:
-    return False
+    is_foreign = False
+  return {n: x for n, x in contents.items() if not (is_foreign and n == CARD)}

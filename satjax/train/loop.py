@@ -135,11 +135,8 @@ def _begin(
       tokenizer=setup.tokenizer,
       vocab_size=config.model.vocab_size,
     )
-    record = {
-      'config': given.to_dict(),
-      'data': batches.fingerprint,
-      'tokenizer': setup.tokenizer.fingerprint,
-    }
+    record = {'config': given.to_dict(), 'data': batches.fingerprint}
+    record |= {'tokenizer': setup.tokenizer.fingerprint}
     step, first, saved = resume.restore(setup, checkpoints, record)
     run = _Run(
       setup=setup,
