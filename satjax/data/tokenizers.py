@@ -112,16 +112,6 @@ class ByteTokenizer:
       'use_regex': False,
     }
     ends = {self.bos_id: BEGIN, self.eos_id: END}
-    begin = {'SpecialToken': {'id': BEGIN, 'type_id': 0}}
-    text, second = ({'Sequence': {'id': n, 'type_id': 0}} for n in 'AB')
-    around = {
-      'type': 'TemplateProcessing',
-      'single': [begin, text],
-      'pair': [begin, text, begin, second],
-      'special_tokens': {
-        BEGIN: {'id': BEGIN, 'ids': [self.bos_id], 'tokens': [BEGIN]}
-      },
-    }
     pipeline = {
       'version': '1.0',
       'truncation': None,
@@ -129,7 +119,7 @@ class ByteTokenizer:
       'added_tokens': [special_tokens.entry(*end) for end in ends.items()],
       'normalizer': None,
       'pre_tokenizer': byte_level,
-      'post_processor': around,
+      'post_processor': None,
       'decoder': byte_level,
       'model': {
         'type': 'BPE',

@@ -2,11 +2,12 @@
 
 Texts become the ids that AutoTokenizer gives them with the files of an export,
 so that the harness's own model for Hugging Face directories (`HFLM`) gives the
-same numbers. A text gets a begin of text where those files put one, and none
-otherwise. What has no context is scored after the begin of text that the files
-name, whether they put it or not, else after the end. Bytes and sentence pieces
-stay ours in one thing: a special token that a text spells is read as its
-characters.
+same numbers. A text gets a begin of text where those files put one (sentence
+pieces, and a tokenizer.json whose post-processor does), and none otherwise: the
+byte tokenizer puts none. What has no context is scored after the begin of text
+that the files name, whether they put it or not, else after the end. Bytes and
+sentence pieces stay ours in two things: a special token that a text spells is
+read as its characters, and a space before a text is kept.
 
 Letters as in `model.ops`, and R requests of a batch.
 """
@@ -92,8 +93,9 @@ def reader(
   """
   files = tokenizer.files()
   prefix = prefix_id(tokenizer)
-  begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   if tokenizer.name == 'byte' or 'tokenizer.json' not in files:
+    config = json.loads(files['tokenizer_config.json'])
+    begin = [prefix] if config.get('add_bos_token') else []
     return lambda text, special=None: [
       *(begin if special in (None, True) else []),
       *tokenizer.encode(text).tolist(),
@@ -103,6 +105,7 @@ def reader(
   whole = library.Tokenizer.from_buffer(files['tokenizer.json'])
   whole.no_truncation()
   whole.no_padding()
+  begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
   begin_text = whole.id_to_token(prefix)
 
   def encode(text, special=None):

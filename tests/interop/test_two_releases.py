@@ -137,7 +137,9 @@ def test_both_releases_open_an_export_alike(exports, older, name):
 @pytest.mark.parametrize('name', [*EXPORTS, *subword_samples.KINDS])
 def test_they_read_text_as_the_run_did(exports, older, name):
   tokenizer = exports[1][name]
-  begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+  # The files of bytes put no begin of text, as the harness reads them.
+  is_bare = tokenizer.bos_id is None or name == 'byte'
+  begin = [] if is_bare else [tokenizer.bos_id]
   for text, ids in zip(opened.TEXTS, older[name]['tokens']):
     assert ids == [*begin, *tokenizer.encode(text)]
 
