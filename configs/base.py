@@ -10,7 +10,7 @@ import ml_collections
 
 
 def _mixed(**values) -> ml_collections.ConfigDict:
-  """A group some of whose keys hold numbers, shares of the run or 'auto'."""
+  """A group with keys that hold numbers, shares of the run, 'auto' or mappings."""
   return ml_collections.ConfigDict(values, type_safe=False)
 
 
@@ -120,13 +120,16 @@ def get_config() -> ml_collections.ConfigDict:
     clip_norm=1.0,  # global gradient norm; 0: no clipping
   )
 
-  config.sparsity = ml_collections.config_dict.create(
+  config.sparsity = _mixed(
     execution='compact',  # 'masked': the slow oracle, zeros instead of gathers
     # How much is left out, of which layers.
     head_rate=0.0,  # share of the attention heads left out; 0: off
     channel_rate=0.0,  # share of the MLP channels left out; 0: off
-    layer_scale=(),  # a factor on both rates for each layer; (): all 1
+    layer_rate=0.0,  # share of the layers left out; 0: off
+    layer_scale=(),  # a factor on the rates for each layer, one for all or by
+    # axis, such as {'mlp': (1.0, 0.5)}; (): all 1
     dense_layers=(0, 0),  # layers at the (beginning, end) that stay whole
+    embed='train',  # both tables of words; 'rest': while anything is left out
     channel_multiple=64,  # kept channels are a multiple; 128 on accelerators
     granularity='per_group',  # with grouped queries: as many heads of each
     # group; 'group': whole groups with their key/value; 'free': any (masked)
@@ -137,17 +140,19 @@ def get_config() -> ml_collections.ConfigDict:
     rungs=4,  # steps of the ladder back to dense; the last rung is dense
     warm_start=0.0,  # share of the run that is dense before anything else
     refresh_every=10,  # optimizer steps with the same selection
-    # Which neurons.
-    importance='maxip',  # uniform, magnitude, wanda, wanda_out, maxip,
-    # maxip_mean, maxip_out
+    # Which of them. One for all, or {'heads': ..., 'mlp': ..., 'layers': ...}.
+    importance='auto',  # heads and mlp: uniform, magnitude, wanda, wanda_out,
+    # maxip, maxip_mean, maxip_out, taylor; layers: uniform, influence,
+    # sensitivity, cyclic (in turn). 'auto': wanda_out, maxip, influence
     balance=False,  # matrices of another scale count alike
     selection='sample',  # 'top_k', or 'sample' without replacement
     temperature=1.0,  # of the sampling: towards 0 top_k, large uniform
     probe=0.125,  # share of the batch that importance looks at
     stale_scores=False,  # select by the scores of the refresh before
-    # What becomes of the others.
-    omitted_forward='skip',  # 'mean': their mean output, a constant; 'exact':
-    # computed without gradient (dense forward, sparse backward)
+    # What becomes of the others. One for all, or by axis.
+    omitted_forward='skip',  # 'mean': their mean output, a constant (not of
+    # layers); 'exact': computed, no gradient goes through them; 'through': one
+    # does, and they have none of their own
     rescale='none',  # 'inverse': outputs over the kept share; 'energy': over
     # the root of the kept share of squared scores
     omitted='frozen',  # moments and decay of omitted rows rest; 'decayed':

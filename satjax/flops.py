@@ -5,7 +5,7 @@ is twice the forward pass. Only what is executed counts: omitted neurons earn no
 credit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 
@@ -62,44 +62,49 @@ def train_flops_per_token(
   seq_len: int,
   layers: Sequence[Layer] | None = None,
   *,
-  dense_forward: bool = False,
-  frozen: Sequence[bool] = (),
-  frozen_head: bool = False,
+  passes: Sequence[float] = (),
+  omitted_passes: Mapping[str, float] | None = None,
+  head_passes: float = 3,
   lora: LoraConfig | None = None,
 ) -> float:
   """FLOPs of one token, forward and backward.
+
+  What trains takes three passes: forward, the gradient that goes through it,
+  and that of its own weights. What stands still takes the first of them, or the
+  first two. In between, a number stands for a share of steps.
 
   Args:
     model: the dense model.
     seq_len: tokens in a row.
     layers: as of `forward_flops_per_token`.
-    dense_forward: whether the omitted part runs too, forward only
-      (`omitted_forward='exact'`): a third of dense and two thirds of `layers`.
-    frozen: layers that stand still, if any. Below the first that trains there
-      is no backward pass; others lack the gradients of their matrices.
-    frozen_head: whether the output matrix stands still.
-    lora: adapters, if they train alone: in place of the gradients of all
-      matrices come theirs.
+    passes: of each of these layers; (): three.
+    omitted_passes: of what takes no part in them, by axis, 'heads' and 'mlp'.
+    head_passes: of the output matrix.
+    lora: adapters, if they train alone: matrices take two passes at most.
   """
   layers = layers or dense_layers(model)
-  part = forward_flops_per_token(model, seq_len, layers)
-  total = 3 * part
-  if dense_forward:
-    whole = dataclasses.replace(model, num_layers=len(layers))
-    total = forward_flops_per_token(whole, seq_len) + 2 * part
-  first = frozen.index(False) if False in frozen else 0
-  for place, (stands_still, layer) in enumerate(zip(frozen, layers)):
-    if stands_still and place < first:
-      total -= 2 * _layer_flops(model, seq_len, layer)
-    elif stands_still:
-      total -= _linear_flops(model, layer)
+  total = _passes(head_passes if lora is None else 2, *[_head_flops(model)] * 2)
+  for layer, count in zip(layers, passes or [3] * len(layers)):
+    own = count if lora is None else min(count, 2)
+    whole = dense_layers(model)[0]
+    for axis in ('heads', 'mlp'):
+      part = _half_flops(model, seq_len, layer, axis)
+      total += _passes(own, *part)
+      if omitted := (omitted_passes or {}).get(axis):
+        total += _passes(omitted, *_half_flops(model, seq_len, whole, axis))
+        total -= _passes(omitted, *part)
+    if lora is not None:
+      total += _passes(count, *[_adapter_flops(model, layer, lora)] * 2)
   if lora is not None:
-    for layer in layers:
-      adapters = _adapter_flops(model, layer, lora)
-      total += 3 * adapters - _linear_flops(model, layer)
     total += 3 * _table_adapter_flops(model, lora)
-  head = _head_flops(model) if frozen_head or lora is not None else 0
-  return total - head
+  return total
+
+
+def _passes(count, forward, linear):
+  """So many passes of what multiplies `linear` of its FLOPs with weights."""
+  through, own = (min(max(count - n, 0), 1) for n in (1, 2))
+  first = min(count, 1) * forward
+  return first + through * (2 * forward - linear) + own * linear
 
 
 def map_flops(old: ModelConfig, new: ModelConfig) -> float:
@@ -129,16 +134,20 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def _layer_flops(model, seq_len, layer):
+  halves = (_half_flops(model, seq_len, layer, x)[0] for x in ('heads', 'mlp'))
+  return sum(halves)
+
+
+def _half_flops(model, seq_len, layer, axis):
+  """Of attention or the MLP, forward; and what of it is with weights."""
+  if axis == 'mlp':
+    return (6 * model.embed_dim * layer.channels,) * 2
   # Of the square of scores half, less the triangle that is out of sight.
   window = min(model.sliding_window or seq_len, seq_len)
   seen = window * (1 - window / (2 * seq_len))
   scores = 4 * layer.heads * model.head_dim * seen
-  return _linear_flops(model, layer) + scores
-
-
-def _linear_flops(model, layer):
-  heads = 4 * model.head_dim * (layer.heads + layer.kv_heads)
-  return model.embed_dim * (heads + 6 * layer.channels)
+  linear = model.embed_dim * 4 * model.head_dim * (layer.heads + layer.kv_heads)
+  return linear + scores, linear
 
 
 def _adapter_flops(model, layer, lora):

@@ -188,9 +188,10 @@ def neuron_units(
 ) -> dict[str, dict[str, tuple[int, int]]]:
   """`{'heads': {path: (layer axis, head axis)}, 'mlp': {...}}`: their leaves.
 
-  `names` has the named axes that number the neurons of each unit. Without it a
-  head owns rows of key and value only if every head has its own (no grouped
-  queries). `params` may be anything with shapes.
+  `names` has the named axes that number the neurons of each unit; of 'layers'
+  the layer axis alone does. Without it a head owns rows of key and value only
+  if every head has its own (no grouped queries). `params` may be anything with
+  shapes.
   """
   leaves = flatten(params)
   if names is None:
@@ -200,7 +201,7 @@ def neuron_units(
     names = {'heads': heads, 'mlp': ('mlp',)}
   return {
     unit: {
-      path: (0, 1)
+      path: (0,) if axes == ('layers',) else (0, 1)
       for path in leaves
       if any(name in _NAMED.get(path, ()) for name in axes)
     }

@@ -106,6 +106,22 @@ class OptimizerConfig(schema.Group):
   clip_norm: float = schema.at_least(0)
 
 
+# What can be left out: query heads, channels of the MLP, whole layers.
+AXES = ('heads', 'mlp', 'layers')
+METRICS = {
+  **dict.fromkeys(
+    ('heads', 'mlp'),
+    (
+      *('uniform', 'magnitude', 'wanda', 'wanda_out'),
+      *('maxip', 'maxip_mean', 'maxip_out', 'taylor'),
+    ),
+  ),
+  'layers': ('uniform', 'influence', 'sensitivity', 'cyclic'),
+}
+# What 'auto' is by axis: experiments/results/damage.md.
+BEST = {'heads': 'wanda_out', 'mlp': 'maxip', 'layers': 'influence'}
+
+
 @dataclasses.dataclass(frozen=True)
 class SparsityConfig(schema.Group):
   """SAT: what is left out of a step, and the ladder back to dense."""
@@ -113,17 +129,23 @@ class SparsityConfig(schema.Group):
   execution: str = schema.one_of('compact', 'masked')
   head_rate: float = schema.between(0, 1)
   channel_rate: float = schema.between(0, 1)
-  layer_scale: tuple = schema.rule(
-    lambda v: all(schema.is_number(x) and 0 <= x <= 1 for x in v),
-    'a factor from 0 to 1 for each layer, or empty',
+  layer_rate: float = schema.between(0, 1)
+  embed: str = schema.one_of('train', 'rest')
+  layer_scale: tuple = schema.by_axis(
+    schema.rule(
+      lambda v: all(schema.is_number(x) and 0 <= x <= 1 for x in v),
+      'a factor from 0 to 1 for each layer, or empty',
+    ),
+    AXES,
   )
   dense_layers: tuple = schema.rule(
     lambda v: len(v) == 2 and all(schema.is_whole(x) and x >= 0 for x in v),
     'how many layers at the (beginning, end), such as (0, 0)',
   )
-  importance: str = schema.one_of(
-    *('uniform', 'magnitude', 'wanda', 'wanda_out'),
-    *('maxip', 'maxip_mean', 'maxip_out'),
+  importance: str = schema.or_auto(
+    schema.by_axis(
+      schema.one_of(*dict.fromkeys(sum(METRICS.values(), ()))), AXES
+    )
   )
   balance: bool = schema.one_of(True, False)
   selection: str = schema.one_of('top_k', 'sample')
@@ -138,17 +160,40 @@ class SparsityConfig(schema.Group):
   stale_scores: bool = schema.one_of(True, False)
   omitted: str = schema.one_of('frozen', 'decayed')
   bias_correction: str = schema.one_of('global', 'per_neuron')
-  omitted_forward: str = schema.one_of('skip', 'mean', 'exact')
+  omitted_forward: str = schema.by_axis(
+    schema.one_of('skip', 'mean', 'exact', 'through'), AXES
+  )
   rescale: str = schema.one_of('none', 'inverse', 'energy')
   rest: str = schema.one_of('device', 'host')
   channel_multiple: int = schema.at_least(1)
   shards: int = schema.at_least(1)
 
   @property
+  def rates(self) -> dict[str, float]:
+    """The highest omission rate, by axis."""
+    return dict(zip(AXES, (self.head_rate, self.channel_rate, self.layer_rate)))
+
+  @property
   def is_on(self) -> bool:
-    return self.head_rate > 0 or self.channel_rate > 0
+    return any(self.rates.values())
+
+  def metric(self, axis: str) -> str:
+    """What an axis is chosen by."""
+    found = _of(self.importance, axis, 'auto')
+    return BEST[axis] if found == 'auto' else found
+
+  def forward(self, axis: str) -> str:
+    """What omitted units of an axis do; 'skip' where none are left out."""
+    found = _of(self.omitted_forward, axis, 'skip')
+    return found if self.rates[axis] else 'skip'
+
+  def scale(self, axis: str) -> tuple[float, ...]:
+    """The factor on the rate of an axis of each layer; (): all 1."""
+    return _of(self.layer_scale, axis, ())
 
   def problems(self) -> Iterator[str]:
+    for axis in AXES:
+      yield from self._axis_problems(axis)
     if self.execution == 'compact':
       yield from self._compact_problems()
     elif self.rest == 'host':
@@ -156,11 +201,30 @@ class SparsityConfig(schema.Group):
         "rest 'host' needs execution 'compact': nothing rests where neurons are"
         " masked; use 'device'"
       )
-    if self.rescale != 'none' and self.omitted_forward != 'skip':
+    added = [self.forward(axis) for axis in AXES[:2] if self.rates[axis]]
+    for how in dict.fromkeys(added):
+      if self.rescale != 'none' and how != 'skip':
+        yield (
+          f'rescale {self.rescale!r} makes up for what is missing, and'
+          f' omitted_forward {how!r} already adds it; set one of them to'
+          " 'none' or 'skip'"
+        )
+
+  def _axis_problems(self, axis: str) -> Iterator[str]:
+    if not self.rates[axis]:
+      return
+    metric, known = self.metric(axis), METRICS[axis]
+    if metric not in known:
       yield (
-        f'rescale {self.rescale!r} makes up for what is missing, and'
-        f' omitted_forward {self.omitted_forward!r} already adds it; set one of'
-        " them to 'none' or 'skip'"
+        f'importance {metric!r} does not tell {axis} from each other; allowed'
+        f' for them: {" | ".join(map(repr, known))}, such as importance='
+        f"{{{axis!r}: {BEST[axis]!r}}}, or 'auto'"
+      )
+    if axis == 'layers' and self.forward(axis) == 'mean':
+      yield (
+        "omitted_forward 'mean' is for heads and channels: a layer that is left"
+        ' out leaves the residual stream as it is; use omitted_forward='
+        "{'layers': 'skip'}, or 'exact' or 'through'"
       )
 
   def _compact_problems(self) -> Iterator[str]:
@@ -175,12 +239,19 @@ class SparsityConfig(schema.Group):
         "granularity 'free' leaves key/value groups of different sizes, which"
         " only execution 'masked' can run; use 'per_group'"
       )
-    if self.omitted == 'decayed' and self.omitted_forward == 'exact':
-      yield (
-        "omitted 'decayed' moves the omitted rows every step, and"
-        " omitted_forward 'exact' would see them a window late; use omitted"
-        " 'frozen', or execution 'masked'"
-      )
+    for how in dict.fromkeys(map(self.forward, AXES)):
+      if self.omitted == 'decayed' and how in ('exact', 'through'):
+        yield (
+          "omitted 'decayed' moves the omitted rows every step, and"
+          f' omitted_forward {how!r} would see them a window late; use omitted'
+          " 'frozen', or execution 'masked'"
+        )
+
+
+def _of(value: Any, axis: str, otherwise: Any) -> Any:
+  """What holds for an axis: of one value for all, or of pairs."""
+  found = schema.pairs(value)
+  return value if found is None else found.get(axis, otherwise)
 
 
 @dataclasses.dataclass(frozen=True)

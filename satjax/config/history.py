@@ -10,7 +10,7 @@ from typing import Any
 
 from satjax import errors
 
-VERSION = 2  # of the form that is written; files without one are of version 0
+VERSION = 3  # of the form that is written; files without one are of version 0
 # (version, 'group.key', what was done before).
 ADDED: tuple[tuple[int, str, Any], ...] = (
   (1, 'data.attend', 'document'),
@@ -20,6 +20,8 @@ ADDED: tuple[tuple[int, str, Any], ...] = (
   (2, 'train.keep_best', 0),
   (2, 'train.sample_prompts', ()),
   (2, 'train.sample_tokens', 64),
+  (3, 'sparsity.layer_rate', 0.0),
+  (3, 'sparsity.embed', 'train'),
 )
 
 # (version, 'group.key', what was said before, what says the same today).

@@ -7,7 +7,7 @@ from typing import Any
 from satjax.config.run import Config
 
 # What says that something is off has an effect.
-_SWITCHES = {'sparsity.head_rate', 'sparsity.channel_rate'}
+_SWITCHES = {f'sparsity.{x}_rate' for x in ('head', 'channel', 'layer')}
 _SWITCHES |= {'lora.rank', 'growth.hops'}
 
 
@@ -32,15 +32,17 @@ def _idle(config: Config) -> Iterator[tuple[str, str]]:
   """(pattern of keys, why they have no effect)."""
   sparsity, optimizer = config.sparsity, config.optimizer.name
   if not sparsity.is_on:
-    yield 'sparsity.*', 'sparsity.head_rate and sparsity.channel_rate are 0'
+    yield 'sparsity.*', 'all rates of sparsity are 0'
   if not sparsity.head_rate:
     yield 'sparsity.granularity', 'sparsity.head_rate is 0'
   if not sparsity.channel_rate:
     yield 'sparsity.channel_multiple', 'sparsity.channel_rate is 0'
   if sparsity.selection == 'top_k':
     yield 'sparsity.temperature', "sparsity.selection is 'top_k'"
-  measures = sparsity.importance not in ('uniform', 'magnitude')
-  if not measures and sparsity.omitted_forward != 'mean':
+  axes = [axis for axis, rate in sparsity.rates.items() if rate]
+  blind = ('uniform', 'magnitude', 'cyclic')
+  looks = any(sparsity.metric(axis) not in blind for axis in axes)
+  if axes and not looks and 'mean' not in map(sparsity.forward, axes):
     yield (
       'sparsity.probe',
       f'sparsity.importance {sparsity.importance!r} looks at no rows',

@@ -15,7 +15,7 @@ import ml_collections
 
 from satjax import errors
 from satjax.config import defaults, schema, stages
-from satjax.config.groups import Groups, ModelConfig
+from satjax.config.groups import AXES, Groups, ModelConfig
 from satjax.sparsity import counts
 
 
@@ -142,12 +142,14 @@ class Config(Groups):
 
   def _layer_problems(self) -> Iterator[str]:
     sparsity, layers = self.sparsity, self.model.num_layers
-    if sparsity.layer_scale and len(sparsity.layer_scale) != layers:
-      yield (
-        f'config.sparsity.layer_scale has {len(sparsity.layer_scale)} factors'
-        f' for model.num_layers {layers}; give one for each layer, or ()'
-      )
-    if sparsity.layer_scale and self.growth.hops:
+    for axis in AXES:
+      scale = sparsity.scale(axis)
+      if scale and len(scale) != layers:
+        yield (
+          f'config.sparsity.layer_scale has {len(scale)} factors for'
+          f' model.num_layers {layers}; give one for each layer, or ()'
+        )
+    if any(map(sparsity.scale, AXES)) and self.growth.hops:
       yield (
         'config.sparsity.layer_scale names layers, and growth.hops changes how'
         ' many there are; use sparsity.dense_layers, or no hops'
@@ -157,6 +159,37 @@ class Config(Groups):
         f'config.sparsity.dense_layers {sparsity.dense_layers} leaves none of'
         f' {layers} layers to omit anything from; keep fewer dense'
       )
+    for model in self._models():
+      if sparsity.layer_rate and (said := self._layers_not_left_out(model)):
+        yield f'config.sparsity.layer_rate {said}'
+
+  def _layers_left_out(self, model: ModelConfig) -> int:
+    """How many, where all lie in one run."""
+    first, last = self.sparsity.dense_layers
+    scale = self.sparsity.scale('layers') or (1.0,) * model.num_layers
+    scale = scale[first : model.num_layers - last]
+    rate = self.sparsity.layer_rate
+    return counts.omitted_layers(rate, scale, [len(scale)])[0]
+
+  def _layers_not_left_out(self, model: ModelConfig) -> str:
+    """Why no such share of the layers is left out; '' if it is."""
+    sparsity, total = self.sparsity, model.num_layers
+    first, last = sparsity.dense_layers
+    scale = sparsity.scale('layers') or (1.0,) * total
+    scale = scale[first : total - last]
+    wanted, most = sparsity.layer_rate * sum(scale), sum(x > 0 for x in scale)
+    most = min(most, total - 1)
+    count = counts.omitted_layers(sparsity.layer_rate, scale, [len(scale)])[0]
+    if count and wanted < most + 0.5:
+      return ''
+    what = 'nothing' if wanted < 0.5 else f'{wanted:.3g} of {total}'
+    allowed = f'1 to {most} may be' if most else 'none may be'
+    near = (1 if wanted < 0.5 else most) / sum(scale) if sum(scale) else 0
+    near = min(near, 0.999)
+    return (
+      f'{sparsity.layer_rate} leaves out {what}: of {total} layers {allowed}, by'
+      f' dense_layers and layer_scale; use {near:.6g}'
+    )
 
   def _neuron_problems(self, model: ModelConfig, recorded) -> Iterator[str]:
     """What does not divide into whole tiles, groups and shards."""
@@ -215,6 +248,13 @@ class Config(Groups):
           said.append(
             f'config.sparsity.{key} {rate} becomes {found:.6g}: {total} {what}'
             f' are left out in multiples of {step}'
+          )
+      if sparsity.layer_rate:
+        found, total = self._layers_left_out(model), model.num_layers
+        if abs(found / total - sparsity.layer_rate) > 1e-3:
+          said.append(
+            f'config.sparsity.layer_rate {sparsity.layer_rate} becomes {found} of'
+            f' {total} layers'
           )
     return list(dict.fromkeys(said))
 

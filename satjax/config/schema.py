@@ -5,6 +5,7 @@ options of growth operators are declared alike. Every message names the key,
 the value and what is allowed.
 """
 
+import ast
 from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import dataclasses
@@ -33,7 +34,8 @@ def rule(
 
   With `share`, a whole number may be given as a float: a share of the run.
   """
-  metadata = {'check': check, 'allowed': allowed, 'share': share, 'auto': False}
+  metadata = {'check': check, 'allowed': allowed, 'share': share}
+  metadata |= {'auto': False, 'axes': ()}
   return dataclasses.field(metadata=metadata)
 
 
@@ -76,6 +78,32 @@ def or_auto(field: Any) -> Any:
   said = {**field.metadata, 'auto': True}
   said['allowed'] = f"{said['allowed']}, or 'auto'"
   return dataclasses.field(metadata=said)
+
+
+def by_axis(field: Any, axes: tuple[str, ...]) -> Any:
+  """What a field holds, one for all axes, or by axis: a mapping, or its pairs.
+
+  It is read as pairs in the order of `axes`, for those that it has.
+  """
+  said = {**field.metadata, 'axes': axes}
+  names = ' | '.join(map(repr, axes))
+  said['allowed'] = f'{said["allowed"]}; one for all, or by axis: {names}'
+  return dataclasses.field(metadata=said)
+
+
+def pairs(value: Any) -> dict[Any, Any] | None:
+  """What is given by axis; None: it is one for all."""
+  if isinstance(value, Mapping):
+    return dict(value)
+  is_pair = (
+    isinstance(value, (list, tuple))
+    and value
+    and all(
+      isinstance(x, (list, tuple)) and len(x) == 2 and isinstance(x[0], str)
+      for x in value
+    )
+  )
+  return dict(value) if is_pair else None
 
 
 def is_whole(value: Any) -> bool:
@@ -129,6 +157,8 @@ def read(
   """A value as its field wants it; what is wrong with it goes to `problems`."""
   if field.metadata['auto'] and value == 'auto':
     return value
+  if field.metadata['axes'] and (parts := pairs(value)) is not None:
+    return _read_by_axis(name, field, parts, problems)
   try:
     value = _coerce(value, field.type)
     odd = _odd_part(value)
@@ -153,6 +183,24 @@ def read(
     said = field.metadata['allowed']
     problems.append(f'{name} = {brief(value)}; allowed: {said}')
   return value
+
+
+def _read_by_axis(name, field, parts, problems):
+  axes = field.metadata['axes']
+  problems += [unknown_key(name, axis, axes) for axis in parts.keys() - {*axes}]
+  return tuple(
+    (axis, read(f'{name}.{axis}', _of_one(field), parts[axis], problems))
+    for axis in axes
+    if axis in parts
+  )
+
+
+def _of_one(field):
+  """The field of a single axis."""
+  said = {**field.metadata, 'axes': ()}
+  one = dataclasses.field(metadata=said)
+  one.name, one.type = field.name, field.type
+  return one
 
 
 def wrong_keys(
@@ -187,6 +235,9 @@ def allowed(field: dataclasses.Field) -> str:
 
 def parse(field: dataclasses.Field, text: str) -> Any:
   """What somebody typed for a field; text that is no such value stays text."""
+  if field.metadata['axes'] and text.lstrip().startswith('{'):
+    with contextlib.suppress(ValueError, SyntaxError):
+      return ast.literal_eval(text)
   if field.type is str:
     return text
   if text.lower() in ('true', 'false'):

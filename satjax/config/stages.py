@@ -212,10 +212,17 @@ def _lora_problems(config) -> Iterator[str]:
       f"config.optimizer.name 'muon' is for matrices of full rank, and"
       f' config.lora.rank is {rank}; use adamw, lion, adafactor or sgd'
     )
-  if sparsity.is_on and sparsity.omitted_forward == 'exact':
+  for axis in ('heads', 'mlp'):
+    how = sparsity.forward(axis)
+    if how in ('exact', 'through'):
+      yield (
+        f'config.sparsity.omitted_forward {how!r} of {axis} knows no adapters,'
+        f" and config.lora.rank is {rank}; use 'skip' or 'mean'"
+      )
+  if sparsity.is_on and sparsity.embed == 'rest':
     yield (
-      "config.sparsity.omitted_forward 'exact' knows no adapters, and"
-      f" config.lora.rank is {rank}; use 'skip' or 'mean'"
+      "config.sparsity.embed 'rest' is what both tables of words do anyway beside"
+      f" the adapters of config.lora.rank {rank}; use 'train'"
     )
   if sparsity.is_on and sparsity.rest == 'host':
     yield (

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from satjax import sharding, tree
 from satjax.config.groups import ModelConfig
-from satjax.model import embedding, layers, ops
+from satjax.model import embedding, layers, ops, resting
 from satjax.tree import PyTree
 
 
@@ -58,15 +58,22 @@ class Decoder(nn.Module):
     )
     seen, caches, first = [], [], 0
     for number, config in enumerate(self.stacks):
-      stack = self._stack(config, stack_name(number, len(self.stacks)))
-      own = extra and extra[number], _keys(seeds_B, first, config.num_layers)
+      name = stack_name(number, len(self.stacks))
+      added = dict(extra[number] or {}) if extra else {}
+      layers_L = added.pop('layers', first + jnp.arange(config.num_layers))
+      others = {how: added.pop(how) for how in resting.HOW if how in added}
+      first += config.num_layers
+      own = added or None, _keys(seeds_B, layers_L)
+      if others:
+        shared = angles, context, seeds_B
+        x_BTD = self._among(others, config, name, x_BTD, own, shared)
+        continue
       layer_L = None if cache is None else jnp.arange(config.num_layers)
-      (x_BTD, kept), observed = stack(
+      (x_BTD, kept), observed = self._stack(config, name)(
         (x_BTD, cache and cache[number]), (angles, context), (*own, layer_L)
       )
       seen.append(observed)
       caches.append(kept)
-      first += config.num_layers
     ones = nn.initializers.ones_init()
     gain_D = self.param('final_norm', ones, (c.embed_dim,))
     x_BTD = ops.rms_norm(x_BTD, gain_D, c.norm_eps)
@@ -97,14 +104,39 @@ class Decoder(nn.Module):
     )
     return stack(config, self.mix, self.observe, name=name)
 
+  def _among(self, others, config, name, x_BTD, own, shared):
+    """Layers that train, and the others that rest among them."""
+    (how, rest), (angles, context, seeds_B) = *others.items(), shared
 
-def _keys(seeds_B, first, count):
+    def layer(x_BTD, weights, own):
+      fitted = fit(config, {'blocks': jax.tree.map(lambda x: x[None], weights)})
+      block = layers.Block(fitted, self.mix, None, parent=None)
+      carry, shared = (x_BTD, None), (angles, context)
+      return block.apply({'params': weights}, carry, shared, (*own, None))[0][0]
+
+    if config.remat != 'none':
+      policy = _POLICIES[config.remat]
+      layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
+    return resting.run(
+      layer,
+      x_BTD,
+      self.variables['params'][name],
+      own,
+      resting.Resting(
+        rest['weights'], (None, _keys(seeds_B, rest['layers'])), rest['before']
+      ),
+      through=how == 'through',
+      unroll=1 if config.scan else config.num_layers,
+    )
+
+
+def _keys(seeds_B, layers_L):
   """A key for each of some layers and each row, from the rows' seeds."""
   if seeds_B is None:
     return None
   keys_B = jax.vmap(jax.random.key)(seeds_B)
   fold = jax.vmap(jax.random.fold_in, (0, None))
-  return jax.vmap(fold, (None, 0))(keys_B, first + jnp.arange(count))
+  return jax.vmap(fold, (None, 0))(keys_B, layers_L)
 
 
 def stack_name(number: int, count: int) -> str:
@@ -134,7 +166,10 @@ def apply(
       1, 2...), 'segments' int32 [B, T] (default: one document a row) and
       'dropout' uint32 [B], a seed for each row (default: no dropout).
     extra: what parked neurons contribute (`layers.complete`), by stack
-      `{'attention': {...}, 'mlp': {...}}`, stacked on layers; None: nothing.
+      `{'attention': {...}, 'mlp': {...}}`, stacked on layers; 'layers', int32
+      [L], the numbers of these in the dense model; and layers that rest among
+      them, 'exact' or 'through' (`resting.run`): `{'weights': ..., 'layers':
+      ..., 'before': ...}`. None: nothing.
 
   Returns:
     float32 [B, T, V].

@@ -60,6 +60,8 @@ def attend(x_BTD, weights, angles, norm_eps, mix):
   mixed_BTNH, cache = mix(
     ops.apply_rope(query_BTNH, angles), rotated_BTKH, value_BTKH
   )
+  if 'tap' in w:
+    mixed_BTNH = ops.tap(mixed_BTNH, None, w['tap'])
   seen = {
     'input': x_BTD,
     'query': query_BTNH,
@@ -81,6 +83,8 @@ def transform(x_BTD, weights):
   """Gated MLP (SwiGLU), and what a probe may observe of it."""
   w = {name: leaf.astype(x_BTD.dtype) for name, leaf in weights.items()}
   hidden_BTF = ops.swiglu(_project(x_BTD, w['gate']), _project(x_BTD, w['up']))
+  if 'tap' in w:
+    hidden_BTF = ops.tap(hidden_BTF, None, w['tap'])
   seen = {'input': x_BTD, 'hidden': hidden_BTF}
   return ops.project_out(hidden_BTF, w['down']), seen
 
@@ -92,25 +96,29 @@ def complete(
   extra: Weights | None,
   branch: Callable[[jax.Array, Weights], tuple[jax.Array, Any]],
 ) -> jax.Array:
-  """Adds what parked neurons contribute to a branch, without gradient.
+  """Adds what parked neurons contribute to a branch.
 
   Args:
     y_BTD: output of the neurons that take part.
     x_BTD: input of the branch.
     weights: of the neurons that take part.
     extra: nothing, or any of 'scale' [], a factor on `y`; 'offset' [D], a
-      constant; and the parked rows of the weights, which compute exactly what
-      is missing. Matrices that are not cut are those of `weights`.
+      constant; and parked rows of the weights, which compute exactly what is
+      missing: 'exact' ones without any gradient, 'through' ones without one of
+      their own. Matrices that are not cut are those of `weights`.
     branch: input and weights to output.
   """
-  extra = dict(extra or {})
+  extra = extra or {}
   if 'scale' in extra:
-    y_BTD *= extra.pop('scale').astype(y_BTD.dtype)
+    y_BTD *= extra['scale'].astype(y_BTD.dtype)
   if 'offset' in extra:
-    y_BTD += extra.pop('offset').astype(y_BTD.dtype)
-  if extra:
-    whole = jax.lax.stop_gradient({**weights, **extra})
-    y_BTD += branch(jax.lax.stop_gradient(x_BTD), whole)[0]
+    y_BTD += extra['offset'].astype(y_BTD.dtype)
+  if 'exact' in extra:
+    x_and_weights = x_BTD, {**weights, **extra['exact']}
+    y_BTD += branch(*jax.lax.stop_gradient(x_and_weights))[0]
+  if 'through' in extra:
+    parked = jax.lax.stop_gradient(extra['through'])
+    y_BTD += branch(x_BTD, {**weights, **parked})[0]
   return y_BTD
 
 
@@ -154,6 +162,7 @@ class Block(nn.Module):
     x_BTD, cache = carry
     angles, context = shared
     extra, keys_B, layer = own
+    extra, stream_BTD = extra or {}, x_BTD
 
     def mix(*qkv):
       return self.mix(c, qkv, context, layer, cache)
@@ -167,12 +176,16 @@ class Block(nn.Module):
       ones = nn.initializers.ones_init()
       gain_D = self.param(f'{name}_norm', ones, (c.embed_dim,))
       in_BTD = ops.rms_norm(x_BTD, gain_D, c.norm_eps)
-      weights = HalfBlock(c, name=name)()
-      y_BTD, seen[name] = branch(in_BTD, weights)
-      y_BTD = complete(y_BTD, in_BTD, weights, (extra or {}).get(name), branch)
+      weights, added = HalfBlock(c, name=name)(), extra.get(name, {})
+      taps = {n: x for n, x in added.items() if n == 'tap'}
+      y_BTD, seen[name] = branch(in_BTD, weights | taps)
+      y_BTD = complete(y_BTD, in_BTD, weights, added, branch)
       if keys_B is not None:
         own_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, number)
         y_BTD = ops.dropout(y_BTD, own_B, c.dropout)
       x_BTD += y_BTD
+    seen['stream'] = {'input': stream_BTD, 'output': x_BTD}
+    if 'tap' in extra:
+      x_BTD = ops.tap(x_BTD, x_BTD - stream_BTD, extra['tap'])
     carry = x_BTD, seen['attention'].pop('cache')
     return carry, self.observe and self.observe(seen)

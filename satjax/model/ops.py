@@ -203,3 +203,30 @@ def _swiglu_bwd(residuals, dy):
 
 
 swiglu.defvjp(lambda gate, up: (swiglu(gate, up), (gate, up)), _swiglu_bwd)
+
+
+@jax.custom_vjp
+def tap(x: jax.Array, weigh_by: jax.Array | None, into: jax.Array) -> jax.Array:
+  """`x` as it is; the gradient of `into` sums up what flows through `x`.
+
+  At each token: without `weigh_by`, `|x dx|` of each unit, summed over what a
+  unit has, so `x` is `[B, T, *into.shape, ...]`; with it, another array like
+  `x`, the product of the norms of `weigh_by` and of `dx`, and `into` is `[]`.
+  """
+  del weigh_by, into
+  return x
+
+
+def _tap_bwd(residuals, dx):
+  x, weigh_by, into = residuals
+  wide = _widen(dx)
+  if weigh_by is None:
+    axes = tuple(range(2 + into.ndim, x.ndim))
+    flow = jnp.abs(jnp.sum(_widen(x) * wide, axis=axes))
+  else:
+    norms = (jnp.linalg.norm(y, axis=-1) for y in (_widen(weigh_by), wide))
+    flow = math.prod(norms)
+  return dx, None, jnp.sum(flow, axis=(0, 1)).astype(into.dtype)
+
+
+tap.defvjp(lambda x, w, into: (x, (x, w, into)), _tap_bwd)

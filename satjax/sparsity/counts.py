@@ -6,6 +6,8 @@ queries, of a device) keeps as many as the others. Rates are rounded to tiles;
 one that leaves out no tile, or all of them, is refused.
 """
 
+from collections.abc import Sequence
+import itertools
 import math
 
 from satjax import errors
@@ -68,6 +70,34 @@ def not_realised(
     f'{rate} leaves out {"nothing" if none else "all"}: {total} {what} are left'
     f' out in multiples of {step}; use {near:.6g}'
   )
+
+
+def omitted_layers(
+  rate: float, scales: Sequence[float], sizes: Sequence[int]
+) -> tuple[int, ...]:
+  """How many layers each run of equal layers leaves out, at an omission rate.
+
+  Together the nearest whole number of `rate` times the sum of `scales`, shared
+  out by largest remainder; a layer of scale 0 is never left out, nor are all.
+
+  Args:
+    rate: of omission.
+    scales: a factor on it for each layer.
+    sizes: of the runs, from the first layer on.
+  """
+  starts = [0, *itertools.accumulate(sizes)]
+  runs = [scales[a:b] for a, b in itertools.pairwise(starts)]
+  wanted = [rate * sum(run) for run in runs]
+  room = [sum(scale > 0 for scale in run) for run in runs]
+  total = math.floor(round(sum(wanted), 9) + 0.5)
+  total = min(total, sum(room), len(scales) - 1)
+  found = [min(math.floor(x), most) for x, most in zip(wanted, room)]
+  by_remainder = sorted(range(len(runs)), key=lambda i: found[i] - wanted[i])
+  while sum(found) < total:
+    for i in by_remainder:
+      if found[i] < room[i] and sum(found) < total:
+        found[i] += 1
+  return tuple(found)
 
 
 def head_groups(

@@ -1,8 +1,9 @@
-"""How much each attention head and MLP channel matters, in float32 or wider.
+"""How much each head, channel and layer matters, in float32 or wider.
 
-Scores are `{'heads': [L, N], 'mlp': [L, F]}`; larger is more important. The
-metrics follow the descriptions of Ma et al. (2024); the exact forms are ours,
-since the paper's code was never published. No gradient flows through them.
+Scores are `{'heads': [L, N], 'mlp': [L, F], 'layers': [L]}`; larger is more
+important. Most metrics of neurons follow the descriptions of Ma et al. (2024);
+the exact forms are ours, since the paper's code was never published. No gradient
+flows through them.
 
 Metrics that look at activations take what one forward pass over a few rows (the
 probe) shows of each block: `observe` reduces it to a few vectors a layer.
@@ -14,6 +15,7 @@ summed over those that are finite, and a sum of 0 divides nothing.
 """
 
 from collections.abc import Mapping
+import functools
 from typing import Any
 
 import jax
@@ -27,12 +29,19 @@ Units = Mapping[str, Mapping[str, tuple[int, ...]]]
 Block = Mapping[str, Mapping[str, jax.Array]]
 
 _BY_ACTIVATIONS = ('wanda', 'wanda_out', 'maxip', 'maxip_mean', 'maxip_out')
-METRICS = ('uniform', 'magnitude', *_BY_ACTIVATIONS)
+_BY_GRADIENTS = ('taylor', 'sensitivity')
+METRICS = ('uniform', 'magnitude', *_BY_ACTIVATIONS, 'taylor')
+LAYER_METRICS = ('uniform', 'influence', 'sensitivity', 'cyclic')
 
 
 def needs_probe(metric: str) -> bool:
   """Whether the metric looks at activations."""
-  return metric in _BY_ACTIVATIONS
+  return metric in (*_BY_ACTIVATIONS, *_BY_GRADIENTS, 'influence')
+
+
+def needs_gradients(metric: str) -> bool:
+  """Whether it looks at gradients too: `ops.tap` sums up what it needs."""
+  return metric in _BY_GRADIENTS
 
 
 def observe(metric: str, block: Block, *, balance: bool = False) -> Any:
@@ -69,6 +78,33 @@ def observe(metric: str, block: Block, *, balance: bool = False) -> Any:
     'heads': _head_response(flat['heads'], balance),
     'mlp': jnp.mean(jnp.abs(hidden_XF), axis=0),
   }
+
+
+def influence(block: Block) -> jax.Array:
+  """How far a block turns the residual stream (Men et al., 2024).
+
+  One minus the cosine between what goes into a block and what comes out, both
+  'stream' [B, T, D] of it, the mean over the tokens of the probe.
+  """
+  before, after = (_wide(block['stream'][n]) for n in ('input', 'output'))
+  norms = (jnp.linalg.norm(x, axis=-1) for x in (before, after))
+  product = jnp.maximum(functools.reduce(jnp.multiply, norms), 1e-30)
+  return jnp.mean(1 - jnp.sum(before * after, axis=-1) / product)
+
+
+def in_turn(
+  scale_L: jax.Array, count: jax.Array | int, turn: jax.Array | int
+) -> jax.Array:
+  """Scores of layers by which `count` take part in each turn, one after another.
+
+  Those of `scale_L` 0 always do; the turn goes round the others.
+  """
+  may_rest_L = scale_L > 0
+  others = jnp.maximum(jnp.sum(may_rest_L), 1)
+  share = count - jnp.sum(~may_rest_L)
+  number_L = jnp.cumsum(may_rest_L) - 1
+  is_next_L = (number_L - turn * share) % others < share
+  return jnp.where(is_next_L, jnp.inf, 1.0)
 
 
 def observe_means(block: Block) -> Scores:
@@ -108,10 +144,12 @@ def scores(
       value times the norm of the weights that write. 'maxip': mean response.
       'maxip_mean': response to the mean input, summed over a channel's
       matrices, averaged over a head's columns. 'maxip_out': maxip times the
-      norm of the weights that write.
+      norm of the weights that write. 'taylor': what the loss would change by
+      without the unit, to first order, at a token: |hidden value x gradient|.
     params: dense.
     units: of `tree.neuron_units`.
-    seen: of `observe`, stacked over layers; not for the first two.
+    seen: of `observe` ('taylor': of `ops.tap`), stacked over layers; not for
+      the first two.
     balance: divides what each matrix contributes by its mean over the layer's
       neurons, so that matrices of another scale count alike.
   """

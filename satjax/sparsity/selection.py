@@ -1,9 +1,9 @@
 """From scores to the neurons that take part.
 
 A selection is a mask by axis, `{'heads': bool [L, N], 'kv_heads': bool [L, K],
-'mlp': bool [L, F]}`; an axis that is kept whole in all layers does not appear.
-How many neurons each layer keeps may be traced, so that one program selects for
-every rung of a ladder.
+'mlp': bool [L, F], 'layers': bool [L]}`; an axis that no rung of the ladder cuts
+does not appear. How many neurons each layer keeps may be traced, so that one
+program selects for every rung.
 """
 
 from collections.abc import Mapping
@@ -49,6 +49,13 @@ def keep(
       ' divisor'
     )
   score = score.reshape(*shape[:-1], groups, -1)
+  order = _order(score, key, method, temperature)
+  count = jnp.asarray(count)[..., None, None] // groups
+  return (jnp.argsort(order, axis=-1) < count).reshape(shape)
+
+
+def _order(score, key, method, temperature):
+  """Numbers of the last axis, the ones that matter most first."""
   score = jnp.where(jnp.isfinite(score), score, jnp.inf)
   rank_by = score
   if method == 'sample':
@@ -59,9 +66,32 @@ def keep(
     rank_by = odds + jax.random.gumbel(key, score.shape, odds.dtype)
   # Else equal scores would favour the first neurons, refresh after refresh.
   ties = jax.random.uniform(jax.random.fold_in(key, 1), score.shape)
-  place = jnp.argsort(jnp.lexsort((ties, -rank_by), axis=-1), axis=-1)
-  count = jnp.asarray(count)[..., None, None] // groups
-  return (place < count).reshape(shape)
+  return jnp.lexsort((ties, -rank_by), axis=-1)
+
+
+def keep_layers(
+  score_L: jax.Array,
+  count_L: jax.Array,
+  key: jax.Array,
+  *,
+  method: str,
+  temperature: float,
+) -> jax.Array:
+  """A mask of the layers that matter most, as many of each run of layers.
+
+  Runs follow each other, and together leave one layer at least.
+
+  Args:
+    score_L: as of `keep`.
+    count_L: how many take part of the run that each layer belongs to, and the
+      number of the run: int32 [2, L].
+    key: as of `keep`; so are the two options.
+  """
+  kept_L, run_L = count_L
+  place_L = jnp.argsort(_order(score_L, key, method, temperature))
+  is_above = place_L[:, None] > place_L[None]
+  within_L = jnp.sum(is_above & (run_L[:, None] == run_L[None]), axis=-1)
+  return within_L < kept_L
 
 
 def select(
@@ -78,8 +108,8 @@ def select(
   """The neurons that take part in the next steps.
 
   Args:
-    scores: `{'heads': [L, N], 'mlp': [L, F]}`.
-    kept_counts: as `keep` takes them, by unit.
+    scores: `{'heads': [L, N], 'mlp': [L, F], 'layers': [L]}`, any of them.
+    kept_counts: as `keep` and `keep_layers` take them, by unit.
     key: as of `keep`; so are the two options.
     kv_heads: number of key/value heads K. Where every head has its own, they
       go together.
@@ -90,9 +120,13 @@ def select(
     shards: every unit keeps the same number in each of this many equal runs,
       so that a device of a tensor-parallel mesh keeps rows of its own.
   """
-  kept = {}
+  kept, ranked = {}, {'method': method, 'temperature': temperature}
   for unit, score_LR in scores.items():
     groups, size, count = shards, 1, jnp.asarray(kept_counts[unit])
+    if unit == 'layers':
+      own = tree.key_of(key, unit)
+      kept[unit] = keep_layers(score_LR, count, own, **ranked)
+      continue
     if unit == 'heads':
       heads = score_LR.shape[-1]
       groups = counts.head_groups(heads, kv_heads, granularity, shards)
@@ -104,9 +138,8 @@ def select(
       score_LR,
       count // size,
       tree.key_of(key, unit),
-      method=method,
-      temperature=temperature,
       groups=groups,
+      **ranked,
     )
     kept[unit] = jnp.repeat(mask_LR, size, axis=-1)
     if unit == 'heads' and (size > 1 or kv_heads == heads):
@@ -115,7 +148,7 @@ def select(
 
 
 def overlap(one: jax.Array, two: jax.Array) -> jax.Array:
-  """Jaccard similarity of two masks `[L, R]`, the mean over layers."""
+  """Jaccard similarity of two masks `[..., R]`, the mean over layers."""
   both = jnp.sum(one & two, axis=-1)
   either = jnp.sum(one | two, axis=-1)
   return jnp.mean(both / jnp.maximum(either, 1))

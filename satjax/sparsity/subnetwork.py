@@ -1,18 +1,19 @@
-"""A sub-network is a smaller tree: rows gathered out, trained, merged back.
+"""A sub-network is a smaller tree: gathered out, trained, merged back.
 
-`split` parts a state in two, the neurons that take part and those parked;
-`merge` is its exact inverse. Every row is in one of the two and in one only, so
-nothing is stored twice and nothing can go stale. Both work on parameters and on
-a whole train state: moments mirror the parameters and are found by their path.
+`split` parts a state in two, the layers and neurons that take part and those
+parked; `merge` is its exact inverse. Every row is in one of the two and in one
+only, so nothing is stored twice and nothing can go stale. Both work on
+parameters and on a whole train state: moments mirror the parameters and are
+found by their path. Layers go first, then the neurons of those that stay.
 
 Both go leaf by leaf, one small program each, so that a state may be parted
 while memory has no room for two.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,8 @@ from satjax.tree import PyTree
 class Stack:
   """Consecutive layers, up to `stop`, that keep the same number of neurons.
 
-  `kept`: (axis name, how many take part), for each axis that is cut.
+  Numbers are of layers that take part. `kept`: (axis name, how many take part),
+  for each axis that is cut.
   """
 
   start: int
@@ -35,6 +37,22 @@ class Stack:
 
 
 Stacks = tuple[Stack, ...]
+
+
+class Parked(NamedTuple):
+  """What takes no part, in states of the form of the one that was split.
+
+  Attributes:
+    rows: of the layers that take part; None where nothing is parked.
+    layers: those that take no part, whole; None: all do.
+    tables: what was set aside of the parameters beside the blocks; or None.
+  """
+
+  rows: PyTree
+  layers: PyTree = None
+  tables: PyTree = None
+
+
 Place = Callable[[str, jax.Array], jax.Array]
 
 
@@ -58,14 +76,16 @@ def orders(kept: selection.Kept, shards: int = 1) -> dict[str, jax.Array]:
   """Rows by axis: those that take part first, ascending; int32 [L, S, R / S].
 
   Each of the `shards` equal runs keeps as many rows and has an order and
-  numbers of its own, so that no row leaves the device of its run.
+  numbers of its own, so that no row leaves the device of its run. Of 'layers',
+  if some are left out: int32 [L].
   """
 
-  def order(mask_LR):
-    rests_LSR = ~mask_LR.reshape(len(mask_LR), shards, -1)
-    return jnp.argsort(rests_LSR, axis=-1, stable=True).astype(jnp.int32)
+  def order(axis, mask):
+    if axis != 'layers':
+      mask = mask.reshape(len(mask), shards, -1)
+    return jnp.argsort(~mask, axis=-1, stable=True).astype(jnp.int32)
 
-  return jax.tree.map(order, kept)
+  return {axis: order(axis, mask) for axis, mask in kept.items()}
 
 
 def split(
@@ -73,27 +93,157 @@ def split(
   order: Mapping[str, jax.Array],
   stacks: Stacks,
   *,
+  aside: Sequence[str] = (),
   place: Place = lambda path, leaf: leaf,
   park: Place = lambda path, leaf: leaf,
   consume: bool = False,
   call: Callable[..., Any] = run,
-) -> tuple[PyTree, PyTree]:
+) -> tuple[PyTree, Parked]:
   """The sub-network, and what is parked.
 
   Args:
     full: parameters, or any state that holds trees like them.
     order: of `orders`.
-    stacks: all layers in turn. One leaves `blocks` a single stack; several make
-      it a tuple.
+    stacks: all layers that take part, in turn. One leaves `blocks` a single
+      stack; several make it a tuple.
+    aside: parameters beside the blocks that are parked too.
     place: puts the rows that take part, by path, where they will live.
     park: the same for parked rows.
     consume: frees each leaf as soon as it has been parted.
     call: `run`, or `ahead`.
 
   Returns:
-    Two trees of the same form. The second has None where nothing is parked, and
-    the first's scalars (step counts).
+    Trees of the same form. What is parked has the scalars (step counts) too,
+    each part a copy.
   """
+  options = {'place': place, 'park': park, 'consume': consume, 'call': call}
+  sub, tables, layers = full, None, None
+  if aside:
+    sub, tables = _set_aside(sub, aside, call)
+  if 'layers' in order:
+    count = stacks[-1].stop
+    sub, layers = _split_layers(sub, order['layers'], count, **options)
+    order = call(_of_layers, dict(order), count)
+  sub, rows = _split_rows(sub, order, stacks, **options)
+  return sub, Parked(rows, layers, tables)
+
+
+def merge(
+  sub: PyTree,
+  parked: Parked,
+  order: Mapping[str, jax.Array],
+  stacks: Stacks,
+  *,
+  place: Place = lambda path, leaf: leaf,
+  home: Place = lambda path, leaf: leaf,
+  consume: bool = False,
+  call: Callable[..., Any] = run,
+) -> PyTree:
+  """Inverse of `split`; `place` brings rows back, `home` takes full leaves."""
+  options = {'place': place, 'home': home, 'consume': consume, 'call': call}
+  of_layers, count = order, stacks[-1].stop
+  if 'layers' in order:
+    of_layers = call(_of_layers, dict(order), count)
+  rows_home = home if parked.layers is None else place
+  full = _merge_rows(
+    sub, parked.rows, of_layers, stacks, **options | {'home': rows_home}
+  )
+  if parked.layers is not None:
+    full = _merge_layers(full, parked.layers, order['layers'], **options)
+  if parked.tables is not None:
+    full = _put_back(full, parked.tables)
+  return full
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _of_layers(order, count):
+  """Rows of the layers that take part."""
+  order = dict(order)
+  taken = order.pop('layers')[:count]
+  return {axis: rows[taken] for axis, rows in order.items()}
+
+
+def _set_aside(state, names, call):
+  """A state without the parameters of these names, and they alone."""
+
+  def pick(node, own):
+    if not tree.is_params(node):
+      return node if own else call(_copy, node)
+    return {n: x for n, x in node.items() if (n in names) != own}
+
+  return tuple(
+    jax.tree.map(
+      functools.partial(pick, own=own), state, is_leaf=tree.is_params
+    )
+    for own in (True, False)
+  )
+
+
+def _put_back(state, tables):
+  """Inverse of `_set_aside`."""
+  return jax.tree.map(
+    lambda node, other: node | other if tree.is_params(node) else node,
+    state,
+    tables,
+    is_leaf=tree.is_params,
+  )
+
+
+def _split_layers(full, order_L, count, *, place, park, consume, call):
+  sub, parked = {}, {}
+  for path, leaf in tree.flatten(full).items():
+    if not _is_stacked(path, leaf.ndim):
+      is_state = tree.param_of(path) is None
+      sub[path] = leaf
+      parked[path] = call(_copy, leaf) if is_state else None
+      continue
+    whole = place(path, leaf)
+    active, others = call(_take_layers, whole, order_L, count)
+    sub[path], parked[path] = place(path, active), park(path, others)
+    if consume:
+      for x in (leaf, whole):
+        x.delete()
+  return tuple(
+    tree.map_with_path(lambda path, _, part=part: part[path], full)
+    for part in (sub, parked)
+  )
+
+
+def _merge_layers(sub, parked, order_L, *, place, home, consume, call):
+  inverse_L = call(_inverse, order_L)
+  others = tree.flatten(parked)
+
+  def join(path, leaf):
+    if not _is_stacked(path, leaf.ndim):
+      return leaf
+    other = place(path, others[path])
+    full = home(path, call(_join_layers, leaf, other, inverse_L))
+    if consume:
+      for x in (leaf, other):
+        x.delete()
+    return full
+
+  return tree.map_with_path(join, sub)
+
+
+def _is_stacked(path, ndim):
+  """Whether axis 0 of a leaf has layers."""
+  return 'layers' in (tree.axes_of(path, ndim) or ())
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _take_layers(leaf, order_L, count):
+  take = functools.partial(jnp.take, leaf, axis=0, mode='clip')
+  return take(order_L[:count]), take(order_L[count:])
+
+
+@jax.jit
+def _join_layers(active, others, inverse_L):
+  layers = jnp.concatenate([active, others])
+  return jnp.take(layers, inverse_L, axis=0, mode='clip')
+
+
+def _split_rows(full, order, stacks, *, place, park, consume, call):
   sub, parked = {}, {}
   for path, leaf in tree.flatten(full).items():
     axis, cuts = _cuts(path, leaf.ndim, order, stacks)
@@ -120,18 +270,7 @@ def split(
   )
 
 
-def merge(
-  sub: PyTree,
-  parked: PyTree,
-  order: Mapping[str, jax.Array],
-  stacks: Stacks,
-  *,
-  place: Place = lambda path, leaf: leaf,
-  home: Place = lambda path, leaf: leaf,
-  consume: bool = False,
-  call: Callable[..., Any] = run,
-) -> PyTree:
-  """Inverse of `split`; `place` brings rows back, `home` takes full leaves."""
+def _merge_rows(sub, parked, order, stacks, *, place, home, consume, call):
   inverse = call(_inverse, dict(order))
   inverse = {name: place('', rows) for name, rows in inverse.items()}
   active, parked = tree.flatten(sub), tree.flatten(parked)

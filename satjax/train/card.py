@@ -93,10 +93,13 @@ def _methods(config: Config, is_adapter: bool) -> Iterator[str]:
   else:
     yield 'all weights trained'
   if sparsity.is_on:
-    yield (
-      f'SAT: {sparsity.head_rate:.0%} of heads and {sparsity.channel_rate:.0%}'
-      f' of channels left out at first, by {sparsity.importance}'
+    named = {'heads': 'heads', 'mlp': 'channels', 'layers': 'layers'}
+    cut = (
+      f'{rate:.0%} of {named[axis]} (by {sparsity.metric(axis)})'
+      for axis, rate in sparsity.rates.items()
+      if rate
     )
+    yield f'SAT: {" and ".join(cut)} left out at first'
   for hop in config.growth.hops:
     yield f'grown: {hop}'
 

@@ -8,6 +8,7 @@ import bisect
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 from satjax import flops
 from satjax.config import stages as stages_lib
@@ -23,32 +24,50 @@ class Phase:
 
   stage: Stage  # the model, and how it trains
   rung: int  # of the ladder, from 0
-  layers: tuple[flops.Layer, ...]  # what takes part in each
-  is_sparse: bool  # whether any neuron is left out
+  layers: tuple[flops.Layer, ...]  # what takes part in each that does
+  omitted: tuple[int, ...]  # how many do not, in each run of equal layers
+  is_sparse: bool  # whether anything is left out
 
   @property
   def num_layers(self) -> int:
     return len(self.layers)
 
+  @functools.cached_property
+  def runs(self) -> tuple[tuple[flops.Layer, int, int], ...]:
+    """Equal layers in a row: one of them, how many, and how many omitted."""
+    found = [(x, len(list(run))) for x, run in itertools.groupby(self.layers)]
+    return tuple((*pair, n) for pair, n in zip(found, self.omitted))
+
   @property
-  def kept(self) -> dict[str, tuple[int, ...]]:
-    """Neurons of each unit that take part, by layer."""
+  def kept(self) -> dict[str, Any]:
+    """How many of each unit take part, as `selection.select` wants them."""
+    by_run = [
+      (size - omitted, number)
+      for number, (_, size, omitted) in enumerate(self.runs)
+      for _ in range(size)
+    ]
     return {
       'heads': tuple(layer.heads for layer in self.layers),
       'mlp': tuple(layer.channels for layer in self.layers),
+      'layers': tuple(zip(*by_run)),
     }
 
   @property
   def mean_kept(self) -> dict[str, float]:
-    """The same, averaged over layers."""
-    return {name: sum(n) / len(n) for name, n in self.kept.items()}
+    """The same, averaged over layers that take part; of 'layers', the sum."""
+    heads, channels, layers = 0, 0, 0
+    for layer, size, gone in self.runs:
+      layers += size - gone
+      heads += layer.heads * (size - gone)
+      channels += layer.channels * (size - gone)
+    means = {'heads': heads / layers, 'mlp': channels / layers}
+    return means | {'layers': layers}
 
 
 @functools.cache
 def ladders(config: Config) -> dict[str, ladder_lib.Ladder]:
   """The ladder of each unit."""
   sparsity = config.sparsity
-  rates = {'heads': sparsity.head_rate, 'mlp': sparsity.channel_rate}
   return {
     unit: ladder_lib.Ladder(
       rate=rate,
@@ -58,7 +77,7 @@ def ladders(config: Config) -> dict[str, ladder_lib.Ladder]:
       shape=sparsity.shape,
       warm_start=sparsity.warm_start,
     )
-    for unit, rate in rates.items()
+    for unit, rate in sparsity.rates.items()
   }
 
 
@@ -74,35 +93,40 @@ def phase_of(config: Config, rung: int, stage: Stage) -> Phase:
   """The phase of a rung, in a stage."""
   model = stage.model
   rates = {unit: lad.rate_of(rung) for unit, lad in ladders(config).items()}
+  scales = {u: layer_scales(config, u, model.num_layers) for u in rates}
   layers = tuple(
-    _layer(config, model, rates, scale)
-    for scale in layer_scales(config, model.num_layers)
+    _layer(config, model, rates['heads'] * heads, rates['mlp'] * mlp)
+    for heads, mlp in zip(scales['heads'], scales['mlp'])
   )
-  whole = flops.dense_layers(model)
-  return Phase(stage, rung, layers, layers != whole)
+  sizes = [len(list(run)) for _, run in itertools.groupby(layers)]
+  omitted = counts.omitted_layers(rates['layers'], scales['layers'], sizes)
+  is_sparse = layers != flops.dense_layers(model) or any(omitted)
+  return Phase(stage, rung, layers, omitted, is_sparse)
 
 
-def _layer(config, model, rates, scale) -> flops.Layer:
+def _layer(config, model, head_rate, channel_rate) -> flops.Layer:
   sparsity = config.sparsity
   shape = model.num_heads, model.num_kv_heads, sparsity.granularity
   heads = counts.kept_count(
     model.num_heads,
-    rates['heads'] * scale,
+    head_rate,
     counts.head_step(*shape, sparsity.shards),
   )
   return flops.Layer(
     heads=heads,
     kv_heads=counts.kept_kv_heads(heads, *shape),
     channels=counts.kept_count(
-      model.mlp_dim, rates['mlp'] * scale, config.channel_step
+      model.mlp_dim, channel_rate, config.channel_step
     ),
   )
 
 
-def layer_scales(config: Config, num_layers: int) -> tuple[float, ...]:
-  """The factor on the omission rates of each layer."""
+def layer_scales(
+  config: Config, unit: str, num_layers: int
+) -> tuple[float, ...]:
+  """The factor on the omission rate of a unit in each layer."""
   first, last = config.sparsity.dense_layers
-  scales = config.sparsity.layer_scale or (1.0,) * num_layers
+  scales = config.sparsity.scale(unit) or (1.0,) * num_layers
   return tuple(
     0.0 if layer < first or layer >= num_layers - last else scale
     for layer, scale in enumerate(scales)
@@ -110,18 +134,38 @@ def layer_scales(config: Config, num_layers: int) -> tuple[float, ...]:
 
 
 def stacks(phase: Phase) -> subnetwork.Stacks:
-  """Runs of layers of the same size, and what each keeps of which axis."""
+  """Runs of layers of the same size, and what each keeps of which axis.
+
+  Counted from the first layer that takes part on.
+  """
   model = phase.stage.model
   whole = model.num_heads, model.num_kv_heads, model.mlp_dim
   found, start = [], 0
-  for layer, group in itertools.groupby(phase.layers):
-    stop = start + len(list(group))
+  for layer, size, omitted in phase.runs:
+    if size == omitted:
+      continue
+    stop = start + size - omitted
     kept = layer.heads, layer.kv_heads, layer.channels
     named = zip(('heads', 'kv_heads', 'mlp'), kept, whole)
     cut = tuple((name, count) for name, count, most in named if count < most)
     found.append(subnetwork.Stack(start, stop, cut))
     start = stop
   return tuple(found)
+
+
+def resting(phase: Phase) -> tuple[tuple[int, int], ...]:
+  """Which omitted layers, counted from the first, lie in or around a stack.
+
+  Those below the first layer that trains go with the first stack, those between
+  two with the one before.
+  """
+  stops, count = [], 0
+  for _, size, omitted in phase.runs:
+    if size > omitted:
+      stops.append(count)
+    count += omitted
+  starts = [0, *stops[1:]]
+  return tuple(zip(starts, [*starts[1:], count]))
 
 
 def starts_window(config: Config, step: int) -> bool:
@@ -157,7 +201,7 @@ def stretches(config: Config) -> list[tuple[int, int, Phase]]:
 
 
 def omission_rate(phase: Phase) -> float:
-  """The share of the weights of heads and channels that a phase leaves out."""
+  """The share of the weights of the blocks that a phase leaves out."""
   model = phase.stage.model
 
   def weights(layer):
@@ -167,7 +211,7 @@ def omission_rate(phase: Phase) -> float:
     return heads + 3 * layer.channels
 
   whole = flops.Layer(model.num_heads, model.num_kv_heads, model.mlp_dim)
-  kept = sum(map(weights, phase.layers))
+  kept = sum((n - gone) * weights(layer) for layer, n, gone in phase.runs)
   return 1 - kept / (phase.num_layers * weights(whole))
 
 
@@ -178,8 +222,13 @@ def describe(phase: Phase) -> dict[str, float]:
     'sparsity/omission_rate': omission_rate(phase),
     'sparsity/heads_kept': phase.mean_kept['heads'],
     'sparsity/channels_kept': phase.mean_kept['mlp'],
+    'sparsity/layers_kept': phase.mean_kept['layers'],
     'model/num_layers': phase.num_layers,
   }
+
+
+# Passes of an omitted unit, of the three of one that trains (`flops`).
+PASSES = {'skip': 0, 'mean': 0, 'exact': 1, 'through': 2}
 
 
 @functools.cache
@@ -190,22 +239,54 @@ def phase_flops(config: Config, phase: Phase) -> float:
   learned are applied, and differentiated, once a step.
   """
   stage, sparsity = phase.stage, config.sparsity
-  layers = phase.layers
-  if sparsity.execution == 'masked':
-    layers = flops.dense_layers(stage.model)
-  exact = sparsity.omitted_forward == 'exact' and phase.is_sparse
+  is_sparse = phase.is_sparse and sparsity.execution == 'compact'
+  if is_sparse:
+    layers, passes = _executed(sparsity, phase)
+  else:
+    layers, passes = flops.dense_layers(stage.model), _of_frozen(stage)
+  rests = is_sparse and sparsity.embed == 'rest'
+  if stage.mode == 'frozen':
+    rests = 'unembed' not in stage.trains
   total = config.tokens_per_step * flops.train_flops_per_token(
     stage.model,
     stage.seq_len,
     layers,
-    dense_forward=exact,
-    frozen=stage.frozen,
-    frozen_head=stage.mode == 'frozen' and 'unembed' not in stage.trains,
+    passes=passes,
+    omitted_passes={
+      axis: PASSES[sparsity.forward(axis)] if is_sparse else 0
+      for axis in ('heads', 'mlp')
+    },
+    head_passes=2 if rests else 3,
     lora=stage.lora,
   )
   if stage.mode == 'learn':
     total += 3 * flops.map_flops(stage.base, stage.model)
   return total
+
+
+def _executed(sparsity, phase):
+  """Layers that run in a sparse phase, and the passes of each.
+
+  With resting tables of words no gradient is needed below the lowest layer that
+  trains. How many that are depends on the choice: counted is the mean of a
+  random one.
+  """
+  resting = PASSES[sparsity.forward('layers')]
+  trained = [(x, 3) for x, n, gone in phase.runs for _ in range(n - gone)]
+  omitted = sum(phase.omitted) if resting else 0
+  if resting == 2 and sparsity.embed == 'rest':
+    resting -= 1 / (len(trained) + 1)
+  whole = flops.dense_layers(phase.stage.model)[0]
+  return tuple(zip(*trained, *[(whole, resting)] * omitted))
+
+
+def _of_frozen(stage):
+  """Passes of layers of which some stand still; none below the first others."""
+  first = stage.frozen.index(False)
+  return tuple(
+    3 if not still else 2 if place > first else 1
+    for place, still in enumerate(stage.frozen)
+  )
 
 
 def step_flops(config: Config, step: int) -> float:

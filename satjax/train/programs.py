@@ -51,7 +51,7 @@ def key_of(config: Config, phase: Phase) -> Hashable:
   """Phases with the same key run the same programs."""
   if views.is_masked(config):
     return phase.stage, phase.is_sparse
-  return phase.stage, phase.layers
+  return phase.stage, phase.layers, phase.omitted
 
 
 def compile_phase(

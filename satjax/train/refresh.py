@@ -1,4 +1,4 @@
-"""A refresh: look at a few rows, score every neuron, choose who takes part.
+"""A refresh: look at a few rows, score every unit, choose who takes part.
 
 `measure` and `choose` are one program each for all rungs of a ladder: how many
 neurons to keep is data.
@@ -18,6 +18,8 @@ from satjax.config.groups import ModelConfig
 from satjax.config.run import Config
 from satjax.model import decoder
 from satjax.sparsity import importance, selection
+from satjax.train import loss as loss_lib
+from satjax.train import phases
 from satjax.train.phases import Phase
 from satjax.tree import PyTree
 
@@ -45,18 +47,17 @@ def measure(
   params: PyTree,
   batch: Mapping[str, jax.Array],
 ) -> dict[str, Any]:
-  """'scores' of every neuron and, if they are needed, their 'means'."""
+  """'scores' of every unit and, if they are needed, 'means' of neurons."""
   sparsity = config.sparsity
-  rates = {'heads': sparsity.head_rate, 'mlp': sparsity.channel_rate}
+  # Those that a ladder ever leaves something out of.
+  units = [unit for unit, rate in sparsity.rates.items() if rate]
   return _measure(
     params,
     _probe_rows(config, batch),
     model=model,
-    # Those that a ladder ever leaves something out of.
-    units=tuple(name for name, rate in rates.items() if rate),
-    metric=sparsity.importance,
+    metrics=tuple((unit, sparsity.metric(unit)) for unit in units),
     balance=sparsity.balance,
-    has_means=sparsity.omitted_forward == 'mean',
+    with_means=tuple(u for u in units if sparsity.forward(u) == 'mean'),
   )
 
 
@@ -80,41 +81,82 @@ def _probe_rows(config, batch):
   Empty if nothing looks at it.
   """
   sparsity = config.sparsity
-  needs_means = sparsity.omitted_forward == 'mean'
-  if not needs_means and not importance.needs_probe(sparsity.importance):
+  units = [unit for unit, rate in sparsity.rates.items() if rate]
+  looks = any(importance.needs_probe(sparsity.metric(u)) for u in units)
+  if not looks and all(sparsity.forward(u) != 'mean' for u in units):
     return {}
   rows, length = batch['tokens'].shape
   wanted = sparsity.probe * rows
   stride = max(1, round(rows / max(1.0, wanted)))
   length = math.ceil(length * min(1.0, wanted))
-  names = ('tokens', 'positions', 'segments')
-  return {n: batch[n][::stride, :length] for n in names if n in batch}
+  return {name: x[::stride, :length] for name, x in batch.items()}
 
 
 # Not the whole configuration: other runs share the programs.
-_SEEN = ('model', 'units', 'metric', 'balance', 'has_means')
+_SEEN = ('model', 'metrics', 'balance', 'with_means')
 _HOW = ('method', 'temperature', 'kv_heads', 'granularity', 'shards')
 
 
 @functools.partial(jax.jit, static_argnames=_SEEN)
-def _measure(params, probe, *, model, units, metric, balance, has_means):
-  units = {name: tree.neuron_units(params)[name] for name in units}
+def _measure(params, probe, *, model, metrics, balance, with_means):
+  metrics, blocks = dict(metrics), params['blocks']
 
   def reduce(block):
     seen = {}
-    if importance.needs_probe(metric):
-      seen['scores'] = importance.observe(metric, block, balance=balance)
-    if has_means:
-      seen['means'] = importance.observe_means(block)
-    return seen
+    for unit, metric in metrics.items():
+      if metric == 'influence':
+        seen[unit] = importance.influence(block)
+      elif importance.needs_probe(metric) and unit != 'layers':
+        seen[unit] = importance.observe(metric, block, balance=balance)[unit]
+    means = importance.observe_means(block) if with_means else {}
+    return seen, {unit: means[unit] for unit in with_means}
 
-  def score(blocks, seen):
-    whole = {'blocks': blocks}
-    return importance.scores(metric, whole, units, seen, balance=balance)
+  seen, means = (
+    decoder.observe(model, params, probe, reduce) if probe else ({}, {})
+  )
+  seen |= _by_gradients(params, probe, model, metrics)
+  units, scores = tree.neuron_units(params), {}
+  for unit, metric in metrics.items():
+    if unit == 'layers':
+      scores[unit] = seen.get(unit, jnp.ones(len(jax.tree.leaves(blocks)[0])))
+      continue
 
-  seen = decoder.observe(model, params, probe, reduce) if probe else {}
-  scores = _by_layer(score, params['blocks'], seen.pop('scores', None))
-  return {'scores': scores, **seen}
+    def score(blocks, seen, unit=unit, metric=metric):
+      own = {unit: units[unit]}
+      whole = {'blocks': blocks}
+      return importance.scores(metric, whole, own, seen, balance=balance)
+
+    own = {unit: seen[unit]} if unit in seen else None
+    scores |= _by_layer(score, blocks, own)
+  return {'scores': scores} | ({'means': means} if means else {})
+
+
+def _by_gradients(params, probe, model, metrics):
+  """What a backward pass shows, of the units whose metric needs one."""
+  units, taps = tree.neuron_units(params), {}
+  for unit, metric in metrics.items():
+    if not importance.needs_gradients(metric):
+      continue
+    shape = jax.tree.leaves(params['blocks'])[0].shape[:1]
+    if unit == 'layers':
+      taps['tap'] = jnp.zeros(shape)
+    else:
+      path = tree.WRITES[unit]
+      taps[path.split('/')[1]] = {
+        'tap': jnp.zeros(tree.flatten(params)[path].shape[:2])
+      }
+  if not taps:
+    return {}
+
+  def loss(taps):
+    return loss_lib.next_token_loss(model, params, probe, taps)
+
+  found = tree.flatten(jax.grad(loss)(taps))
+  names = {tree.WRITES[unit].split('/')[1]: unit for unit in units}
+  return {
+    names.get(path.split('/')[0], 'layers'): jnp.abs(x)
+    for path, x in found.items()
+  }
 
 
 def _by_layer(fn, *args):
@@ -140,15 +182,33 @@ def choose(
   phase: Phase,
   before: selection.Kept,
   key: jax.Array,
+  turn: int = 0,
 ) -> Chosen:
-  """A fresh selection of as many neurons as `phase` keeps.
+  """A fresh selection of as many units as `phase` keeps.
 
-  `measured` is what `measure` returns for the dense `params`; `before` is the
-  selection before this one, for the overlap.
+  Args:
+    params: dense.
+    measured: of `measure`.
+    before: the selection before this one, for the overlap.
+    key: of the sampling.
+    turn: number of the refresh, for layers that take part in turn.
   """
   counts = {u: jnp.array(n, jnp.int32) for u, n in phase.kept.items()}
   before = {unit: before[unit] for unit in measured['scores']}
-  sparsity = config.sparsity
+  sparsity, layers = config.sparsity, phase.num_layers
+  if 'layers' in measured['scores']:
+    scale_L = jnp.array(phases.layer_scales(config, 'layers', layers))
+    measured = measured | {
+      'scores': measured['scores']
+      | {
+        'layers': _of_layers(
+          measured['scores']['layers'],
+          scale_L,
+          phase.mean_kept['layers'],
+          turn if sparsity.metric('layers') == 'cyclic' else None,
+        )
+      }
+    }
   return _choose(
     params,
     measured,
@@ -164,14 +224,24 @@ def choose(
   )
 
 
+@jax.jit
+def _of_layers(score_L, scale_L, count, turn):
+  """Scores of layers: the smaller a layer's factor, the rather it stays."""
+  if turn is not None:
+    score_L = importance.in_turn(scale_L, count, turn)
+  safe_L = jnp.where(scale_L > 0, scale_L, 1.0)
+  return jnp.where(scale_L > 0, score_L / safe_L, jnp.inf)
+
+
 @functools.partial(jax.jit, static_argnames=(*_HOW, 'rescale'))
 def _choose(params, measured, kept_counts, before, key, *, rescale, **how):
   scores = measured['scores']
   kept = selection.select(scores, kept_counts, key, **how)
-  bad = [jnp.sum(~jnp.isfinite(score)) for score in scores.values()]
-  telemetry = {'nonfinite_scores': sum(bad)}
+  bad = [jnp.sum(~jnp.isfinite(x)) for u, x in scores.items() if u != 'layers']
+  telemetry = {'nonfinite_scores': sum(bad, jnp.int32(0))}
   for unit, score in scores.items():
-    telemetry[f'entropy_{unit}'] = importance.entropy(score)
+    if unit != 'layers':
+      telemetry[f'entropy_{unit}'] = importance.entropy(score)
     overlap = selection.overlap(kept[unit], before[unit])
     is_first = ~jnp.any(before[unit])
     telemetry[f'overlap_{unit}'] = jnp.where(is_first, jnp.nan, overlap)
@@ -182,10 +252,10 @@ def _choose(params, measured, kept_counts, before, key, *, rescale, **how):
 def _constants(rescale, params, measured, kept):
   """Per-layer constants of the forward pass, from the probe and the scores."""
   constants, blocks = {}, params['blocks']
-  for unit in measured['scores']:
+  for unit in measured['scores'].keys() - {'layers'}:
     _, name, writes = tree.WRITES[unit].split('/')
     mask_LR = kept[unit]
-    if 'means' in measured:
+    if unit in measured.get('means', {}):
       offset_LD = _by_layer(
         _offset, blocks[name][writes], measured['means'][unit], mask_LR
       )

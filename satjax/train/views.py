@@ -7,11 +7,12 @@ frozen layers need neither a model nor a step of their own.
 from collections.abc import Callable
 import functools
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from satjax import tree
+from satjax import sharding, tree
 from satjax.config.run import Config
 from satjax.config.stages import Stage
 from satjax.growth import apply, learned
@@ -28,19 +29,32 @@ _MATRICES = {'embed', 'unembed'} | {
 }
 
 
+class Beside(NamedTuple):
+  """Parameters beside the blocks that rest, and what else is added."""
+
+  tables: PyTree
+  extra: PyTree
+
+
+class Masked(NamedTuple):
+  """Masked execution: a selection, and constants (`refresh.Chosen`)."""
+
+  kept: PyTree
+  constants: PyTree
+
+
 def view_of(config: Config, stage: Stage) -> View:
   """The view of a stage: (params, state, extra) to what `apply` gets.
 
   `params` are those of `state`, to be differentiated.
   """
   if stage.mode == 'lora':
-    scale, masked = stage.lora.scale, is_masked(config)
-    return functools.partial(_adapted, scale=scale, masked=masked)
+    scale, sparsity = stage.lora.scale, config.sparsity
+    return functools.partial(_adapted, scale=scale, sparsity=sparsity)
   if stage.mode != 'all':
     return functools.partial(_staged, stage=stage)
   if is_masked(config):
-    exact = config.sparsity.omitted_forward == 'exact'
-    return functools.partial(_masked, exact=exact)
+    return functools.partial(_masked, sparsity=config.sparsity)
   return plain
 
 
@@ -55,6 +69,8 @@ def compute_copy(dtype: str, params: PyTree, extra: PyTree) -> PyTree:
     return params, extra
 
   def one(path, leaf):
+    if sharding.is_away(leaf):  # it comes a layer at a time
+      return leaf
     is_matrix = path.rsplit('/', 1)[-1] in _MATRICES
     return leaf.astype(dtype) if is_matrix else leaf
 
@@ -69,8 +85,10 @@ def is_masked(config: Config) -> bool:
 def plain(
   params: PyTree, state: TrainState, extra: PyTree
 ) -> tuple[PyTree, PyTree]:
-  """Everything as it is."""
+  """Everything as it is, and tables that rest in their places."""
   del state
+  if isinstance(extra, Beside):
+    return {**extra.tables, **params}, extra.extra
   return params, extra
 
 
@@ -111,27 +129,93 @@ def _interleave(params, base, frozen):
   return {**base, **params, 'blocks': tuple(stacks)}
 
 
-def _adapted(params, state, extra, *, scale, masked):
+def _adapted(params, state, extra, *, scale, sparsity):
   """Adapters beside their matrices; with a neuron its adapters are left out."""
+  del state
   base, extra = extra
-  if masked:
-    params = lors.apply_mask(params, state.opt_state.mask)
-  return lora.attach(params, base, scale), extra
-
-
-def _masked(params, state, extra, *, exact):
-  """Omitted neurons are zeros; if they count, they do so without gradient."""
-  mask = state.opt_state.mask
+  if not isinstance(extra, Masked):
+    return lora.attach(params, base, scale), extra
+  (params, own), (base, exact) = (
+    _masked_tree(sparsity, node, extra.kept) for node in (params, base)
+  )
   if exact:
-    blocks, masks = params['blocks'], mask['blocks']
-    extra = {
-      name: jax.tree.map(_omitted_part, blocks[name], masks[name])
-      for _, name, writes in (path.split('/') for path in tree.WRITES.values())
-      if masks[name][writes].ndim
+    exact = lora.attach(own, exact, scale)
+  return lora.attach(params, base, scale), _with_exact(extra, exact)
+
+
+def _masked(params, state, extra, *, sparsity):
+  """The oracle of a sub-network: what is left out is zeros, and dense."""
+  del state
+  if not isinstance(extra, Masked):
+    return params, extra
+  if sparsity.embed == 'rest':
+    blocks = {'blocks': params['blocks']}
+    params = jax.lax.stop_gradient(params) | blocks
+  params, exact = _masked_tree(sparsity, params, extra.kept)
+  return params, _with_exact(extra, exact)
+
+
+def _masked_tree(sparsity, params, kept):
+  """What stands in place of the parameters, and what is added exactly.
+
+  Where gradients go 'through' what is left out, it stands in its place without
+  one of its own. Where it is 'exact', it is added, by name of attention and MLP:
+  what does not write counts for nothing by itself.
+  """
+  names = {name: (name,) for name in kept}
+  units = tree.neuron_units(params, names)
+  by_layer = {'layers': units.pop('layers', {})}
+  rows = tree.flatten(lors.masks(params, units, kept))
+  layers = tree.flatten(lors.masks(params, by_layer, kept))
+  of_layers, exact = sparsity.forward('layers'), {}
+  is_exact = 'exact' in map(sparsity.forward, ('heads', 'mlp', 'layers'))
+
+  def one(path, leaf):
+    name, _, part = path.removeprefix('blocks/').partition('/')
+    if not path.startswith('blocks/'):
+      return leaf
+    axis = 'mlp' if name.startswith('mlp') else 'heads'
+    in_layer, in_rows = layers[path], rows[path]
+    still, hows = (
+      jax.lax.stop_gradient(leaf),
+      (sparsity.forward(axis), of_layers),
+    )
+
+    def omitted(how):
+      """Where this is what omitted units do."""
+      return (in_layer & ~in_rows & (hows[0] == how)) | (
+        ~in_layer & (hows[1] == how)
+      )
+
+    stands = omitted('through')
+    if not part:  # a norm
+      stands |= omitted('exact')
+    elif is_exact:
+      writes = path.startswith(tuple(tree.WRITES.values()))
+      exact[path] = jnp.where(omitted('exact'), still, 0) if writes else still
+    other = jnp.where(stands, still, 0)
+    return jnp.where(in_layer & in_rows, leaf, other)
+
+  params = tree.map_with_path(one, params)
+  return params, tree.unflatten(exact)
+
+
+def _with_exact(masked, exact):
+  """Constants of the layers that train, and what is added exactly."""
+  blocks, constants = exact.get('blocks', {}), masked.constants
+  if 'layers' in masked.kept:
+    trains_L, nothing = masked.kept['layers'], {'offset': 0.0, 'scale': 1.0}
+
+    def of_trained(path, x):
+      trains = trains_L.reshape(-1, *[1] * (x.ndim - 1))
+      return jnp.where(trains, x, nothing[path.rsplit('/', 1)[-1]])
+
+    constants = tree.map_with_path(of_trained, constants)
+  names = {*constants, *blocks}
+  return {
+    name: {
+      **constants.get(name, {}),
+      **({'exact': blocks[name]} if name in blocks else {}),
     }
-  return lors.apply_mask(params, mask), extra
-
-
-def _omitted_part(x, mask):
-  """What takes no part; a matrix that is never cut serves both."""
-  return jnp.where(mask, 0, x) if mask.ndim else x
+    for name in names
+  } or None

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 from satjax import tree
 from satjax.config import stages
 from satjax.config.stages import Stage
+from satjax.model import resting
 from satjax.sparsity import lors, subnetwork
-from satjax.train import phases, refresh, staging, views
+from satjax.train import added, phases, refresh, staging, views
 from satjax.train import setup as setup_lib
 from satjax.train import step as step_lib
 from satjax.train.phases import Phase
@@ -44,8 +45,8 @@ class Window:
     visits: in how many selections each neuron took part, int32 [L, R] by unit.
     scores: of the last refresh, if the next one is to use them.
     stacks: the sizes of the sub-network. These four: compact execution only.
-    order: row numbers of `subnetwork.orders`, those that take part first.
-    parked: the rows that take no part, in the form of `state`.
+    order: numbers of `subnetwork.orders`, those that take part first.
+    parked: what takes no part, of `subnetwork.split`.
     parked_to: completed steps up to which the parked rows are current.
   """
 
@@ -58,7 +59,7 @@ class Window:
   scores: Any = None
   stacks: subnetwork.Stacks = ()
   order: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
-  parked: PyTree = None
+  parked: subnetwork.Parked | None = None
   parked_to: int = 0
 
   @property
@@ -185,7 +186,8 @@ def _refresh(setup, window, step, batch, before):
   none, no_visits = refresh.blank(scores)
   before, visits = setup.replicate((before or none, window.visits or no_visits))
   key = jax.random.fold_in(jax.random.key(config.train.seed), step)
-  chosen = refresh.choose(config, params, scores, phase, before, key)
+  turn = step // config.sparsity.refresh_every
+  chosen = refresh.choose(config, params, scores, phase, before, key, turn)
   kept = setup.replicate(chosen.kept)
   window.visits, shares = refresh.add_visits(visits, kept)
   chosen.telemetry |= shares
@@ -209,60 +211,52 @@ def open_window(
   chosen = setup.replicate(chosen)
   opened = dataclasses.replace(window, chosen=chosen, parked_to=step)
   if views.is_masked(config):
-    opened.state = setup.place(_with_mask(window.state, chosen.kept, call))
-    opened.forward_extra = chosen.constants or None
+    rests = config.sparsity.embed == 'rest'
+    masked = _with_mask(window.state, chosen.kept, rests, call)
+    opened.state = setup.place(masked)
+    opened.forward_extra = views.Masked(chosen.kept, chosen.constants)
     if window.stage.mode == 'lora':
-      base = call(_without, window.frozen_base, chosen.kept)
-      opened.forward_extra = setup.place(base), opened.forward_extra
+      opened.forward_extra = window.frozen_base, opened.forward_extra
     return opened
-  stacks = opened.stacks = phases.stacks(phase)
-  order = call(subnetwork.orders, chosen.kept, config.sparsity.shards)
+  opened.stacks = phases.stacks(phase)
+  kept = dict(chosen.kept)
+  if not any(phase.omitted):
+    kept.pop('layers', None)
+  order = call(subnetwork.orders, kept, config.sparsity.shards)
   opened.order = setup.replicate(order)
-  opened.state, opened.parked = subnetwork.split(
-    window.state,
-    opened.order,
-    stacks,
-    place=setup.place_leaf,
-    park=functools.partial(_park, setup),
-    consume=call is subnetwork.run,
-    call=call,
-  )
-  opened.forward_extra = _forward_extra(setup, opened, call)
-  if window.stage.mode == 'lora':
-    base, _ = subnetwork.split(
-      window.frozen_base,
+
+  def split(full, **options):
+    return subnetwork.split(
+      full,
       opened.order,
-      stacks,
+      opened.stacks,
       place=setup.place_leaf,
       call=call,
+      **options,
     )
+
+  opened.state, opened.parked = split(
+    window.state,
+    aside=added.TABLES if config.sparsity.embed == 'rest' else (),
+    park=functools.partial(_park, setup),
+    consume=call is subnetwork.run,
+  )
+  base, resting_base = None, None
+  if window.stage.mode == 'lora':
+    base, beside = split(window.frozen_base)
+    resting_base = beside.layers
+  opened.forward_extra = added.forward_extra(
+    setup,
+    phase,
+    opened.order,
+    opened.parked,
+    chosen.constants,
+    resting_base,
+    call,
+  )
+  if base is not None:
     opened.forward_extra = base, opened.forward_extra
   return opened
-
-
-def _forward_extra(setup, window, call):
-  """What the forward pass of a sub-network gets, by stack; None: nothing."""
-  if setup.config.sparsity.omitted_forward == 'exact':
-    parts = [
-      {
-        name: {n: x for n, x in stack[name].items() if x is not None}
-        for name in ('attention', 'mlp')
-      }
-      for stack in tree.stacks(window.parked.params)
-    ]
-  else:
-    parts = [
-      setup.replicate(call(_layers, window.chosen.constants, s.start, s.stop))
-      for s in window.stacks
-    ]
-  if not jax.tree.leaves(parts):
-    return None
-  return parts[0] if len(parts) == 1 else tuple(parts)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _layers(constants, start, stop):
-  return jax.tree.map(lambda x: x[start:stop], constants)
 
 
 def whole(setup: Setup, window: Window, step: int) -> TrainState:
@@ -284,7 +278,8 @@ def whole_params(setup: Setup, window: Window, step: int) -> PyTree:
   state = window.state
   if window.parked is not None:
     _catch_up(setup, window, step)
-    params = _merge(setup, window, state.params, window.parked.params)
+    parked = _each(lambda part: part.params, window.parked)
+    params = _merge(setup, window, state.params, parked)
     state = state.replace(params=params)
   return staging.model_params(setup, state, window.frozen_base, window.stage)
 
@@ -294,7 +289,9 @@ def pass_over(setup: Setup, window: Window, step: int) -> None:
   after = setup.place_leaf('step', window.state.step + 1)
   if window.parked is not None:
     _catch_up(setup, window, step)
-    window.parked = window.parked.replace(step=jnp.copy(after))
+    window.parked = _each(
+      lambda part: part.replace(step=jnp.copy(after)), window.parked
+    )
     window.parked_to = step + 1
   window.state = window.state.replace(step=after)
 
@@ -344,10 +341,14 @@ def _catch_up(setup, window, step):
     return tree.map_with_path(park, replay(setup.place(parked), count))
 
   if setup.config.sparsity.rest == 'host':
-    window.parked = _one_by_one(moved_on, window.parked)
-  else:
-    window.parked = moved_on(window.parked)
+    moved_on = functools.partial(_one_by_one, moved_on)
+  window.parked = _each(moved_on, window.parked)
   window.parked_to = step
+
+
+def _each(fn, parked):
+  """`fn` of the states in which things are parked."""
+  return subnetwork.Parked(*(x if x is None else fn(x) for x in parked))
 
 
 def _one_by_one(fn, state):
@@ -377,24 +378,27 @@ def _replay_program(tx, schedule):
 
 
 def _park(setup, path, leaf):
-  """Sends parked rows to where the configuration wants them."""
-  exact = setup.config.sparsity.omitted_forward == 'exact'
-  if exact and path.startswith('params/'):
+  """Sends what is parked to where the configuration wants it.
+
+  Neurons that count though they rest stay; layers come one at a time.
+  """
+  sparsity = setup.config.sparsity
+  in_use = any(sparsity.forward(x) in resting.HOW for x in ('heads', 'mlp'))
+  if in_use and path.startswith('params/'):
     return setup.place_leaf(path, leaf)
   return setup.park_leaf(path, leaf)
 
 
-def _with_mask(state, kept, call=subnetwork.run):
-  mask = call(_masks, state.params, kept)
+def _with_mask(state, kept, rests=False, call=subnetwork.run):
+  mask = call(_masks, state.params, kept, rests)
   return state.replace(opt_state=state.opt_state._replace(mask=mask))
 
 
-@jax.jit
-def _without(params, kept):
-  return lors.apply_mask(params, _masks(params, kept))
-
-
-@jax.jit
-def _masks(params, kept):
+@functools.partial(jax.jit, static_argnums=2)
+def _masks(params, kept, rests):
   units = tree.neuron_units(params, {name: (name,) for name in kept})
-  return lors.masks(params, units, kept)
+  found = lors.masks(params, units, kept)
+  if rests:
+    still = {n: jnp.zeros((), bool) for n in found if n in added.TABLES}
+    found |= still
+  return found

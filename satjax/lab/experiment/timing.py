@@ -118,13 +118,17 @@ def _widest_cut(config) -> int:
 def _rates(config, phase) -> dict[str, float]:
   """Constant rates that keep what a phase keeps."""
   model = phase.stage.model
-  scales = phases.layer_scales(config, phase.num_layers)
-  scale = max(scales)
-  layer = phase.layers[scales.index(scale)]
-  return {
-    'head_rate': (1 - layer.heads / model.num_heads) / scale,
-    'channel_rate': (1 - layer.channels / model.mlp_dim) / scale,
-  }
+  layers, whole = phase.layers, (model.num_heads, model.mlp_dim)
+  found = {}
+  for axis, key, count in (
+    ('heads', 'head_rate', lambda layer: 1 - layer.heads / whole[0]),
+    ('mlp', 'channel_rate', lambda layer: 1 - layer.channels / whole[1]),
+  ):
+    scales = phases.layer_scales(config, axis, phase.num_layers)
+    scale = max(scales)
+    found[key] = count(layers[scales.index(scale)]) / scale
+  scales = phases.layer_scales(config, 'layers', phase.num_layers)
+  return found | {'layer_rate': sum(phase.omitted) / sum(scales)}
 
 
 def seconds(

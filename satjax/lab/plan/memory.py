@@ -154,7 +154,8 @@ def _leaves(config, phase):
   """What a phase holds on its devices, whatever the mesh."""
   setup = setup_lib.make_setup(config, jax.local_devices(backend='cpu')[:1])
   opened = programs.shapes(setup, batch_of(setup.config), phase)
-  in_use = config.sparsity.omitted_forward == 'exact'
+  hows = map(config.sparsity.forward, ('heads', 'mlp'))
+  in_use = any(how in ('exact', 'through') for how in hows)
   found, seen = [], set()
   for role, node in (
     ('state', opened.state),
@@ -166,7 +167,7 @@ def _leaves(config, phase):
       if id(leaf) in seen:  # `forward_extra` shows what is parked
         continue
       seen.add(id(leaf))
-      is_read = role == 'parked' and in_use and path.startswith('params/')
+      is_read = role == 'parked' and in_use and '/params/' in f'/{path}'
       size = jnp.dtype(leaf.dtype).itemsize
       found.append(Leaf(path, leaf.shape, size, 'fixed' if is_read else role))
   return tuple(found)

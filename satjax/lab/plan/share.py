@@ -64,7 +64,12 @@ def share(config: Config, phase: Phase, mesh: AbstractMesh) -> Share:
   """What one device of a mesh computes."""
   model, train, kept = phase.stage.model, config.train, phase.mean_kept
   if config.sparsity.execution == 'masked':
-    kept = {'heads': model.num_heads, 'mlp': model.mlp_dim}
+    kept = dict(
+      zip(
+        ('heads', 'mlp', 'layers'),
+        (model.num_heads, model.mlp_dim, model.num_layers),
+      )
+    )
     kv_heads = model.num_kv_heads
   else:
     kv_heads = sum(x.kv_heads for x in phase.layers) / len(phase.layers)
@@ -76,7 +81,7 @@ def share(config: Config, phase: Phase, mesh: AbstractMesh) -> Share:
   return Share(
     tokens=tokens,
     microbatches=parts,
-    layers=phase.num_layers,
+    layers=kept['layers'],
     width=model.embed_dim,
     heads=size * (kept['heads'] + 2 * kv_heads) / tensor,
     mixed=size * kept['heads'] / tensor,

@@ -70,6 +70,12 @@ def _growth(config) -> Iterator[str]:
     )
 
 
+def _layers(phase: Phase) -> str:
+  kept = phase.mean_kept['layers']
+  total = phase.num_layers
+  return f'{total}' if kept == total else f'{kept} of {total}'
+
+
 def render(result: Plan) -> str:
   """The plan as a Markdown table."""
   columns = ('steps', 'layers', 'width', 'trains', 'heads', 'channels')
@@ -79,7 +85,7 @@ def render(result: Plan) -> str:
   rows = [
     (
       f'{s.start} to {s.stop}',
-      f'{s.phase.num_layers}',
+      _layers(s.phase),
       f'{s.phase.stage.model.embed_dim}',
       s.phase.stage.mode,
       f'{s.phase.mean_kept["heads"]:g}',

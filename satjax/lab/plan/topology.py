@@ -149,7 +149,7 @@ def _advice(config, topology, devices, say):
 
 def describe(phase: Phase) -> str:
   """A phase in a few words."""
-  depth = f'{phase.num_layers} layers'
+  depth = f'{phase.mean_kept["layers"]} layers'
   if not phase.is_sparse:
     return f'dense, {depth}'
   kept = phase.mean_kept

@@ -1,0 +1,123 @@
+"""What the forward pass of a sub-network gets besides its parameters.
+
+Constants that stand for what is left out, neurons and layers that count though
+they rest (`omitted_forward`), and tables of words that rest.
+"""
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from satjax import tree
+from satjax.model import lora, resting
+from satjax.sparsity import subnetwork
+from satjax.train import phases, views
+from satjax.train.phases import Phase
+from satjax.train.setup import Setup
+from satjax.tree import PyTree
+
+# Everything beside the blocks: what `sparsity.embed` is about.
+TABLES = ('embed', 'unembed', 'final_norm')
+
+
+def forward_extra(
+  setup: Setup,
+  phase: Phase,
+  order: Mapping[str, jax.Array],
+  parked: subnetwork.Parked,
+  constants: PyTree,
+  resting_base: PyTree = None,
+  call: Callable[..., Any] = subnetwork.run,
+) -> PyTree:
+  """The `extra` of the plain view.
+
+  Args:
+    setup: of the run.
+    phase: which sub-network.
+    order: of `subnetwork.orders`.
+    parked: of `subnetwork.split`.
+    constants: of `refresh.Chosen`.
+    resting_base: what the parked layers' adapters belong to; None: they are
+      layers themselves.
+    call: of `subnetwork.split`.
+  """
+  stacks = phases.stacks(phase)
+  parts = [{} for _ in stacks]
+  numbers = order.get('layers')
+  for part, stack in zip(parts, stacks):
+    found = call(_of_stack, constants, numbers, stack.start, stack.stop)
+    part |= setup.replicate(found)
+  for part, rows in zip(parts, tree.stacks(parked.rows.params)):
+    _add_rows(setup.config.sparsity, part, rows)
+  if numbers is not None:
+    weights = parked.layers.params
+    if resting_base is not None:
+      scale = phase.stage.lora.scale
+      attach = functools.partial(lora.attach, scale=scale)
+      weights = call(attach, weights, resting_base)
+    _add_layers(setup, parts, phase, numbers, weights['blocks'], call)
+  if not any(parts):
+    extra = None
+  else:
+    extra = parts[0] if len(parts) == 1 else tuple(parts)
+  if parked.tables is not None:
+    return views.Beside(parked.tables.params, extra)
+  return extra
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _of_stack(constants, numbers, start, stop):
+  """Constants of some layers that take part."""
+  if numbers is None:
+    return jax.tree.map(lambda x: x[start:stop], constants)
+  return jax.tree.map(lambda x: x[numbers[start:stop]], constants)
+
+
+def _add_rows(sparsity, part, rows):
+  """Neurons that count though they rest."""
+  for axis, path in tree.WRITES.items():
+    name, how = path.split('/')[1], sparsity.forward(axis)
+    own = {n: x for n, x in rows[name].items() if x is not None}
+    if how in resting.HOW and own:
+      part.setdefault(name, {})[how] = own
+
+
+def _add_layers(setup, parts, phase, numbers, weights, call):
+  """Numbers of the layers that train, and those that count though they rest."""
+  how = setup.config.sparsity.forward('layers')
+  count = phases.stacks(phase)[-1].stop
+  for part, stack, (first, stop) in zip(
+    parts, phases.stacks(phase), phases.resting(phase)
+  ):
+    part['layers'], others, before = setup.replicate(
+      call(_places, numbers, count, stack.start, stack.stop, first, stop)
+    )
+    if how in resting.HOW and stop > first:
+      part[how] = {
+        'weights': _some(weights, first, stop, call),
+        'layers': others,
+        'before': before,
+      }
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
+def _places(numbers, count, start, stop, first, last):
+  """Numbers of the layers that train, and that rest, and how these lie."""
+  training = numbers[start:stop]
+  below = training - jnp.arange(start, stop, dtype=training.dtype)
+  others = numbers[count + first : count + last]
+  return training, others, jnp.clip(below - first, 0, last - first)
+
+
+def _some(weights, first, stop, call):
+  """Of all parked layers a few; all of them are what they are."""
+  size = len(jax.tree.leaves(weights)[0])
+  return weights if stop - first == size else call(_slice, weights, first, stop)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _slice(weights, first, stop):
+  return jax.tree.map(lambda x: x[first:stop], weights)
