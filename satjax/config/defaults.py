@@ -144,7 +144,7 @@ def _is_open(group: Any, key: str, value: Any) -> bool:
   if key not in rules:
     return False
   is_share = rules[key]['share'] and schema.is_share(value)
-  return is_share or (rules[key]['auto'] and value == 'auto')
+  return is_share or (value == 'auto' and rules[key]['word'] == 'auto')
 
 
 def said(values: Mapping[str, Any], config: Groups) -> list[str]:

@@ -191,6 +191,12 @@ def _known_key(values: ml_collections.ConfigDict, name: str) -> tuple[str, str]:
   parts = name.removeprefix('--config.').split('.')
   known = values.to_dict()
   for depth, part in enumerate(parts):
+    if depth == 2:
+      one = f'--config.{parts[0]}.{parts[1]}'
+      raise errors.ConfigError(
+        f'{name}: {one} is a single setting; where it may differ by axis, give'
+        f""" a mapping, such as {one}="{{'layers': VALUE}}\""""
+      )
     if not isinstance(known, dict) or part not in known:
       prefix = '.'.join(['config', *parts[:depth]])
       siblings = known if isinstance(known, dict) else {}

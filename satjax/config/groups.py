@@ -132,9 +132,12 @@ class SparsityConfig(schema.Group):
   layer_rate: float = schema.between(0, 1)
   embed: str = schema.one_of('train', 'rest')
   layer_scale: tuple = schema.by_axis(
-    schema.rule(
-      lambda v: all(schema.is_number(x) and 0 <= x <= 1 for x in v),
-      'a factor from 0 to 1 for each layer, or empty',
+    schema.or_word(
+      schema.rule(
+        lambda v: all(schema.is_number(x) and 0 <= x <= 1 for x in v),
+        'a factor from 0 to 1 for each layer, or empty',
+      ),
+      'depth',
     ),
     AXES,
   )
@@ -187,9 +190,26 @@ class SparsityConfig(schema.Group):
     found = _of(self.omitted_forward, axis, 'skip')
     return found if self.rates[axis] else 'skip'
 
-  def scale(self, axis: str) -> tuple[float, ...]:
-    """The factor on the rate of an axis of each layer; (): all 1."""
-    return _of(self.layer_scale, axis, ())
+  def scale(self, axis: str, num_layers: int) -> tuple[float, ...]:
+    """The factor on the rate of an axis, of each layer; 0: it stays whole.
+
+    'depth' rises in equal steps up to 1 at the last layer, as in stochastic
+    depth (Huang et al., 2016).
+    """
+    found = _of(self.layer_scale, axis, ()) or (1.0,) * num_layers
+    if found == 'depth':
+      found = [(n + 1) / num_layers for n in range(num_layers)]
+    first, last = self.dense_layers
+    return tuple(
+      0.0 if layer < first or layer >= num_layers - last else scale
+      for layer, scale in enumerate(found)
+    )
+
+  @property
+  def names_layers(self) -> bool:
+    """Whether factors are given layer by layer."""
+    found = [_of(self.layer_scale, axis, ()) for axis in AXES]
+    return any(scale and scale != 'depth' for scale in found)
 
   def problems(self) -> Iterator[str]:
     for axis in AXES:

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping
 import fnmatch
 from typing import Any
 
-from satjax.config.run import Config
+from satjax.config import schema
+from satjax.config.groups import AXES, SparsityConfig
+from satjax.config.run import Config, field_of
 
 # What says that something is off has an effect.
 _SWITCHES = {f'sparsity.{x}_rate' for x in ('head', 'channel', 'layer')}
@@ -25,7 +27,31 @@ def remarks(config: Config, given: Mapping[str, Any]) -> list[str]:
       reasons.append(f'{config.model.init_from} sets it to {now!r}')
     if reasons:
       found.append(f'config.{name} {given[name]!r} has no effect: {reasons[0]}')
+    elif group == 'sparsity':
+      found += _idle_axes(config.sparsity, key)
   return sorted(found)
+
+
+def _idle_axes(sparsity: SparsityConfig, key: str) -> Iterator[str]:
+  """Of a setting by axis, what it says of axes that stay whole."""
+  value, off = getattr(sparsity, key), _off(sparsity)
+  if not field_of('sparsity', key).metadata['axes']:
+    return
+  for axis, own in (schema.pairs(value) or {}).items():
+    if axis in off:
+      yield (
+        f'config.sparsity.{key} {own!r} of {axis!r} has no effect: {off[axis]}'
+      )
+
+
+def _off(sparsity: SparsityConfig) -> dict[str, str]:
+  """Axes that nothing is left out of, and why."""
+  names = zip(AXES, ('head_rate', 'channel_rate', 'layer_rate'))
+  return {
+    axis: f'sparsity.{name} is 0'
+    for axis, name in names
+    if not sparsity.rates[axis]
+  }
 
 
 def _idle(config: Config) -> Iterator[tuple[str, str]]:
@@ -33,20 +59,12 @@ def _idle(config: Config) -> Iterator[tuple[str, str]]:
   sparsity, optimizer = config.sparsity, config.optimizer.name
   if not sparsity.is_on:
     yield 'sparsity.*', 'all rates of sparsity are 0'
+  else:
+    yield from _idle_choice(sparsity)
   if not sparsity.head_rate:
     yield 'sparsity.granularity', 'sparsity.head_rate is 0'
   if not sparsity.channel_rate:
     yield 'sparsity.channel_multiple', 'sparsity.channel_rate is 0'
-  if sparsity.selection == 'top_k':
-    yield 'sparsity.temperature', "sparsity.selection is 'top_k'"
-  axes = [axis for axis, rate in sparsity.rates.items() if rate]
-  blind = ('uniform', 'magnitude', 'cyclic')
-  looks = any(sparsity.metric(axis) not in blind for axis in axes)
-  if axes and not looks and 'mean' not in map(sparsity.forward, axes):
-    yield (
-      'sparsity.probe',
-      f'sparsity.importance {sparsity.importance!r} looks at no rows',
-    )
   if sparsity.shape == 'linear':
     yield 'sparsity.rungs', "sparsity.shape 'linear' has none"
   if sparsity.split == 1:
@@ -70,3 +88,23 @@ def _idle(config: Config) -> Iterator[tuple[str, str]]:
   }
   for key in unused.get(optimizer, ()):
     yield f'optimizer.{key}', f'optimizer.name is {optimizer!r}'
+
+
+def _idle_choice(sparsity: SparsityConfig) -> Iterator[tuple[str, str]]:
+  """Of settings of the choice, those that its metrics do not look at."""
+  axes = [axis for axis in AXES if sparsity.rates[axis]]
+  metrics = {sparsity.metric(axis) for axis in axes}
+  by = f'sparsity.importance {sparsity.importance!r}'
+  if sparsity.selection == 'top_k':
+    yield 'sparsity.temperature', "sparsity.selection is 'top_k'"
+  sees = metrics - {'uniform', 'magnitude', 'cyclic'}
+  if not sees and 'mean' not in map(sparsity.forward, axes):
+    yield 'sparsity.probe', f'{by} looks at no rows'
+  if metrics <= {'uniform', 'cyclic'}:
+    for key in ('temperature', 'balance', 'stale_scores'):
+      yield f'sparsity.{key}', f'{by} has no scores'
+  if metrics == {'cyclic'}:
+    yield 'sparsity.selection', f'{by} takes layers in turn'
+  if axes == ['layers']:
+    for key in ('balance', 'rescale', 'shards'):
+      yield f'sparsity.{key}', 'only layers are left out'

@@ -143,16 +143,16 @@ class Config(Groups):
   def _layer_problems(self) -> Iterator[str]:
     sparsity, layers = self.sparsity, self.model.num_layers
     for axis in AXES:
-      scale = sparsity.scale(axis)
-      if scale and len(scale) != layers:
+      scale = sparsity.scale(axis, layers)
+      if len(scale) != layers:
         yield (
           f'config.sparsity.layer_scale has {len(scale)} factors for'
           f' model.num_layers {layers}; give one for each layer, or ()'
         )
-    if any(map(sparsity.scale, AXES)) and self.growth.hops:
+    if sparsity.names_layers and self.growth.hops:
       yield (
         'config.sparsity.layer_scale names layers, and growth.hops changes how'
-        ' many there are; use sparsity.dense_layers, or no hops'
+        " many there are; use layer_scale 'depth' or dense_layers, or no hops"
       )
     if sum(sparsity.dense_layers) >= layers:
       yield (
@@ -165,30 +165,26 @@ class Config(Groups):
 
   def _layers_left_out(self, model: ModelConfig) -> int:
     """How many, where all lie in one run."""
-    first, last = self.sparsity.dense_layers
-    scale = self.sparsity.scale('layers') or (1.0,) * model.num_layers
-    scale = scale[first : model.num_layers - last]
-    rate = self.sparsity.layer_rate
-    return counts.omitted_layers(rate, scale, [len(scale)])[0]
+    scale = self.sparsity.scale('layers', model.num_layers)
+    return counts.omitted_layers(self.sparsity.layer_rate, scale, [len(scale)])[
+      0
+    ]
 
   def _layers_not_left_out(self, model: ModelConfig) -> str:
     """Why no such share of the layers is left out; '' if it is."""
     sparsity, total = self.sparsity, model.num_layers
-    first, last = sparsity.dense_layers
-    scale = sparsity.scale('layers') or (1.0,) * total
-    scale = scale[first : total - last]
+    scale = sparsity.scale('layers', total)
     wanted, most = sparsity.layer_rate * sum(scale), sum(x > 0 for x in scale)
     most = min(most, total - 1)
-    count = counts.omitted_layers(sparsity.layer_rate, scale, [len(scale)])[0]
-    if count and wanted < most + 0.5:
+    if self._layers_left_out(model) and wanted < most + 0.5:
       return ''
     what = 'nothing' if wanted < 0.5 else f'{wanted:.3g} of {total}'
     allowed = f'1 to {most} may be' if most else 'none may be'
     near = (1 if wanted < 0.5 else most) / sum(scale) if sum(scale) else 0
     near = min(near, 0.999)
     return (
-      f'{sparsity.layer_rate} leaves out {what}: of {total} layers {allowed}, by'
-      f' dense_layers and layer_scale; use {near:.6g}'
+      f'{sparsity.layer_rate} leaves out {what}: of {total} layers {allowed},'
+      f' by dense_layers and layer_scale; use {near:.6g}'
     )
 
   def _neuron_problems(self, model: ModelConfig, recorded) -> Iterator[str]:
@@ -253,8 +249,8 @@ class Config(Groups):
         found, total = self._layers_left_out(model), model.num_layers
         if abs(found / total - sparsity.layer_rate) > 1e-3:
           said.append(
-            f'config.sparsity.layer_rate {sparsity.layer_rate} becomes {found} of'
-            f' {total} layers'
+            f'config.sparsity.layer_rate {sparsity.layer_rate} becomes {found}'
+            f' of {total} layers'
           )
     return list(dict.fromkeys(said))
 

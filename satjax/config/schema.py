@@ -35,7 +35,7 @@ def rule(
   With `share`, a whole number may be given as a float: a share of the run.
   """
   metadata = {'check': check, 'allowed': allowed, 'share': share}
-  metadata |= {'auto': False, 'axes': ()}
+  metadata |= {'word': None, 'axes': ()}
   return dataclasses.field(metadata=metadata)
 
 
@@ -73,11 +73,16 @@ def steps(minimum: int) -> Any:
   )
 
 
+def or_word(field: Any, word: str) -> Any:
+  """What a field holds, or a word for what follows from other settings."""
+  said = {**field.metadata, 'word': word}
+  said['allowed'] = f'{said["allowed"]}, or {word!r}'
+  return dataclasses.field(metadata=said)
+
+
 def or_auto(field: Any) -> Any:
   """What a field holds, or 'auto': what `defaults` says of it."""
-  said = {**field.metadata, 'auto': True}
-  said['allowed'] = f"{said['allowed']}, or 'auto'"
-  return dataclasses.field(metadata=said)
+  return or_word(field, 'auto')
 
 
 def by_axis(field: Any, axes: tuple[str, ...]) -> Any:
@@ -155,7 +160,7 @@ def read(
   name: str, field: dataclasses.Field, value: Any, problems: list[str]
 ) -> Any:
   """A value as its field wants it; what is wrong with it goes to `problems`."""
-  if field.metadata['auto'] and value == 'auto':
+  if isinstance(value, str) and value == field.metadata['word']:
     return value
   if field.metadata['axes'] and (parts := pairs(value)) is not None:
     return _read_by_axis(name, field, parts, problems)
@@ -187,6 +192,8 @@ def read(
 
 def _read_by_axis(name, field, parts, problems):
   axes = field.metadata['axes']
+  if not parts:
+    problems.append(f'{name} = {{}}; allowed: {allowed(field)}')
   problems += [unknown_key(name, axis, axes) for axis in parts.keys() - {*axes}]
   return tuple(
     (axis, read(f'{name}.{axis}', _of_one(field), parts[axis], problems))
@@ -236,9 +243,12 @@ def allowed(field: dataclasses.Field) -> str:
 def parse(field: dataclasses.Field, text: str) -> Any:
   """What somebody typed for a field; text that is no such value stays text."""
   if field.metadata['axes'] and text.lstrip().startswith('{'):
-    with contextlib.suppress(ValueError, SyntaxError):
-      return ast.literal_eval(text)
-  if field.type is str:
+    with contextlib.suppress(ValueError, SyntaxError, TypeError):
+      found = ast.literal_eval(text)
+      # A ConfigDict takes no key with a dot.
+      if isinstance(found, dict) and not any('.' in str(key) for key in found):
+        return found
+  if field.type is str or text == field.metadata['word']:
     return text
   if text.lower() in ('true', 'false'):
     return text.lower() == 'true'

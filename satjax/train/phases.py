@@ -125,12 +125,7 @@ def layer_scales(
   config: Config, unit: str, num_layers: int
 ) -> tuple[float, ...]:
   """The factor on the omission rate of a unit in each layer."""
-  first, last = config.sparsity.dense_layers
-  scales = config.sparsity.scale(unit) or (1.0,) * num_layers
-  return tuple(
-    0.0 if layer < first or layer >= num_layers - last else scale
-    for layer, scale in enumerate(scales)
-  )
+  return config.sparsity.scale(unit, num_layers)
 
 
 def stacks(phase: Phase) -> subnetwork.Stacks:
