@@ -10,7 +10,7 @@ import ml_collections
 
 
 def _mixed(**values) -> ml_collections.ConfigDict:
-  """A group with keys that hold numbers, shares of the run, 'auto' or mappings."""
+  """A group with keys that hold numbers, shares, 'auto' or mappings."""
   return ml_collections.ConfigDict(values, type_safe=False)
 
 
@@ -126,8 +126,8 @@ def get_config() -> ml_collections.ConfigDict:
     head_rate=0.0,  # share of the attention heads left out; 0: off
     channel_rate=0.0,  # share of the MLP channels left out; 0: off
     layer_rate=0.0,  # share of the layers left out; 0: off
-    layer_scale=(),  # a factor on the rates for each layer, one for all or by
-    # axis, such as {'mlp': (1.0, 0.5)}; (): all 1
+    layer_scale=(),  # a factor on the rates for each layer; 'depth': rising to
+    # 1 at the last; (): all 1. One for all, or by axis: {'mlp': (1.0, 0.5)}
     dense_layers=(0, 0),  # layers at the (beginning, end) that stay whole
     embed='train',  # both tables of words; 'rest': while anything is left out
     channel_multiple=64,  # kept channels are a multiple; 128 on accelerators

@@ -118,6 +118,12 @@ METRICS = {
   ),
   'layers': ('uniform', 'influence', 'sensitivity', 'cyclic'),
 }
+
+
+def _is_metric(value: Any) -> bool:
+  return any(value in known for known in METRICS.values())
+
+
 # What 'auto' is by axis: experiments/results/damage.md.
 BEST = {'heads': 'wanda_out', 'mlp': 'maxip', 'layers': 'influence'}
 
@@ -147,7 +153,11 @@ class SparsityConfig(schema.Group):
   )
   importance: str = schema.or_auto(
     schema.by_axis(
-      schema.one_of(*dict.fromkeys(sum(METRICS.values(), ()))), AXES
+      schema.rule(
+        _is_metric,
+        ' | '.join(map(repr, dict.fromkeys(sum(METRICS.values(), ())))),
+      ),
+      AXES,
     )
   )
   balance: bool = schema.one_of(True, False)

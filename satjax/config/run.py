@@ -154,12 +154,13 @@ class Config(Groups):
         'config.sparsity.layer_scale names layers, and growth.hops changes how'
         " many there are; use layer_scale 'depth' or dense_layers, or no hops"
       )
-    if sum(sparsity.dense_layers) >= layers:
+    stay = sum(sparsity.dense_layers)
+    if stay >= layers:
       yield (
         f'config.sparsity.dense_layers {sparsity.dense_layers} leaves none of'
         f' {layers} layers to omit anything from; keep fewer dense'
       )
-    for model in self._models():
+    for model in self._models() if stay < layers else []:
       if sparsity.layer_rate and (said := self._layers_not_left_out(model)):
         yield f'config.sparsity.layer_rate {said}'
 

@@ -14,7 +14,7 @@ not spoil what is said of its neighbours: wherever scores are summed, they are
 summed over those that are finite, and a sum of 0 divides nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 from typing import Any
 
@@ -31,12 +31,11 @@ Block = Mapping[str, Mapping[str, jax.Array]]
 _BY_ACTIVATIONS = ('wanda', 'wanda_out', 'maxip', 'maxip_mean', 'maxip_out')
 _BY_GRADIENTS = ('taylor', 'sensitivity')
 METRICS = ('uniform', 'magnitude', *_BY_ACTIVATIONS, 'taylor')
-LAYER_METRICS = ('uniform', 'influence', 'sensitivity', 'cyclic')
 
 
 def needs_probe(metric: str) -> bool:
   """Whether the metric looks at activations."""
-  return metric in (*_BY_ACTIVATIONS, *_BY_GRADIENTS, 'influence')
+  return metric in (*_BY_ACTIVATIONS, *_BY_GRADIENTS, *OF_LAYERS)
 
 
 def needs_gradients(metric: str) -> bool:
@@ -90,6 +89,12 @@ def influence(block: Block) -> jax.Array:
   norms = (jnp.linalg.norm(x, axis=-1) for x in (before, after))
   product = jnp.maximum(functools.reduce(jnp.multiply, norms), 1e-30)
   return jnp.mean(1 - jnp.sum(before * after, axis=-1) / product)
+
+
+# Metrics of layers that look at activations: what each makes of a block, as of
+# `observe` and `influence`, is a number.
+OF_LAYERS: dict[str, Callable[[Block], jax.Array]] = {'influence': influence}
+LAYER_METRICS = ('uniform', *OF_LAYERS, 'sensitivity', 'cyclic')
 
 
 def in_turn(

@@ -104,8 +104,8 @@ def _measure(params, probe, *, model, metrics, balance, with_means):
   def reduce(block):
     seen = {}
     for unit, metric in metrics.items():
-      if metric == 'influence':
-        seen[unit] = importance.influence(block)
+      if metric in importance.OF_LAYERS:
+        seen[unit] = importance.OF_LAYERS[metric](block)
       elif importance.needs_probe(metric) and unit != 'layers':
         seen[unit] = importance.observe(metric, block, balance=balance)[unit]
     means = importance.observe_means(block) if with_means else {}
