@@ -9,7 +9,6 @@ import pytest
 from configs import methods
 from satjax import errors
 from satjax.config import file, groups, stages
-from satjax.config.run import Config
 from satjax.sparsity import importance
 from satjax.train import phases
 from tests.train import helpers
