@@ -48,8 +48,7 @@ class Method:
 
 
 _HALF = {'head_rate': 0.5, 'channel_rate': 0.5}
-# The paper's metric on both axes; rates and ladder are ours, since its own are
-# not public.
+# A metric of the paper, whose rates and ladder are not public: these are ours.
 _SAT = {**_HALF, 'importance': 'maxip'}
 _ADAPTERS = {
   'rank': 16,

@@ -101,8 +101,10 @@ def _idle_choice(sparsity: SparsityConfig) -> Iterator[tuple[str, str]]:
   if not sees and 'mean' not in map(sparsity.forward, axes):
     yield 'sparsity.probe', f'{by} looks at no rows'
   if metrics <= {'uniform', 'cyclic'}:
-    for key in ('temperature', 'balance', 'stale_scores'):
+    for key in ('balance', 'stale_scores'):
       yield f'sparsity.{key}', f'{by} has no scores'
+    if not sparsity.layer_scale:  # a layer's factor counts as a score
+      yield 'sparsity.temperature', f'{by} has no scores'
   if metrics == {'cyclic'}:
     yield 'sparsity.selection', f'{by} takes layers in turn'
   if axes == ['layers']:

@@ -29,11 +29,52 @@ def override(*arguments):
     ("data.train=(('text:a', 0.5), 'text:b')", (('text:a', 0.5), 'text:b')),
     ('growth.hops=()', ()),
     ('lora.alpha=8', 8),
+    ('sparsity.importance=maxip', 'maxip'),
+    ('sparsity.layer_scale=depth', 'depth'),
+    ('sparsity.layer_scale=(1, 0.5)', (1, 0.5)),
   ],
 )
 def test_overrides_are_read_as_their_key_wants_them(argument, value):
   group, key = argument.partition('=')[0].split('.')
   assert override(argument)[group][key] == value
+
+
+@pytest.mark.parametrize(
+  'key, value',
+  [
+    ('omitted_forward', {'layers': 'exact', 'mlp': 'skip'}),
+    ('importance', {'layers': 'cyclic'}),
+    ('layer_scale', {'layers': 'depth', 'heads': (1.0, 0.5)}),
+  ],
+)
+def test_a_setting_is_given_by_axis_on_the_command_line(key, value):
+  found = override(f'sparsity.{key}={value}').to_dict()
+  assert found['sparsity'][key] == value
+
+
+@pytest.mark.parametrize(
+  'argument',
+  [
+    "sparsity.omitted_forward={'layers': exact}",
+    "sparsity.omitted_forward={'layers'}",
+    "sparsity.omitted_forward={[]: 'exact'}",
+    "sparsity.omitted_forward={'la.yers': 'exact'}",
+    'sparsity.omitted_forward={}',
+    "sparsity.omitted_forward={1: 'exact'}",
+  ],
+)
+def test_what_is_no_mapping_of_axes_is_refused(argument):
+  given = [f'--config.{argument}', '--config.sparsity.layer_rate=0.5']
+  with pytest.raises(errors.ConfigError, match='heads.*mlp.*layers'):
+    config_file.load('configs/base.py', given)
+
+
+@pytest.mark.parametrize('before', ['skip', "{'mlp': 'mean'}"])
+def test_one_axis_is_no_key_of_its_own(before):
+  given = [f'sparsity.omitted_forward={before}']
+  given += ['sparsity.omitted_forward.layers=exact']
+  with pytest.raises(errors.ConfigError, match="forward=\"{'layers': VALUE}"):
+    override(*given)
 
 
 def test_steps_take_the_place_of_a_share(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from configs import base
 from satjax import errors
-from satjax.config import defaults, history, run, schema
+from satjax.config import defaults, groups, history, run, schema
 from satjax.config.run import Config
 from satjax.sparsity import importance, ladder
 
@@ -149,6 +149,17 @@ WRONG_VALUES = [
   ('sparsity.channel_rate', 1.5, 'from 0 to below 1'),
   ('sparsity.channel_rate', math.nan, 'from 0 to below 1'),
   ('sparsity.importance', 'maxIP', "'uniform' | 'magnitude' | 'wanda'"),
+  ('sparsity.importance', {}, "by axis: 'heads' | 'mlp' | 'layers'"),
+  ('sparsity.importance', ('heads', 'maxip'), "by axis: 'heads' | 'mlp'"),
+  ('sparsity.omitted_forward', 'drop', "'skip' | 'mean' | 'exact' | 'through'"),
+  ('sparsity.omitted_forward', ['layers', 'exact'], "by axis: 'heads'"),
+  ('sparsity.omitted_forward', {'layers'}, "by axis: 'heads'"),
+  ('sparsity.layer_rate', 1.0, 'from 0 to below 1'),
+  ('sparsity.layer_rate', '2', 'float'),
+  ('sparsity.layer_scale', (1.0, 1.5), 'a factor from 0 to 1 for each layer'),
+  ('sparsity.layer_scale', ('depth',), "or 'depth'; one for all"),
+  ('sparsity.layer_scale', 'deep', "or 'depth'; one for all"),
+  ('sparsity.embed', 'freeze', "'train' | 'rest'"),
   ('sparsity.selection', 'random', "'top_k' | 'sample'"),
   ('sparsity.temperature', 0.0, 'above 0'),
   ('sparsity.split', 0.0, 'above 0, up to 1'),
@@ -184,6 +195,26 @@ def test_wrong_value_is_refused_with_key_value_and_allowed(
 # (changes, everything that the error has to say)
 WRONG_KEYS = [
   ({'model.num_layer': 2}, ['config.model.num_layer ', 'model.num_layers?']),
+  (
+    {'sparsity.omitted_forward': {'layer': 'exact'}},
+    ['omitted_forward.layer is', 'omitted_forward.layers?'],
+  ),
+  (
+    {'sparsity.importance': {'channels': 'maxip'}},
+    ['importance.channels is', 'allowed: heads, mlp, layers'],
+  ),
+  (
+    {'sparsity.importance': {1: 'maxip'}},
+    ['importance.1 is', 'allowed: heads, mlp, layers'],
+  ),
+  (
+    {'sparsity.layer_scale': {'mlp': 'deep'}},
+    ["layer_scale.mlp = 'deep'", "'depth'"],
+  ),
+  (
+    {'sparsity.omitted_forward': {'mlp': {'layers': 'skip'}}},
+    ['omitted_forward.mlp = ', "'skip' | 'mean'"],
+  ),
   ({'sparsity.headrate': 0.5}, ['config.sparsity.headrate', 'head_rate?']),
   ({'optimizer.learning_rate': 1.0}, ['optimizer.learning_rate', 'peak_lr']),
   ({'train.zzz': 1}, ['config.train.zzz', 'allowed: num_steps, batch_size']),
@@ -296,8 +327,20 @@ CONTRADICTIONS = [
     ["granularity 'free'", "'masked'", "'per_group'"],
   ),
   (
-    {'sparsity.omitted': 'decayed', 'sparsity.omitted_forward': 'exact'},
+    {
+      'sparsity.omitted': 'decayed',
+      'sparsity.head_rate': 0.5,
+      'sparsity.omitted_forward': 'exact',
+    },
     ["omitted 'decayed'", "'exact'", "'frozen'"],
+  ),
+  (
+    {
+      'sparsity.omitted': 'decayed',
+      'sparsity.layer_rate': 0.5,
+      'sparsity.omitted_forward': {'layers': 'through'},
+    },
+    ["omitted 'decayed'", "'through'", "'frozen'"],
   ),
   (
     {
@@ -312,7 +355,11 @@ CONTRADICTIONS = [
     ["rest 'host'", "'compact'", "'device'"],
   ),
   (
-    {'sparsity.rescale': 'energy', 'sparsity.omitted_forward': 'mean'},
+    {
+      'sparsity.rescale': 'energy',
+      'sparsity.channel_rate': 0.5,
+      'sparsity.omitted_forward': {'mlp': 'mean'},
+    },
     ["rescale 'energy'", "omitted_forward 'mean'"],
   ),
   (
@@ -326,6 +373,94 @@ CONTRADICTIONS = [
   (
     {'sparsity.layer_scale': (1.0, 0.5), 'sparsity.head_rate': 0.5},
     ['layer_scale has 2 factors', 'num_layers 6'],
+  ),
+  (
+    {
+      'sparsity.layer_scale': {'layers': (1.0, 0.5)},
+      'sparsity.layer_rate': 0.5,
+    },
+    ['layer_scale has 2 factors', 'num_layers 6'],
+  ),
+  # Layers: 1 to 5 of 6 may be left out, fewer where some stay whole.
+  (
+    {'sparsity.layer_rate': 0.08},
+    ['layer_rate 0.08', 'nothing', '1 to 5', 'use 0.166667'],
+  ),
+  (
+    {'sparsity.layer_rate': 0.99},
+    ['layer_rate 0.99', '5.94 of 6', '1 to 5', 'use 0.833333'],
+  ),
+  (
+    {'sparsity.layer_rate': 0.2, 'sparsity.dense_layers': (2, 2)},
+    ['layer_rate 0.2', 'nothing', '1 to 2', 'use 0.5'],
+  ),
+  (
+    {
+      'sparsity.layer_rate': 0.5,
+      'sparsity.layer_scale': {'layers': (0, 0, 0, 0, 0, 0)},
+    },
+    ['layer_rate 0.5', 'none may be', 'layer_scale', 'use 0'],
+  ),
+  (
+    {'sparsity.layer_rate': 0.5, 'sparsity.dense_layers': (3, 3)},
+    ['dense_layers (3, 3)', '6 layers', 'keep fewer'],
+  ),
+  # The grown model has enough of them, its base has not.
+  (
+    {
+      'model.num_layers': 2,
+      'sparsity.layer_rate': 0.2,
+      'growth.hops': ((4096, 'stack', 2),),
+    },
+    ['layer_rate 0.2', 'nothing: of 2 layers', 'use 0.5'],
+  ),
+  (
+    {'sparsity.layer_rate': 0.5, 'sparsity.omitted_forward': 'mean'},
+    ["'mean'", 'heads and channels', "{'layers': 'skip'}", "'through'"],
+  ),
+  (
+    {'sparsity.layer_rate': 0.5, 'sparsity.importance': 'maxip'},
+    ["importance 'maxip'", 'layers', "'influence'", "{'layers': "],
+  ),
+  (
+    {
+      'sparsity.head_rate': 0.5,
+      'sparsity.importance': {'heads': 'cyclic', 'layers': 'uniform'},
+    },
+    ["importance 'cyclic'", 'heads', "'taylor'", "{'heads': "],
+  ),
+  (
+    {
+      'sparsity.layer_rate': 0.5,
+      'sparsity.layer_scale': {'layers': (1, 1, 1, 1, 1, 0.5)},
+      'growth.hops': ((4096, 'stack', 2),),
+    },
+    ['layer_scale names layers', 'growth.hops', "'depth'", 'dense_layers'],
+  ),
+  (
+    {
+      'sparsity.head_rate': 0.5,
+      'sparsity.omitted_forward': {'heads': 'through'},
+      'lora.rank': 4,
+    },
+    ["omitted_forward 'through'", 'lora.rank is 4', "'skip' or 'mean'"],
+  ),
+  (
+    {
+      'sparsity.layer_rate': 0.5,
+      'sparsity.embed': 'rest',
+      'lora.rank': 4,
+    },
+    ["embed 'rest'", 'lora.rank 4', "use 'train'"],
+  ),
+  (
+    {'sparsity.rest': 'host', 'sparsity.layer_rate': 0.5}
+    | {'sparsity.execution': 'masked'},
+    ["rest 'host'", "'compact'", "'device'"],
+  ),
+  (
+    {'sparsity.layer_rate': 0.5, 'optimizer.name': 'adafactor'},
+    ["'adafactor'", 'adamw', 'rates'],
   ),
   (
     {'sparsity.dense_layers': (3, 3), 'sparsity.head_rate': 0.5},
@@ -475,6 +610,58 @@ def test_round_trip_through_json_is_equal_and_hashable():
   assert again.growth.hops == ((2048, 'stack', 2), (8000, 'stack', 2))
 
 
+def test_what_is_given_by_axis_reads_back_equal():
+  values = with_values(
+    {
+      'sparsity.layer_rate': 0.5,
+      'sparsity.head_rate': 0.5,
+      'sparsity.layer_scale': {'layers': 'depth', 'mlp': [1, 0, 0, 0, 0, 1]},
+      'sparsity.importance': {'layers': 'cyclic', 'heads': 'auto'},
+      'sparsity.omitted_forward': {'layers': 'through'},
+    }
+  )
+  config = Config.from_dict(values)
+  sparsity = config.sparsity
+  assert sparsity.importance == (('heads', 'auto'), ('layers', 'cyclic'))
+  forwards = [sparsity.forward(axis) for axis in groups.AXES]
+  assert forwards == ['skip', 'skip', 'through']
+  assert sparsity.scale('mlp', 6) == (1, 0, 0, 0, 0, 1)
+  assert sparsity.scale('layers', 4) == (0.25, 0.5, 0.75, 1)
+  again = Config.from_dict(json.loads(json.dumps(config.to_dict())))
+  assert again == config
+  assert hash(again) == hash(config)
+  # One for all is the same as that for each.
+  for value in ('exact', dict.fromkeys(groups.AXES, 'exact')):
+    one = with_values({'sparsity.omitted_forward': value})
+    one['sparsity'] |= {'head_rate': 0.5, 'layer_rate': 0.5}
+    found = Config.from_dict(one).sparsity
+    assert [found.forward(a) for a in groups.AXES] == ['exact', 'skip', 'exact']
+
+
+def test_factors_by_depth_follow_growth():
+  values = with_values(
+    {
+      'sparsity.layer_rate': 0.5,
+      'sparsity.layer_scale': {'layers': 'depth'},
+      'growth.hops': ((4096, 'stack', 2),),
+    }
+  )
+  said = '\n'.join(Config.from_dict(values).remarks())
+  assert 'layer_rate 0.5 becomes 2 of 6 layers' in said
+  assert 'layer_rate 0.5 becomes 3 of 12 layers' in said
+
+
+def test_a_run_from_before_layers_were_left_out_opens():
+  values = Config.from_dict(with_values({'sparsity.head_rate': 0.5})).to_dict()
+  for key in ('layer_rate', 'embed'):
+    del values['sparsity'][key]
+  values['sparsity'] |= {'importance': 'maxip', 'layer_scale': [1] * 6}
+  config = Config.from_dict(history.upgrade({'version': 2, **values}))
+  assert config.sparsity.layer_rate == 0
+  assert config.sparsity.embed == 'train'
+  assert config.sparsity.metric('heads') == 'maxip'
+
+
 def test_config_dict_and_plain_dict_build_the_same():
   values = base.get_config()
   assert isinstance(values, ml_collections.ConfigDict)
@@ -505,12 +692,13 @@ def test_sparsity_is_on_if_any_rate_is(head, channel):
 
 def test_the_schema_and_the_methods_know_the_same_names():
   # The schema is read without JAX, so it cannot ask them.
-  for key, names in (
-    ('importance', importance.METRICS),
-    ('shape', ladder.SHAPES),
-  ):
-    said = schema.allowed(run.field_of('sparsity', key))
-    assert said == 'str, ' + ' | '.join(map(repr, names))
+  own = importance.METRICS, importance.METRICS, importance.LAYER_METRICS
+  assert dict(zip(groups.AXES, own)) == groups.METRICS
+  assert all(
+    groups.BEST[axis] in known for axis, known in groups.METRICS.items()
+  )
+  said = schema.allowed(run.field_of('sparsity', 'shape'))
+  assert said == 'str, ' + ' | '.join(map(repr, ladder.SHAPES))
 
 
 def _deep(levels):

@@ -148,6 +148,35 @@ def test_a_run_that_goes_on_keeps_its_shape_and_numbers(smol, capsys):
       ],
       'sparsity.probe 0.5 has no effect',
     ),
+    (['sparsity.embed=rest'], 'all rates of sparsity are 0'),
+    (['sparsity.dense_layers=(1, 1)'], 'all rates of sparsity are 0'),
+    (
+      ['sparsity.head_rate=0.5', "sparsity.importance={'layers': 'cyclic'}"],
+      "importance 'cyclic' of 'layers' has no effect: sparsity.layer_rate is 0",
+    ),
+    (
+      ['sparsity.layer_rate=0.5']
+      + ["sparsity.omitted_forward={'layers': 'exact', 'mlp': 'mean'}"],
+      "'mean' of 'mlp' has no effect: sparsity.channel_rate is 0",
+    ),
+    (
+      ['sparsity.layer_rate=0.5', "sparsity.layer_scale={'heads': 'depth'}"],
+      "'depth' of 'heads' has no effect: sparsity.head_rate is 0",
+    ),
+    (
+      ['sparsity.layer_rate=0.5', 'sparsity.importance=cyclic']
+      + ['sparsity.selection=top_k'],
+      "selection 'top_k' has no effect",
+    ),
+    (
+      ['sparsity.layer_rate=0.5', 'sparsity.importance=uniform']
+      + ['sparsity.temperature=2'],
+      'temperature 2.0 has no effect',
+    ),
+    (
+      ['sparsity.layer_rate=0.5', 'sparsity.rescale=inverse'],
+      'only layers are left out',
+    ),
     (['lora.alpha=8'], 'lora.rank is 0'),
     (['growth.opt_state=reset'], 'growth.hops is ()'),
     (['optimizer.name=lion', 'optimizer.eps=1e-5'], "optimizer.name is 'lion'"),
