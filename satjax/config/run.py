@@ -187,8 +187,8 @@ class Config(Groups):
     near = (1 if wanted < 0.5 else most) / sum(scale) if sum(scale) else 0
     near = min(near, 0.999)
     return (
-      f'{sparsity.layer_rate} leaves out {what}: of {total} layers {allowed}, by'
-      f' dense_layers and layer_scale; use {near:.6g}'
+      f'{sparsity.layer_rate} leaves out {what}: of {total} layers {allowed},'
+      f' by dense_layers and layer_scale; use {near:.6g}'
     )
 
   def _neuron_problems(self, model: ModelConfig, recorded) -> Iterator[str]:
@@ -253,8 +253,8 @@ class Config(Groups):
         found, total = self._layers_left_out(model), model.num_layers
         if abs(found / total - sparsity.layer_rate) > 1e-3:
           said.append(
-            f'config.sparsity.layer_rate {sparsity.layer_rate} becomes {found} of'
-            f' {total} layers'
+            f'config.sparsity.layer_rate {sparsity.layer_rate} becomes {found}'
+            f' of {total} layers'
           )
     return list(dict.fromkeys(said))
 

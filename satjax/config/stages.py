@@ -221,8 +221,8 @@ def _lora_problems(config) -> Iterator[str]:
       )
   if sparsity.is_on and sparsity.embed == 'rest':
     yield (
-      "config.sparsity.embed 'rest' is what both tables of words do anyway beside"
-      f" the adapters of config.lora.rank {rank}; use 'train'"
+      "config.sparsity.embed 'rest' is what both tables of words do anyway"
+      f" beside the adapters of config.lora.rank {rank}; use 'train'"
     )
   if sparsity.is_on and sparsity.rest == 'host':
     yield (

@@ -7,7 +7,6 @@ conditional pays for both of its sides.
 """
 
 from collections.abc import Callable, Sequence
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -229,7 +228,10 @@ def _downward(rest, train, carry, inputs, lengths, *, reaches_x):
   def loop(first, stop, carry):
     if rest is None:
       return carry
-    back = lambda number, carry: rest(stop - 1 - number, carry)
+
+    def back(number, carry):
+      return rest(stop - 1 - number, carry)
+
     return lax.fori_loop(0, stop - first, back, carry)
 
   def one(carry, step):
