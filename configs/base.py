@@ -10,7 +10,7 @@ import ml_collections
 
 
 def _mixed(**values) -> ml_collections.ConfigDict:
-  """A group with keys that hold numbers, shares, 'auto' or mappings."""
+  """A group with keys that hold numbers, shares of the run or mappings."""
   return ml_collections.ConfigDict(values, type_safe=False)
 
 

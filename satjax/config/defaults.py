@@ -126,13 +126,20 @@ def _whole(value: float, steps: int) -> int:
 
 
 def as_begun(values: Mapping[str, Any], begun: Groups) -> dict[str, Any]:
-  """Values with what a run began with, for every 'auto' and every share."""
-  found = dict(values)
+  """Values with what a run began with, for every 'auto' and every share.
+
+  But the decay at the end of a run of another length, which is still to come.
+  """
+  found, train = dict(values), values.get('train')
+  steps = train.get('num_steps') if isinstance(train, Mapping) else None
+  ahead = () if steps == begun.train.num_steps else ('decay_steps',)
   for group in ('data', 'train', 'optimizer'):
     chosen = getattr(begun, group)
     if isinstance(values.get(group), Mapping):
       found[group] = {
-        key: getattr(chosen, key) if _is_open(chosen, key, value) else value
+        key: getattr(chosen, key)
+        if key not in ahead and _is_open(chosen, key, value)
+        else value
         for key, value in values[group].items()
       }
   return found

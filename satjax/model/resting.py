@@ -66,37 +66,52 @@ def run(
       first layer that trains.
     unroll: of the scan over layers that train.
   """
-  count = len(jax.tree.leaves(resting.weights)[0])
-  trained, form = jax.tree.flatten(weights)
+  leaves, form = jax.tree.flatten(weights)
   fixed, form_of_fixed = jax.tree.flatten((own, resting))
+  count = len(jax.tree.leaves(resting.weights)[0])
+  rules = _Rules(layer, form, form_of_fixed, count, through, unroll)
+  program = jax.custom_vjp(rules.plain)
+  program.defvjp(rules.forward, lambda pull, dy: pull(dy), symbolic_zeros=True)
+  return program(x, leaves, fixed)
 
-  def train(x, leaves, own):
-    return layer(x, form.unflatten(leaves), own)
 
-  def rest(x, leaves, inputs):
+class _Rules(NamedTuple):
+  """How `run` runs; weights that train, and all else, as flat lists."""
+
+  layer: Layer
+  form: Any  # of the weights of a layer that trains
+  form_of_fixed: Any  # of what its layers get besides, and of `Resting`
+  count: int  # of resting layers
+  through: bool
+  unroll: int
+
+  def train(self, x, leaves, own):
+    return self.layer(x, self.form.unflatten(leaves), own)
+
+  def rest(self, x, leaves, inputs):
     del leaves  # it has none that train
-    return layer(x, *inputs)
+    return self.layer(x, *inputs)
 
-  def apply(x, trained, fixed):
-    own, resting = form_of_fixed.unflatten(fixed)
+  def lengths(self, resting):
+    return resting.before, self.count, self.unroll
+
+  def plain(self, x, trained, fixed):
+    own, resting = self.form_of_fixed.unflatten(fixed)
     return _upward(
-      lambda number, x: layer(x, *resting.at(number)),
-      lambda x, inputs: (train(x, *inputs), None),
+      lambda number, x: self.layer(x, *resting.at(number)),
+      lambda x, inputs: (self.train(x, *inputs), None),
       x,
       (trained, own),
-      (resting.before, count, unroll),
+      self.lengths(resting),
     )[0]
 
-  def forward(x, trained, fixed):
-    is_wanted = x.perturbed
-    wanted = [leaf.perturbed for leaf in trained]
-    x, trained, fixed = jax.tree.map(
-      lambda leaf: leaf.value, (x, trained, fixed)
-    )
-    own, resting = form_of_fixed.unflatten(fixed)
-    of_train = _Backward(train, wanted, x, *_first((trained, own)))
-    of_rest = _Backward(rest, [], x, [], _first(resting[:2]))
-    saved = of_rest.buffers(count) if through else []
+  def forward(self, x, trained, fixed):
+    reaches_x, wanted = x.perturbed, [leaf.perturbed for leaf in trained]
+    x, trained, fixed = jax.tree.map(lambda y: y.value, (x, trained, fixed))
+    own, resting = self.form_of_fixed.unflatten(fixed)
+    of_train = _Backward(self.train, wanted, x, *_first((trained, own)))
+    of_rest = _Backward(self.rest, [], x, [], _first(resting[:2]))
+    saved = of_rest.buffers(self.count) if self.through else []
 
     def at_rest(number, carry):
       x, saved = carry
@@ -110,39 +125,33 @@ def run(
       y, kept = of_train.forward(carry[0], *inputs)
       return (y, carry[1]), kept
 
-    lengths = resting.before, count, unroll
+    inputs, lengths = (trained, own), self.lengths(resting)
     (y, saved), kept = _upward(
-      at_rest, in_training, (x, saved), (trained, own), lengths
+      at_rest, in_training, (x, saved), inputs, lengths
     )
+    pull = functools.partial(
+      self.backward, of_train, of_rest, wanted, reaches_x
+    )
+    return y, jax.tree_util.Partial(pull, (trained, fixed, saved, kept))
 
-    def backward(arrays, dy):
-      trained, fixed, saved, kept = arrays
-      own, resting = form_of_fixed.unflatten(fixed)
+  def backward(self, of_train, of_rest, wanted, reaches_x, arrays, dy):
+    trained, fixed, saved, kept = arrays
+    own, resting = self.form_of_fixed.unflatten(fixed)
 
-      def at_rest(number, dx):
-        kept = _at(saved, number)
-        return of_rest.backward(kept, [], resting.at(number), dx)[0]
+    def at_rest(number, dx):
+      kept = _at(saved, number)
+      return of_rest.backward(kept, [], resting.at(number), dx)[0]
 
-      def in_training(dx, inputs):
-        return of_train.backward(*inputs, dx)
-
-      dx, grads = _downward(
-        at_rest if through else None,
-        in_training,
-        dy,
-        (kept, trained, own),
-        (resting.before, count, unroll),
-        reaches_x=is_wanted,
-      )
-      grads = iter(grads)
-      return dx, [next(grads) if each else None for each in wanted], None
-
-    arrays = trained, fixed, saved, kept
-    return y, jax.tree_util.Partial(backward, arrays)
-
-  rule = jax.custom_vjp(apply)
-  rule.defvjp(forward, lambda pull, dy: pull(dy), symbolic_zeros=True)
-  return rule(x, trained, fixed)
+    dx, grads = _downward(
+      at_rest if self.through else None,
+      lambda dx, inputs: of_train.backward(*inputs, dx),
+      dy,
+      (kept, trained, own),
+      self.lengths(resting),
+      reaches_x=reaches_x,
+    )
+    grads = iter(grads)
+    return dx, [next(grads) if each else None for each in wanted], None
 
 
 class _Backward:
@@ -153,8 +162,10 @@ class _Backward:
   """
 
   def __init__(self, layer: Any, wanted: Sequence[bool], *shapes: Any):
-    """`layer(x, leaves, own)`, of which `x` and `wanted` leaves are to have
-    gradients; the shapes of its arguments."""
+    """`layer(x, leaves, own)`, and the shapes of its arguments.
+
+    `x` and the `wanted` leaves are to have gradients.
+    """
     self._layer, self._wanted = layer, wanted
     self._x = shapes[0]
     jaxpr = jax.make_jaxpr(self._run)(*shapes).jaxpr
@@ -229,7 +240,10 @@ def _downward(rest, train, carry, inputs, lengths, *, reaches_x):
   def loop(first, stop, carry):
     if rest is None:
       return carry
-    back = lambda number, carry: rest(stop - 1 - number, carry)
+
+    def back(number, carry):
+      return rest(stop - 1 - number, carry)
+
     return lax.fori_loop(0, stop - first, back, carry)
 
   def one(carry, step):

@@ -2,8 +2,8 @@
 
 Scores are `{'heads': [L, N], 'mlp': [L, F], 'layers': [L]}`; larger is more
 important. Most metrics of neurons follow the descriptions of Ma et al. (2024);
-the exact forms are ours, since the paper's code was never published. No gradient
-flows through them.
+the exact forms are ours, since the paper's code was never published. No
+gradient flows through them.
 
 Metrics that look at activations take what one forward pass over a few rows (the
 probe) shows of each block: `observe` reduces it to a few vectors a layer.
@@ -100,7 +100,7 @@ LAYER_METRICS = ('uniform', *OF_LAYERS, 'sensitivity', 'cyclic')
 def in_turn(
   scale_L: jax.Array, count: jax.Array | int, turn: jax.Array | int
 ) -> jax.Array:
-  """Scores of layers by which `count` take part in each turn, one after another.
+  """Scores by which `count` layers take part in each turn, one after another.
 
   Those of `scale_L` 0 always do; the turn goes round the others.
   """

@@ -1,9 +1,9 @@
 """From scores to the neurons that take part.
 
 A selection is a mask by axis, `{'heads': bool [L, N], 'kv_heads': bool [L, K],
-'mlp': bool [L, F], 'layers': bool [L]}`; an axis that no rung of the ladder cuts
-does not appear. How many neurons each layer keeps may be traced, so that one
-program selects for every rung.
+'mlp': bool [L, F], 'layers': bool [L]}`; an axis that no rung of the ladder
+cuts does not appear. How many neurons each layer keeps may be traced, so that
+one program selects for every rung.
 """
 
 from collections.abc import Mapping

@@ -159,8 +159,8 @@ def _masked_tree(sparsity, params, kept):
   """What stands in place of the parameters, and what is added exactly.
 
   Where gradients go 'through' what is left out, it stands in its place without
-  one of its own. Where it is 'exact', it is added, by name of attention and MLP:
-  what does not write counts for nothing by itself.
+  one of its own. Where it is 'exact', it is added, by name of attention and
+  MLP: what does not write counts for nothing by itself.
   """
   names = {name: (name,) for name in kept}
   units = tree.neuron_units(params, names)

@@ -225,16 +225,13 @@ def open_window(
   order = call(subnetwork.orders, kept, config.sparsity.shards)
   opened.order = setup.replicate(order)
 
-  def split(full, **options):
-    return subnetwork.split(
-      full,
-      opened.order,
-      opened.stacks,
-      place=setup.place_leaf,
-      call=call,
-      **options,
-    )
-
+  split = functools.partial(
+    subnetwork.split,
+    order=opened.order,
+    stacks=opened.stacks,
+    place=setup.place_leaf,
+    call=call,
+  )
   opened.state, opened.parked = split(
     window.state,
     aside=added.TABLES if config.sparsity.embed == 'rest' else (),

@@ -121,6 +121,15 @@ def test_a_run_goes_on_with_what_it_began_with():
   assert (found.train.num_steps, found.train.eval_every) == (3000, 250)
 
 
+@pytest.mark.parametrize('steps, decay', [(1000, 150), (3000, 600)])
+def test_a_run_of_another_length_decays_at_its_own_end(steps, decay):
+  wsd = {'optimizer.schedule': 'wsd', 'optimizer.decay_steps': 150}
+  began = Config.from_dict(with_values(wsd | {'train.num_steps': 1000}))
+  values = with_values(AUTO | FROM | {'train.num_steps': steps})
+  found = Config.from_dict(defaults.as_begun(values, began)).optimizer
+  assert (found.schedule, found.decay_steps) == ('wsd', decay)
+
+
 def test_a_model_that_goes_on_is_told_what_was_chosen_and_why():
   values = with_values(AUTO | FROM | {'optimizer.weight_decay': 0.1})
   (said,) = defaults.said(values, Config.from_dict(values))

@@ -157,3 +157,28 @@ def test_the_gradients_of_rms_norm_are_those_of_autodiff(dtype):
     assert one.dtype == two.dtype
     one, two = np.float32(one), np.float32(two)
     np.testing.assert_allclose(one, two, rtol=tolerance, atol=tolerance)
+
+
+def test_a_tap_changes_nothing_and_sums_up_what_flows_through_it():
+  x, weights = draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1)
+
+  def loss(x, into):
+    return jnp.sum(jnp.sin(ops.tap(x, None, into)) * weights)
+
+  plain = jax.grad(lambda x: jnp.sum(jnp.sin(x) * weights))(x)
+  dx, flow = jax.grad(loss, argnums=(0, 1))(x, jnp.zeros(4))
+  np.testing.assert_array_equal(dx, plain)
+  # |hidden value x gradient| of each unit, over what it has, at each token.
+  expected = np.abs(np.sum(x * plain, axis=-1)).sum(axis=(0, 1))
+  np.testing.assert_allclose(flow, expected, rtol=1e-5)
+
+
+def test_a_tap_weighs_gradients_by_another_array():
+  x, change = draw(2, 3, 5), draw(2, 3, 5, seed=1)
+
+  def loss(x, into):
+    return jnp.sum(jnp.sin(ops.tap(x, change, into)))
+
+  flow = jax.grad(loss, argnums=1)(x, jnp.zeros(()))
+  norms = [np.linalg.norm(y, axis=-1) for y in (change, np.cos(x))]
+  np.testing.assert_allclose(flow, np.sum(norms[0] * norms[1]), rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 
 from satjax import errors
@@ -145,3 +146,40 @@ def test_heads_by_hand(shape, groups, step, kv_heads):
   assert counts.head_groups(*shape) == groups
   assert counts.head_step(*shape) == step
   assert counts.kept_kv_heads(shape[0] // 2, *shape[:3]) == kv_heads
+
+
+@pytest.mark.parametrize(
+  'rate, scales, sizes, omitted',
+  [
+    (0.5, [1] * 4, [4], [2]),
+    (0.0, [1] * 4, [4], [0]),
+    # The nearest whole number, but never all, and none of scale 0.
+    (0.4, [1] * 4, [4], [2]),
+    (0.9, [1] * 4, [4], [3]),
+    (0.5, [0, 1, 1, 0], [4], [1]),
+    (0.9, [0, 1, 1, 0], [1, 2, 1], [0, 2, 0]),
+    (0.5, [0, 0.25, 0.5, 0.75, 1.0], [5], [1]),
+    # Shared out by largest remainder over runs of equal layers.
+    (0.5, [1] * 6, [3, 3], [2, 1]),
+    (0.5, [1] * 7, [1, 6], [1, 3]),
+    (0.25, [1] * 8, [2, 6], [1, 1]),
+  ],
+)
+def test_layers_that_are_left_out_by_hand(rate, scales, sizes, omitted):
+  assert counts.omitted_layers(rate, scales, sizes) == tuple(omitted)
+
+
+def test_layers_left_out_add_up_whatever_the_runs():
+  random = np.random.default_rng(0)
+  for _ in range(300):
+    sizes = random.integers(1, 5, random.integers(1, 5)).tolist()
+    scales = random.choice([0.0, 0.3, 1.0], sum(sizes)).tolist()
+    rate = float(random.random() * 0.99)
+    found = counts.omitted_layers(rate, scales, sizes)
+    whole = counts.omitted_layers(rate, scales, [len(scales)])[0]
+    assert sum(found) == whole < len(scales)
+    first = 0
+    for size, omitted in zip(sizes, found):
+      room = sum(x > 0 for x in scales[first : first + size])
+      assert 0 <= omitted <= room
+      first += size

@@ -367,3 +367,24 @@ def test_scores_read_a_tree_that_is_not_ours():
   units = {'hidden': {'a': (1,), 'b': (0,)}}
   scores = importance.scores('magnitude', params, units)
   np.testing.assert_allclose(scores['hidden'], [5.0, math.sqrt(5)], rtol=1e-6)
+
+
+def test_influence_by_hand():
+  before = jnp.array([[[1.0, 0.0], [0.0, 2.0]]])
+  after = jnp.array([[[0.0, 3.0], [0.0, 1.0]]])
+  block = {'stream': {'input': before, 'output': after}}
+  # A right angle and none.
+  assert importance.influence(block) == pytest.approx(0.5)
+  silent = {'stream': {'input': before, 'output': jnp.zeros_like(after)}}
+  assert importance.influence(silent) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+  'turn, trains',
+  [(0, [0, 1, 2]), (1, [0, 3, 4]), (2, [0, 1, 5]), (3, [0, 2, 3])],
+)
+def test_layers_take_part_in_turn(turn, trains):
+  scale_L = jnp.array([0.0, 1.0, 0.5, 1.0, 1.0, 1.0])
+  score_L = importance.in_turn(scale_L, 3, turn)
+  first = [number for number in range(1, 6) if np.isinf(score_L[number])]
+  assert [0, *first] == trains

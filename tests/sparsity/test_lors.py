@@ -137,7 +137,8 @@ CUT = (
 
 def parts(values):
   """The rows that take part, and those that do not."""
-  return subnetwork.split(values, subnetwork.orders(KEPT), CUT)
+  sub, parked = subnetwork.split(values, subnetwork.orders(KEPT), CUT)
+  return sub, parked.rows
 
 
 def resting_rows(values):

@@ -310,3 +310,30 @@ def test_jit_selects_the_same():
     )
     rows = [np.flatnonzero(layer) for layer in plain['heads']]
     np.testing.assert_array_equal(jitted['heads'], rows)
+
+
+@pytest.mark.parametrize('method', ['top_k', 'sample'])
+def test_each_run_of_layers_keeps_as_many_as_it_should(method):
+  kept, run = [1, 1, 1, 2, 2, 0], [0, 0, 0, 1, 1, 2]
+  score = np.array([3.0, np.nan, 2.0, 1.0, 9.0, np.inf])
+  mask = selection.keep_layers(
+    score,
+    np.array([kept, run]),
+    jax.random.key(0),
+    method=method,
+    temperature=1.0,
+  )
+  assert mask.tolist() == [False, True, False, True, True, False]
+
+
+def test_the_best_layers_stay_whatever_run_they_are_in():
+  score = np.array([5.0, 1.0, 4.0, 2.0, 3.0])
+  for count, expected in ((1, [1, 0, 0, 0, 0]), (3, [1, 0, 1, 0, 1])):
+    mask = selection.keep_layers(
+      score,
+      np.array([[count] * 5, [0] * 5]),
+      jax.random.key(1),
+      method='top_k',
+      temperature=1.0,
+    )
+    assert mask.tolist() == [bool(x) for x in expected]

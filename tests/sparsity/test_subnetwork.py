@@ -112,7 +112,8 @@ def test_orders_put_those_that_take_part_first():
 @pytest.mark.parametrize('kv_heads', [HEADS, 2])
 def test_split_parts_every_neuron_leaf_in_two(kv_heads):
   params, kept = make_params(kv_heads), make_kept(kv_heads)
-  sub, rest = (tree.flatten(part) for part in split(params, kv_heads))
+  sub, parked = split(params, kv_heads)
+  sub, rest = tree.flatten(sub), tree.flatten(parked.rows)
   for path, leaf in tree.flatten(params).items():
     unit = next((a for a in tree.AXES[path] if a in kept), None)
     if unit is None:
@@ -130,8 +131,8 @@ def test_split_takes_the_moments_along():
   adam = sub.opt_state[0]
   assert adam.mu['blocks']['mlp']['up'].shape == (LAYERS, 3, 8)
   assert_same(adam.nu, split(state.opt_state[0].nu)[0])
-  assert sub.step == rest.step == 7
-  assert adam.count == rest.opt_state[0].count == 1
+  assert sub.step == rest.rows.step == 7
+  assert adam.count == rest.rows.opt_state[0].count == 1
   fresh = jax.eval_shape(TX.init, sub.params)
   assert shapes_of(sub.opt_state) == shapes_of(fresh)
 
@@ -181,11 +182,43 @@ def test_layers_of_unequal_size_become_stacks():
   up = state.params['blocks']['mlp']['up']
   np.testing.assert_array_equal(first['mlp']['up'], up[:1])
   np.testing.assert_array_equal(second['mlp']['up'], up[1:, 4:5])
-  assert tree.stacks(rest.params)[0]['mlp']['up'] is None
-  assert tree.stacks(rest.params)[1]['mlp']['up'].shape == (1, 5, 8)
+  whole, cut = tree.stacks(rest.rows.params)
+  assert whole['mlp']['up'] is None
+  assert cut['mlp']['up'].shape == (1, 5, 8)
   nu = tree.stacks(sub.opt_state[0].nu)[1]['attention']['key']
   assert nu.shape == (1, 2, 4, 8)
   assert_same(subnetwork.merge(sub, rest, order, RAGGED), state)
+
+
+@pytest.mark.parametrize('aside', [(), ('embed', 'final_norm')])
+def test_layers_are_parted_before_their_neurons(aside):
+  state = make_state(2)
+  kept = make_kept(2) | {'layers': np.array([False, True])}
+  order = subnetwork.orders(kept)
+  assert order['layers'].tolist() == [1, 0]
+  stacks = (subnetwork.Stack(0, 1, (('heads', 2), ('mlp', 3))),)
+  copy = jax.tree.map(jnp.copy, state)
+  sub, parked = subnetwork.split(state, order, stacks, aside=aside)
+  up = state.params['blocks']['mlp']['up']
+  rows = kept['mlp'][1]
+  for found, expected in (
+    (sub.params['blocks']['mlp']['up'], up[1:, rows]),
+    (parked.rows.params['blocks']['mlp']['up'], up[1:, ~rows]),
+    (parked.layers.params['blocks']['mlp']['up'], up[:1]),
+    (
+      sub.opt_state[0].nu['blocks']['mlp_norm'],
+      np.array(state.opt_state[0].nu['blocks']['mlp_norm'])[1:],
+    ),
+  ):
+    np.testing.assert_array_equal(found, expected)
+  assert ('embed' in sub.params) != ('embed' in aside)
+  fresh = jax.eval_shape(TX.init, sub.params)
+  assert shapes_of(sub.opt_state) == shapes_of(fresh)
+  if aside:
+    assert parked.tables.params.keys() == {*aside}
+    assert parked.tables.step == 7
+  full = subnetwork.merge(sub, parked, order, stacks, consume=True)
+  assert_same(full, copy)
 
 
 def test_ahead_gives_the_shapes_and_leaves_programs_behind():

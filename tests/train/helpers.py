@@ -100,6 +100,11 @@ def _random_params(model, seed):
   return tree.map_with_path(draw, jax.eval_shape(init, jax.random.key(0)))
 
 
+def compiled_step(setup, stage):
+  """The train step; states are used up."""
+  return jax.jit(setup_lib.make_step(setup, stage), donate_argnums=0)
+
+
 def run(config, *, steps=None, dtype=np.float32, setup=None, start=None):
   """Trains on random batches as the loop does.
 

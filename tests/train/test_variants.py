@@ -139,7 +139,7 @@ def test_rows_rest_where_they_are_told_to():
     sparsity__rest='host', sparsity__omitted_forward='exact'
   )
   for path, leaf in tree.flatten(now.parked).items():
-    on_host = leaf.ndim and not path.startswith('params/')
+    on_host = leaf.ndim and not path.startswith('rows/params/')
     expected = 'pinned_host' if on_host else 'device'
     assert leaf.sharding.memory_kind == expected, path
 
@@ -240,7 +240,7 @@ def test_stale_scores_are_those_of_the_refresh_before():
   setup, now, _, batch = open_window(**options)
   first = jax.device_get(now.chosen.kept['mlp'])
   # Neurons that were least important become the most important ones.
-  mlp = now.parked.params['blocks']['mlp']
+  mlp = now.parked.rows.params['blocks']['mlp']
   mlp['up'] = 100 * mlp['up']
   now = window.turn_over(setup, now, 1, batch)
   np.testing.assert_array_equal(now.chosen.kept['mlp'], first)
