@@ -132,7 +132,10 @@ def test_a_run_that_goes_on_keeps_its_shape_and_numbers(smol, capsys):
   capsys.readouterr()
   longer = [*given, '--config.train.num_steps=300']
   again = settings.load('configs/cpt.py', longer, first)
-  assert again.changes(first) == {'train.num_steps': (300, 200)}
+  assert again.changes(first) == {
+    'train.num_steps': (300, 200),
+    'optimizer.decay_steps': (60, 40),  # still to come: of the longer run
+  }
   assert 'peak_lr' not in capsys.readouterr().err
 
 

@@ -36,6 +36,7 @@ _CHOICE = {
   'probe': 0.125,
   'stale_scores': False,
 }
+_WITH_LAYERS = {'heads': 'magnitude', 'mlp': 'magnitude', 'layers': 'uniform'}
 _CONSTANT = {'shape': 'ladder', 'split': 1.0, 'rungs': 1, 'warm_start': 0.0}
 # Of a dense step, whatever else the run does at other times.
 _PLAIN = {
@@ -48,6 +49,7 @@ _PLAIN = {
   'rescale': 'none',
   'dense_layers': (0, 0),
   'layer_scale': (),
+  'embed': 'train',
 }
 
 
@@ -103,6 +105,8 @@ def _cell(config, phase, is_refresh) -> Cell:
   sparsity |= _CONSTANT | rates | {'refresh_every': 1000}
   if not is_refresh:
     sparsity |= _CHOICE
+    if rates['layer_rate']:
+      sparsity['importance'] = _WITH_LAYERS
   if not phase.is_sparse:
     sparsity |= _PLAIN
   return Cell(Config.from_dict(values), is_refresh)
@@ -128,7 +132,7 @@ def _rates(config, phase) -> dict[str, float]:
     scale = max(scales)
     found[key] = count(layers[scales.index(scale)]) / scale
   scales = phases.layer_scales(config, 'layers', phase.num_layers)
-  return found | {'layer_rate': sum(phase.omitted) / sum(scales)}
+  return found | {'layer_rate': sum(phase.omitted) / (sum(scales) or 1)}
 
 
 def seconds(

@@ -61,6 +61,26 @@ def test_what_changes_the_program_changes_the_cell(changes):
   assert timing.cells(make_config(scenarios.SAT | changes))[1].key != first.key
 
 
+def test_layers_that_are_left_out_have_cells_too():
+  changes = {
+    'sparsity.layer_rate': 0.5,
+    'sparsity.importance': {'layers': 'cyclic'},
+    'sparsity.omitted_forward': {'layers': 'through'},
+    'sparsity.embed': 'rest',
+    'sparsity.split': 0.5,
+    'sparsity.rungs': 1,
+  }
+  steps, refreshes = (
+    [c for c in timing.cells(make_config(changes)) if c.is_refresh == is_one]
+    for is_one in (False, True)
+  )
+  assert steps[-1].key == timing.cells(make_config({}))[0].key
+  first = steps[0].config
+  assert phases.phase_at(first, 0).omitted == (1,)
+  assert first.sparsity.metric('layers') == 'uniform'
+  assert refreshes[0].config.sparsity.metric('layers') == 'cyclic'
+
+
 def test_runs_that_grow_have_no_seconds():
   scenario = scenarios.growth('smoke')
   arm = spec.Arm('', arms.deepen(scenario))
