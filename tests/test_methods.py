@@ -81,6 +81,15 @@ def test_a_method_suits_any_depth_from_4_layers_on(name):
       assert (sum(layers.omitted) > 0) == ('layers' in axes(config))
 
 
+@pytest.mark.parametrize('name', methods.METHODS)
+def test_the_record_of_a_run_reads_back_and_takes_a_method(name, tmp_path):
+  record = tmp_path / 'config.json'
+  config = read(name, **SMALL)
+  file.write_json(record, config)
+  assert file.read_json(record) == config == file.load(str(record))
+  assert read('lisa', record).sparsity == read('lisa', **SMALL).sparsity
+
+
 def test_an_unknown_method_is_refused_with_all_of_them():
   with pytest.raises(errors.ConfigError) as caught:
     file.read('configs/methods.py:lsia')

@@ -273,7 +273,7 @@ class Config(Groups):
       yield (
         "config.optimizer.name 'adafactor' factors its moments across neurons,"
         ' so omitted neurons cannot rest; with sparsity use adamw, lion, muon'
-        ' or sgd, or set both omission rates to 0'
+        ' or sgd, or set all omission rates to 0'
       )
     replays = sparsity.omitted == 'decayed' and sparsity.execution == 'compact'
     if name == 'muon' and replays:
