@@ -52,6 +52,10 @@ class Parked(NamedTuple):
   layers: PyTree = None
   tables: PyTree = None
 
+  def each(self, fn: Callable[[PyTree], PyTree]) -> 'Parked':
+    """`fn` of each state that is there."""
+    return Parked(*(x if x is None else fn(x) for x in self))
+
 
 Place = Callable[[str, jax.Array], jax.Array]
 

@@ -19,9 +19,6 @@ from satjax.train.phases import Phase
 from satjax.train.setup import Setup
 from satjax.tree import PyTree
 
-# Everything beside the blocks: what `sparsity.embed` is about.
-TABLES = ('embed', 'unembed', 'final_norm')
-
 
 def forward_extra(
   setup: Setup,

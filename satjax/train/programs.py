@@ -92,10 +92,12 @@ def shapes(
   batch = setup.batch_shapes(batch, stage)
   chosen = refresh.shapes(setup.config, opened.neurons, batch, phase)
   open_window = open_window or _open_as_shapes
-  return open_window(setup, opened, chosen, phase)
+  return open_window(setup, opened, chosen, phase, batch)
 
 
-def _open_as_shapes(setup, opened, chosen, phase):
+def _open_as_shapes(setup, opened, chosen, phase, batch):
+  del batch
+
   def call(program, *args):
     return program.eval_shape(*args)
 

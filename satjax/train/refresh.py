@@ -53,7 +53,7 @@ def measure(
   units = [unit for unit, rate in sparsity.rates.items() if rate]
   return _measure(
     params,
-    _probe_rows(config, batch),
+    probe_rows(sparsity.probe, batch) if _looks(config) else {},
     model=model,
     metrics=tuple((unit, sparsity.metric(unit)) for unit in units),
     balance=sparsity.balance,
@@ -75,18 +75,23 @@ def shapes(
   return jax.eval_shape(refreshed, params, batch)
 
 
-def _probe_rows(config, batch):
-  """A share of a batch: strided rows or, of one row, its beginning.
-
-  Empty if nothing looks at it.
-  """
+def _looks(config):
+  """Whether any metric, or a constant, takes a look at rows."""
   sparsity = config.sparsity
-  units = [unit for unit, rate in sparsity.rates.items() if rate]
-  looks = any(importance.needs_probe(sparsity.metric(u)) for u in units)
-  if not looks and all(sparsity.forward(u) != 'mean' for u in units):
-    return {}
+  return any(
+    importance.needs_probe(sparsity.metric(unit))
+    or sparsity.forward(unit) == 'mean'
+    for unit, rate in sparsity.rates.items()
+    if rate
+  )
+
+
+def probe_rows(
+  share: float, batch: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+  """A share of a batch: strided rows or, of one row, its beginning."""
   rows, length = batch['tokens'].shape
-  wanted = sparsity.probe * rows
+  wanted = share * rows
   stride = max(1, round(rows / max(1.0, wanted)))
   length = math.ceil(length * min(1.0, wanted))
   return {name: x[::stride, :length] for name, x in batch.items()}

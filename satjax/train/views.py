@@ -4,7 +4,7 @@ The train step differentiates through a view, so that masks, maps, adapters and
 frozen layers need neither a model nor a step of their own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import itertools
 from typing import NamedTuple
@@ -43,6 +43,7 @@ class Masked(NamedTuple):
   constants: PyTree
 
 
+@functools.cache
 def view_of(config: Config, stage: Stage) -> View:
   """The view of a stage: (params, state, extra) to what `apply` gets.
 
@@ -56,6 +57,32 @@ def view_of(config: Config, stage: Stage) -> View:
   if is_masked(config):
     return functools.partial(_masked, sparsity=config.sparsity)
   return plain
+
+
+# Everything beside the blocks: what `sparsity.embed` is about.
+TABLES = ('embed', 'unembed', 'final_norm')
+
+
+def with_mask(
+  state: TrainState,
+  kept: Mapping[str, jax.Array],
+  still: Sequence[str] = (),
+  call: Callable[..., PyTree] = lambda fn, *args: fn(*args),
+) -> TrainState:
+  """A state of masked execution with a selection in its optimizer state.
+
+  `still`: parameters beside the blocks that rest; `call` as of
+  `subnetwork.split`.
+  """
+  mask = call(_masks, state.params, kept, tuple(still))
+  return state.replace(opt_state=state.opt_state._replace(mask=mask))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _masks(params, kept, still):
+  units = tree.neuron_units(params, {name: (name,) for name in kept})
+  found = lors.masks(params, units, kept)
+  return found | {n: jnp.zeros((), bool) for n in still if n in found}
 
 
 def compute_copy(dtype: str, params: PyTree, extra: PyTree) -> PyTree:

@@ -22,10 +22,17 @@ from satjax import tree
 from satjax.config import stages
 from satjax.config.stages import Stage
 from satjax.model import resting
-from satjax.sparsity import lors, subnetwork
-from satjax.train import added, phases, refresh, staging, views
+from satjax.sparsity import subnetwork
+from satjax.train import (
+  added,
+  catch_up,
+  damage,
+  phases,
+  refresh,
+  staging,
+  views,
+)
 from satjax.train import setup as setup_lib
-from satjax.train import step as step_lib
 from satjax.train.phases import Phase
 from satjax.train.setup import Setup
 from satjax.train.state import TrainState
@@ -169,10 +176,24 @@ def turn_over(
   with timer('probe'):
     chosen = _refresh(setup, window, step, batch, before)
     jax.block_until_ready(chosen.kept)
+    whole = _probe_loss(setup, window, batch)
   with timer('gather'):
     window = open_window(setup, window, chosen, phase, step)
     jax.block_until_ready(window.state)
+  with timer('probe'):
+    part = _probe_loss(setup, window, batch)
+    if part is not None:
+      losses = {'probe_loss': part, 'damage': part - whole}
+      window.chosen.telemetry |= jax.block_until_ready(losses)
   return window
+
+
+def _probe_loss(setup, window, batch, call=subnetwork.run):
+  """Of what trains, on the rows of the probe; None: nothing is missing."""
+  if not damage.is_seen(setup):
+    return None
+  part = window.stage, window.state.params, window.forward_extra
+  return damage.loss(setup, *part, batch, call)
 
 
 def _refresh(setup, window, step, batch, before):
@@ -211,8 +232,8 @@ def open_window(
   chosen = setup.replicate(chosen)
   opened = dataclasses.replace(window, chosen=chosen, parked_to=step)
   if views.is_masked(config):
-    rests = config.sparsity.embed == 'rest'
-    masked = _with_mask(window.state, chosen.kept, rests, call)
+    still = views.TABLES if config.sparsity.embed == 'rest' else ()
+    masked = views.with_mask(window.state, chosen.kept, still, call)
     opened.state = setup.place(masked)
     opened.forward_extra = views.Masked(chosen.kept, chosen.constants)
     if window.stage.mode == 'lora':
@@ -234,7 +255,7 @@ def open_window(
   )
   opened.state, opened.parked = split(
     window.state,
-    aside=added.TABLES if config.sparsity.embed == 'rest' else (),
+    aside=views.TABLES if config.sparsity.embed == 'rest' else (),
     park=functools.partial(_park, setup),
     consume=call is subnetwork.run,
   )
@@ -265,7 +286,7 @@ def whole(setup: Setup, window: Window, step: int) -> TrainState:
   if window.chosen is None:
     return staging.whole(setup, window.state, window.frozen_base, window.stage)
   if views.is_masked(setup.config):
-    return _with_mask(window.state, {})
+    return views.with_mask(window.state, {})
   _catch_up(setup, window, step)
   return _merge(setup, window, window.state, window.parked)
 
@@ -275,7 +296,7 @@ def whole_params(setup: Setup, window: Window, step: int) -> PyTree:
   state = window.state
   if window.parked is not None:
     _catch_up(setup, window, step)
-    parked = _each(lambda part: part.params, window.parked)
+    parked = window.parked.each(lambda part: part.params)
     params = _merge(setup, window, state.params, parked)
     state = state.replace(params=params)
   return staging.model_params(setup, state, window.frozen_base, window.stage)
@@ -286,8 +307,8 @@ def pass_over(setup: Setup, window: Window, step: int) -> None:
   after = setup.place_leaf('step', window.state.step + 1)
   if window.parked is not None:
     _catch_up(setup, window, step)
-    window.parked = _each(
-      lambda part: part.replace(step=jnp.copy(after)), window.parked
+    window.parked = window.parked.each(
+      lambda part: part.replace(step=jnp.copy(after))
     )
     window.parked_to = step + 1
   window.state = window.state.replace(step=after)
@@ -298,18 +319,24 @@ def close(setup: Setup, window: Window, step: int) -> TrainState:
   if window.chosen is None:
     return window.state
   if views.is_masked(setup.config):
-    return _with_mask(window.state, {})
+    return views.with_mask(window.state, {})
   _catch_up(setup, window, step)
   window.forward_extra = None
   return _merge(setup, window, window.state, window.parked, consume=True)
 
 
 def compile_exchange(
-  setup: Setup, window: Window, chosen: refresh.Chosen, phase: Phase
+  setup: Setup,
+  window: Window,
+  chosen: refresh.Chosen,
+  phase: Phase,
+  batch: PyTree,
 ) -> Window:
   """Compiles what opens and closes a window; all arguments are shapes."""
   call = subnetwork.ahead
+  _probe_loss(setup, window, batch, call)
   window = open_window(setup, window, chosen, phase, 0, call)
+  _probe_loss(setup, window, batch, call)
   if window.stacks:
     _merge(setup, window, window.state, window.parked, call=call)
   return window
@@ -328,50 +355,12 @@ def _merge(setup, window, active, parked, **options):
 
 
 def _catch_up(setup, window, step):
-  """Moves the parked rows on to `step`, where they do not stand still."""
+  """Moves what is parked on to `step`, where it does not stand still."""
   if setup.config.sparsity.omitted != 'decayed' or step == window.parked_to:
     return
-  replay = _replay_program(setup.tx, setup.schedule)
   count, park = step - window.parked_to, functools.partial(_park, setup)
-
-  def moved_on(parked):
-    return tree.map_with_path(park, replay(setup.place(parked), count))
-
-  if setup.config.sparsity.rest == 'host':
-    moved_on = functools.partial(_one_by_one, moved_on)
-  window.parked = _each(moved_on, window.parked)
+  window.parked = catch_up.moved_on(setup, window.parked, count, park)
   window.parked_to = step
-
-
-def _each(fn, parked):
-  """`fn` of the states in which things are parked."""
-  return subnetwork.Parked(*(x if x is None else fn(x) for x in parked))
-
-
-def _one_by_one(fn, state):
-  """`fn` of a state, one parameter and its moments at a time.
-
-  For what treats every number by itself. Scalars, such as step counts, go along
-  with each, as copies: `fn` may use up what it is given.
-  """
-  names = {tree.param_of(path) for path in tree.flatten(state)} - {None}
-  found = {}
-  for name in sorted(names):
-
-    def pick(path, leaf, name=name):
-      own = tree.param_of(path)
-      if own is None:
-        return jnp.copy(leaf)
-      return leaf if own == name else None
-
-    found |= tree.flatten(fn(tree.map_with_path(pick, state)))
-  return tree.map_with_path(lambda path, _: found[path], state)
-
-
-@functools.cache
-def _replay_program(tx, schedule):
-  replay = functools.partial(step_lib.replay, tx=tx, schedule=schedule)
-  return jax.jit(replay, donate_argnums=0)
 
 
 def _park(setup, path, leaf):
@@ -384,18 +373,3 @@ def _park(setup, path, leaf):
   if in_use and path.startswith('params/'):
     return setup.place_leaf(path, leaf)
   return setup.park_leaf(path, leaf)
-
-
-def _with_mask(state, kept, rests=False, call=subnetwork.run):
-  mask = call(_masks, state.params, kept, rests)
-  return state.replace(opt_state=state.opt_state._replace(mask=mask))
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _masks(params, kept, rests):
-  units = tree.neuron_units(params, {name: (name,) for name in kept})
-  found = lors.masks(params, units, kept)
-  if rests:
-    still = {n: jnp.zeros((), bool) for n in found if n in added.TABLES}
-    found |= still
-  return found

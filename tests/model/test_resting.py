@@ -118,7 +118,7 @@ def test_which_layers_run_backwards(argnums, through, expected, monkeypatch):
   grads = jax.grad(among, argnums=argnums)(*make(np.float32), trains, through)
   jax.block_until_ready(grads)
   jax.effects_barrier()
-  assert BACKWARDS == expected
+  assert expected == BACKWARDS
 
 
 def test_one_program_serves_every_choice():

@@ -321,7 +321,7 @@ def test_a_run_may_grow_and_then_go_sparse():
   seen = trained(config, 6)
   found = [phases.phase_at(config, step) for step in (0, 3, 4)]
   assert [phase.is_sparse for phase in found] == [False, False, True]
-  assert found[2].kept == {'heads': (1,) * 4, 'mlp': (32,) * 4}
+  assert found[2].mean_kept == {'heads': 1, 'mlp': 32, 'layers': 4}
   assert seen[5][1].params['blocks']['mlp']['up'].shape == (4, 64, 32)
 
 

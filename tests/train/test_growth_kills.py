@@ -197,3 +197,42 @@ def test_around_growth_and_inside_its_stage(spec, overrides, tmp_path, cache):
     'before saving checkpoints 12',
   ]
   compare(config, places, tmp_path, cache)
+
+
+LAYERS = {'sparsity__layer_rate': 0.5, 'sparsity__refresh_every': 3}
+
+
+@pytest.mark.parametrize(
+  'hops, overrides',
+  [
+    ((), {'sparsity__head_rate': 0.5, 'sparsity__channel_rate': 0.5}),
+    (
+      (),
+      {
+        'sparsity__omitted_forward': 'through',
+        'sparsity__importance': {'layers': 'cyclic'},
+        'sparsity__embed': 'rest',
+        'sparsity__rest': 'host',
+      },
+    ),
+    ((), {'sparsity__omitted_forward': 'exact', 'sparsity__omitted': 'frozen'}),
+    ((), {'lora__rank': 2, 'sparsity__omitted_forward': {'layers': 'through'}}),
+    (((6 * STEP, 'stack', 2),), {'sparsity__importance': 'uniform'}),
+  ],
+  ids=['skip', 'in turn, at the host', 'exact', 'adapters', 'with growth'],
+)
+def test_while_layers_are_left_out(hops, overrides, tmp_path, cache):
+  config = make_config(
+    *hops,
+    model__num_layers=4,
+    train__num_steps=14,
+    train__checkpoint_every=1,
+    **LAYERS,
+    **overrides,
+  )
+  places = ['after saving checkpoints 4', 'while saving checkpoints 8']
+  places.append('after saving checkpoints 10')
+  records = compare(config, places, tmp_path, cache)
+  kept = [r['sparsity/layers_kept'] for r in records if 'train/loss' in r]
+  layers = records[-1]['model/num_layers']
+  assert min(kept) == 2 and kept[-1] == layers

@@ -5,6 +5,7 @@ import pytest
 
 from satjax.sparsity import subnetwork
 from satjax.train import (
+  catch_up,
   checkpoint,
   evaluation,
   phases,
@@ -72,10 +73,10 @@ def peaks(monkeypatch):
   monkeypatch.setattr(
     evaluation, '_eval_step', lambda model: Watched('eval', plain(model), found)
   )
-  replay = window._replay_program
+  replay = catch_up._program
   monkeypatch.setattr(
-    window,
-    '_replay_program',
+    catch_up,
+    '_program',
     lambda *pieces: Watched('replay', replay(*pieces), found),
   )
   return found

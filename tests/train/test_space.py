@@ -156,7 +156,7 @@ def test_what_rests_is_bitwise_what_it_was(how, embed):
     name = tree.param_of(path) or ''
     axes = tree.axes_of(path, leaf.ndim)
     trains = np.ones(leaf.shape, bool)
-    for axis, number in zip(axes or (), range(leaf.ndim)):
+    for axis in axes or ():
       if name.startswith('blocks/') and axis in kept:
         mask = kept[axis]
         if axis != 'layers':

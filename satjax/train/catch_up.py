@@ -1,0 +1,55 @@
+"""What is parked and does not stand still: steps without a gradient."""
+
+from collections.abc import Callable
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from satjax import tree
+from satjax.sparsity.subnetwork import Parked, Place
+from satjax.train import step as step_lib
+from satjax.train.setup import Setup
+from satjax.train.state import TrainState
+
+
+def moved_on(setup: Setup, parked: Parked, count: int, park: Place) -> Parked:
+  """What is parked, `count` steps later; `park` puts a leaf where it rests.
+
+  With `rest` 'host' one parameter and its moments at a time, so that the device
+  never holds all of them.
+  """
+  replay = _program(setup.tx, setup.schedule)
+
+  def move(state: TrainState) -> TrainState:
+    return tree.map_with_path(park, replay(setup.place(state), count))
+
+  if setup.config.sparsity.rest == 'host':
+    move = functools.partial(_one_by_one, move)
+  return parked.each(move)
+
+
+def _one_by_one(fn: Callable[[TrainState], TrainState], state: TrainState):
+  """`fn` of a state, one parameter and its moments at a time.
+
+  For what treats every number by itself. Scalars, such as step counts, go along
+  with each, as copies: `fn` may use up what it is given.
+  """
+  names = {tree.param_of(path) for path in tree.flatten(state)} - {None}
+  found = {}
+  for name in sorted(names):
+
+    def pick(path, leaf, name=name):
+      own = tree.param_of(path)
+      if own is None:
+        return jnp.copy(leaf)
+      return leaf if own == name else None
+
+    found |= tree.flatten(fn(tree.map_with_path(pick, state)))
+  return tree.map_with_path(lambda path, _: found[path], state)
+
+
+@functools.cache
+def _program(tx, schedule):
+  replay = functools.partial(step_lib.replay, tx=tx, schedule=schedule)
+  return jax.jit(replay, donate_argnums=0)

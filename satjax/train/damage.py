@@ -1,0 +1,77 @@
+"""What leaving out costs at once: the loss with it, less the loss without.
+
+Both on the rows that a refresh looks at, so that a run sees at its first step
+what a selection does to the model, and not after a few hundred.
+"""
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+
+from satjax.config.groups import ModelConfig
+from satjax.model import resting
+from satjax.sparsity import subnetwork
+from satjax.train import loss as loss_lib
+from satjax.train import refresh, views
+from satjax.train.setup import Setup
+from satjax.tree import PyTree
+
+MOST = 1.0  # nats a token: a run that begins with more is told so
+
+
+def is_seen(setup: Setup) -> bool:
+  """Whether the forward pass lacks what is left out."""
+  sparsity = setup.config.sparsity
+  rates = sparsity.rates.items()
+  hows = {sparsity.forward(axis) for axis, rate in rates if rate}
+  return not hows <= {*resting.HOW}
+
+
+def loss(
+  setup: Setup,
+  stage: Any,
+  params: PyTree,
+  extra: PyTree,
+  batch: Mapping[str, jax.Array],
+  call: Callable[..., Any] = subnetwork.run,
+) -> jax.Array:
+  """Mean loss of what trains in a window, nats a token of the probe rows.
+
+  `params` and `extra` are those of its train step; `call` as of
+  `subnetwork.split`.
+  """
+  config = setup.config
+  view = views.view_of(config, stage)
+  share, chunk = config.sparsity.probe, config.train.loss_chunk
+  program = _program(stage.model, view, share, chunk)
+  with jax.sharding.set_mesh(setup.mesh):
+    return call(program, params, extra, batch)
+
+
+@functools.cache
+def _program(model: ModelConfig, view: views.View, share: float, chunk: int):
+  def mean_loss(params, extra, batch):
+    rows = refresh.probe_rows(share, batch)
+    params, extra = views.compute_copy(model.dtype, params, extra)
+    seen, added = view(params, None, extra)
+    nats = loss_lib.next_token_loss(model, seen, rows, added, chunk)
+    return nats / jnp.maximum(jnp.sum(rows['weights']), 1.0)
+
+  return jax.jit(mean_loss)
+
+
+def warn(step: int, damage: float, better: str) -> None:
+  """Says once that what a run leaves out ruins the model."""
+  logging.log_first_n(
+    logging.WARNING,
+    'step %d: leaving out so much raises the loss by %.2f nats a token at once;'
+    ' %s',
+    1,
+    step,
+    damage,
+    better,
+  )
