@@ -98,7 +98,8 @@ def _idle_choice(sparsity: SparsityConfig) -> Iterator[tuple[str, str]]:
   if sparsity.selection == 'top_k':
     yield 'sparsity.temperature', "sparsity.selection is 'top_k'"
   sees = metrics - {'uniform', 'magnitude', 'cyclic'}
-  if not sees and 'mean' not in map(sparsity.forward, axes):
+  # With 'skip' and 'mean', rows show the damage of a selection.
+  if not sees and {*map(sparsity.forward, axes)} <= {'exact', 'through'}:
     yield 'sparsity.probe', f'{by} looks at no rows'
   if metrics <= {'uniform', 'cyclic'}:
     for key in ('balance', 'stale_scores'):

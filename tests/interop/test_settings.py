@@ -147,6 +147,7 @@ def test_a_run_that_goes_on_keeps_its_shape_and_numbers(smol, capsys):
       [
         'sparsity.head_rate=0.5',
         'sparsity.importance=uniform',
+        'sparsity.omitted_forward=exact',
         'sparsity.probe=0.5',
       ],
       'sparsity.probe 0.5 has no effect',
