@@ -77,8 +77,10 @@ def _add_rows(sparsity, part, rows):
   """Neurons that count though they rest."""
   for axis, path in tree.WRITES.items():
     name, how = path.split('/')[1], sparsity.forward(axis)
+    if how not in resting.HOW:
+      continue
     own = {n: x for n, x in rows[name].items() if x is not None}
-    if how in resting.HOW and own:
+    if own:
       part.setdefault(name, {})[how] = own
 
 
