@@ -212,13 +212,14 @@ def _lora_problems(config) -> Iterator[str]:
       f"config.optimizer.name 'muon' is for matrices of full rank, and"
       f' config.lora.rank is {rank}; use adamw, lion, adafactor or sgd'
     )
-  for axis in ('heads', 'mlp'):
-    how = sparsity.forward(axis)
-    if how in ('exact', 'through'):
-      yield (
-        f'config.sparsity.omitted_forward {how!r} of {axis} knows no adapters,'
-        f" and config.lora.rank is {rank}; use 'skip' or 'mean'"
-      )
+  hows = {axis: sparsity.forward(axis) for axis in ('heads', 'mlp')}
+  in_use = {x: how for x, how in hows.items() if how in ('exact', 'through')}
+  if in_use:
+    named = ' and '.join(f'{how!r} of {x}' for x, how in in_use.items())
+    yield (
+      f'config.sparsity.omitted_forward {named} knows no adapters, and'
+      f" config.lora.rank is {rank}; use 'skip' or 'mean'"
+    )
   if sparsity.is_on and sparsity.embed == 'rest':
     yield (
       "config.sparsity.embed 'rest' is what both tables of words do anyway"

@@ -116,7 +116,7 @@ def test_a_full_selection_in_any_order_is_dense():
   step = jax.jit(setup_lib.make_step(setup))
   dense, dense_metrics = step(state, batch)
   sub, nothing = subnetwork.split(state, rows, stacks)
-  assert nothing.params['blocks']['mlp']['up'].shape == (2, 0, 64)
+  assert nothing.rows.params['blocks']['mlp']['up'].shape == (2, 0, 64)
   sub, metrics = step(sub, batch)
   back = subnetwork.merge(sub, nothing, rows, stacks)
   np.testing.assert_allclose(metrics['loss'], dense_metrics['loss'], rtol=1e-6)
