@@ -1,6 +1,7 @@
 """The shapes of a run, step by step, as a person would work them out."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -27,12 +28,12 @@ def make_config(**changes):
 # 60 steps of 256 tokens; 2 layers, 4 heads, 128 channels in tiles of 16; rates
 # 0.5, 0.25 and 0 from steps 0, 30 and 45; growth to 4 layers after 30 steps.
 def make_phase(rung, *layers, is_sparse=True):
-  """From (heads, key/value heads, channels) of each layer."""
+  """From (heads, key/value heads, channels) of each layer; all take part."""
   found = stages.stages(make_config())
   stage = next(s for s in found if s.model.num_layers == len(layers))
-  return Phase(
-    stage, rung, tuple(flops.Layer(*layer) for layer in layers), is_sparse
-  )
+  omitted = (0,) * len(list(itertools.groupby(layers)))
+  layers = tuple(flops.Layer(*layer) for layer in layers)
+  return Phase(stage, rung, layers, omitted, is_sparse)
 
 
 FIRST = make_phase(0, *[(2, 2, 64)] * 2)
