@@ -64,7 +64,12 @@ def step_collectives(config):
   rows = {
     n // split for n in (layer.heads * config.model.head_dim, layer.channels)
   }
-  weights = [one for one in found if one.shape[:1] and {*one.shape[:2]} & rows]
+  words = config.model.vocab_size // split
+  weights = [
+    one
+    for one in found
+    if one.shape[1:] and {*one.shape[:2]} & rows and words not in one.shape
+  ]
   return found, weights
 
 
