@@ -1,6 +1,7 @@
 """FLOPs in closed form: by hand, and as the compiler counts them."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,9 @@ import pytest
 
 from satjax import flops
 from satjax.model import decoder
+from satjax.train import phases, programs, views
 from tests import models
+from tests.train import helpers
 
 LLAMA_7B = models.make(
   num_layers=32,
@@ -81,12 +84,23 @@ def test_half_of_llama_2_7b_is_1_96_times_cheaper():
   assert round(dense / mlp, 2) == 1.46
 
 
-def test_a_dense_forward_costs_a_third_of_dense_and_two_of_the_kept():
+@pytest.mark.parametrize(
+  'passes, share', [(0, 0), (1, 1 / 3), (2, 2 / 3), (2.5, 5 / 6), (3, 1)]
+)
+def test_omitted_matrices_cost_their_share_of_dense(passes, share):
+  # At length 1 there are next to no scores.
   half = [flops.Layer(16, 16, 5504)] * 32
-  dense = flops.train_flops_per_token(LLAMA_7B, 2048)
-  kept = flops.train_flops_per_token(LLAMA_7B, 2048, half)
-  found = flops.train_flops_per_token(LLAMA_7B, 2048, half, dense_forward=True)
-  assert found == pytest.approx(dense / 3 + 2 * kept / 3)
+  dense, kept = (
+    flops.train_flops_per_token(LLAMA_7B, 1, x) for x in (None, half)
+  )
+  found = flops.train_flops_per_token(
+    LLAMA_7B, 1, half, omitted_passes={'heads': passes, 'mlp': passes}
+  )
+  assert found == pytest.approx(share * dense + (1 - share) * kept, rel=1e-3)
+  head = 3 * 2 * LLAMA_7B.embed_dim * LLAMA_7B.vocab_size
+  found = flops.train_flops_per_token(LLAMA_7B, 1, passes=[passes] * 32)
+  expected = share * (dense - head) + head
+  assert found == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize('window', [1, 7, 63, 64, 1000])
@@ -176,59 +190,117 @@ WIDE = dataclasses.replace(
 )
 
 
+WIDE_KEYS = ('embed_dim', 'num_heads', 'head_dim', 'mlp_dim')
+HALF = {'head_rate': 0.5, 'channel_rate': 0.5}
+LAYERS = {'layer_rate': 0.6}  # 3 of 5
+HOWS = ('skip', 'mean', 'exact', 'through')
+LAYER_HOWS = ('skip', 'exact', 'through')
+MIXED = {'heads': 'through', 'mlp': 'exact', 'layers': 'through'}
+
+
+def window_of(grouped=False, layers=5, **sparsity):
+  """A configuration of some wide layers, its phase, and a window as shapes."""
+  config = helpers.make_config(
+    **{f'model__{key}': getattr(WIDE, key) for key in WIDE_KEYS},
+    **{f'sparsity__{key}': value for key, value in sparsity.items()},
+    model__num_kv_heads=4 if grouped else 16,
+    model__num_layers=layers,
+    data__seq_len=LENGTH,
+    train__batch_size=ROWS,
+  )
+  setup, phase = helpers.one_device(config), phases.phase_at(config, 0)
+  batch = helpers.random_batch(config, 0)
+  return config, phase, programs.shapes(setup, batch, phase)
+
+
+def surplus_of(config, phase):
+  """Of the square of scores the half that the formula leaves out."""
+  sparsity, heads = config.sparsity, config.model.num_heads
+  times = {'skip': 0, 'mean': 0, 'exact': 1, 'through': 3}
+  kept = phase.layers[0].heads
+  trained = phase.mean_kept['layers']
+  of_layer = 3 * kept + times[sparsity.forward('heads')] * (heads - kept)
+  total = trained * of_layer
+  total += sum(phase.omitted) * times[sparsity.forward('layers')] * heads
+  half = 2 * config.model.head_dim * LENGTH
+  return ROWS * LENGTH * half * total
+
+
 @pytest.mark.parametrize(
-  'heads, kv_heads, kept, exact',
-  [(16, 16, None, False), (16, 4, None, False), (16, 16, 8, False)]
-  + [(16, 16, 8, True)],
+  'grouped, sparsity',
+  [
+    (False, {}),
+    (True, {}),
+    *((False, HALF | {'omitted_forward': how}) for how in HOWS),
+    (False, {'channel_rate': 0.5, 'omitted_forward': 'through'}),
+    (True, {'channel_rate': 0.25, 'omitted_forward': 'exact'}),
+    *((True, LAYERS | {'omitted_forward': how}) for how in LAYER_HOWS),
+    (False, HALF | LAYERS),
+    (False, HALF | LAYERS | {'omitted_forward': MIXED}),
+    (True, {'channel_rate': 0.5, 'embed': 'rest'}),
+  ],
 )
-def test_the_formula_is_within_a_per_cent_of_the_compiler(
-  heads, kv_heads, kept, exact
-):
-  """Dense, grouped, a sub-network, and one with a dense forward pass."""
-  dense = dataclasses.replace(WIDE, num_heads=heads, num_kv_heads=kv_heads)
-  layer = flops.dense_layers(dense)[0]
-  if kept:
-    layer = flops.Layer(kept, kept, dense.mlp_dim * kept // heads)
+def test_the_formula_is_within_a_per_cent_of_the_compiler(grouped, sparsity):
+  """What trains and what rests, as the programs of a run do it.
 
-  def shapes(layers, part):
-    model = dataclasses.replace(
-      dense,
-      num_layers=layers,
-      num_heads=part.heads,
-      num_kv_heads=part.kv_heads,
-      mlp_dim=part.channels,
-    )
-    return jax.eval_shape(lambda: decoder.init_params(model, jax.random.key(0)))
+  The compiler counts the body of a loop once. So 3 layers rest among 2: as many
+  as there are loops over layers at rest, each of them counted in its place.
+  """
+  config, phase, opened = window_of(grouped, **sparsity)
 
-  def count(layers):
-    rest = None
-    if exact:
-      others = flops.Layer(
-        heads - kept, heads - kept, dense.mlp_dim - layer.channels
-      )
-      blocks = shapes(layers, others)['blocks']
-      rest = {name: blocks[name] for name in ('attention', 'mlp')}
+  def loss(params, tokens, extra):
+    seen = views.plain(params, None, extra)
+    logits = decoder.apply(config.model, seen[0], {'tokens': tokens}, seen[1])
+    return jnp.sum(jnp.square(logits))
 
-    def loss(params, tokens, rest):
-      logits = decoder.apply(dense, params, {'tokens': tokens}, rest)
+  tokens = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)
+  lowered = jax.jit(jax.grad(loss)).lower(
+    opened.state.params, tokens, opened.forward_extra
+  )
+  by_formula = phases.phase_flops(config, phase) + surplus_of(config, phase)
+  # Compiled, without what the backward pass of a layer at rest throws away.
+  by_compiler = lowered.compile().cost_analysis()['flops']
+  assert by_compiler / by_formula == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_resting_tables_save_what_lies_below_the_lowest_layer(count):
+  """In the mean over all choices, as the formula has it.
+
+  Which loop over layers at rest then runs no round is data, which the compiler
+  does not see. So here is a program for each choice: layers in turn, and
+  gradients of those that train alone.
+  """
+  config, phase, _ = window_of(
+    layers=3,
+    layer_rate=1 - count / 3,
+    omitted_forward='through',
+    embed='rest',
+  )
+  shapes = jax.eval_shape(
+    lambda: decoder.init_params(config.model, jax.random.key(0))
+  )
+  one = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype),
+    shapes['blocks'],
+  )
+  tokens = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)
+
+  def counted(chosen):
+    def loss(trained, params, tokens):
+      blocks = dict(enumerate(params['blocks'])) | trained
+      params = params | {'blocks': tuple(blocks.values())}
+      logits = decoder.apply(config.model, params, {'tokens': tokens})
       return jnp.sum(jnp.square(logits))
 
-    tokens = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)
-    lowered = jax.jit(jax.grad(loss)).lower(shapes(layers, layer), tokens, rest)
+    lowered = jax.jit(jax.grad(loss)).lower(
+      dict.fromkeys(chosen, one), shapes | {'blocks': (one,) * 3}, tokens
+    )
     return lowered.cost_analysis()['flops']
 
-  def formula(layers):
-    model = dataclasses.replace(dense, num_layers=layers)
-    per_token = flops.train_flops_per_token(
-      model, LENGTH, [layer] * layers, dense_forward=exact
-    )
-    # The half of the attention square that the formula leaves out.
-    half = 2 * dense.head_dim * LENGTH * layers
-    surplus = 3 * half * layer.heads
-    if exact:
-      surplus = half * (2 * layer.heads + heads)
-    return ROWS * LENGTH * (per_token + surplus)
-
-  by_compiler = count(2) - count(1)
-  by_formula = formula(2) - formula(1)
+  choices = itertools.combinations(range(3), count)
+  by_compiler = np.mean([counted(chosen) for chosen in choices])
+  surplus = 2 * config.model.head_dim * config.model.num_heads * LENGTH
+  surplus *= 3 * count + (3 - count) * (3 - 2 / (count + 1))
+  by_formula = phases.phase_flops(config, phase) + ROWS * LENGTH * surplus
   assert by_compiler / by_formula == pytest.approx(1, abs=0.01)

@@ -19,8 +19,16 @@ OPTIONS = shared.required(
       float,
       nargs='*',
     ),
+    '--layers': shared.value(
+      'RATE',
+      'omission rates of layers, timed besides (default: none); --profile takes'
+      ' the first instead of one of --rates',
+      float,
+      nargs='*',
+      default=(),
+    ),
     '--forwards': shared.choice(
-      ('skip', 'mean', 'exact'),
+      ('skip', 'mean', 'exact', 'through'),
       'what the omitted part does in the forward pass (default: skip'
       ' exact); --profile takes the first',
       nargs='*',
@@ -70,10 +78,12 @@ def run(options: Any) -> None:
   if options.profile:
     from satjax.lab.bench import profiler
 
-    rate = (options.rates or (0.5,))[0]
-    forward = (options.forwards or ('skip',))[0]
     result = profiler.profile(
-      config, options.profile, rate=rate, forward=forward
+      config,
+      options.profile,
+      rate=(options.layers or options.rates or (0.5,))[0],
+      forward=(options.forwards or ('skip',))[0],
+      unit='layers' if options.layers else 'neurons',
     )
     print(profiler.render(result))
   elif options.ladder:
@@ -90,6 +100,7 @@ def run(options: Any) -> None:
       config,
       rates=paired.RATES if options.rates is None else options.rates,
       forwards=options.forwards,
+      layers=options.layers,
       rounds=options.rounds or 21,
       steps=options.steps,
       torch=options.torch,

@@ -214,14 +214,13 @@ def _split_layers(full, order_L, count, *, place, park, consume, call):
 
 
 def _merge_layers(sub, parked, order_L, *, place, home, consume, call):
-  inverse_L = call(_inverse, order_L)
   others = tree.flatten(parked)
 
   def join(path, leaf):
     if not _is_stacked(path, leaf.ndim):
       return leaf
     other = place(path, others[path])
-    full = home(path, call(_join_layers, leaf, other, inverse_L))
+    full = home(path, call(_join_layers, leaf, other, order_L))
     if consume:
       for x in (leaf, other):
         x.delete()
@@ -237,14 +236,22 @@ def _is_stacked(path, ndim):
 
 @functools.partial(jax.jit, static_argnums=2)
 def _take_layers(leaf, order_L, count):
-  take = functools.partial(jnp.take, leaf, axis=0, mode='clip')
+  """One at a time: a gather would need room for two more leaves on a TPU."""
+
+  def take(numbers):
+    one = functools.partial(jax.lax.dynamic_index_in_dim, leaf, keepdims=False)
+    return jax.lax.map(one, numbers)
+
   return take(order_L[:count]), take(order_L[count:])
 
 
 @jax.jit
-def _join_layers(active, others, inverse_L):
-  layers = jnp.concatenate([active, others])
-  return jnp.take(layers, inverse_L, axis=0, mode='clip')
+def _join_layers(active, others, order_L):
+  """Inverse of `_take_layers`; a scatter needs no room but its result."""
+  count, options = len(active), {'unique_indices': True}
+  layers = jnp.zeros((len(order_L), *active.shape[1:]), active.dtype)
+  layers = layers.at[order_L[:count]].set(active, **options)
+  return layers.at[order_L[count:]].set(others, **options)
 
 
 def _split_rows(full, order, stacks, *, place, park, consume, call):

@@ -1,6 +1,7 @@
 """The shapes of a run, step by step, as a person would work them out."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -27,12 +28,12 @@ def make_config(**changes):
 # 60 steps of 256 tokens; 2 layers, 4 heads, 128 channels in tiles of 16; rates
 # 0.5, 0.25 and 0 from steps 0, 30 and 45; growth to 4 layers after 30 steps.
 def make_phase(rung, *layers, is_sparse=True):
-  """From (heads, key/value heads, channels) of each layer."""
+  """From (heads, key/value heads, channels) of each layer; all take part."""
   found = stages.stages(make_config())
   stage = next(s for s in found if s.model.num_layers == len(layers))
-  return Phase(
-    stage, rung, tuple(flops.Layer(*layer) for layer in layers), is_sparse
-  )
+  omitted = (0,) * len(list(itertools.groupby(layers)))
+  layers = tuple(flops.Layer(*layer) for layer in layers)
+  return Phase(stage, rung, layers, omitted, is_sparse)
 
 
 FIRST = make_phase(0, *[(2, 2, 64)] * 2)
@@ -71,9 +72,13 @@ def test_a_phase_beyond_the_run_is_not_next():
 
 
 def test_what_a_phase_keeps_by_unit():
-  assert SECOND.kept == {'heads': (3,) * 4, 'mlp': (96,) * 4}
+  assert SECOND.kept == {
+    'heads': (3,) * 4,
+    'mlp': (96,) * 4,
+    'layers': ((4,) * 4, (0,) * 4),  # all 4 of the one run of equal layers
+  }
   uneven = make_phase(0, (4, 4, 128), (2, 2, 96))
-  assert uneven.mean_kept == {'heads': 3.0, 'mlp': 112.0}
+  assert uneven.mean_kept == {'heads': 3.0, 'mlp': 112.0, 'layers': 2}
 
 
 @pytest.mark.parametrize(
@@ -163,12 +168,82 @@ def test_layers_have_their_own_rates():
     sparsity__layer_scale=(0.0, 1.0), growth__hops=(), sparsity__rungs=1
   )
   phase = phases.phase_at(config, 0)
-  assert phase.kept == {'heads': (4, 2), 'mlp': (128, 64)}
+  assert phase.kept['heads'] == (4, 2)
+  assert phase.kept['mlp'] == (128, 64)
   assert phases.stacks(phase) == (
     Stack(0, 1, ()),
     Stack(1, 2, (('heads', 2), ('kv_heads', 2), ('mlp', 64))),
   )
   assert len(phases.stacks(phases.phase_at(config, 59))) == 1
+
+
+def layers_config(**changes):
+  """6 layers, half of them left out by the ladder, then a quarter, then none."""
+  changes = {
+    'model__num_layers': 6,
+    'sparsity__layer_rate': 0.5,
+    'sparsity__head_rate': 0.0,
+    'sparsity__channel_rate': 0.0,
+    'growth__hops': (),
+  } | changes
+  return make_config(**changes)
+
+
+def test_layers_take_part_by_the_same_ladder():
+  config = layers_config()
+  found = [phases.phase_at(config, step) for step in (0, 30, 45)]
+  assert [phase.omitted for phase in found] == [(3,), (2,), (0,)]
+  assert [phase.mean_kept['layers'] for phase in found] == [3, 4, 6]
+  assert [phase.is_sparse for phase in found] == [True, True, False]
+  assert [phases.stacks(phase) for phase in found] == [
+    (Stack(0, 3, ()),),
+    (Stack(0, 4, ()),),
+    (Stack(0, 6, ()),),
+  ]
+  assert phases.resting(found[0]) == ((0, 3),)
+  said = phases.describe(found[0])
+  assert (said['sparsity/layers_kept'], said['model/num_layers']) == (3, 6)
+  assert said['sparsity/omission_rate'] == 0.5
+
+
+def test_runs_of_equal_layers_share_what_is_left_out():
+  # Dense at both ends: 4 layers between them, of half the heads.
+  config = layers_config(
+    sparsity__dense_layers=(1, 1),
+    sparsity__head_rate=0.5,
+  )
+  phase = phases.phase_at(config, 0)
+  assert phase.omitted == (0, 2, 0)
+  assert phase.kept['layers'] == ((1, 2, 2, 2, 2, 1), (0, 1, 1, 1, 1, 2))
+  half = (('heads', 2), ('kv_heads', 2))
+  assert phases.stacks(phase) == (
+    Stack(0, 1, ()),
+    Stack(1, 3, half),
+    Stack(3, 4, ()),
+  )
+  assert phases.resting(phase) == ((0, 0), (0, 2), (2, 2))
+  assert phase.mean_kept == {'heads': 3.0, 'mlp': 128.0, 'layers': 4}
+
+
+def test_layers_cost_as_many_passes_as_they_take():
+  def costs(how, **changes):
+    forward = {'sparsity__omitted_forward': how}
+    return phases.step_flops(layers_config(**forward, **changes), 0)
+
+  whole = phases.step_flops(layers_config(), 59)
+  skip, exact, through = map(costs, ('skip', 'exact', 'through'))
+  small = layers_config(model__num_layers=3, sparsity__layer_rate=0.0)
+  assert skip == phases.step_flops(small, 0)
+  layers = (whole - skip) / 3  # the 3 passes of the 3 layers left out
+  assert exact == pytest.approx(skip + layers)
+  # Scores are multiplied by no weights: all of their backward pass stays.
+  scores = 256 * 3 * 2 * 2 * 4 * 16 * 32
+  assert through == pytest.approx(skip + 2 * layers + scores)
+  # No gradient of tables, and of 3 at rest below, among and above 3 that train
+  # a quarter in the mean needs none.
+  head = 256 * 2 * 64 * 320
+  rests = costs('through', sparsity__embed='rest')
+  assert rests == pytest.approx(through - head - (layers + scores) / 4)
 
 
 def test_layers_at_both_ends_stay_dense_also_after_a_growth():
@@ -254,3 +329,13 @@ def test_an_exact_forward_pass_is_paid_for():
   dense = phases.step_flops(make_config(growth__hops=()), 59)
   assert steps[0] == steps[1]
   assert steps[2] == pytest.approx(dense / 3 + 2 * steps[0] / 3)
+
+
+def test_gradients_through_what_rests_are_paid_for():
+  exact, through, whole = (
+    phases.step_flops(
+      make_config(sparsity__omitted_forward=forward, growth__hops=()), step
+    )
+    for forward, step in (('exact', 0), ('through', 0), ('skip', 59))
+  )
+  assert exact < through < whole

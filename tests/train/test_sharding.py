@@ -13,6 +13,7 @@ from satjax import errors, sharding, tree
 from satjax.config.groups import MeshConfig
 from satjax.interop import huggingface, weights
 from satjax.lab.plan import collectives
+from satjax.lab.plan import compiled as plan_compile
 from satjax.sparsity import subnetwork
 from satjax.train import checkpoint, phases, programs, refresh, window
 from satjax.train import setup as setup_lib
@@ -44,7 +45,7 @@ MESHES = [
 
 def make_config(mesh, **changes):
   names = ('mesh__data', 'mesh__fsdp', 'mesh__tensor')
-  return helpers.make_config(**MODEL, **dict(zip(names, mesh)), **changes)
+  return helpers.make_config(**(MODEL | dict(zip(names, mesh)) | changes))
 
 
 def make_setup(config):
@@ -57,12 +58,18 @@ def step_collectives(config):
   setup, phase = make_setup(config), phases.phase_at(config, 0)
   batch = helpers.random_batch(config, 0)
   program = programs.compile_phase(setup, batch, phase)
-  found = collectives.read(program.as_text())
+  rounds = plan_compile.loop_rounds(phase)
+  found = collectives.read(program.as_text(), rounds)
   layer, split = phase.layers[0], config.mesh.tensor
   rows = {
     n // split for n in (layer.heads * config.model.head_dim, layer.channels)
   }
-  weights = [one for one in found if one.shape[:1] and {*one.shape[:2]} & rows]
+  words = config.model.vocab_size // split
+  weights = [
+    one
+    for one in found
+    if one.shape[1:] and {*one.shape[:2]} & rows and words not in one.shape
+  ]
   return found, weights
 
 
@@ -95,6 +102,27 @@ def test_a_sparse_step_sends_only_what_it_keeps(mesh, capfd):
   assert 'Involuntary full rematerialization' not in capfd.readouterr().err
 
 
+HALF_OF_LAYERS = {'model__num_layers': 4, 'sparsity__layer_rate': 0.5}
+
+
+@pytest.mark.parametrize('mesh', MESHES)
+def test_layers_at_rest_send_no_more_than_dense_ones(mesh):
+  """Nothing under 'skip'; weights once, for one pass, under 'exact'."""
+  dense = step_collectives(make_config(mesh, model__num_layers=4))
+  for how, share in (('skip', 0.5), ('exact', 0.8), ('through', 1.0)):
+    config = make_config(
+      mesh,
+      **HALF_OF_LAYERS,
+      sparsity__omitted_forward=how,
+      sparsity__shards=mesh[2],
+    )
+    sparse = step_collectives(config)
+    assert_cheaper(sparse, dense, keep=share)
+    totals = [collectives.total(found) for found, _ in (sparse, dense)]
+    for kind, (_, size) in totals[0].items():
+      assert size <= totals[1][kind][1], (how, kind)
+
+
 def exchanged(config, shards):
   """The collectives of every program that opens or closes a window."""
   setup, phase = make_setup(config), phases.phase_at(config, 0)
@@ -124,6 +152,13 @@ def test_rows_of_a_selection_never_leave_their_device(mesh):
   assert exchanged(config, 1)
 
 
+@pytest.mark.parametrize('mesh', [(1, 4, 2), (2, 2, 2)])
+def test_layers_of_a_selection_never_leave_their_device(mesh):
+  layers = HALF_OF_LAYERS | HALF
+  config = make_config(mesh, **layers, sparsity__shards=2)
+  assert exchanged(config, 2) == []
+
+
 def test_parts_of_a_state_lie_where_the_table_of_axes_wants_them():
   config = make_config((1, 4, 2), **HALF, sparsity__shards=2)
   setup = make_setup(config)
@@ -142,15 +177,18 @@ def test_parts_of_a_state_lie_where_the_table_of_axes_wants_them():
 
 
 @functools.cache
-def trained(mesh):
-  """Losses of a few steps, and the selection of each."""
+def trained(mesh, how=None):
+  """Losses of a few steps, the selection of each, and the state after them.
+
+  Of neurons or, if `how` says what they do, of layers.
+  """
+  layers = HALF_OF_LAYERS | {'sparsity__omitted_forward': how}
   config = make_config(
     mesh,
-    **HALF,
+    **(layers if how else HALF | {'sparsity__importance': 'maxip'}),
     sparsity__shards=2,
     sparsity__split=1.0,
     sparsity__refresh_every=3,
-    sparsity__importance='maxip',
     sparsity__selection='sample',
     train__num_steps=6,
   )
@@ -165,7 +203,7 @@ def trained(mesh):
       now.state, scalars = step(now.state, batch, now.forward_extra)
     losses.append(float(scalars['loss']))
     kept.append(jax.device_get(now.chosen.kept))
-  return losses, kept
+  return losses, kept, jax.device_get(window.whole(setup, now, 6))
 
 
 @pytest.mark.parametrize(
@@ -178,14 +216,27 @@ def trained(mesh):
   ],
 )
 def test_selection_and_loss_do_not_depend_on_the_mesh(mesh):
-  losses, kept = trained((1, 1, 1))
-  same_losses, same_kept = trained(mesh)
+  losses, kept, _ = trained((1, 1, 1))
+  same_losses, same_kept, _ = trained(mesh)
   np.testing.assert_allclose(same_losses, losses, rtol=1e-5)
   for one, two in zip(kept, same_kept):
     assert one.keys() == two.keys()
     for name in one:
       np.testing.assert_array_equal(one[name], two[name], name)
   assert any((kept[0][n] != kept[3][n]).any() for n in kept[0])
+
+
+@pytest.mark.parametrize('how', ['skip', 'exact', 'through'])
+def test_layers_on_eight_devices_train_as_on_one(how):
+  losses, kept, state = trained((1, 1, 1), how)
+  same_losses, same_kept, same_state = trained((2, 2, 2), how)
+  np.testing.assert_allclose(same_losses, losses, rtol=1e-5)
+  for one, two in zip(kept, same_kept):
+    np.testing.assert_array_equal(one['layers'], two['layers'])
+  assert any((one['layers'] != kept[0]['layers']).any() for one in kept)
+  found = tree.flatten(same_state)
+  for path, leaf in tree.flatten(state).items():
+    np.testing.assert_allclose(found[path], leaf, 1e-3, 1e-4, err_msg=path)
 
 
 @pytest.mark.slow

@@ -149,12 +149,21 @@ def random_batches(
   return batches
 
 
-def with_rate(config: Config, rate: float, forward: str) -> Config:
-  """The configuration with a rate that is constant from the first step on."""
+# What a rate is of: heads and channels, or whole layers.
+UNITS = {'neurons': ('head_rate', 'channel_rate'), 'layers': ('layer_rate',)}
+
+
+def with_rate(
+  config: Config, rate: float, forward: str, unit: str = 'neurons'
+) -> Config:
+  """The configuration with a rate that is constant from the first step on.
+
+  It is that of one of `UNITS`; of the others nothing is left out.
+  """
   values = config.to_dict()
   values['sparsity'] |= {
-    'head_rate': rate,
-    'channel_rate': rate,
+    **dict.fromkeys(sum(UNITS.values(), ()), 0.0),
+    **dict.fromkeys(UNITS[unit], rate),
     'omitted_forward': forward,
     'shape': 'ladder',
     'split': 1.0,
@@ -165,14 +174,20 @@ def with_rate(config: Config, rate: float, forward: str) -> Config:
 
 def compact(dense: Config, sparse: Config) -> Config:
   """A model that is natively as small as a sub-network of the dense one."""
-  layer = phases.phase_at(sparse, 0).layers[-1]
+  phase = phases.phase_at(sparse, 0)
+  layer = phase.layers[-1]
   model = dataclasses.replace(
     dense.model,
+    num_layers=phase.mean_kept['layers'],
     num_heads=layer.heads,
     num_kv_heads=layer.kv_heads,
     mlp_dim=layer.channels,
   )
-  return dataclasses.replace(dense, model=model)
+  # What they say is of the layers of the dense model.
+  sparsity = dataclasses.replace(
+    dense.sparsity, layer_scale=(), dense_layers=(0, 0)
+  )
+  return dataclasses.replace(dense, model=model, sparsity=sparsity)
 
 
 def compile_arm(setup: setup_lib.Setup, batch: Any) -> CompiledStep:

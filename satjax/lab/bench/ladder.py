@@ -46,8 +46,8 @@ def ladder(
   config = bench_arms.fresh(config)
   if not config.sparsity.is_on:
     raise errors.ConfigError(
-      'config.sparsity.head_rate and channel_rate are 0: there is no ladder to'
-      ' time; set them'
+      'config.sparsity.head_rate, channel_rate and layer_rate are 0: there is'
+      ' no ladder to time; set one of them'
     )
   if out is not None:
     bench_table.write(out, {}, '')

@@ -33,6 +33,8 @@ from satjax.train import workdir
 _WARMUP = 3  # steps of an arm, and refreshes, before any counts
 RATES = (0.25, 0.5, 0.75)
 FORWARDS = ('skip', 'exact')
+# Beginnings of names of arms whose forward pass is that of the dense one.
+_SAME = ('dense again', 'whole', 'torch', 'exact', 'through')
 
 
 def bench(
@@ -40,6 +42,7 @@ def bench(
   *,
   rates: Sequence[float] = RATES,
   forwards: Sequence[str] = FORWARDS,
+  layers: Sequence[float] = (),
   rounds: int = 21,
   steps: int = 2,
   torch: Sequence[str] | None = None,
@@ -54,6 +57,7 @@ def bench(
   Args:
     rates: omission rates of heads and channels.
     forwards: what the omitted part does in the forward pass, for each rate.
+    layers: omission rates of layers, for each of `forwards` but 'mean'.
     rounds: visits to each arm.
     steps: optimizer steps in a visit.
     torch: beginnings of names of PyTorch arms; (): none; None: all there are.
@@ -76,7 +80,15 @@ def bench(
   before = os.getloadavg(), bench_machine.clocks()
   device = (devices or jax.devices())[0]
   variants = bench_torch.wanted(torch, device.platform, config.model.dtype)
-  run = _Run(config, rates, forwards, rounds, steps, devices)
+  cases = [
+    *(('neurons', *case) for case in itertools.product(rates, forwards)),
+    *(
+      ('layers', rate, forward)
+      for rate, forward in itertools.product(layers, forwards)
+      if forward != 'mean'
+    ),
+  ]
+  run = _Run(config, cases, rounds, steps, devices)
   with tempfile.TemporaryDirectory() as weights:
     run.time(memory, weights, variants)
   result = {
@@ -98,8 +110,11 @@ def bench(
 class _Run:
   """The arms of a benchmark, and what is known of them so far."""
 
-  def __init__(self, config, rates, forwards, rounds, steps, devices):
-    """Compiles every step, while the memory is free."""
+  def __init__(self, config, cases, rounds, steps, devices):
+    """Compiles every step, while the memory is free.
+
+    Cases: what is left out of it, at which rate, and what that does.
+    """
     self.rounds, self.num_steps = rounds, steps
     self.batches = bench_arms.random_batches(config)
     self.losses, self.unavailable, self.figures = {}, {}, {}
@@ -107,9 +122,11 @@ class _Run:
     with_rate = bench_arms.with_rate
     dense = with_rate(config, 0.0, 'skip')
     wanted = {'dense': dense}
-    for rate, forward in itertools.product(rates, forwards):
-      name, changed = f'{forward} {rate:g}', with_rate(config, rate, forward)
-      wanted[name] = changed
+    for unit, rate, forward in cases:
+      name = f'{forward} {rate:g}'
+      if unit == 'layers':
+        name = f'{forward} layers {rate:g}'
+      wanted[name] = changed = with_rate(config, rate, forward, unit)
       if forward == 'skip':
         wanted[f'{name}, twin'] = bench_arms.compact(dense, changed)
     # All of them are checked before any is compiled.
@@ -203,7 +220,8 @@ class _Run:
     """
     for name, sat in self.compiled.items():
       whole = f'whole {name.split()[0]}'
-      if sat.phase.is_sparse and whole not in self.losses:
+      is_cut = sat.phase.is_sparse and not any(sat.phase.omitted)
+      if is_cut and whole not in self.losses:
         arm = bench_arms.whole_selection(self._make('dense'), sat.setup)
         self.losses[whole] = arm.steps(1)
 
@@ -222,9 +240,7 @@ class _Run:
         arms |= made
     self._check_noise()
     same = {
-      name: loss
-      for name, loss in self.losses.items()
-      if name.startswith(('dense again', 'whole', 'torch'))
+      name: loss for name, loss in self.losses.items() if name.startswith(_SAME)
     }
     dtype, platform = self.config.model.dtype, self.device.platform
     bench_table.check_losses(self.losses['dense'], same, dtype, platform)

@@ -34,6 +34,7 @@ def profile(
   *,
   rate: float = 0.5,
   forward: str = 'skip',
+  unit: str = 'neurons',
   steps: int = 3,
   devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, Any]:
@@ -41,8 +42,9 @@ def profile(
 
   Args:
     directory: for a trace of each section, and the tables, as profile.md.
-    rate: omission rate of heads and channels.
+    rate: omission rate.
     forward: what the omitted part does in the forward pass.
+    unit: what is left out, one of `arms.UNITS`.
     steps: in a trace; as many refreshes.
     devices: None: all. The first is looked at.
 
@@ -60,7 +62,10 @@ def profile(
   sections = {}
   for name, changed in (
     ('dense', bench_arms.with_rate(config, 0.0, 'skip')),
-    (f'{forward} {rate:g}', bench_arms.with_rate(config, rate, forward)),
+    (
+      f'{forward} {rate:g}',
+      bench_arms.with_rate(config, rate, forward, unit),
+    ),
   ):
     # A cache would give back programs whose operations have other names.
     with bench_machine.empty_cache():

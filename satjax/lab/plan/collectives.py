@@ -30,7 +30,8 @@ class Collective:
   shape: tuple[int, ...]
   dtype: str  # as XLA writes it, such as 'bf16'
   bytes: int  # of that array, once
-  times: int  # how often it runs in one run of the program
+  # How often it runs in one run of the program; a mean where that is data.
+  times: float
   group: int  # how many devices take part together
 
 
@@ -40,7 +41,7 @@ def total(found: Sequence[Collective]) -> dict[str, tuple[int, int]]:
   for one in found:
     count, size = sums.get(one.kind, (0, 0))
     sums[one.kind] = count + one.times, size + one.times * one.bytes
-  return sums
+  return {k: (round(count), round(size)) for k, (count, size) in sums.items()}
 
 
 def largest(found: Sequence[Collective], most: int = 5) -> list[Collective]:
@@ -69,19 +70,24 @@ _CHAIN = re.compile(r'channel_id=(\d+).*chain_id="(\d+)"')
 _ARRAY = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\]')
 
 
-def read(hlo_text: str) -> list[Collective]:
+def read(hlo_text: str, rounds: float | None = None) -> list[Collective]:
   """The collectives of a compiled program; groups of one device are none.
+
+  Args:
+    hlo_text: of the program.
+    rounds: of a loop whose length is data, in the mean; None: there is none.
 
   Raises:
     ValueError: a loop with a collective does not say how often it runs.
   """
-  return list(_Program(hlo_text).collectives())
+  return list(_Program(hlo_text, rounds).collectives())
 
 
 class _Program:
   """Computations by name, and how often each of them runs."""
 
-  def __init__(self, text: str):
+  def __init__(self, text: str, rounds: float | None):
+    self._rounds = rounds
     self._bodies, self._entry = hlo.computations(text)
     self._times = functools.cache(self._count)
     self._callers: dict[str, list[tuple[str, hlo.Instruction]]] = {}
@@ -129,12 +135,13 @@ class _Program:
     if name == self._entry:
       return 1
     return sum(
-      self._times(caller) * (self._trips(one) if one.opcode == 'while' else 1)
+      self._times(caller)
+      * (self._trips(caller, one) if one.opcode == 'while' else 1)
       for caller, one in self._callers.get(name, ())
     )
 
-  def _trips(self, loop):
-    """How often a loop runs: said, or by its counter, which begins at 0."""
+  def _trips(self, caller, loop):
+    """How often a loop runs: said, or by its counter."""
     if known := _TRIPS.search(loop.rest):
       return int(known[1])
     condition, body = (
@@ -147,12 +154,29 @@ class _Program:
       counter, bound = _element(counter), _constant(bound)
     if counter is not None and state.opcode == 'tuple':
       step = _added(body, state.operands[counter], counter)
-    if not bound or not step:
-      raise ValueError(
-        'a loop with a collective has no known length:'
-        f' {loop.name} = {loop.types} while({loop.rest}'[:250]
-      )
-    return -(-bound // step)
+    start = self._start(caller, loop, counter) if bound and step else None
+    if start is not None:
+      return -(-(bound - start) // step)
+    if self._rounds is not None:
+      return self._rounds
+    raise ValueError(
+      'a loop with a collective has no known length:'
+      f' {loop.name} = {loop.types} while({loop.rest}'[:250]
+    )
+
+  def _start(self, caller, loop, counter):
+    """Where the counter of a loop begins; None: that is data.
+
+    Where no length is data it begins at 0, whatever makes it so.
+    """
+    if self._rounds is None:
+      return 0
+    body = self._bodies[caller]
+    state = body[loop.operands[0]]
+    one = body[state.operands[counter]] if state.opcode == 'tuple' else state
+    while one.opcode == 'copy':
+      one = body[one.operands[0]]
+    return _constant(one)
 
 
 def _calls(one):

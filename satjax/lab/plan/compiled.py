@@ -60,8 +60,18 @@ def compile_at(
     time.perf_counter() - start,
     *step_bytes(program),
     parked_bytes(opened),
-    tuple(collectives.read(program.as_text())),
+    tuple(collectives.read(program.as_text(), loop_rounds(phase))),
   )
+
+
+def loop_rounds(phase: phases.Phase) -> float:
+  """Of a loop over layers that count though they rest, in the mean.
+
+  One is below each layer that trains, and one above the last of a stack
+  (`model.resting`); how many layers lie there depends on the choice.
+  """
+  loops = phase.mean_kept['layers'] + len(phases.stacks(phase))
+  return sum(phase.omitted) / loops
 
 
 def step_bytes(program: jax.stages.Compiled) -> tuple[int, int]:
