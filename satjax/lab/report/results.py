@@ -56,7 +56,15 @@ _ARM = {
     **dict.fromkeys(('validation_step', 'validation'), _NUMBERS),
   },
   'ladder': dict.fromkeys(('step', 'omission_rate'), _NUMBERS),
-  'visits': ({'selections': int, 'heads?': [[float]], 'mlp?': [[float]]}, None),
+  'visits': (
+    {
+      'selections': int,
+      'heads?': [[float]],
+      'mlp?': [[float]],
+      'layers?': [float],
+    },
+    None,
+  ),
   'growth': [_HOP],
   'failed': (str, None),
 }

@@ -19,7 +19,7 @@ _CELLS = 256  # of a heat map, from left to right
 _COSTS = ('tokens', 'flops', 'seconds')
 _SHOWN = 75  # percent of the points of a curve, to tell its end from others'
 _MAX_VISITS = 6  # arms with heat maps
-_UNITS = {'heads': 'heads', 'mlp': 'channels'}
+_UNITS = {'heads': 'heads', 'mlp': 'channels', 'layers': 'layers'}
 
 
 class _Panel(NamedTuple):
@@ -45,6 +45,10 @@ _SELECTIONS = (
   _Panel('sparsity/overlap_mlp', 'channels: overlap', unit='share', low=0),
   _Panel('sparsity/visited_mlp', 'channels: visited', 'line', 'share', 0),
   _Panel('sparsity/entropy_mlp', 'channels: entropy', 'line', 'share'),
+  _Panel('sparsity/layers_kept', 'layers kept', 'stairs', low=0),
+  _Panel('sparsity/overlap_layers', 'layers: overlap', unit='share', low=0),
+  _Panel('sparsity/visited_layers', 'layers: visited', 'line', 'share', 0),
+  _Panel('sparsity/damage', 'damage, nats', 'line'),
   _Panel('sparsity/nonfinite_scores', 'not finite', 'line', low=0),
 )
 
@@ -92,7 +96,8 @@ def of_runs(runs: Sequence[Run]) -> Iterator[figures.Picture]:
       'By step, means over the layers. Overlap: Jaccard similarity of'
       ' successive selections. Visited: share of the neurons that have taken'
       ' part at least once. Entropy: of the importance, as a share of that of'
-      ' equal importance.',
+      ' equal importance. Damage: what leaving out costs at once, on the rows'
+      ' of the probe.',
       _SELECTIONS,
       runs,
     )
@@ -281,13 +286,14 @@ def _heat_maps(
   """Shares of the selections that each neuron was in, a row a layer.
 
   `visits` has, by name of the run, the number of `selections`, and for `heads`
-  [L, N] and `mlp` [L, F] the share that each neuron was in.
+  [L, N], `mlp` [L, F] and `layers` [L] the share that each was in.
   """
   panels = []
   notes = ['Share of the selections that each neuron was in.']
   for name, counted in visits.items():
     for unit in (unit for unit in _UNITS if unit in counted):
       share = np.asarray(counted[unit])
+      share = share.reshape(len(share), -1)  # layers have one number each
       width, never = share.shape[1], np.mean(share == 0)
       label = f'{name}: {_UNITS[unit]}' if name else _UNITS[unit]
       label += f' ({never:.1%} never)' if never else ''

@@ -155,7 +155,7 @@ def _counts(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   with np.load(path, allow_pickle=False) as file:
     visits = dict(file)
   ranks = {n: a.ndim for n, a in visits.items() if a.dtype.kind in 'iu'}
-  expected = {'heads': 2, 'mlp': 2, 'selections': 0}
+  expected = {'heads': 2, 'mlp': 2, 'layers': 1, 'selections': 0}
   fine = {'selections', *visits} == ranks.keys()
   if not fine or not ranks.items() <= expected.items():
     raise ValueError(f'its integers have ranks {ranks}, not {expected}')
