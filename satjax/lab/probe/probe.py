@@ -1,0 +1,267 @@
+"""What leaving out costs at once, and where it costs least.
+
+A table of losses by metric, rate and axis; estimates for each layer from one
+forward and one backward pass; and the best of a few allocations of rates, each
+with its true loss.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import itertools
+from typing import Any
+
+import numpy as np
+
+from satjax import errors
+from satjax.config.groups import AXES, METRICS, ModelConfig
+from satjax.lab.probe.allocation import Allocation, Costs, settings
+from satjax.lab.probe.damage import Prober
+
+# What the table has of each axis.
+RATES = {'heads': (1 / 3, 2 / 3), 'mlp': (1 / 4, 1 / 2), 'layers': (1 / 8, 1 / 4)}
+_COMPARED = {
+  axis: tuple(m for m in some if m != 'cyclic') for axis, some in METRICS.items()
+}
+# Factors on what is estimated for each axis: rounds of allocations to try.
+_NEVER = 1e9
+_FIRST = tuple(
+  dict(zip(AXES, some))
+  for some in itertools.product((_NEVER, 1), (1,), (_NEVER, 4, 2, 1, 1 / 2))
+)
+_NEXT = (2**-0.5, 2**0.5)
+# Forward passes that all of it takes, for the time that is left.
+PASSES = 82
+
+
+@dataclasses.dataclass
+class _Table:
+  """Losses of all layers at a rate, by axis and metric."""
+
+  rows: list[dict[str, Any]]
+  best: dict[str, str]  # metric, by axis
+  calibration: dict[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def check(costs: Costs, saving: float, sizes: int) -> None:
+  """Raises ConfigError where no allocation saves that much."""
+  if not 0 < saving < 1:
+    raise errors.ConfigError(
+      f'saving {saving}; allowed: above 0 and below 1, the share of a dense'
+      " step's FLOPs to save, such as 0.3"
+    )
+  if saving > costs.most:
+    raise errors.ConfigError(
+      f'saving {saving} cannot be reached: with one layer, and the fewest heads'
+      f' and channels in it, a step saves {costs.most:.4g}; ask for less'
+    )
+  if sizes < 1:
+    raise errors.ConfigError(f'sizes {sizes} must be at least 1')
+
+
+def probe(prober: Prober, costs: Costs, saving: float, sizes: int) -> dict:
+  """The JSON of a probe, without what says of which model and text it is.
+
+  Args:
+    prober: a model, and rows to look at.
+    costs: of the same model.
+    saving: the share of a step's FLOPs that the allocation saves at least.
+    sizes: how many groups of equal layers it may have.
+  """
+  dense = prober.loss()
+  table = _table(prober, costs, dense)
+  layers = {
+    metric: prober.scores('layers', metric).tolist()
+    for metric in ('influence', 'sensitivity')
+  }
+  search = _Search(prober, costs, table, saving, sizes)
+  found, loss = search.best()
+  equal = _equal(prober, costs, table.best, saving)
+  metrics = {a: m for a, m in table.best.items() if _is_cut(costs, found, a)}
+  return {
+    'dense_loss': dense,
+    'damage': table.rows,
+    'best': table.best,
+    'by_layer': layers | search.by_layer(),
+    'wanted_saving': saving,
+    'equal': [row | {'damage': row['loss'] - dense} for row in equal],
+    'allocation': {
+      'saving': costs.saving(found.kept),
+      'loss': loss,
+      'damage': loss - dense,
+      'tried': search.tried,
+      'groups': [
+        {
+          'layers': [start, stop],
+          'heads': layer.heads,
+          'channels': layer.channels,
+          'left_out': gone,
+        }
+        for start, stop, layer, gone in found.groups
+      ],
+    },
+    'sparsity': settings(costs, found, metrics),
+  }
+
+
+def _is_cut(costs, found: Allocation, axis: str) -> bool:
+  if axis == 'layers':
+    return any(found.left_out)
+  names = {'heads': 'heads', 'mlp': 'channels'}
+  whole = getattr(costs.options[0], names[axis])
+  return any(getattr(x, names[axis]) < whole for x in found.layers)
+
+
+def _counts(prober, costs, axis) -> list[int]:
+  """How many units the rates of the table keep, fewer each time."""
+  total = prober.sizes[axis]
+  kept = costs.kept(axis, RATES[axis])[1:]
+  if axis == 'layers' and total > 1:
+    kept = kept or [total - 1]
+  return kept
+
+
+def _table(prober: Prober, costs: Costs, dense: float) -> _Table:
+  """Damage by axis, metric and rate, and how far estimates are off."""
+  rows, best, calibration = [], {}, {}
+  for some in itertools.zip_longest(*(_COMPARED[axis] for axis in AXES)):
+    prober.measure({a: m for a, m in zip(AXES, some) if m})
+  for axis in AXES:
+    kept, total = _counts(prober, costs, axis), prober.sizes[axis]
+    sums = {}
+    for metric, count in itertools.product(_COMPARED[axis], kept):
+      loss = prober.loss({axis: prober.keep(axis, metric, count)})
+      rows.append(
+        {
+          **{'axis': axis, 'metric': metric},
+          **{'left_out': total - count, 'of': total},
+          **{'loss': loss, 'damage': loss - dense},
+        }
+      )
+      sums[metric] = sums.get(metric, 0.0) + loss - dense
+    if not sums:
+      continue
+    best[axis] = min(sums, key=sums.__getitem__)
+    own = [r for r in rows if (r['axis'], r['metric']) == (axis, best[axis])]
+    guessed = [_guess(prober, axis, best[axis], count) for count in kept]
+    calibration[axis] = (
+      [1 - count / total for count in kept],
+      [max(r['damage'], 1e-3) / max(g, 1e-30) for r, g in zip(own, guessed)],
+    )
+  return _Table(rows, best, calibration)
+
+
+def _guess(prober, axis, metric, count) -> float:
+  """What is estimated of a row of the table, over all layers."""
+  kept = prober.keep(axis, metric, count)
+  if axis == 'layers':
+    return float(prober.estimate(axis)[~kept].sum())
+  return float(prober.estimate(axis, kept).sum())
+
+
+class _Search:
+  """Allocations that estimates suggest, and their true losses."""
+
+  def __init__(self, prober, costs, table: _Table, saving: float, sizes: int):
+    self._prober, self._costs, self._best = prober, costs, table.best
+    self._saving, self._sizes = saving, sizes
+    self.tried = 0
+    whole = costs.options[0]
+    self._rows = {'heads': {}, 'mlp': {}}  # [L] by how many take part
+    for axis, name in (('heads', 'heads'), ('mlp', 'channels')):
+      for count in sorted({getattr(x, name) for x in costs.options}):
+        estimate_L = np.zeros(prober.model.num_layers)
+        if count < getattr(whole, name):
+          estimate_L = self._nats(table, axis, count)
+        self._rows[axis][count] = estimate_L
+    self._omit_L = np.full(prober.model.num_layers, _NEVER)
+    if 'layers' in table.best:
+      _, factors = table.calibration['layers']
+      self._omit_L = prober.estimate('layers') * max(factors)
+
+  def _nats(self, table, axis, count):
+    """The damage to each layer: as estimated, times how far that is off."""
+    kept = self._prober.keep(axis, self._best[axis], count)
+    rates, factors = table.calibration[axis]
+    rate = 1 - count / self._prober.sizes[axis]
+    factor = np.interp(rate, rates, factors)
+    return self._prober.estimate(axis, kept) * factor
+
+  def by_layer(self) -> dict[str, list[float]]:
+    """The damage that is estimated, where about half is left out, or all."""
+    found = {}
+    for axis, by_count in self._rows.items():
+      half = self._prober.sizes[axis] / 2
+      cut = sorted(by_count)[:-1]
+      if cut:
+        count = min(cut, key=lambda count: (abs(count - half), count))
+        found[axis] = by_count[count].tolist()
+    if self._omit_L.max() < _NEVER:
+      found['layers'] = self._omit_L.tolist()
+    return found
+
+  def _allocate(self, factors: Mapping[str, float]) -> Allocation:
+    """The cheapest one, if estimates are off by these factors."""
+    costs_LO = np.stack(
+      [
+        self._rows['heads'][x.heads] * factors['heads']
+        + self._rows['mlp'][x.channels] * factors['mlp']
+        for x in self._costs.options
+      ],
+      axis=1,
+    )
+    omit_L = self._omit_L * factors['layers']
+    return self._costs.cheapest(costs_LO, omit_L, self._saving, self._sizes)
+
+  def _loss(self, found: Allocation) -> float:
+    kept = {'layers': ~np.array(found.left_out)}
+    for axis, name in (('heads', 'heads'), ('mlp', 'channels')):
+      each = [getattr(x, name) for x in found.layers]
+      if min(each) < self._prober.sizes[axis]:
+        kept[axis] = self._prober.keep(axis, self._best[axis], each)
+    return self._prober.loss(kept)
+
+  def best(self) -> tuple[Allocation, float]:
+    """The one with the lowest true loss, of two rounds, and that loss."""
+    results: dict[Allocation, float] = {}
+
+    def attempt(factors):
+      found = self._allocate(factors)
+      if found not in results:
+        results[found] = self._loss(found)
+      return results[found]
+
+    losses = [(attempt(factors), n, factors) for n, factors in enumerate(_FIRST)]
+    _, _, near = min(losses)
+    for axis, factor in itertools.product(AXES, _NEXT):
+      attempt(near | {axis: near[axis] * factor})
+    self.tried = len(results)
+    return min(results.items(), key=lambda pair: pair[1])
+
+
+def _equal(prober, costs, best, saving) -> list[dict[str, Any]]:
+  """What equal rates on all layers cost that save as much."""
+  old = {'heads': 'maxip', 'mlp': 'maxip'}
+  rows = []
+  for axes, metrics in (
+    (('heads', 'mlp'), old),
+    (('heads', 'mlp'), best),
+    (('mlp',), best),
+    (('layers',), best),
+  ):
+    if not {*axes} <= best.keys() or not (found := costs.equal(saving, axes)):
+      continue
+    counts = {
+      'heads': found.layers[0].heads,
+      'mlp': found.layers[0].channels,
+      'layers': len(found.kept),
+    }
+    kept = {a: prober.keep(a, metrics[a], counts[a]) for a in axes}
+    rows.append(
+      {
+        'left_out': {a: prober.sizes[a] - counts[a] for a in axes},
+        'metrics': {axis: metrics[axis] for axis in axes},
+        'saving': costs.saving(found.kept),
+        'loss': prober.loss(kept),
+      }
+    )
+  return rows
