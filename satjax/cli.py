@@ -18,11 +18,12 @@ from satjax import errors, hub, runtime
 
 COMMANDS = (
   *('train', 'prepare', 'preview', 'evaluate', 'generate', 'export'),
-  *('fetch', 'inspect', 'grow', 'plan', 'report', 'bench', 'experiment'),
+  *('fetch', 'inspect', 'grow', 'plan', 'probe', 'report', 'bench'),
+  'experiment',
 )
 # Those that run long enough to tune their process, and those that compile.
 _LONG = ('train', 'bench', 'experiment')
-_COMPILES = (*_LONG, 'evaluate', 'generate', 'plan')
+_COMPILES = (*_LONG, 'evaluate', 'generate', 'plan', 'probe')
 _DESCRIPTION = """\
 satjax makes training large language models cheaper: sparsity-accelerated
 training (SAT) and model growth, in JAX.

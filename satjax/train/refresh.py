@@ -70,7 +70,9 @@ def score(
   """Scores of every unit of some axes, by their metrics, on all of `probe`."""
   options = {'balance': False, 'with_means': ()}
   named = tuple(metrics.items())
-  return _measure(params, probe, model=model, metrics=named, **options)['scores']
+  return _measure(params, probe, model=model, metrics=named, **options)[
+    'scores'
+  ]
 
 
 def shapes(

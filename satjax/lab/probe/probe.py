@@ -8,19 +8,29 @@ with its true loss.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
+import math
 from typing import Any
 
+import jax
 import numpy as np
 
-from satjax import errors
+from satjax import console, errors, sharding
+from satjax.config import allocation
 from satjax.config.groups import AXES, METRICS, ModelConfig
+from satjax.data import pipeline
 from satjax.lab.probe.allocation import Allocation, Costs, settings
 from satjax.lab.probe.damage import Prober
+from satjax.train import subjects
 
 # What the table has of each axis.
-RATES = {'heads': (1 / 3, 2 / 3), 'mlp': (1 / 4, 1 / 2), 'layers': (1 / 8, 1 / 4)}
+RATES = {
+  'heads': (1 / 3, 2 / 3),
+  'mlp': (1 / 4, 1 / 2),
+  'layers': (1 / 8, 1 / 4),
+}
 _COMPARED = {
-  axis: tuple(m for m in some if m != 'cyclic') for axis, some in METRICS.items()
+  axis: tuple(m for m in some if m != 'cyclic')
+  for axis, some in METRICS.items()
 }
 # Factors on what is estimated for each axis: rounds of allocations to try.
 _NEVER = 1e9
@@ -42,7 +52,83 @@ class _Table:
   calibration: dict[str, tuple[Sequence[float], Sequence[float]]]
 
 
-def check(costs: Costs, saving: float, sizes: int) -> None:
+def of_subject(
+  subject: subjects.Subject,
+  *,
+  source: str | None = None,
+  saving: float = 0.3,
+  sizes: int = 4,
+  channel_multiple: int = 64,
+  rows: int = 4,
+  seq_len: int = 128,
+) -> dict[str, Any]:
+  """What `satjax probe --out` writes of a model, or of a run.
+
+  Args:
+    subject: of `subjects`.
+    source: of text; None: the first that it is evaluated on.
+    saving: the share of a step's FLOPs that the allocation saves at least.
+    sizes: how many groups of equal layers it may have.
+    channel_multiple: of kept channels.
+    rows: of text that units are scored on, and as many that losses are of.
+    seq_len: tokens in a row.
+
+  Raises:
+    ConfigError: an option is out of range, or the saving cannot be reached.
+    DataError: the source cannot be used, or has too few rows.
+  """
+  model = subject.stage.model
+  for name, number in (
+    *(('sizes', sizes), ('channel_multiple', channel_multiple)),
+    *(('rows', rows), ('seq_len', seq_len)),
+  ):
+    if number < 1:
+      raise errors.ConfigError(f'{name} {number} must be at least 1')
+  costs = Costs(model, seq_len, channel_multiple)
+  check(costs, saving)
+  named = [name for name, _ in pipeline.weighted(subject.data.eval)]
+  source = source or next(iter(named), 'stdlib:docs')
+  look, test = _rows(subject, source, rows, seq_len)
+  with (
+    console.Progress('probe', PASSES) as bar,
+    jax.sharding.set_mesh(subject.mesh),
+  ):
+    prober = Prober(model, subject.params, look, test, bar.advance)
+    found = probe(prober, costs, saving, sizes)
+  return {
+    'kind': allocation.KIND,
+    'of': subject.what,
+    'model': {key: getattr(model, key) for key in allocation.SHAPE},
+    'text': {
+      'source': source,
+      'rows': rows,
+      'seq_len': seq_len,
+      'tokens': int(test['weights'].sum()),
+    },
+    **found,
+  }
+
+
+def _rows(subject, source, rows, seq_len):
+  """Two batches: to look at, and to take losses of."""
+  rows = math.lcm(rows, subject.mesh.shape['data'])
+  batches = pipeline.eval_batches(
+    dataclasses.replace(subject.data, seq_len=seq_len),
+    source,
+    batch_size=rows,
+    tokenizer=subject.tokenizer,
+    vocab_size=subject.stage.model.vocab_size,
+    max_rows=2 * rows,
+  )
+  if len(batches) < 2 or not all(b['weights'].any() for b in batches):
+    raise errors.DataError(
+      f'{source} has at most {rows} rows of {seq_len} tokens, and a probe takes'
+      f' 2 x {rows}; use fewer or shorter ones (--rows, --seq_len), or more text'
+    )
+  return tuple(sharding.put_rows(subject.mesh, batch) for batch in batches)
+
+
+def check(costs: Costs, saving: float) -> None:
   """Raises ConfigError where no allocation saves that much."""
   if not 0 < saving < 1:
     raise errors.ConfigError(
@@ -54,8 +140,6 @@ def check(costs: Costs, saving: float, sizes: int) -> None:
       f'saving {saving} cannot be reached: with one layer, and the fewest heads'
       f' and channels in it, a step saves {costs.most:.4g}; ask for less'
     )
-  if sizes < 1:
-    raise errors.ConfigError(f'sizes {sizes} must be at least 1')
 
 
 def probe(prober: Prober, costs: Costs, saving: float, sizes: int) -> dict:
@@ -230,7 +314,9 @@ class _Search:
         results[found] = self._loss(found)
       return results[found]
 
-    losses = [(attempt(factors), n, factors) for n, factors in enumerate(_FIRST)]
+    losses = [
+      (attempt(factors), n, factors) for n, factors in enumerate(_FIRST)
+    ]
     _, _, near = min(losses)
     for axis, factor in itertools.product(AXES, _NEXT):
       attempt(near | {axis: near[axis] * factor})
