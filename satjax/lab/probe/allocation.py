@@ -161,10 +161,10 @@ class Costs:
 
 
 def _split(costs_LO, omit_L, sizes):
-  """Groups of layers with the least sum: the option of each, who is left out."""
+  """The least sum: the option of each layer, and which are left out."""
   layers = len(costs_LO)
   least_LO = np.minimum(costs_LO, omit_L[:, None])
-  sums = np.concatenate([np.zeros((1, least_LO.shape[1])), least_LO.cumsum(0)])
+  sums = np.pad(least_LO.cumsum(0), ((1, 0), (0, 0)))
   between = sums[None] - sums[:, None]  # [first, one past the last, option]
   option, cost = between.argmin(-1), between.min(-1)
   cost[np.tril_indices(layers + 1)] = np.inf

@@ -23,6 +23,7 @@ from satjax.tree import PyTree
 # By axis, the matrices through which its units write.
 _WRITES = {axis: {path: (0, 1)} for axis, path in tree.WRITES.items()}
 _WRITES['layers'] = {path: (0,) for path in tree.WRITES.values()}
+PASS = 3  # forward passes that one forward and one backward pass cost
 _CHUNK = 128  # positions whose logits are held at once
 # How the loss follows what a unit of an axis moves the stream by (`Prober.
 # estimate`): a few rows of a layer are a small change, a layer is a large one.
@@ -47,7 +48,7 @@ class Prober:
   ):
     """Each of the two batches is as of `decoder.apply`, with targets.
 
-    `advance` is told of every forward pass that is done.
+    `advance` is told of passes: a forward pass is 1.
     """
     self.model = model
     self.sizes = dict(
@@ -105,14 +106,14 @@ class Prober:
     if key not in self._losses:
       found = _loss(self._params, masks, self._test, model=self.model)
       self._losses[key] = float(found)
-      self._advance(1)
+    self._advance(1)
     return self._losses[key]
 
   @functools.cached_property
   def _passed(self) -> Any:
     """What one forward and one backward pass show: see `_pass`."""
     found = _pass(self._params, self._look, model=self.model)
-    self._advance(3)
+    self._advance(PASS)
     return jax.block_until_ready(found)
 
   def estimate(self, axis: str, kept: np.ndarray | None = None) -> np.ndarray:
@@ -144,8 +145,8 @@ def _loss(params, kept, batch, *, model):
 def _pass(params, batch, *, model):
   """Hidden values and outputs, and the gradients that reach these.
 
-  By axis: [L, B, T, R, ...] of heads and channels, [L, B, T, D] what a layer adds
-  to the stream; and [L, B, T, D].
+  By axis: [L, B, T, R, ...] of heads and channels, and what a layer adds to the
+  stream, [L, B, T, D], as are all gradients.
   """
   rows, length = batch['tokens'].shape
   shape = (model.num_layers, rows, length, model.embed_dim)

@@ -16,10 +16,10 @@ import numpy as np
 
 from satjax import console, errors, sharding
 from satjax.config import allocation
-from satjax.config.groups import AXES, METRICS, ModelConfig
+from satjax.config.groups import AXES, METRICS
 from satjax.data import pipeline
 from satjax.lab.probe.allocation import Allocation, Costs, settings
-from satjax.lab.probe.damage import Prober
+from satjax.lab.probe.damage import PASS, Prober
 from satjax.train import subjects
 
 # What the table has of each axis.
@@ -32,15 +32,24 @@ _COMPARED = {
   axis: tuple(m for m in some if m != 'cyclic')
   for axis, some in METRICS.items()
 }
-# Factors on what is estimated for each axis: rounds of allocations to try.
+# How far estimates may be off: by a factor, and by how much layers differ (a
+# power of their ratios), by axis. Two rounds of allocations to try.
 _NEVER = 1e9
+_AS_IT_IS = {axis: (1.0, 1.0) for axis in AXES}
 _FIRST = tuple(
-  dict(zip(AXES, some))
-  for some in itertools.product((_NEVER, 1), (1,), (_NEVER, 4, 2, 1, 1 / 2))
+  _AS_IT_IS | {'mlp': (1.0, mlp), 'layers': (factor, layers)}
+  for mlp, (factor, layers) in itertools.product(
+    (1.0, 0.5, 0.25), ((_NEVER, 1.0), (1.0, 1.0), (1.0, 2.0), (0.5, 1.0))
+  )
 )
-_NEXT = (2**-0.5, 2**0.5)
-# Forward passes that all of it takes, for the time that is left.
-PASSES = 82
+# Equal rates to compare with: of which axes, by which metric ('': the best).
+_EQUAL = (
+  (('heads', 'mlp'), 'maxip'),
+  (('heads', 'mlp'), ''),
+  (('mlp',), ''),
+  (('layers',), ''),
+)
+_NEXT = ((0.7, 1.0), (1.4, 1.0), (1.0, 0.7), (1.0, 1.4))
 
 
 @dataclasses.dataclass
@@ -90,10 +99,11 @@ def of_subject(
   source = source or next(iter(named), 'stdlib:docs')
   look, test = _rows(subject, source, rows, seq_len)
   with (
-    console.Progress('probe', PASSES) as bar,
+    console.Progress('probe') as bar,
     jax.sharding.set_mesh(subject.mesh),
   ):
     prober = Prober(model, subject.params, look, test, bar.advance)
+    bar.start(_passes(prober, costs))
     found = probe(prober, costs, saving, sizes)
   return {
     'kind': allocation.KIND,
@@ -123,7 +133,8 @@ def _rows(subject, source, rows, seq_len):
   if len(batches) < 2 or not all(b['weights'].any() for b in batches):
     raise errors.DataError(
       f'{source} has at most {rows} rows of {seq_len} tokens, and a probe takes'
-      f' 2 x {rows}; use fewer or shorter ones (--rows, --seq_len), or more text'
+      f' 2 x {rows}; use fewer or shorter ones (--rows, --seq_len), or more'
+      ' text'
     )
   return tuple(sharding.put_rows(subject.mesh, batch) for batch in batches)
 
@@ -193,6 +204,16 @@ def _is_cut(costs, found: Allocation, axis: str) -> bool:
   names = {'heads': 'heads', 'mlp': 'channels'}
   whole = getattr(costs.options[0], names[axis])
   return any(getattr(x, names[axis]) < whole for x in found.layers)
+
+
+def _passes(prober, costs) -> int:
+  """About how many forward passes a probe takes: each counts, known or not."""
+  table = sum(
+    len(_COMPARED[axis]) * len(_counts(prober, costs, axis)) for axis in AXES
+  )
+  measures = max(map(len, _COMPARED.values()))
+  search = len(_FIRST) + len(AXES) * len(_NEXT)
+  return 1 + measures + table + PASS + search + len(_EQUAL)
 
 
 def _counts(prober, costs, axis) -> list[int]:
@@ -283,18 +304,18 @@ class _Search:
       found['layers'] = self._omit_L.tolist()
     return found
 
-  def _allocate(self, factors: Mapping[str, float]) -> Allocation:
-    """The cheapest one, if estimates are off by these factors."""
-    costs_LO = np.stack(
-      [
-        self._rows['heads'][x.heads] * factors['heads']
-        + self._rows['mlp'][x.channels] * factors['mlp']
-        for x in self._costs.options
-      ],
-      axis=1,
-    )
-    omit_L = self._omit_L * factors['layers']
-    return self._costs.cheapest(costs_LO, omit_L, self._saving, self._sizes)
+  def _allocate(self, off: Mapping[str, tuple[float, float]]) -> Allocation:
+    """The cheapest one, if estimates are off so far."""
+    rows = {
+      (axis, count): _corrected(x_L, *off[axis])
+      for axis, by_count in self._rows.items()
+      for count, x_L in by_count.items()
+    }
+    options = self._costs.options
+    each = [rows['heads', x.heads] + rows['mlp', x.channels] for x in options]
+    omit_L = _corrected(self._omit_L, *off['layers'])
+    limits = self._saving, self._sizes
+    return self._costs.cheapest(np.stack(each, axis=1), omit_L, *limits)
 
   def _loss(self, found: Allocation) -> float:
     kept = {'layers': ~np.array(found.left_out)}
@@ -308,32 +329,32 @@ class _Search:
     """The one with the lowest true loss, of two rounds, and that loss."""
     results: dict[Allocation, float] = {}
 
-    def attempt(factors):
-      found = self._allocate(factors)
+    def attempt(off):
+      found = self._allocate(off)
       if found not in results:
         results[found] = self._loss(found)
       return results[found]
 
-    losses = [
-      (attempt(factors), n, factors) for n, factors in enumerate(_FIRST)
-    ]
+    losses = [(attempt(off), n, off) for n, off in enumerate(_FIRST)]
     _, _, near = min(losses)
-    for axis, factor in itertools.product(AXES, _NEXT):
-      attempt(near | {axis: near[axis] * factor})
+    for axis, (factor, power) in itertools.product(AXES, _NEXT):
+      moved = (near[axis][0] * factor, near[axis][1] * power)
+      attempt(near | {axis: moved})
     self.tried = len(results)
     return min(results.items(), key=lambda pair: pair[1])
 
 
+def _corrected(x_L: np.ndarray, factor: float, power: float) -> np.ndarray:
+  """Estimates that are off by a factor, and whose ratios by a power."""
+  mean = max(x_L.mean(), 1e-30)
+  return factor * mean * (x_L / mean) ** power
+
+
 def _equal(prober, costs, best, saving) -> list[dict[str, Any]]:
   """What equal rates on all layers cost that save as much."""
-  old = {'heads': 'maxip', 'mlp': 'maxip'}
   rows = []
-  for axes, metrics in (
-    (('heads', 'mlp'), old),
-    (('heads', 'mlp'), best),
-    (('mlp',), best),
-    (('layers',), best),
-  ):
+  for axes, metric in _EQUAL:
+    metrics = dict.fromkeys(axes, metric) if metric else best
     if not {*axes} <= best.keys() or not (found := costs.equal(saving, axes)):
       continue
     counts = {

@@ -36,7 +36,7 @@ def _damage(probe):
   metrics = list(dict.fromkeys(row['metric'] for row in probe['damage']))
   points = [*dict.fromkeys(map(_point, probe['damage']))]
   found = {(_point(r), r['metric']): r['damage'] for r in probe['damage']}
-  heads = [f'{gone}/{total} {_NAMES[axis]}' for axis, gone, total in points]
+  heads = [f'{gone / total:.0%} {axis}' for axis, gone, total in points]
   lines = []
   for metric in metrics:
     cells = []
@@ -51,9 +51,10 @@ def _damage(probe):
     'damage',
     ['metric', *heads],
     lines,
-    f'Nats a token above the whole model, {probe["dense_loss"]:.3f}, where units of all layers'
-    f' are left out; *: the least. On {text["tokens"]:,} tokens of'
-    f' {text["source"]}; units are scored on as many others.',
+    f'Nats a token above the whole model, {probe["dense_loss"]:.3f}, where'
+    ' so many units of every layer are left out, or layers; *: the least. On'
+    f' {text["tokens"]:,} tokens of {text["source"]}; units are scored on as'
+    ' many others.',
   )
 
 

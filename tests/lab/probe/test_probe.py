@@ -1,5 +1,6 @@
 """A probe: what leaving out costs, and an allocation that costs less."""
 
+import functools
 import json
 import re
 
@@ -18,6 +19,7 @@ from satjax.lab.probe import probe as probe_lib
 from satjax.lab.probe.allocation import Allocation, Costs
 from satjax.lab.probe.allocation import settings as settings_of
 from satjax.lab.probe.damage import Prober
+from satjax.model import decoder
 from satjax.train import loss as loss_lib
 from satjax.train import phases, workdir
 from tests import models
@@ -42,13 +44,13 @@ def planted(idle):
   return {**params, 'blocks': blocks | {'attention': attention, 'mlp': mlp}}
 
 
+@functools.cache
 def rows(seed):
-  tokens = np.random.default_rng(seed).integers(0, 260, (4, 17), np.int32)
-  return {
-    'tokens': tokens[:, :-1],
-    'targets': tokens[:, 1:],
-    'weights': np.ones((4, 16), np.float32),
-  }
+  """Targets are what the model expects, so that whatever is missing hurts."""
+  tokens = np.random.default_rng(seed).integers(0, 260, (4, 16), np.int32)
+  batch = {'tokens': tokens, 'weights': np.ones((4, 16), np.float32)}
+  logits = decoder.apply(MODEL, planted((2, 3)), batch)
+  return batch | {'targets': np.asarray(logits.argmax(-1), np.int32)}
 
 
 def prober(idle=(2, 3)):
@@ -208,8 +210,9 @@ def test_a_run_takes_an_allocation(probed, directory, tmp_path, capsys):
     for _ in range(*group['layers'])
   ]
   assert sum(phase.omitted) == sum(len(g['left_out']) for g in groups)
-  dense = phases.phase_flops(config, phases.phase_at(config, 2))
-  saved = 1 - phases.phase_flops(config, phase) / dense
+  dense = flops.train_flops_per_token(config.model, config.data.seq_len)
+  executed = phases.phase_flops(config, phase) / config.tokens_per_step
+  saved = 1 - executed / dense
   assert saved == pytest.approx(said['allocation']['saving'])
 
 
