@@ -35,6 +35,7 @@ training (SAT) and model growth, in JAX.
   satjax export --workdir=runs/tiny --out=models/tiny
   satjax grow --model=models/tiny --out=models/deep --operator=stack --factor=2
   satjax fetch HuggingFaceTB/SmolLM2-135M-Instruct --out=models/smollm2
+  satjax probe --model=models/smollm2 --saving=0.3 --out=probe.json
   satjax report runs/tiny --out=report.html
   satjax experiment experiments/sat_rate.py --workdir=runs/experiments
 

@@ -182,6 +182,7 @@ def _estimate(hidden, weights, kept, gradient, power):
     gone = jnp.where(kept, 0, hidden).reshape(*hidden.shape[:3], -1)
     rows = weights.reshape(len(weights), -1, weights.shape[-1])
     hidden = jnp.einsum('LBTR,LRD->LBTD', gone, rows)
-  norms = (jnp.linalg.norm(x, axis=-1) for x in (hidden, gradient))
+  wide = (x.astype(jnp.float32) for x in (hidden, gradient))
+  norms = (jnp.linalg.norm(x, axis=-1) for x in wide)
   product = functools.reduce(jnp.multiply, norms)
   return jnp.mean(product**power, axis=(1, 2))

@@ -163,6 +163,11 @@ def probe(prober: Prober, costs: Costs, saving: float, sizes: int) -> dict:
     sizes: how many groups of equal layers it may have.
   """
   dense = prober.loss()
+  if not math.isfinite(dense):
+    raise errors.DataError(
+      f'the loss of the whole model is {dense}: its weights overflow or are'
+      ' damaged; `satjax inspect` looks at them'
+    )
   table = _table(prober, costs, dense)
   layers = {
     metric: prober.scores('layers', metric).tolist()
@@ -326,13 +331,14 @@ class _Search:
     return self._prober.loss(kept)
 
   def best(self) -> tuple[Allocation, float]:
-    """The one with the lowest true loss, of two rounds, and that loss."""
-    results: dict[Allocation, float] = {}
+    """Of equal rates and two rounds of others, the lowest true loss."""
+    of_rows = [axes for axes, _ in _EQUAL if 'layers' not in axes]
+    equal = [self._costs.equal(self._saving, axes) for axes in of_rows]
+    results = {found: self._loss(found) for found in equal if found}
 
     def attempt(off):
       found = self._allocate(off)
-      if found not in results:
-        results[found] = self._loss(found)
+      results[found] = self._loss(found)
       return results[found]
 
     losses = [(attempt(off), n, off) for n, off in enumerate(_FIRST)]

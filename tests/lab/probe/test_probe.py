@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from satjax import cli, flops
+from satjax import cli, errors, flops
 from satjax.config import allocation as allocation_file
 from satjax.config import stages
 from satjax.interop import models as interop
@@ -142,6 +142,26 @@ def test_a_probe_beats_equal_rates_where_layers_differ():
   assert again == found
 
 
+def test_what_cannot_be_cut_is_let_be():
+  model = models.make(num_layers=1, num_heads=1, num_kv_heads=1, mlp_dim=8)
+  params = models.make_params(model)
+  batch = {name: x % 16 for name, x in rows(0).items() if name != 'weights'}
+  batch['weights'] = rows(0)['weights']
+  costs = Costs(model, 16, 4)
+  found = probe_lib.probe(Prober(model, params, batch, batch), costs, 0.1, 4)
+  assert {row['axis'] for row in found['damage']} == {'mlp'}
+  group = {'layers': [0, 1], 'heads': 1, 'channels': 4, 'left_out': []}
+  assert found['allocation']['groups'] == [group]
+  assert found['sparsity']['importance'].keys() == {'mlp'}
+
+
+def test_a_loss_that_is_no_number_is_refused():
+  params = planted((2, 3)) | {'final_norm': jnp.full(8, jnp.nan)}
+  subject = Prober(MODEL, params, rows(0), rows(1))
+  with pytest.raises(errors.DataError, match='the whole model is nan'):
+    probe_lib.probe(subject, COSTS, 0.2, 4)
+
+
 def config_of(values):
   """A configuration of the model with some keys of `sparsity`."""
   config = base.get_config()
@@ -189,7 +209,7 @@ def probed(directory, tmp_path_factory):
 def test_a_run_takes_an_allocation(probed, directory, tmp_path, capsys):
   changes = (
     *('data.seq_len=16', 'data.train=stdlib:docs', 'data.eval=stdlib:docs'),
-    *('train.num_steps=3', 'train.batch_size=2', 'train.eval_batches=1'),
+    *('train.num_steps=3', 'train.batch_size=8', 'train.eval_batches=1'),
     f'model.init_from={directory}',
   )
   command = [
