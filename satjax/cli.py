@@ -18,11 +18,12 @@ from satjax import errors, hub, runtime
 
 COMMANDS = (
   *('train', 'prepare', 'preview', 'evaluate', 'generate', 'export'),
-  *('fetch', 'inspect', 'grow', 'plan', 'report', 'bench', 'experiment'),
+  *('fetch', 'inspect', 'grow', 'plan', 'probe', 'report', 'bench'),
+  'experiment',
 )
 # Those that run long enough to tune their process, and those that compile.
 _LONG = ('train', 'bench', 'experiment')
-_COMPILES = (*_LONG, 'evaluate', 'generate', 'plan')
+_COMPILES = (*_LONG, 'evaluate', 'generate', 'plan', 'probe')
 _DESCRIPTION = """\
 satjax makes training large language models cheaper: sparsity-accelerated
 training (SAT) and model growth, in JAX.
@@ -34,6 +35,7 @@ training (SAT) and model growth, in JAX.
   satjax export --workdir=runs/tiny --out=models/tiny
   satjax grow --model=models/tiny --out=models/deep --operator=stack --factor=2
   satjax fetch HuggingFaceTB/SmolLM2-135M-Instruct --out=models/smollm2
+  satjax probe --model=models/smollm2 --saving=0.3 --out=probe.json
   satjax report runs/tiny --out=report.html
   satjax experiment experiments/sat_rate.py --workdir=runs/experiments
 

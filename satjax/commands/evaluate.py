@@ -89,18 +89,7 @@ def run(options: Any) -> None:
   if more and options.tasks:
     raise errors.ConfigError(f'{more[0]} is of text, and --tasks of tasks')
   answer = _answer if options.tasks else _read
-  print(json.dumps(answer(options, _open(options))))
-
-
-def _open(options):
-  """The subject of the evaluation, a run or a model directory."""
-  from satjax.train import subjects
-
-  if shared.is_run(options):
-    return subjects.of_run(options.workdir, options.step, options.tokenizer)
-  found = shared.open_model(options)
-  template = shared.template_of(options, found[1])
-  return subjects.of_model(options.model, *found, template)
+  print(json.dumps(answer(options, shared.open_subject(options))))
 
 
 def _answer(options, subject):

@@ -13,6 +13,7 @@ SUMMARY = (
 )
 OPTIONS = (
   shared.CONFIG
+  | shared.ALLOCATION
   | {
     '--topology': shared.value(
       'CHIP:SHAPE', 'such as v5e:4x4, v6e:8x8, v5p:2x4x4, 2*v5e:16x16 or h200:8'
@@ -45,7 +46,6 @@ def run(options: Any) -> None:
     )
   if options.out and not options.topology:
     raise errors.ConfigError('--out=PATH is for a plan with --topology')
-  from satjax.interop import settings
   from satjax.lab.bench import table as bench_table
   from satjax.lab.plan import devices as plan_devices
   from satjax.lab.plan import stretches
@@ -53,7 +53,7 @@ def run(options: Any) -> None:
   from satjax.lab.plan import topology as plan_topology
 
   plan_devices.use_host()
-  config = settings.load(options.config, options.overrides)
+  config = shared.load_config(options)
   if not options.topology:
     ladder = stretches.render(stretches.plan(config))
     print(f'{ladder}\n\n{plan_table.render_memory(config)}')

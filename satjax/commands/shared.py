@@ -41,6 +41,13 @@ CONFIG = {
     ' come with satjax, and are found from any folder',
   )
 }
+# Rates by layer that a probe found: see `load_config`.
+ALLOCATION = {
+  '--allocation': value(
+    'FILE',
+    'of `satjax probe --out=FILE.json`: sets config.sparsity as it recommends',
+  )
+}
 WORKDIR = {'--workdir': value('DIR', 'folder of a run')}
 STEP = {
   '--step': value(
@@ -124,6 +131,23 @@ def is_run(options: Any) -> bool:
   return bool(options.workdir)
 
 
+def load_config(options: Any, begun: Any = None) -> Any:
+  """The configuration that options name, with the allocation if there is one.
+
+  `begun`: as of `settings.load`.
+  """
+  from satjax.config import allocation
+  from satjax.interop import settings
+
+  overrides = options.overrides
+  if options.allocation:
+    overrides = allocation.overrides(options.allocation, overrides)
+  config = settings.load(options.config, overrides, begun)
+  if options.allocation:
+    allocation.check(options.allocation, config.model)
+  return config
+
+
 def open_model(options: Any) -> tuple[Any, Any]:
   """The model and the tokenizer that the options of `MODEL` name.
 
@@ -141,10 +165,21 @@ def open_model(options: Any) -> tuple[Any, Any]:
   return models.load(options.model, tokenizer), tokenizer
 
 
+def open_subject(options: Any) -> Any:
+  """The same as the subject of an evaluation, which knows how text is read."""
+  from satjax.train import subjects
+
+  if is_run(options):
+    return subjects.of_run(options.workdir, options.step, options.tokenizer)
+  found = open_model(options)
+  template = template_of(options, found[1])
+  return subjects.of_model(options.model, *found, template)
+
+
 def template_of(options: Any, tokenizer: Any) -> str:
   """How chats of a model directory are written: as it says, by default."""
   from satjax.interop import models
 
-  if options.template not in (None, 'auto'):
+  if getattr(options, 'template', None) not in (None, 'auto'):
     return options.template
   return models.template_of(options.model, tokenizer)

@@ -6,18 +6,18 @@ from satjax.commands import shared
 
 SUMMARY = 'train a model, or go on with the run in --workdir'
 OPTIONS = shared.required(
-  shared.CONFIG | shared.WORKDIR | shared.PROCESSES, '--config', '--workdir'
+  shared.CONFIG | shared.WORKDIR | shared.ALLOCATION | shared.PROCESSES,
+  *('--config', '--workdir'),
 )
 
 
 def run(options: Any) -> None:
   from satjax import distributed
-  from satjax.interop import settings
   from satjax.train import loop, workdir
 
   is_begun = workdir.has_begun(options.workdir)
   begun = workdir.read_config(options.workdir) if is_begun else None
-  config = settings.load(options.config, options.overrides, begun)
+  config = shared.load_config(options, begun)
   with distributed.processes(
     options.coordinator,
     options.num_processes,

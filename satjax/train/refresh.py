@@ -61,6 +61,20 @@ def measure(
   )
 
 
+def score(
+  model: ModelConfig,
+  params: PyTree,
+  probe: Mapping[str, jax.Array],
+  metrics: Mapping[str, str],
+) -> dict[str, jax.Array]:
+  """Scores of every unit of some axes, by their metrics, on all of `probe`."""
+  options = {'balance': False, 'with_means': ()}
+  named = tuple(metrics.items())
+  return _measure(params, probe, model=model, metrics=named, **options)[
+    'scores'
+  ]
+
+
 def shapes(
   config: Config, params: PyTree, batch: PyTree, phase: Phase
 ) -> Chosen:

@@ -16,6 +16,7 @@ from satjax.lab.report import (
   run_tables,
   table,
 )
+from satjax.lab.report import probes as probes_lib
 from satjax.lab.report import results as results_lib
 from satjax.lab.report import runs as runs_lib
 from satjax.lab.report.results import Result
@@ -30,6 +31,7 @@ class Content(NamedTuple):
 
   runs: list[Run]
   results: list[Result]
+  probes: Sequence[probes_lib.Probe] = ()
 
 
 def read(paths: Sequence[str | os.PathLike]) -> Content:
@@ -46,7 +48,12 @@ def read(paths: Sequence[str | os.PathLike]) -> Content:
       f'results {[str(file) for file in named]}: name each once'
     )
   runs = runs_lib.read(workdirs) if workdirs or not named else []
-  return Content(runs, [results_lib.read(file) for file in named])
+  read_all = [(file, results_lib.parse(file)) for file in named]
+  probes = [x for _, x in read_all if probes_lib.is_probe(x)]
+  results = [
+    results_lib.read(file) for file, x in read_all if not probes_lib.is_probe(x)
+  ]
+  return Content(runs, results, probes)
 
 
 def tables(content: Content) -> str:
@@ -61,6 +68,8 @@ def tables(content: Content) -> str:
     ):
       if each.rows:
         found.append(each._replace(title=f'{name}: {each.title}'))
+  for probe in content.probes:
+    found += probes_lib.tables(probe)
   return '\n'.join(map(table.text, found))
 
 
@@ -73,16 +82,26 @@ def report(content: Content, out: str | os.PathLike) -> None:
   parts = list(_overview(results))
   for number, result in enumerate(results):
     parts += _experiment(number, result)
+  for number, probe in enumerate(content.probes):
+    parts += probes_lib.html(number, probe)
   if content.runs:
-    parts += _runs(content.runs, 2 if not results else 3)
+    is_alone = len(parts) == 0
+    parts += _runs(content.runs, 2 if is_alone else 3)
   names = [result_tables.title(result) for result in results]
+  names += map(probes_lib.title, content.probes)
   names += [run.name for run in content.runs]
   page = string.Template(_PAGE.read_text()).substitute(
     title=html.escape(', '.join(names)),
-    heading='satjax experiments' if results else 'satjax runs',
+    heading=f'satjax {_kind(content)}',
     body=''.join(parts),
   )
   files.save(pathlib.Path(out), page)
+
+
+def _kind(content: Content) -> str:
+  if content.results:
+    return 'experiments'
+  return 'probes' if content.probes else 'runs'
 
 
 def _overview(results: Sequence[Result]) -> Iterator[str]:

@@ -5,6 +5,7 @@ rely on the forms below, and has only to ask for null.
 """
 
 from collections.abc import Mapping
+import contextlib
 import json
 import os
 import pathlib
@@ -109,6 +110,13 @@ def find(path: str | os.PathLike) -> list[pathlib.Path]:
   if (path / 'metrics.jsonl').exists():
     return []
   return sorted(path.glob('*.json'))
+
+
+def parse(path: str | os.PathLike) -> Any:
+  """The JSON of a file; None if it is none, which `read` says."""
+  with contextlib.suppress(OSError, ValueError, RecursionError):
+    return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  return None
 
 
 def read(path: str | os.PathLike) -> Result:

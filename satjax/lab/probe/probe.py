@@ -1,0 +1,380 @@
+"""What leaving out costs at once, and where it costs least.
+
+A table of losses by metric, rate and axis; estimates for each layer from one
+forward and one backward pass; and the best of a few allocations of rates, each
+with its true loss.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from satjax import console, errors, sharding
+from satjax.config import allocation
+from satjax.config.groups import AXES, METRICS
+from satjax.data import pipeline
+from satjax.lab.probe.allocation import Allocation, Costs, settings
+from satjax.lab.probe.damage import PASS, Prober
+from satjax.train import subjects
+
+# What the table has of each axis.
+RATES = {
+  'heads': (1 / 3, 2 / 3),
+  'mlp': (1 / 4, 1 / 2),
+  'layers': (1 / 8, 1 / 4),
+}
+_COMPARED = {
+  axis: tuple(m for m in some if m != 'cyclic')
+  for axis, some in METRICS.items()
+}
+# How far estimates may be off: by a factor, and by how much layers differ (a
+# power of their ratios), by axis. Two rounds of allocations to try.
+_NEVER = 1e9
+_AS_IT_IS = {axis: (1.0, 1.0) for axis in AXES}
+_FIRST = tuple(
+  _AS_IT_IS | {'mlp': (1.0, mlp), 'layers': (factor, layers)}
+  for mlp, (factor, layers) in itertools.product(
+    (1.0, 0.5, 0.25), ((_NEVER, 1.0), (1.0, 1.0), (1.0, 2.0), (0.5, 1.0))
+  )
+)
+# Equal rates to compare with: of which axes, by which metric ('': the best).
+_EQUAL = (
+  (('heads', 'mlp'), 'maxip'),
+  (('heads', 'mlp'), ''),
+  (('mlp',), ''),
+  (('layers',), ''),
+)
+_NEXT = ((0.7, 1.0), (1.4, 1.0), (1.0, 0.7), (1.0, 1.4))
+
+
+@dataclasses.dataclass
+class _Table:
+  """Losses of all layers at a rate, by axis and metric."""
+
+  rows: list[dict[str, Any]]
+  best: dict[str, str]  # metric, by axis
+  calibration: dict[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def of_subject(
+  subject: subjects.Subject,
+  *,
+  source: str | None = None,
+  saving: float = 0.3,
+  sizes: int = 4,
+  channel_multiple: int = 64,
+  rows: int = 4,
+  seq_len: int = 128,
+) -> dict[str, Any]:
+  """What `satjax probe --out` writes of a model, or of a run.
+
+  Args:
+    subject: of `subjects`.
+    source: of text; None: the first that it is evaluated on.
+    saving: the share of a step's FLOPs that the allocation saves at least.
+    sizes: how many groups of equal layers it may have.
+    channel_multiple: of kept channels.
+    rows: of text that units are scored on, and as many that losses are of.
+    seq_len: tokens in a row.
+
+  Raises:
+    ConfigError: an option is out of range, or the saving cannot be reached.
+    DataError: the source cannot be used, or has too few rows.
+  """
+  model = subject.stage.model
+  for name, number in (
+    *(('sizes', sizes), ('channel_multiple', channel_multiple)),
+    *(('rows', rows), ('seq_len', seq_len)),
+  ):
+    if number < 1:
+      raise errors.ConfigError(f'{name} {number} must be at least 1')
+  costs = Costs(model, seq_len, channel_multiple)
+  check(costs, saving)
+  named = [name for name, _ in pipeline.weighted(subject.data.eval)]
+  source = source or next(iter(named), 'stdlib:docs')
+  look, test = _rows(subject, source, rows, seq_len)
+  with (
+    console.Progress('probe') as bar,
+    jax.sharding.set_mesh(subject.mesh),
+  ):
+    prober = Prober(model, subject.params, look, test, bar.advance)
+    bar.start(_passes(prober, costs))
+    found = probe(prober, costs, saving, sizes)
+  return {
+    'kind': allocation.KIND,
+    'of': subject.what,
+    'model': {key: getattr(model, key) for key in allocation.SHAPE},
+    'text': {
+      'source': source,
+      'rows': rows,
+      'seq_len': seq_len,
+      'tokens': int(test['weights'].sum()),
+    },
+    **found,
+  }
+
+
+def _rows(subject, source, rows, seq_len):
+  """Two batches: to look at, and to take losses of."""
+  rows = math.lcm(rows, subject.mesh.shape['data'])
+  batches = pipeline.eval_batches(
+    dataclasses.replace(subject.data, seq_len=seq_len),
+    source,
+    batch_size=rows,
+    tokenizer=subject.tokenizer,
+    vocab_size=subject.stage.model.vocab_size,
+    max_rows=2 * rows,
+  )
+  if len(batches) < 2 or not all(b['weights'].any() for b in batches):
+    raise errors.DataError(
+      f'{source} has at most {rows} rows of {seq_len} tokens, and a probe takes'
+      f' 2 x {rows}; use fewer or shorter ones (--rows, --seq_len), or more'
+      ' text'
+    )
+  return tuple(sharding.put_rows(subject.mesh, batch) for batch in batches)
+
+
+def check(costs: Costs, saving: float) -> None:
+  """Raises ConfigError where no allocation saves that much."""
+  if not 0 < saving < 1:
+    raise errors.ConfigError(
+      f'saving {saving}; allowed: above 0 and below 1, the share of a dense'
+      " step's FLOPs to save, such as 0.3"
+    )
+  if saving > costs.most:
+    raise errors.ConfigError(
+      f'saving {saving} cannot be reached: with one layer, and the fewest heads'
+      f' and channels in it, a step saves {costs.most:.4g}; ask for less'
+    )
+
+
+def probe(prober: Prober, costs: Costs, saving: float, sizes: int) -> dict:
+  """The JSON of a probe, without what says of which model and text it is.
+
+  Args:
+    prober: a model, and rows to look at.
+    costs: of the same model.
+    saving: the share of a step's FLOPs that the allocation saves at least.
+    sizes: how many groups of equal layers it may have.
+  """
+  dense = prober.loss()
+  if not math.isfinite(dense):
+    raise errors.DataError(
+      f'the loss of the whole model is {dense}: its weights overflow or are'
+      ' damaged; `satjax inspect` looks at them'
+    )
+  table = _table(prober, costs, dense)
+  layers = {
+    metric: prober.scores('layers', metric).tolist()
+    for metric in ('influence', 'sensitivity')
+  }
+  search = _Search(prober, costs, table, saving, sizes)
+  found, loss = search.best()
+  equal = _equal(prober, costs, table.best, saving)
+  metrics = {a: m for a, m in table.best.items() if _is_cut(costs, found, a)}
+  return {
+    'dense_loss': dense,
+    'damage': table.rows,
+    'best': table.best,
+    'by_layer': layers | search.by_layer(),
+    'wanted_saving': saving,
+    'equal': [row | {'damage': row['loss'] - dense} for row in equal],
+    'allocation': {
+      'saving': costs.saving(found.kept),
+      'loss': loss,
+      'damage': loss - dense,
+      'tried': search.tried,
+      'groups': [
+        {
+          'layers': [start, stop],
+          'heads': layer.heads,
+          'channels': layer.channels,
+          'left_out': gone,
+        }
+        for start, stop, layer, gone in found.groups
+      ],
+    },
+    'sparsity': settings(costs, found, metrics),
+  }
+
+
+def _is_cut(costs, found: Allocation, axis: str) -> bool:
+  if axis == 'layers':
+    return any(found.left_out)
+  names = {'heads': 'heads', 'mlp': 'channels'}
+  whole = getattr(costs.options[0], names[axis])
+  return any(getattr(x, names[axis]) < whole for x in found.layers)
+
+
+def _passes(prober, costs) -> int:
+  """About how many forward passes a probe takes: each counts, known or not."""
+  table = sum(
+    len(_COMPARED[axis]) * len(_counts(prober, costs, axis)) for axis in AXES
+  )
+  measures = max(map(len, _COMPARED.values()))
+  search = len(_FIRST) + len(AXES) * len(_NEXT)
+  return 1 + measures + table + PASS + search + len(_EQUAL)
+
+
+def _counts(prober, costs, axis) -> list[int]:
+  """How many units the rates of the table keep, fewer each time."""
+  total = prober.sizes[axis]
+  kept = costs.kept(axis, RATES[axis])[1:]
+  if axis == 'layers' and total > 1:
+    kept = kept or [total - 1]
+  return kept
+
+
+def _table(prober: Prober, costs: Costs, dense: float) -> _Table:
+  """Damage by axis, metric and rate, and how far estimates are off."""
+  rows, best, calibration = [], {}, {}
+  for some in itertools.zip_longest(*(_COMPARED[axis] for axis in AXES)):
+    prober.measure({a: m for a, m in zip(AXES, some) if m})
+  for axis in AXES:
+    kept, total = _counts(prober, costs, axis), prober.sizes[axis]
+    sums = {}
+    for metric, count in itertools.product(_COMPARED[axis], kept):
+      loss = prober.loss({axis: prober.keep(axis, metric, count)})
+      rows.append(
+        {
+          **{'axis': axis, 'metric': metric},
+          **{'left_out': total - count, 'of': total},
+          **{'loss': loss, 'damage': loss - dense},
+        }
+      )
+      sums[metric] = sums.get(metric, 0.0) + loss - dense
+    if not sums:
+      continue
+    best[axis] = min(sums, key=sums.__getitem__)
+    own = [r for r in rows if (r['axis'], r['metric']) == (axis, best[axis])]
+    guessed = [_guess(prober, axis, best[axis], count) for count in kept]
+    calibration[axis] = (
+      [1 - count / total for count in kept],
+      [max(r['damage'], 1e-3) / max(g, 1e-30) for r, g in zip(own, guessed)],
+    )
+  return _Table(rows, best, calibration)
+
+
+def _guess(prober, axis, metric, count) -> float:
+  """What is estimated of a row of the table, over all layers."""
+  kept = prober.keep(axis, metric, count)
+  if axis == 'layers':
+    return float(prober.estimate(axis)[~kept].sum())
+  return float(prober.estimate(axis, kept).sum())
+
+
+class _Search:
+  """Allocations that estimates suggest, and their true losses."""
+
+  def __init__(self, prober, costs, table: _Table, saving: float, sizes: int):
+    self._prober, self._costs, self._best = prober, costs, table.best
+    self._saving, self._sizes = saving, sizes
+    self.tried = 0
+    whole = costs.options[0]
+    self._rows = {'heads': {}, 'mlp': {}}  # [L] by how many take part
+    for axis, name in (('heads', 'heads'), ('mlp', 'channels')):
+      for count in sorted({getattr(x, name) for x in costs.options}):
+        estimate_L = np.zeros(prober.model.num_layers)
+        if count < getattr(whole, name):
+          estimate_L = self._nats(table, axis, count)
+        self._rows[axis][count] = estimate_L
+    self._omit_L = np.full(prober.model.num_layers, _NEVER)
+    if 'layers' in table.best:
+      _, factors = table.calibration['layers']
+      self._omit_L = prober.estimate('layers') * max(factors)
+
+  def _nats(self, table, axis, count):
+    """The damage to each layer: as estimated, times how far that is off."""
+    kept = self._prober.keep(axis, self._best[axis], count)
+    rates, factors = table.calibration[axis]
+    rate = 1 - count / self._prober.sizes[axis]
+    factor = np.interp(rate, rates, factors)
+    return self._prober.estimate(axis, kept) * factor
+
+  def by_layer(self) -> dict[str, list[float]]:
+    """The damage that is estimated, where about half is left out, or all."""
+    found = {}
+    for axis, by_count in self._rows.items():
+      half = self._prober.sizes[axis] / 2
+      cut = sorted(by_count)[:-1]
+      if cut:
+        count = min(cut, key=lambda count: (abs(count - half), count))
+        found[axis] = by_count[count].tolist()
+    if self._omit_L.max() < _NEVER:
+      found['layers'] = self._omit_L.tolist()
+    return found
+
+  def _allocate(self, off: Mapping[str, tuple[float, float]]) -> Allocation:
+    """The cheapest one, if estimates are off so far."""
+    rows = {
+      (axis, count): _corrected(x_L, *off[axis])
+      for axis, by_count in self._rows.items()
+      for count, x_L in by_count.items()
+    }
+    options = self._costs.options
+    each = [rows['heads', x.heads] + rows['mlp', x.channels] for x in options]
+    omit_L = _corrected(self._omit_L, *off['layers'])
+    limits = self._saving, self._sizes
+    return self._costs.cheapest(np.stack(each, axis=1), omit_L, *limits)
+
+  def _loss(self, found: Allocation) -> float:
+    kept = {'layers': ~np.array(found.left_out)}
+    for axis, name in (('heads', 'heads'), ('mlp', 'channels')):
+      each = [getattr(x, name) for x in found.layers]
+      if min(each) < self._prober.sizes[axis]:
+        kept[axis] = self._prober.keep(axis, self._best[axis], each)
+    return self._prober.loss(kept)
+
+  def best(self) -> tuple[Allocation, float]:
+    """Of equal rates and two rounds of others, the lowest true loss."""
+    of_rows = [axes for axes, _ in _EQUAL if 'layers' not in axes]
+    equal = [self._costs.equal(self._saving, axes) for axes in of_rows]
+    results = {found: self._loss(found) for found in equal if found}
+
+    def attempt(off):
+      found = self._allocate(off)
+      results[found] = self._loss(found)
+      return results[found]
+
+    losses = [(attempt(off), n, off) for n, off in enumerate(_FIRST)]
+    _, _, near = min(losses)
+    for axis, (factor, power) in itertools.product(AXES, _NEXT):
+      moved = (near[axis][0] * factor, near[axis][1] * power)
+      attempt(near | {axis: moved})
+    self.tried = len(results)
+    return min(results.items(), key=lambda pair: pair[1])
+
+
+def _corrected(x_L: np.ndarray, factor: float, power: float) -> np.ndarray:
+  """Estimates that are off by a factor, and whose ratios by a power."""
+  mean = max(x_L.mean(), 1e-30)
+  return factor * mean * (x_L / mean) ** power
+
+
+def _equal(prober, costs, best, saving) -> list[dict[str, Any]]:
+  """What equal rates on all layers cost that save as much."""
+  rows = []
+  for axes, metric in _EQUAL:
+    metrics = dict.fromkeys(axes, metric) if metric else best
+    if not {*axes} <= best.keys() or not (found := costs.equal(saving, axes)):
+      continue
+    counts = {
+      'heads': found.layers[0].heads,
+      'mlp': found.layers[0].channels,
+      'layers': len(found.kept),
+    }
+    kept = {a: prober.keep(a, metrics[a], counts[a]) for a in axes}
+    rows.append(
+      {
+        'left_out': {a: prober.sizes[a] - counts[a] for a in axes},
+        'metrics': {axis: metrics[axis] for axis in axes},
+        'saving': costs.saving(found.kept),
+        'loss': prober.loss(kept),
+      }
+    )
+  return rows

@@ -1,0 +1,216 @@
+"""Probes of what leaving out costs (`satjax probe`): tables and pictures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import functools
+import html as html_lib
+import itertools
+from typing import Any
+
+from satjax.config import allocation
+from satjax.lab.report import figures, table
+from satjax.lab.report.table import Table
+
+Probe = Mapping[str, Any]
+_NAMES = {'heads': 'heads', 'mlp': 'channels', 'layers': 'layers'}
+
+
+def is_probe(values: Any) -> bool:
+  """Whether the content of a JSON file is a probe."""
+  return isinstance(values, dict) and values.get('kind') == allocation.KIND
+
+
+def title(probe: Probe) -> str:
+  """Of which model, or of which run."""
+  what = probe['of']
+  if 'model' in what:
+    return f'Probe of {what["model"]}'
+  return f'Probe at step {what["step"]}'
+
+
+def tables(probe: Probe) -> list[Table]:
+  """What leaving out costs, by metric; by layer; and the allocation."""
+  return [_damage(probe), _by_layer(probe), _compared(probe), _groups(probe)]
+
+
+def _damage(probe):
+  metrics = list(dict.fromkeys(row['metric'] for row in probe['damage']))
+  points = [*dict.fromkeys(map(_point, probe['damage']))]
+  found = {(_point(r), r['metric']): r['damage'] for r in probe['damage']}
+  heads = [f'{gone / total:.0%} {axis}' for axis, gone, total in points]
+  lines = []
+  for metric in metrics:
+    cells = []
+    for point in points:
+      value = found.get((point, metric))
+      own = [x for (p, _), x in found.items() if p == point]
+      mark = '*' if value == min(own) else ' '
+      cells.append('' if value is None else f'{value:.2f}{mark}')
+    lines.append([metric, *cells])
+  text = probe['text']
+  return Table(
+    'damage',
+    ['metric', *heads],
+    lines,
+    f'Nats a token above the whole model, {probe["dense_loss"]:.3f}, where'
+    ' so many units of every layer are left out, or layers; *: the least. On'
+    f' {text["tokens"]:,} tokens of {text["source"]}; units are scored on as'
+    ' many others.',
+  )
+
+
+def _point(row):
+  return row['axis'], row['left_out'], row['of']
+
+
+def _by_layer(probe):
+  by_layer = probe['by_layer']
+  names = {
+    'influence': 'influence',
+    'sensitivity': 'sensitivity',
+    'heads': 'some heads',
+    'mlp': 'half of channels',
+    'layers': 'the layer',
+  }
+  columns = [name for name in names if name in by_layer]
+  most = max(by_layer['sensitivity']) or 1.0
+  rows = []
+  for number, values in enumerate(zip(*(by_layer[n] for n in columns))):
+    scaled = [
+      v / most if n == 'sensitivity' else v for n, v in zip(columns, values)
+    ]
+    rows.append([str(number), *(f'{x:.3f}' for x in scaled)])
+  return Table(
+    'layer',
+    ['layer', *(names[n] for n in columns)],
+    rows,
+    'Influence: 1 - cos of what goes into a layer and what comes out;'
+    ' sensitivity: of the change it makes, weighed by gradients, over the'
+    ' largest. The others: nats that are estimated where so much of a layer, or'
+    ' all of it, is left out.',
+  )
+
+
+def _compared(probe):
+  whole = probe['allocation']
+  rows = [
+    ['the allocation', '', f'{whole["saving"]:.1%}', f'{whole["damage"]:.3f}']
+  ]
+  for row in probe['equal']:
+    what = ', '.join(f'{n} {_NAMES[a]}' for a, n in row['left_out'].items())
+    how = ', '.join(dict.fromkeys(row['metrics'].values()))
+    cells = f'{row["saving"]:.1%}', f'{row["damage"]:.3f}'
+    rows.append([f'equal: {what}', how, *cells])
+  return Table(
+    f'saving {probe["wanted_saving"]:.1%}',
+    ['left out', 'by', 'saved', 'damage'],
+    rows,
+    "Of a step's FLOPs, and nats a token above the whole model. Equal: of each"
+    ' layer alike.',
+  )
+
+
+def _groups(probe):
+  sizes, rows = probe['model'], []
+  for group in probe['allocation']['groups']:
+    start, stop = group['layers']
+    rows.append(
+      [
+        f'layers {start} to {stop - 1}',
+        f'{group["heads"]} of {sizes["num_heads"]}',
+        f'{group["channels"]} of {sizes["mlp_dim"]}',
+        _ranges(group['left_out']) or 'none',
+      ]
+    )
+  return Table(
+    'allocation',
+    ['layers', 'heads', 'channels', 'left out whole'],
+    rows,
+    'What each layer keeps, and which are left out whole.',
+  )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+  """1-3, 7"""
+  found = []
+  for _, run in itertools.groupby(enumerate(numbers), lambda x: x[1] - x[0]):
+    own = [n for _, n in run]
+    found.append(f'{own[0]}-{own[-1]}' if len(own) > 1 else f'{own[0]}')
+  return ', '.join(found)
+
+
+def markdown(probe: Probe) -> str:
+  """The tables as a page."""
+  parts = [f'# {title(probe)}\n']
+  for each in tables(probe):
+    name = each.title[:1].upper() + each.title[1:]
+    parts.append(f'## {name}\n\n{table.markdown(each)}\n{each.note}\n')
+  return '\n'.join(parts)
+
+
+def html(number: int, probe: Probe) -> Iterator[str]:
+  """The section of a report."""
+  yield f'<h2 id="p{number}">{html_lib.escape(title(probe))}</h2>\n'
+  for order, picture in enumerate(pictures(probe)):
+    yield figures.html_picture(picture, f'p{number}-{order}', 3)
+  for each in tables(probe):
+    yield table.html(each)
+
+
+def pictures(probe: Probe) -> Iterator[figures.Picture]:
+  """Damage over what is left out, by metric; and by layer."""
+  metrics = list(dict.fromkeys(row['metric'] for row in probe['damage']))
+  looks = figures.keys(metrics)
+  axes = [a for a in _NAMES if any(r['axis'] == a for r in probe['damage'])]
+  yield figures.Picture(
+    'What leaving out costs at once',
+    'Nats a token above the whole model, by how much of every layer is left out'
+    ' and by the metric that chooses.',
+    [
+      figures.Panel(functools.partial(_draw_rates, probe, axis, looks))
+      for axis in axes
+    ],
+    list(looks.values()),
+  )
+  shown = [n for n in ('heads', 'mlp', 'layers') if n in probe['by_layer']]
+  yield figures.Picture(
+    'By layer',
+    'Nats that are estimated where a layer leaves out some heads or half of its'
+    ' channels, or is left out; and its influence and sensitivity.',
+    [
+      figures.Panel(functools.partial(_draw_layers, probe, name))
+      for name in (*shown, 'influence', 'sensitivity')
+    ],
+  )
+
+
+def _draw_rates(probe, axis, looks, axes):
+  for metric, look in looks.items():
+    own = [
+      (row['left_out'] / row['of'], row['damage'])
+      for row in probe['damage']
+      if (row['axis'], row['metric']) == (axis, metric)
+    ]
+    if own:
+      axes.plot(
+        *zip((0.0, 0.0), *own), **look.line, marker=look.marker, **figures.EDGED
+      )
+  figures.label_axes(axes, f'{_NAMES[axis]} left out', y='nats a token')
+  axes.xaxis.set_major_formatter(lambda x, _: f'{100 * x:.3g}%')
+
+
+_TITLES = {
+  'heads': 'some heads left out',
+  'mlp': 'half of the channels left out',
+  'layers': 'the layer left out',
+}
+
+
+def _draw_layers(probe, name, axes):
+  values = probe['by_layer'][name]
+  gone = {
+    layer for g in probe['allocation']['groups'] for layer in g['left_out']
+  }
+  colours = [figures.COLOURS[n in gone] for n in range(len(values))]
+  axes.bar(range(len(values)), values, color=colours)
+  heading = _TITLES.get(name, name)
+  figures.label_axes(axes, 'layer (in orange: left out)', heading)
