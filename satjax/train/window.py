@@ -238,7 +238,8 @@ def open_window(
   opened.state, opened.parked = split(
     window.state,
     aside=added.TABLES if config.sparsity.embed == 'rest' else (),
-    park=functools.partial(_park, setup),
+    park=functools.partial(_park_rows, setup),
+    park_layers=setup.park_leaf,
     consume=call is subnetwork.run,
   )
   base, resting_base = None, None
@@ -335,10 +336,12 @@ def _catch_up(setup, window, step):
   if setup.config.sparsity.omitted != 'decayed' or step == window.parked_to:
     return
   replay = _replay_program(setup.tx, setup.schedule)
-  count, park = step - window.parked_to, functools.partial(_park, setup)
+  count = step - window.parked_to
 
   def moved_on(parked):
-    return tree.map_with_path(park, replay(setup.place(parked), count))
+    return tree.map_with_path(
+      setup.park_leaf, replay(setup.place(parked), count)
+    )
 
   if setup.config.sparsity.rest == 'host':
     moved_on = functools.partial(_one_by_one, moved_on)
@@ -377,11 +380,8 @@ def _replay_program(tx, schedule):
   return jax.jit(replay, donate_argnums=0)
 
 
-def _park(setup, path, leaf):
-  """Sends what is parked to where the configuration wants it.
-
-  Neurons that count though they rest stay; layers come one at a time.
-  """
+def _park_rows(setup, path, leaf):
+  """Puts parked rows where they belong; those that count stay at hand."""
   sparsity = setup.config.sparsity
   in_use = any(sparsity.forward(x) in resting.HOW for x in ('heads', 'mlp'))
   if in_use and path.startswith('params/'):
