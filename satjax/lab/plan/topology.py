@@ -17,6 +17,7 @@ from satjax.lab.plan import compiled as plan_compile
 from satjax.lab.plan import devices as plan_devices
 from satjax.lab.plan import memory as plan_memory
 from satjax.lab.plan import step_time as plan_time
+from satjax.lab.plan import stretches
 from satjax.lab.plan.compiled import Compiled
 from satjax.lab.plan.devices import Topology
 from satjax.lab.plan.memory import Memory, Program
@@ -149,7 +150,7 @@ def _advice(config, topology, devices, say):
 
 def describe(phase: Phase) -> str:
   """A phase in a few words."""
-  depth = f'{phase.mean_kept["layers"]} layers'
+  depth = f'{stretches.depth(phase)} layers'
   if not phase.is_sparse:
     return f'dense, {depth}'
   kept = phase.mean_kept
