@@ -12,12 +12,11 @@ from satjax import errors
 from satjax.config.run import Config
 from satjax.interop import models
 from satjax.lab.plan import advice as plan_advice
-from satjax.lab.plan import collectives
+from satjax.lab.plan import collectives, stretches
 from satjax.lab.plan import compiled as plan_compile
 from satjax.lab.plan import devices as plan_devices
 from satjax.lab.plan import memory as plan_memory
 from satjax.lab.plan import step_time as plan_time
-from satjax.lab.plan import stretches
 from satjax.lab.plan.compiled import Compiled
 from satjax.lab.plan.devices import Topology
 from satjax.lab.plan.memory import Memory, Program
