@@ -100,6 +100,7 @@ def split(
   aside: Sequence[str] = (),
   place: Place = lambda path, leaf: leaf,
   park: Place = lambda path, leaf: leaf,
+  park_layers: Place | None = None,
   consume: bool = False,
   call: Callable[..., Any] = run,
 ) -> tuple[PyTree, Parked]:
@@ -113,6 +114,7 @@ def split(
     aside: parameters beside the blocks that are parked too.
     place: puts the rows that take part, by path, where they will live.
     park: the same for parked rows.
+    park_layers: the same for parked layers; None: `park`.
     consume: frees each leaf as soon as it has been parted.
     call: `run`, or `ahead`.
 
@@ -126,7 +128,8 @@ def split(
     sub, tables = _set_aside(sub, aside, call)
   if 'layers' in order:
     count = stacks[-1].stop
-    sub, layers = _split_layers(sub, order['layers'], count, **options)
+    own = options | {'park': park_layers or park}
+    sub, layers = _split_layers(sub, order['layers'], count, **own)
     order = call(_of_layers, dict(order), count)
   sub, rows = _split_rows(sub, order, stacks, **options)
   return sub, Parked(rows, layers, tables)

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from satjax import tree
-from satjax.sparsity.subnetwork import Parked, Place
+from satjax.sparsity.subnetwork import Parked
 from satjax.train import step as step_lib
 from satjax.train.setup import Setup
 from satjax.train.state import TrainState
 
 
-def moved_on(setup: Setup, parked: Parked, count: int, park: Place) -> Parked:
-  """What is parked, `count` steps later; `park` puts a leaf where it rests.
+def moved_on(setup: Setup, parked: Parked, count: int) -> Parked:
+  """What is parked, `count` steps later.
 
   With `rest` 'host' one parameter and its moments at a time, so that the device
   never holds all of them.
@@ -22,7 +22,8 @@ def moved_on(setup: Setup, parked: Parked, count: int, park: Place) -> Parked:
   replay = _program(setup.tx, setup.schedule)
 
   def move(state: TrainState) -> TrainState:
-    return tree.map_with_path(park, replay(setup.place(state), count))
+    later = replay(setup.place(state), count)
+    return tree.map_with_path(setup.park_leaf, later)
 
   if setup.config.sparsity.rest == 'host':
     move = functools.partial(_one_by_one, move)

@@ -256,7 +256,8 @@ def open_window(
   opened.state, opened.parked = split(
     window.state,
     aside=views.TABLES if config.sparsity.embed == 'rest' else (),
-    park=functools.partial(_park, setup),
+    park=functools.partial(_park_rows, setup),
+    park_layers=setup.park_leaf,
     consume=call is subnetwork.run,
   )
   base, resting_base = None, None
@@ -358,16 +359,13 @@ def _catch_up(setup, window, step):
   """Moves what is parked on to `step`, where it does not stand still."""
   if setup.config.sparsity.omitted != 'decayed' or step == window.parked_to:
     return
-  count, park = step - window.parked_to, functools.partial(_park, setup)
-  window.parked = catch_up.moved_on(setup, window.parked, count, park)
+  count = step - window.parked_to
+  window.parked = catch_up.moved_on(setup, window.parked, count)
   window.parked_to = step
 
 
-def _park(setup, path, leaf):
-  """Sends what is parked to where the configuration wants it.
-
-  Neurons that count though they rest stay; layers come one at a time.
-  """
+def _park_rows(setup, path, leaf):
+  """Puts parked rows where they belong; those that count stay at hand."""
   sparsity = setup.config.sparsity
   in_use = any(sparsity.forward(x) in resting.HOW for x in ('heads', 'mlp'))
   if in_use and path.startswith('params/'):

@@ -21,6 +21,8 @@ from satjax import sharding, tree
 from satjax.config import stages
 from satjax.config.run import Config
 from satjax.lab.plan import share as plan_share
+from satjax.model import resting
+from satjax.sparsity import subnetwork
 from satjax.train import phases, programs
 from satjax.train import setup as setup_lib
 from satjax.train.phases import Phase
@@ -155,21 +157,23 @@ def _leaves(config, phase):
   setup = setup_lib.make_setup(config, jax.local_devices(backend='cpu')[:1])
   opened = programs.shapes(setup, batch_of(setup.config), phase)
   hows = map(config.sparsity.forward, ('heads', 'mlp'))
-  in_use = any(how in ('exact', 'through') for how in hows)
+  in_use = any(how in resting.HOW for how in hows)
+  parked = opened.parked or subnetwork.Parked(None)
   found, seen = [], set()
   for role, node in (
     ('state', opened.state),
-    ('fixed', opened.forward_extra),
+    ('fixed' if in_use else 'parked', getattr(parked.rows, 'params', None)),
+    ('parked', (parked.rows, parked.layers)),
+    ('fixed', parked.tables),
+    ('fixed', opened.forward_extra),  # which shows some of what is parked
     ('fixed', opened.frozen_base),
-    ('parked', opened.parked),
   ):
     for path, leaf in tree.flatten(node).items():
-      if id(leaf) in seen:  # `forward_extra` shows what is parked
+      if id(leaf) in seen:
         continue
       seen.add(id(leaf))
-      is_read = role == 'parked' and in_use and '/params/' in f'/{path}'
       size = jnp.dtype(leaf.dtype).itemsize
-      found.append(Leaf(path, leaf.shape, size, 'fixed' if is_read else role))
+      found.append(Leaf(path, leaf.shape, size, role))
   return tuple(found)
 
 
@@ -199,6 +203,7 @@ def memory(config: Config, phase: Phase, mesh: AbstractMesh) -> Memory:
   sums = sizes(config, phase, mesh)
   parked = sums['parked'] if config.sparsity.rest == 'device' else 0
   part = plan_share.share(config, phase, mesh)
+  rest, passes = plan_share.resting(config, phase, mesh)
   size, is_split = part.itemsize, mesh.shape['fsdp'] > 1
   copies = size if size < 4 else 0
   copies += 4 if part.microbatches > 1 else 0
@@ -206,13 +211,20 @@ def memory(config: Config, phase: Phase, mesh: AbstractMesh) -> Memory:
   logits = part.predicted * part.vocab * (4 + size)
   logits += matrix * size if is_split else 0
   logits += matrix * 4 if config.train.loss_chunk else 0  # its whole gradient
-  gathered = part.layer_weights * size if is_split else 0
+  activations = part.layers * part.saved(config.model.remat)
+  if passes == 2:
+    remat = config.model.remat
+    activations += rest.layers * rest.saved(
+      'minimal' if remat == 'none' else remat
+    )
+  wide = rest if rest.layers else part
+  gathered = wide.layer_weights * size if is_split else 0
   return Memory(
     state=sums['state'],
     parked=parked + sums['fixed'],
     gradients=sums['numbers'] * (4 + copies),
-    activations=part.layers * part.tokens * part.saved(config.model.remat),
-    work=part.tokens * part.layer_values + gathered,
+    activations=part.tokens * activations,
+    work=part.tokens * wide.layer_values + gathered,
     logits=logits,
     embedding=matrix * 4 * (2 if mesh.size > 1 else 1),
     exchange=2 * sums['largest'],

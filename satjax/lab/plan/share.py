@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from satjax.config.run import Config
+from satjax.train import phases
 from satjax.train.phases import Phase
 
 
@@ -49,7 +50,7 @@ class Share:
     """Bytes of a token that a layer leaves for the backward pass.
 
     Of each of two norms three float32 arrays are left, where nothing is
-    recomputed.
+    recomputed. One whose weights have no gradient leaves 'minimal' at most.
     """
     inner = self.heads + self.mixed
     numbers = {
@@ -73,6 +74,8 @@ def share(config: Config, phase: Phase, mesh: AbstractMesh) -> Share:
     kv_heads = model.num_kv_heads
   else:
     kv_heads = sum(x.kv_heads for x in phase.layers) / len(phase.layers)
+    if phase.is_sparse:
+      kept = kept | _through(config, model)
   parts = train.batch_size // (train.microbatch_size or train.batch_size)
   rows = phase.stage.batch_size / parts
   size, tensor = model.head_dim, mesh.shape['tensor']
@@ -90,6 +93,37 @@ def share(config: Config, phase: Phase, mesh: AbstractMesh) -> Share:
     predicted=min(tokens, train.loss_chunk or tokens),
     itemsize=jnp.dtype(model.dtype).itemsize,
   )
+
+
+def _through(config, model):
+  """Neurons that gradients go through are there, whether they train or not."""
+  sizes = {'heads': model.num_heads, 'mlp': model.mlp_dim}
+  return {
+    axis: size
+    for axis, size in sizes.items()
+    if config.sparsity.forward(axis) == 'through'
+  }
+
+
+def resting(
+  config: Config, phase: Phase, mesh: AbstractMesh
+) -> tuple[Share, int]:
+  """The same of layers that count though they rest; how many passes they take.
+
+  Passes: of `phases.PASSES`.
+  """
+  model = phase.stage.model
+  passes = phases.PASSES[config.sparsity.forward('layers')]
+  is_masked = config.sparsity.execution == 'masked'
+  size, tensor = model.head_dim, mesh.shape['tensor']
+  found = dataclasses.replace(
+    share(config, phase, mesh),
+    layers=sum(phase.omitted) if passes and not is_masked else 0,
+    heads=size * (model.num_heads + 2 * model.num_kv_heads) / tensor,
+    mixed=size * model.num_heads / tensor,
+    channels=model.mlp_dim / tensor,
+  )
+  return found, passes
 
 
 def sums_whole(width: int, mesh: AbstractMesh, lanes: int) -> bool:

@@ -82,8 +82,8 @@ def exchanges(
 
   Over fsdp every microbatch gathers the matrices twice, for its two passes, and
   scatters their gradients once; over data it sums gradients; over tensor it
-  sums activations after attention and MLP, in both passes; `lanes`: of
-  `share.sums_whole`.
+  sums activations after attention and MLP, in both passes. Layers that rest
+  take part in the passes that they have. `lanes`: of `share.sums_whole`.
   """
   part = plan_share.share(config, phase, mesh)
   data, fsdp, tensor = (mesh.shape[x] for x in ('data', 'fsdp', 'tensor'))
@@ -94,9 +94,11 @@ def exchanges(
 
   def exchange(kind, numbers, count, group):
     size = int(numbers * part.itemsize)
-    if group > 1:
+    if group > 1 and count:
       found.append(Collective(kind, (int(numbers),), '', size, count, group))
 
+  rest, passes = plan_share.resting(config, phase, mesh)
+  exchange('all-gather', rest.layer_weights, passes * rest.layers * times, fsdp)
   for numbers, count in ((part.layer_weights, layers), (ends / 2, 2)):
     exchange('all-gather', numbers, 2 * count * times, fsdp)
     if whole:
@@ -106,26 +108,40 @@ def exchanges(
     exchange('all-reduce', numbers / fsdp, count * times, data)
   sums = 4 + 2 * (phase.stage.model.remat == 'full')
   numbers = part.tokens * part.width
-  exchange('all-reduce', numbers, sums * layers * times, tensor)
+  sums = sums * layers + 2 * passes * rest.layers
+  exchange('all-reduce', numbers, sums * times, tensor)
   return tuple(found)
 
 
 def _traffic(config, phase, mesh):
   """Bytes between a chip and its memory in a step."""
   part = plan_share.share(config, phase, mesh)
+  rest, passes = plan_share.resting(config, phase, mesh)
   remat = phase.stage.model.remat
   state = plan_memory.sizes(config, phase, mesh)['state']
-  weights = part.layer_weights * part.itemsize * (3 + _RECOMPUTED[remat])
-  # Every intermediate value is written, read, and has a gradient.
-  values = 3.2 * part.tokens * part.layer_values
   logits = 5 * part.tokens * part.vocab * part.itemsize
-  passes = part.layers * (weights + values) + logits
-  return 2 * state + part.microbatches * passes
+  layers = sum(
+    of.layers
+    * (
+      of.layer_weights * of.itemsize * (count + _RECOMPUTED[remat])
+      # Every intermediate value is written, read, and has a gradient.
+      + 3.2 * count / 3 * of.tokens * of.layer_values
+    )
+    for of, count in ((part, 3), (rest, passes))
+  )
+  return 2 * state + part.microbatches * (layers + logits)
 
 
 def _host_bytes(config, phase, mesh):
-  """Bytes a step to the host and back, where omitted rows rest there."""
+  """Bytes a step to the host and back, where omitted rows rest there.
+
+  A window brings all of them back; layers that count though they rest come for
+  each pass.
+  """
   if config.sparsity.rest != 'host' or not phase.is_sparse:
     return 0.0
   rows = plan_memory.sizes(config, phase, mesh)['parked']
-  return 2 * rows / config.sparsity.refresh_every
+  rest, passes = plan_share.resting(config, phase, mesh)
+  layers = 4 * rest.layer_weights * rest.layers / mesh.shape['fsdp']
+  fetched = passes * rest.microbatches * layers
+  return 2 * rows / config.sparsity.refresh_every + fetched

@@ -70,7 +70,8 @@ def _growth(config) -> Iterator[str]:
     )
 
 
-def _layers(phase: Phase) -> str:
+def depth(phase: Phase) -> str:
+  """How many layers train, and of how many."""
   kept = phase.mean_kept['layers']
   total = phase.num_layers
   return f'{total}' if kept == total else f'{kept} of {total}'
@@ -85,7 +86,7 @@ def render(result: Plan) -> str:
   rows = [
     (
       f'{s.start} to {s.stop}',
-      _layers(s.phase),
+      depth(s.phase),
       f'{s.phase.stage.model.embed_dim}',
       s.phase.stage.mode,
       f'{s.phase.mean_kept["heads"]:g}',

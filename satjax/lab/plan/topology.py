@@ -12,7 +12,7 @@ from satjax import errors
 from satjax.config.run import Config
 from satjax.interop import models
 from satjax.lab.plan import advice as plan_advice
-from satjax.lab.plan import collectives
+from satjax.lab.plan import collectives, stretches
 from satjax.lab.plan import compiled as plan_compile
 from satjax.lab.plan import devices as plan_devices
 from satjax.lab.plan import memory as plan_memory
@@ -149,7 +149,7 @@ def _advice(config, topology, devices, say):
 
 def describe(phase: Phase) -> str:
   """A phase in a few words."""
-  depth = f'{phase.mean_kept["layers"]} layers'
+  depth = f'{stretches.depth(phase)} layers'
   if not phase.is_sparse:
     return f'dense, {depth}'
   kept = phase.mean_kept

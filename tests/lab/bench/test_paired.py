@@ -135,6 +135,31 @@ def test_whole_selection_is_the_dense_model(written):
 
 
 @pytest.mark.slow
+def test_layers_have_arms_of_their_own():
+  config = make_config().to_dict()
+  config['model'] |= {'num_layers': 4}
+  forwards = ('skip', 'mean', 'exact', 'through')
+  result = run(
+    Config.from_dict(config),
+    rates=(),
+    layers=(0.5,),
+    forwards=forwards,
+    torch=(),
+  )
+  names = [f'{how} layers 0.5' for how in ('skip', 'exact', 'through')]
+  twins = {f'{name}, twin' for name in names}
+  arms = result['arms']
+  assert {*arms} >= {'dense', 'dense again', *names, *twins}
+  limits = [arms[name]['limit'] for name in names]
+  assert limits == sorted(limits, reverse=True) and limits[-1] > 1
+  # The twin is a model of 2 layers.
+  assert arms[names[0]]['flops'] == arms[f'{names[0]}, twin']['flops']
+  for name in names[1:]:
+    loss = result['losses'][name]
+    np.testing.assert_allclose(loss, result['losses']['dense'], rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_the_exact_forward_pass_is_dense(written):
   losses = written[0]['losses']
   np.testing.assert_allclose(losses['exact 0.5'], losses['dense'], rtol=1e-5)

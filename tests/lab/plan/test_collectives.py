@@ -72,6 +72,22 @@ def test_a_loop_of_unknown_length_is_refused():
     summary(program)
 
 
+def test_a_loop_whose_length_is_data_counts_its_mean():
+  def program(x):
+    first = x[0, 0].astype(int)
+
+    def once(_, x):
+      return lax.psum(x, 'a') + 1
+
+    x = lax.fori_loop(0, first, once, x)
+    x = lax.fori_loop(first, 7, once, x)  # whose end alone is known
+    return lax.fori_loop(0, 3, once, x)
+
+  text = compile_text(program, jnp.zeros((8, 16)), P('a'))
+  found = collectives.read(text, 2.5)
+  assert sorted(one.times for one in found) == [2.5, 2.5, 3]
+
+
 def test_total_and_largest():
   def one(kind, size, times):
     return collectives.Collective(kind, (size,), 'u8', size, times, 2)

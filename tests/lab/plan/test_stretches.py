@@ -8,6 +8,7 @@ from satjax.config import stages
 from satjax.config.run import Config
 from satjax.lab.plan import growth as plan_growth
 from satjax.lab.plan import stretches
+from satjax.lab.plan import topology as plan_topology
 from satjax.train import phases
 
 
@@ -25,6 +26,19 @@ def test_the_stretches_of_the_tiny_run():
   rows = stretches.render(result).splitlines()
   assert rows[2].startswith('| 0 to 30 | 2 | 64 | all | 2 | 64 | 50.0% |')
   assert rows[3].startswith('| 30 to 45 | 4 | 64 | all | 3 | 96 | 25.0% |')
+
+
+def test_rungs_show_the_layers_that_they_keep():
+  config = tiny.get_config()
+  config.model.num_layers = 8
+  config.growth.hops = ()
+  config.sparsity.update(head_rate=0.0, channel_rate=0.0, layer_rate=0.5)
+  config = Config.from_dict(config)
+  found = stretches.plan(config).stretches
+  depths = [stretches.depth(s.phase) for s in found]
+  assert depths == ['4 of 8', '6 of 8', '8']
+  assert plan_topology.describe(found[0].phase).endswith(', 4 of 8 layers')
+  assert '| 0 to 30 | 4 of 8 | 64 |' in stretches.render(stretches.plan(config))
 
 
 def test_a_dense_plan_promises_no_speed():

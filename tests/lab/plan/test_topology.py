@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import pytest
@@ -17,6 +18,7 @@ from satjax.lab.plan import step_time as plan_time
 from satjax.lab.plan import table as plan_table
 from satjax.lab.plan import topology as plan_topology
 from satjax.lab.plan.collectives import Collective
+from satjax.train import programs
 from satjax.train import setup as setup_lib
 from tests import options
 
@@ -60,6 +62,51 @@ def test_the_host_takes_what_the_step_does_not_read():
   exact = {'sparsity__omitted_forward': 'exact'}
   read = memory(make_config(sparsity__rest='host', **exact), 1).parked
   assert read == pytest.approx(memory(make_config(**exact), 1).parked / 3, 0.1)
+
+
+LAYERS = {
+  'model__num_layers': 4,
+  'sparsity__head_rate': 0.0,
+  'sparsity__channel_rate': 0.0,
+  'sparsity__layer_rate': 0.5,
+}
+
+
+@pytest.mark.parametrize('rest', ['device', 'host'])
+@pytest.mark.parametrize(
+  'changes',
+  [
+    *({'omitted_forward': how} for how in ('skip', 'exact', 'through')),
+    {'omitted_forward': 'through', 'embed': 'rest'},
+    {'omitted_forward': {'mlp': 'through'}, 'channel_rate': 0.5},
+    {'omitted_forward': 'exact', 'channel_rate': 0.5, 'head_rate': 0.5},
+  ],
+)
+def test_layers_at_rest_are_where_a_run_has_them(rest, changes):
+  changes = {f'sparsity__{key}': value for key, value in changes.items()}
+  config = make_config(**LAYERS | changes, sparsity__rest=rest)
+  setup = setup_lib.make_setup(config, jax.devices()[:1])
+  phase = plan_memory.distinct(config)[0].phase
+  opened = programs.shapes(setup, plan_memory.BATCH, phase)
+  seen = jax.tree.leaves((opened.state, opened.forward_extra))
+  held = {
+    id(x): math.prod(x.shape) * x.dtype.itemsize
+    for x in seen
+    if x.sharding is None or x.sharding.memory_kind != 'pinned_host'
+  }
+  held = sum(held.values()) + plan_compile.parked_bytes(opened)
+  closed = memory(config, 1)
+  assert closed.state + closed.parked == pytest.approx(held, abs=128)
+
+
+def test_what_layers_at_rest_leave_for_the_backward_pass():
+  dense, skip, exact, through = (
+    memory(make_config(**LAYERS, sparsity__omitted_forward=how), 1, step)
+    for how, step in (('skip', -1), ('skip', 0), ('exact', 0), ('through', 0))
+  )
+  assert skip.activations == exact.activations == dense.activations / 2
+  assert skip.activations < through.activations < dense.activations
+  assert through.total < dense.total
 
 
 def test_a_refresh_puts_arrays_together_one_at_a_time():
@@ -173,6 +220,41 @@ def test_what_leaves_a_node_is_slower():
     return seconds(config, 1, chip, exchanged=[one]).network
 
   assert network(16) > 8 * network(8)
+
+
+def test_layers_at_rest_take_part_in_the_passes_they_have():
+  changes = LAYERS | {'model__num_layers': 32, 'mesh__fsdp': 8}
+  changes |= {'train__microbatch_size': 64, 'sparsity__rungs': 1}
+
+  def gathers(how, step=0):
+    config = make_config(
+      llama2_7b_cpt, **changes, sparsity__omitted_forward=how
+    )
+    mesh = plan_memory.abstract_mesh(config, 8)
+    phase = plan_memory.distinct(config)[step].phase
+    found = plan_time.exchanges(config, phase, mesh)
+    return sum(x.times * x.bytes for x in found if x.kind == 'all-gather')
+
+  skip, exact, through, dense = map(
+    gathers, ('skip', 'exact', 'through', 'skip'), (0, 0, 0, -1)
+  )
+  assert skip < exact < through == dense
+  assert exact - skip == through - exact
+
+
+def test_layers_that_count_come_from_the_host_for_each_pass():
+  def host(how):
+    config = make_config(
+      **LAYERS, sparsity__omitted_forward=how, sparsity__rest='host'
+    )
+    mesh = plan_memory.abstract_mesh(config, 1)
+    phase = plan_memory.distinct(config)[0].phase
+    chip = plan_devices.CHIPS['h200']
+    return plan_time.step_time(config, phase, mesh, chip).host
+
+  skip, exact, through = map(host, ('skip', 'exact', 'through'))
+  assert 0 < skip < exact
+  assert through - exact == pytest.approx(exact - skip)
 
 
 def test_fsdp_exchanges_the_matrices_three_times():
