@@ -144,7 +144,7 @@ def load_config(options: Any, begun: Any = None) -> Any:
     overrides = allocation.overrides(options.allocation, overrides)
   config = settings.load(options.config, overrides, begun)
   if options.allocation:
-    allocation.check(options.allocation, config.model)
+    allocation.check(options.allocation, config.to_dict()['model'])
   return config
 
 

@@ -1,12 +1,11 @@
 """An allocation of omission rates that `satjax probe` has written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 import pathlib
 from typing import Any
 
 from satjax import errors
-from satjax.config.groups import ModelConfig
 
 KIND = 'satjax probe'
 # What tells models of different shapes from each other.
@@ -55,11 +54,11 @@ def overrides(path: str, given: Sequence[str] = ()) -> list[str]:
   return [*own, *given]
 
 
-def check(path: str, model: ModelConfig) -> None:
-  """Raises ConfigError if it is of a model of another shape."""
+def check(path: str, model: Mapping[str, Any]) -> None:
+  """Raises ConfigError if it is not of the shape of this `config.model`."""
   probed = read(path)['model']
   for key in SHAPE:
-    if (own := getattr(model, key)) != probed.get(key):
+    if (own := model[key]) != probed.get(key):
       raise errors.ConfigError(
         f'--allocation={path} is of a model with {key} {probed.get(key)!r}, and'
         f' config.model.{key} is {own}; probe this model: satjax probe'

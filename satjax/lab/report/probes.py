@@ -214,3 +214,4 @@ def _draw_layers(probe, name, axes):
   axes.bar(range(len(values)), values, color=colours)
   heading = _TITLES.get(name, name)
   figures.label_axes(axes, 'layer (in orange: left out)', heading)
+  axes.yaxis.set_major_formatter(lambda y, _: f'{y:g}')
