@@ -53,7 +53,8 @@ class Memory:
   Attributes:
     state: parameters and moments that train.
     parked: what rests beside them on the device.
-    gradients: of the state, and the copy of it that computes.
+    gradients: of the state, and the copy of it that computes; that of layers
+      which count though they rest too.
     activations: what the forward pass leaves for the backward pass.
     work: of one layer in the backward pass, its gathered weights among it.
     logits: and the whole output matrix.
@@ -207,6 +208,9 @@ def memory(config: Config, phase: Phase, mesh: AbstractMesh) -> Memory:
   size, is_split = part.itemsize, mesh.shape['fsdp'] > 1
   copies = size if size < 4 else 0
   copies += 4 if part.microbatches > 1 else 0
+  at_rest = 0.0
+  if size < 4 and config.sparsity.rest == 'device':  # their copy
+    at_rest = rest.layers * rest.layer_weights * size / mesh.shape['fsdp']
   matrix = part.vocab * part.width
   logits = part.predicted * part.vocab * (4 + size)
   logits += matrix * size if is_split else 0
@@ -222,7 +226,7 @@ def memory(config: Config, phase: Phase, mesh: AbstractMesh) -> Memory:
   return Memory(
     state=sums['state'],
     parked=parked + sums['fixed'],
-    gradients=sums['numbers'] * (4 + copies),
+    gradients=sums['numbers'] * (4 + copies) + at_rest,
     activations=part.tokens * activations,
     work=part.tokens * wide.layer_values + gathered,
     logits=logits,

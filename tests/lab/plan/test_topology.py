@@ -109,6 +109,23 @@ def test_what_layers_at_rest_leave_for_the_backward_pass():
   assert through.total < dense.total
 
 
+def test_layers_that_count_have_a_copy_where_they_rest_on_the_device():
+  def needed(how, rest, dtype='bfloat16'):
+    changes = {'omitted_forward': how, 'rest': rest}
+    changes = {f'sparsity__{key}': value for key, value in changes.items()}
+    return memory(make_config(**LAYERS, **changes, model__dtype=dtype), 1)
+
+  skip, host, device = (
+    needed(*case).gradients
+    for case in (('skip', 'device'), ('exact', 'host'), ('exact', 'device'))
+  )
+  model = make_config(**LAYERS).model
+  matrices = 4 * model.num_heads * model.head_dim + 3 * model.mlp_dim
+  assert skip == host == device - 2 * 2 * matrices * model.embed_dim
+  whole = needed('exact', 'device', 'float32')
+  assert whole.gradients == needed('skip', 'host', 'float32').gradients
+
+
 def test_a_refresh_puts_arrays_together_one_at_a_time():
   config = make_config(sparsity__rest='host', train__loss_chunk=1)
   largest = 4 * config.model.mlp_dim * config.model.embed_dim
