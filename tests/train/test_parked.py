@@ -1,6 +1,7 @@
 """With `rest='host'` the device never holds the whole model: every program."""
 
 import jax
+import numpy as np
 import pytest
 
 from satjax.sparsity import subnetwork
@@ -120,3 +121,37 @@ def test_no_program_needs_more_than_the_step_and_a_leaf(peaks):
     leaves = 3 if name == 'replay' else 1
     assert peak - before <= most - before + leaves * largest, name
     assert peak - before < everything, name
+
+
+def test_layers_on_the_host_count_beside_neurons_on_the_device():
+  """Both rest, both are seen; where they lie changes no bit."""
+  changes = {
+    'model__num_layers': 4,
+    'model__scan': True,
+    'sparsity__channel_rate': 0.5,
+    'sparsity__layer_rate': 0.5,
+    'sparsity__omitted_forward': {'mlp': 'exact', 'layers': 'through'},
+    'sparsity__split': 1.0,
+    'train__num_steps': 6,
+  }
+  states, losses = {}, {}
+  for rest in ('device', 'host'):
+    config = helpers.make_config(**changes, sparsity__rest=rest)
+    setup = helpers.one_device(config)
+    now = window.first(setup, setup_lib.initial_state(setup))
+    batch = setup.put_batch(helpers.random_batch(config, 0))
+    now = window.turn_over(setup, now, 0, batch)
+    kinds = {
+      name: {x.sharding.memory_kind for x in jax.tree.leaves(part.params)}
+      for name, part in (
+        ('rows', now.parked.rows),
+        ('layers', now.parked.layers),
+      )
+    }
+    away = 'pinned_host' if rest == 'host' else 'device'
+    assert kinds == {'rows': {'device'}, 'layers': {away}}
+    states[rest], losses[rest], _ = helpers.run(
+      config, start=setup_lib.initial_state(setup)
+    )
+  assert losses['host'] == losses['device']
+  jax.tree.map(np.testing.assert_array_equal, states['host'], states['device'])
