@@ -178,7 +178,7 @@ def test_layers_have_their_own_rates():
 
 
 def layers_config(**changes):
-  """6 layers: half of them left out at first, then a quarter, then none."""
+  """6 layers: half of them left out at first, then fewer, then none."""
   changes = {
     'model__num_layers': 6,
     'sparsity__layer_rate': 0.5,
