@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 import functools
 from typing import Any
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 
@@ -19,8 +18,6 @@ from satjax.train import loss as loss_lib
 from satjax.train import refresh, views
 from satjax.train.setup import Setup
 from satjax.tree import PyTree
-
-MOST = 1.0  # nats a token: a run that begins with more is told so
 
 
 def is_seen(setup: Setup) -> bool:
@@ -62,16 +59,3 @@ def _program(model: ModelConfig, view: views.View, share: float, chunk: int):
     return nats / jnp.maximum(jnp.sum(rows['weights']), 1.0)
 
   return jax.jit(mean_loss)
-
-
-def warn(step: int, damage: float, better: str) -> None:
-  """Says once that what a run leaves out ruins the model."""
-  logging.log_first_n(
-    logging.WARNING,
-    'step %d: leaving out so much raises the loss by %.2f nats a token at once;'
-    ' %s',
-    1,
-    step,
-    damage,
-    better,
-  )

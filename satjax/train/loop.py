@@ -36,6 +36,7 @@ from satjax.train import (
 )
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
+from satjax.train.alarm import Advise, Alarm
 from satjax.train.checkpoint import Checkpoints
 from satjax.train.onset import Onset
 from satjax.train.recovery import Recovery
@@ -69,16 +70,20 @@ class _Run:
   pending: tuple[int, dict[str, jax.Array]] | None = None
   mark: tuple[float, int] = (0.0, 0)
   held_out: tuple[int, float | None] = (0, None)  # a step, its mean loss
+  alarm: Alarm = dataclasses.field(default_factory=Alarm)
 
   @property
   def config(self) -> Config:
     return self.setup.config
 
 
-def train(config: Config, workdir: str | os.PathLike) -> list[dict[str, float]]:
+def train(
+  config: Config, workdir: str | os.PathLike, advise: Advise | None = None
+) -> list[dict[str, float]]:
   """Trains to the end, from the newest checkpoint in `workdir` if there is one.
 
-  Returns the records of metrics.jsonl.
+  `advise` says what to leave out instead, where that ruins the model; None:
+  nobody does. Returns the records of metrics.jsonl.
 
   Raises:
     ConfigError: settings that cannot work together or with this machine.
@@ -102,6 +107,7 @@ def train(config: Config, workdir: str | os.PathLike) -> list[dict[str, float]]:
     distributed.together(),
   ):
     run, batches = _begin(setup, path, checkpoints, config)
+    run.alarm.advise = advise
     try:
       with run.progress:
         _steps(run, batches, stop)
@@ -194,6 +200,9 @@ def _steps(run: _Run, batches: Any, stop: dict[str, bool]) -> None:
       run.window = window.turn_over(
         run.setup, run.window, run.step, batch, timer
       )
+    with run.clock('evaluation'):
+      now = run.setup, run.window, phase, run.step
+      run.alarm.look(*now, batch, run.path)
     with run.clock('compile'):
       program = run.programs.get(phase)
       ahead = phases.next_phase(config, run.step)

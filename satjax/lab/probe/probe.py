@@ -16,22 +16,13 @@ import numpy as np
 
 from satjax import console, errors, sharding
 from satjax.config import allocation
-from satjax.config.groups import AXES, METRICS
+from satjax.config.groups import AXES, BEST
 from satjax.data import pipeline
+from satjax.lab.probe import table as tables
 from satjax.lab.probe.allocation import Allocation, Costs, settings
 from satjax.lab.probe.damage import PASS, Prober
 from satjax.train import subjects
 
-# What the table has of each axis.
-RATES = {
-  'heads': (1 / 3, 2 / 3),
-  'mlp': (1 / 4, 1 / 2),
-  'layers': (1 / 8, 1 / 4),
-}
-_COMPARED = {
-  axis: tuple(m for m in some if m != 'cyclic')
-  for axis, some in METRICS.items()
-}
 # How far estimates may be off: by a factor, and by how much layers differ (a
 # power of their ratios), by axis. Two rounds of allocations to try.
 _NEVER = 1e9
@@ -50,15 +41,6 @@ _EQUAL = (
   (('layers',), ''),
 )
 _NEXT = ((0.7, 1.0), (1.4, 1.0), (1.0, 0.7), (1.0, 1.4))
-
-
-@dataclasses.dataclass
-class _Table:
-  """Losses of all layers at a rate, by axis and metric."""
-
-  rows: list[dict[str, Any]]
-  best: dict[str, str]  # metric, by axis
-  calibration: dict[str, tuple[Sequence[float], Sequence[float]]]
 
 
 def of_subject(
@@ -168,7 +150,7 @@ def probe(prober: Prober, costs: Costs, saving: float, sizes: int) -> dict:
       f'the loss of the whole model is {dense}: its weights overflow or are'
       ' damaged; `satjax inspect` looks at them'
     )
-  table = _table(prober, costs, dense)
+  table = tables.table(prober, costs, dense)
   layers = {
     metric: prober.scores('layers', metric).tolist()
     for metric in ('influence', 'sensitivity')
@@ -211,67 +193,40 @@ def _is_cut(costs, found: Allocation, axis: str) -> bool:
   return any(getattr(x, names[axis]) < whole for x in found.layers)
 
 
+def quick(
+  prober: Prober, costs: Costs, saving: float, sizes: int = 4
+) -> tuple[dict[str, Any], float]:
+  """The keys of `config.sparsity` that a probe would take, and their damage.
+
+  By the default metrics, from a few losses: of two allocations and equal rates.
+  """
+  dense = prober.loss()
+  table = tables.table(
+    prober, costs, dense, {axis: (m,) for axis, m in BEST.items()}
+  )
+  search = _Search(prober, costs, table, saving, sizes)
+  found, loss = search.best(_FIRST[:2], near=False)
+  metrics = {a: m for a, m in table.best.items() if _is_cut(costs, found, a)}
+  return settings(costs, found, metrics), loss - dense
+
+
 def _passes(prober, costs) -> int:
   """About how many forward passes a probe takes: each counts, known or not."""
   table = sum(
-    len(_COMPARED[axis]) * len(_counts(prober, costs, axis)) for axis in AXES
+    len(tables.COMPARED[axis]) * len(tables.counts(prober, costs, axis))
+    for axis in AXES
   )
-  measures = max(map(len, _COMPARED.values()))
+  measures = max(map(len, tables.COMPARED.values()))
   search = len(_FIRST) + len(AXES) * len(_NEXT)
   return 1 + measures + table + PASS + search + len(_EQUAL)
-
-
-def _counts(prober, costs, axis) -> list[int]:
-  """How many units the rates of the table keep, fewer each time."""
-  total = prober.sizes[axis]
-  kept = costs.kept(axis, RATES[axis])[1:]
-  if axis == 'layers' and total > 1:
-    kept = kept or [total - 1]
-  return kept
-
-
-def _table(prober: Prober, costs: Costs, dense: float) -> _Table:
-  """Damage by axis, metric and rate, and how far estimates are off."""
-  rows, best, calibration = [], {}, {}
-  for some in itertools.zip_longest(*(_COMPARED[axis] for axis in AXES)):
-    prober.measure({a: m for a, m in zip(AXES, some) if m})
-  for axis in AXES:
-    kept, total = _counts(prober, costs, axis), prober.sizes[axis]
-    sums = {}
-    for metric, count in itertools.product(_COMPARED[axis], kept):
-      loss = prober.loss({axis: prober.keep(axis, metric, count)})
-      rows.append(
-        {
-          **{'axis': axis, 'metric': metric},
-          **{'left_out': total - count, 'of': total},
-          **{'loss': loss, 'damage': loss - dense},
-        }
-      )
-      sums[metric] = sums.get(metric, 0.0) + loss - dense
-    if not sums:
-      continue
-    best[axis] = min(sums, key=sums.__getitem__)
-    own = [r for r in rows if (r['axis'], r['metric']) == (axis, best[axis])]
-    guessed = [_guess(prober, axis, best[axis], count) for count in kept]
-    calibration[axis] = (
-      [1 - count / total for count in kept],
-      [max(r['damage'], 1e-3) / max(g, 1e-30) for r, g in zip(own, guessed)],
-    )
-  return _Table(rows, best, calibration)
-
-
-def _guess(prober, axis, metric, count) -> float:
-  """What is estimated of a row of the table, over all layers."""
-  kept = prober.keep(axis, metric, count)
-  if axis == 'layers':
-    return float(prober.estimate(axis)[~kept].sum())
-  return float(prober.estimate(axis, kept).sum())
 
 
 class _Search:
   """Allocations that estimates suggest, and their true losses."""
 
-  def __init__(self, prober, costs, table: _Table, saving: float, sizes: int):
+  def __init__(
+    self, prober, costs, table: tables.Table, saving: float, sizes: int
+  ):
     self._prober, self._costs, self._best = prober, costs, table.best
     self._saving, self._sizes = saving, sizes
     self.tried = 0
@@ -330,8 +285,13 @@ class _Search:
         kept[axis] = self._prober.keep(axis, self._best[axis], each)
     return self._prober.loss(kept)
 
-  def best(self) -> tuple[Allocation, float]:
-    """Of equal rates and two rounds of others, the lowest true loss."""
+  def best(
+    self, first: Sequence[Any] = _FIRST, *, near: bool = True
+  ) -> tuple[Allocation, float]:
+    """Of equal rates and others, the lowest true loss.
+
+    The others: if estimates are off as `first` has it; then `near` the best.
+    """
     of_rows = [axes for axes, _ in _EQUAL if 'layers' not in axes]
     equal = [self._costs.equal(self._saving, axes) for axes in of_rows]
     results = {found: self._loss(found) for found in equal if found}
@@ -341,11 +301,11 @@ class _Search:
       results[found] = self._loss(found)
       return results[found]
 
-    losses = [(attempt(off), n, off) for n, off in enumerate(_FIRST)]
-    _, _, near = min(losses)
-    for axis, (factor, power) in itertools.product(AXES, _NEXT):
-      moved = (near[axis][0] * factor, near[axis][1] * power)
-      attempt(near | {axis: moved})
+    losses = [(attempt(off), n, off) for n, off in enumerate(first)]
+    _, _, found = min(losses)
+    for axis, (factor, power) in itertools.product(AXES, _NEXT if near else ()):
+      moved = (found[axis][0] * factor, found[axis][1] * power)
+      attempt(found | {axis: moved})
     self.tried = len(results)
     return min(results.items(), key=lambda pair: pair[1])
 
