@@ -45,7 +45,17 @@ def axes(config):
   return [axis for axis in groups.AXES if sparsity.rates[axis]]
 
 
-@pytest.mark.parametrize('name', methods.METHODS)
+# One of each kind of program; the others are slow.
+FAST = ('sat', 'lisa', 'badam', 'lora_sat')
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+    for name in methods.METHODS
+  ],
+)
 def test_a_method_trains(name):
   config = read(name, **SMALL)
   _, losses, _ = helpers.run(config, steps=3)

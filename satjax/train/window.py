@@ -149,13 +149,16 @@ def turn_over(
   step: int,
   batch: Mapping[str, jax.Array],
   timer: Callable[[str], Any] = contextlib.nullcontext,
+  *,
+  weighs: bool = True,
 ) -> Window:
   """What the step after `step` completed ones trains; `window` is used up.
 
   Where that step calls for it, rows return to their places, a stage ends, and a
   fresh selection is gathered, scored on some rows of `batch`. `timer` makes a
   context for each of 'write_back', 'probe' and 'gather', which wait for the
-  device before they end.
+  device before they end. With `weighs`, the telemetry has what the selection
+  costs at once (`damage`).
   """
   config = setup.config
   phase = phases.phase_at(config, step)
@@ -176,13 +179,13 @@ def turn_over(
   with timer('probe'):
     chosen = _refresh(setup, window, step, batch, before)
     jax.block_until_ready(chosen.kept)
-    whole = _probe_loss(setup, window, batch)
+    whole = _probe_loss(setup, window, batch) if weighs else None
   with timer('gather'):
     window = open_window(setup, window, chosen, phase, step)
     jax.block_until_ready(window.state)
   with timer('probe'):
-    part = _probe_loss(setup, window, batch)
-    if part is not None:
+    if whole is not None:
+      part = _probe_loss(setup, window, batch)
       losses = {'probe_loss': part, 'damage': part - whole}
       window.chosen.telemetry |= jax.block_until_ready(losses)
   return window

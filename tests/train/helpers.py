@@ -135,7 +135,7 @@ def run(config, *, steps=None, dtype=np.float32, setup=None, start=None):
     phase = phases.phase_at(config, step)
     batch = stages.cut(random_batch(config, step, dtype), phase.stage)
     batch = setup.put_batch(batch)
-    now = window.turn_over(setup, now, step, batch)
+    now = window.turn_over(setup, now, step, batch, weighs=False)
     with jax.sharding.set_mesh(setup.mesh):
       now.state, metrics = step_of(phase.stage)(
         now.state, batch, now.forward_extra

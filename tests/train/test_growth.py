@@ -59,7 +59,7 @@ def trained(config, steps):
   for step in range(steps):
     stage = stages.stage_at(config, step)
     batch = stages.cut(helpers.random_batch(config, step), stage)
-    now = window.turn_over(setup, now, step, batch)
+    now = window.turn_over(setup, now, step, batch, weighs=False)
     program = program_of(setup, stage)
     now.state, scalars = program(now.state, batch, now.forward_extra)
     whole = window.whole(setup, now, step + 1)
@@ -333,7 +333,7 @@ def test_what_is_remembered_of_selections_starts_anew_after_growth():
   for step in range(6):
     stage = stages.stage_at(config, step)
     batch = helpers.random_batch(config, step)
-    now = window.turn_over(setup, now, step, batch)
+    now = window.turn_over(setup, now, step, batch, weighs=False)
     counts.append((int(now.visits['selections']), now.visits['mlp'].shape))
     kept = now.chosen.kept
     assert selection.overlap(kept['mlp'], kept['mlp']) == 1

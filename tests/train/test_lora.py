@@ -104,7 +104,7 @@ def train(setup, now, steps, dtype=np.float32, first=0):
   losses = []
   for step in range(first, steps):
     batch = helpers.random_batch(setup.config, step, dtype)
-    now = window.turn_over(setup, now, step, batch)
+    now = window.turn_over(setup, now, step, batch, weighs=False)
     now.state, scalars = program(now.state, batch, now.forward_extra)
     losses.append(float(scalars['loss']))
   return now, losses
@@ -316,7 +316,7 @@ def opened(**options):
   config = make_config(**SPARSE, **options)
   setup, now = begin(config)
   batch = helpers.random_batch(config, 0)
-  now = window.turn_over(setup, now, 0, batch)
+  now = window.turn_over(setup, now, 0, batch, weighs=False)
   return setup, now, jax.device_get(now.chosen.kept), batch
 
 

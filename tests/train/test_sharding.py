@@ -164,7 +164,7 @@ def test_parts_of_a_state_lie_where_the_table_of_axes_wants_them():
   setup = make_setup(config)
   now = window.first(setup, helpers.initial_state(setup))
   batch = setup.put_batch(helpers.random_batch(config, 0))
-  now = window.turn_over(setup, now, 0, batch)
+  now = window.turn_over(setup, now, 0, batch, weighs=False)
   order = now.order
   kinds = {'split': now.state, 'rest': now.parked}
   for name, part in kinds.items():
@@ -198,7 +198,7 @@ def trained(mesh, how=None):
   step = jax.jit(setup_lib.make_step(setup))
   for number in range(6):
     batch = setup.put_batch(helpers.random_batch(config, number))
-    now = window.turn_over(setup, now, number, batch)
+    now = window.turn_over(setup, now, number, batch, weighs=False)
     with jax.sharding.set_mesh(setup.mesh):
       now.state, scalars = step(now.state, batch, now.forward_extra)
     losses.append(float(scalars['loss']))

@@ -125,7 +125,9 @@ def open_window(**options):
   state = helpers.initial_state(setup)
   dense = jax.tree.map(jnp.copy, state.params)
   batch = helpers.random_batch(config, 0)
-  now = window.turn_over(setup, window.first(setup, state), 0, batch)
+  now = window.turn_over(
+    setup, window.first(setup, state), 0, batch, weighs=False
+  )
   return setup, now, dense, batch
 
 
@@ -242,9 +244,9 @@ def test_stale_scores_are_those_of_the_refresh_before():
   # Neurons that were least important become the most important ones.
   mlp = now.parked.rows.params['blocks']['mlp']
   mlp['up'] = 100 * mlp['up']
-  now = window.turn_over(setup, now, 1, batch)
+  now = window.turn_over(setup, now, 1, batch, weighs=False)
   np.testing.assert_array_equal(now.chosen.kept['mlp'], first)
-  now = window.turn_over(setup, now, 2, batch)
+  now = window.turn_over(setup, now, 2, batch, weighs=False)
   np.testing.assert_array_equal(now.chosen.kept['mlp'], ~first)
 
 
@@ -257,7 +259,7 @@ def test_telemetry_by_hand():
   assert first['visited_mlp'] == first['visited_heads'] == 0.5
   assert first['nonfinite_scores'] == 0
   assert 0 < first['entropy_heads'] <= 1
-  now = window.turn_over(setup, now, 3, batch)
+  now = window.turn_over(setup, now, 3, batch, weighs=False)
   second = jax.device_get(now.chosen.telemetry)
   assert second['overlap_mlp'] == second['overlap_heads'] == 1
   assert now.visits['selections'] == 2
@@ -301,7 +303,7 @@ def test_what_compiles_ahead_has_the_shapes_of_what_runs():
   )
   program = programs.compile_phase(setup, abstract, phases.phase_at(config, 0))
   now = window.first(setup, helpers.initial_state(setup))
-  now = window.turn_over(setup, now, 0, batch)
+  now = window.turn_over(setup, now, 0, batch, weighs=False)
   assert isinstance(now.state.params['blocks'], tuple)
   state, metrics = program(now.state, batch, now.forward_extra)
   assert np.isfinite(metrics['loss'])

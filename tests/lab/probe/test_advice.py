@@ -55,6 +55,7 @@ def test_it_is_said_once_with_rates_that_save_as_much(warned, monkeypatch):
   assert json.loads(file.read_text())['model']['num_layers'] == 2
 
 
+@pytest.mark.slow
 def test_on_several_devices_a_probe_is_named(warned):
   train, folder = warned
   assert jax.device_count() == 8
@@ -63,6 +64,7 @@ def test_on_several_devices_a_probe_is_named(warned):
   assert not (folder / 'allocation.json').exists()
 
 
+@pytest.mark.slow
 def test_without_advice_rates_are_named(warned):
   train, _ = warned
   (said,) = train(None, sparsity__importance='uniform')
