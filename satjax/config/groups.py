@@ -200,6 +200,12 @@ class SparsityConfig(schema.Group):
     found = _of(self.omitted_forward, axis, 'skip')
     return found if self.rates[axis] else 'skip'
 
+  @property
+  def is_missed(self) -> bool:
+    """Whether the forward pass lacks anything that is left out."""
+    hows = {self.forward(axis) for axis, rate in self.rates.items() if rate}
+    return not hows <= {'exact', 'through'}
+
   def scale(self, axis: str, num_layers: int) -> tuple[float, ...]:
     """The factor on the rate of an axis, of each layer; 0: it stays whole.
 

@@ -12,20 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from satjax.config.groups import ModelConfig
-from satjax.model import resting
 from satjax.sparsity import subnetwork
 from satjax.train import loss as loss_lib
 from satjax.train import refresh, views
 from satjax.train.setup import Setup
 from satjax.tree import PyTree
-
-
-def is_seen(setup: Setup) -> bool:
-  """Whether the forward pass lacks what is left out."""
-  sparsity = setup.config.sparsity
-  rates = sparsity.rates.items()
-  hows = {sparsity.forward(axis) for axis, rate in rates if rate}
-  return not hows <= {*resting.HOW}
 
 
 def loss(

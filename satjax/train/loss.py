@@ -24,7 +24,16 @@ def next_token_loss(
 
   `chunk`: positions whose logits a device holds at once; 0: all.
   """
-  x_BTD, unembed_VD = decoder.run(model, params, batch, extra)[0]
+  return of_output(*decoder.run(model, params, batch, extra)[0], batch, chunk)
+
+
+def of_output(
+  x_BTD: jax.Array,
+  unembed_VD: jax.Array | lora.LowRank,
+  batch: Mapping[str, jax.Array],
+  chunk: int = 0,
+) -> jax.Array:
+  """The same, of what `decoder.run` returns first."""
   if chunk:
     if isinstance(unembed_VD, lora.LowRank):
       unembed_VD = unembed_VD.sum()

@@ -47,7 +47,11 @@ def measure(
   params: PyTree,
   batch: Mapping[str, jax.Array],
 ) -> dict[str, Any]:
-  """'scores' of every unit and, if they are needed, 'means' of neurons."""
+  """'scores' of every unit and, if they are needed, 'means' of neurons.
+
+  Where rows are looked at and something will be missing, the 'loss' on them
+  too, nats a token.
+  """
   sparsity = config.sparsity
   # Those that a ladder ever leaves something out of.
   units = [unit for unit, rate in sparsity.rates.items() if rate]
@@ -58,6 +62,8 @@ def measure(
     metrics=tuple((unit, sparsity.metric(unit)) for unit in units),
     balance=sparsity.balance,
     with_means=tuple(u for u in units if sparsity.forward(u) == 'mean'),
+    with_loss=sparsity.is_missed,
+    chunk=config.train.loss_chunk,
   )
 
 
@@ -112,12 +118,25 @@ def probe_rows(
 
 
 # Not the whole configuration: other runs share the programs.
-_SEEN = ('model', 'metrics', 'balance', 'with_means')
+_SEEN = (
+  *('model', 'metrics', 'balance', 'with_means'),
+  *('with_loss', 'chunk'),
+)
 _HOW = ('method', 'temperature', 'kv_heads', 'granularity', 'shards')
 
 
 @functools.partial(jax.jit, static_argnames=_SEEN)
-def _measure(params, probe, *, model, metrics, balance, with_means):
+def _measure(
+  params,
+  probe,
+  *,
+  model,
+  metrics,
+  balance,
+  with_means,
+  with_loss=False,
+  chunk=0,
+):
   metrics, blocks = dict(metrics), params['blocks']
 
   def reduce(block):
@@ -130,9 +149,13 @@ def _measure(params, probe, *, model, metrics, balance, with_means):
     means = importance.observe_means(block) if with_means else {}
     return seen, {unit: means[unit] for unit in with_means}
 
-  seen, means = (
-    decoder.observe(model, params, probe, reduce) if probe else ({}, {})
-  )
+  seen, means, more = {}, {}, {}
+  if probe:
+    out, observed, _ = decoder.run(model, params, probe, observe=reduce)
+    ((seen, means),) = observed  # nothing is cut: one stack
+    if with_loss:
+      nats = loss_lib.of_output(*out, probe, chunk)
+      more['loss'] = nats / jnp.maximum(jnp.sum(probe['weights']), 1.0)
   seen |= _by_gradients(params, probe, model, metrics)
   units, scores = tree.neuron_units(params), {}
   for unit, metric in metrics.items():
@@ -147,7 +170,7 @@ def _measure(params, probe, *, model, metrics, balance, with_means):
 
     own = {unit: seen[unit]} if unit in seen else None
     scores |= _by_layer(score, blocks, own)
-  return {'scores': scores} | ({'means': means} if means else {})
+  return {'scores': scores, **more} | ({'means': means} if means else {})
 
 
 def _by_gradients(params, probe, model, metrics):

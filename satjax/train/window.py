@@ -177,14 +177,16 @@ def turn_over(
   if window.chosen:
     return window
   with timer('probe'):
-    chosen = _refresh(setup, window, step, batch, before)
+    chosen, whole = _refresh(setup, window, step, batch, before)
     jax.block_until_ready(chosen.kept)
-    whole = _probe_loss(setup, window, batch) if weighs else None
+    weighs = weighs and config.sparsity.is_missed
+    if weighs and (whole is None or window.frozen_base is not None):
+      whole = _probe_loss(setup, window, batch)
   with timer('gather'):
     window = open_window(setup, window, chosen, phase, step)
     jax.block_until_ready(window.state)
   with timer('probe'):
-    if whole is not None:
+    if weighs:
       part = _probe_loss(setup, window, batch)
       losses = {'probe_loss': part, 'damage': part - whole}
       window.chosen.telemetry |= jax.block_until_ready(losses)
@@ -192,19 +194,21 @@ def turn_over(
 
 
 def _probe_loss(setup, window, batch, call=subnetwork.run):
-  """Of what trains, on the rows of the probe; None: nothing is missing."""
-  if not damage.is_seen(setup):
-    return None
+  """Of what trains, on the rows of the probe."""
   part = window.stage, window.state.params, window.forward_extra
   return damage.loss(setup, *part, batch, call)
 
 
 def _refresh(setup, window, step, batch, before):
-  """A fresh selection, with its visits counted in the window."""
+  """A fresh selection, with its visits counted in the window.
+
+  And the loss of the parameters that it is of, if it was measured.
+  """
   config, params = setup.config, window.neurons
   phase = phases.phase_at(config, step)
   with jax.sharding.set_mesh(setup.mesh):
     scores = refresh.measure(config, phase.stage.model, params, batch)
+  loss = scores.pop('loss', None)
   if config.sparsity.stale_scores:
     scores, window.scores = window.scores or scores, scores
   none, no_visits = refresh.blank(scores)
@@ -215,7 +219,7 @@ def _refresh(setup, window, step, batch, before):
   kept = setup.replicate(chosen.kept)
   window.visits, shares = refresh.add_visits(visits, kept)
   chosen.telemetry |= shares
-  return chosen
+  return chosen, loss
 
 
 def open_window(
@@ -338,9 +342,9 @@ def compile_exchange(
 ) -> Window:
   """Compiles what opens and closes a window; all arguments are shapes."""
   call = subnetwork.ahead
-  _probe_loss(setup, window, batch, call)
   window = open_window(setup, window, chosen, phase, 0, call)
-  _probe_loss(setup, window, batch, call)
+  if setup.config.sparsity.is_missed:
+    _probe_loss(setup, window, batch, call)
   if window.stacks:
     _merge(setup, window, window.state, window.parked, call=call)
   return window
