@@ -94,9 +94,11 @@ def attach(adapters: PyTree, params: PyTree, scale: float) -> PyTree:
 
   Both whole, or the same sub-network; `scale` is s, `LoraConfig.scale`.
   """
-  return _adapt(
-    lambda x, rows, columns: LowRank(x, rows, scale * columns), params, adapters
-  )
+
+  def low_rank(x, rows, columns):
+    return LowRank(x, rows, columns if scale == 1 else scale * columns)
+
+  return _adapt(low_rank, params, adapters)
 
 
 def merge(adapters: PyTree, params: PyTree, scale: float) -> PyTree:

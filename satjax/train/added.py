@@ -52,9 +52,8 @@ def forward_extra(
   if numbers is not None:
     weights = parked.layers.params
     if resting_base is not None:
-      scale = phase.stage.lora.scale
-      attach = functools.partial(lora.attach, scale=scale)
-      weights = call(attach, weights, resting_base)
+      weights = call(_scaled, weights, phase.stage.lora.scale)
+      weights = lora.attach(weights, resting_base, 1)
     _add_layers(setup, parts, phase, numbers, weights['blocks'], call)
   if not any(parts):
     extra = None
@@ -71,6 +70,16 @@ def _of_stack(constants, numbers, start, stop):
   if numbers is None:
     return jax.tree.map(lambda x: x[start:stop], constants)
   return jax.tree.map(lambda x: x[numbers[start:stop]], constants)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _scaled(adapters, scale):
+  """Adapters with their factor, so that they may be attached as they are."""
+
+  def one(path, x):
+    return scale * x if path.endswith('/columns') else x
+
+  return tree.map_with_path(one, adapters)
 
 
 def _add_rows(sparsity, part, rows):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from satjax import tree
-from satjax.train import phases, window
+from satjax.train import phases, programs, window
 from tests.train import helpers
 
 AXES = {
@@ -203,3 +203,19 @@ def test_a_phase_counts_what_it_realises():
   last = phases.phase_at(config, 19)
   assert not last.is_sparse
   assert phases.describe(last)['sparsity/layers_kept'] == 4
+
+
+@pytest.mark.parametrize('name', SLOW)
+def test_every_window_is_known_as_shapes(name):
+  """What compiles ahead, and what plans count."""
+  config = helpers.make_config(**{**RUN, **SLOW[name]})
+  setup = helpers.one_device(config)
+  phase = phases.phase_at(config, 0)
+  batch = jax.eval_shape(lambda: helpers.random_batch(config, 0))
+  opened = programs.shapes(setup, batch, phase)
+  kept = phases.describe(phase)
+  stacks = tree.stacks(opened.state.params)
+  layers = sum(len(jax.tree.leaves(stack)[0]) for stack in stacks)
+  assert layers == kept['sparsity/layers_kept']
+  for leaf in jax.tree.leaves((opened.state, opened.forward_extra)):
+    assert isinstance(leaf, jax.ShapeDtypeStruct)
