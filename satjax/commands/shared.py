@@ -140,11 +140,12 @@ def load_config(options: Any, begun: Any = None) -> Any:
   from satjax.interop import settings
 
   overrides = options.overrides
-  if options.allocation:
+  is_given = options.allocation is not None
+  if is_given:
     overrides = allocation.overrides(options.allocation, overrides)
   config = settings.load(options.config, overrides, begun)
-  if options.allocation:
-    allocation.check(options.allocation, config.to_dict()['model'])
+  if is_given:
+    allocation.check(options.allocation, config)
   return config
 
 

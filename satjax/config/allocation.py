@@ -1,11 +1,12 @@
 """An allocation of omission rates that `satjax probe` has written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import json
 import pathlib
 from typing import Any
 
 from satjax import errors
+from satjax.config.groups import AXES, Groups
 
 KIND = 'satjax probe'
 # What tells models of different shapes from each other.
@@ -54,11 +55,18 @@ def overrides(path: str, given: Sequence[str] = ()) -> list[str]:
   return [*own, *given]
 
 
-def check(path: str, model: Mapping[str, Any]) -> None:
-  """Raises ConfigError if it is not of the shape of this `config.model`."""
-  probed = read(path)['model']
+def check(path: str, config: Groups) -> None:
+  """Raises ConfigError if it is of another model, or way of leaving out."""
+  probed, sparsity = read(path)['model'], config.sparsity
+  for axis, how in zip(AXES, map(sparsity.forward, AXES)):
+    if how != 'skip':
+      raise errors.ConfigError(
+        f"--allocation={path} is of omitted_forward 'skip', and of {axis} it is"
+        f' {how!r} here, which saves less and costs nothing at once; use'
+        " 'skip', or no allocation"
+      )
   for key in SHAPE:
-    if (own := model[key]) != probed.get(key):
+    if (own := getattr(config.model, key)) != probed.get(key):
       raise errors.ConfigError(
         f'--allocation={path} is of a model with {key} {probed.get(key)!r}, and'
         f' config.model.{key} is {own}; probe this model: satjax probe'

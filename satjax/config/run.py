@@ -181,12 +181,20 @@ class Config(Groups):
       return ''
     what = 'nothing' if wanted < 0.5 else f'{wanted:.3g} of {total}'
     allowed = f'1 to {most} may be' if most else 'none may be'
-    near = (1 if wanted < 0.5 else most) / sum(scale) if sum(scale) else 0
-    near = min(near, 0.999)
+    remedy = f'use {self._nearest(scale, most, wanted):.6g}'
+    if most and sum(scale) < 0.501:  # at no rate below 1
+      remedy = f'the factors of layer_scale sum to {sum(scale):.3g}; raise them'
     return (
       f'{sparsity.layer_rate} leaves out {what}: of {total} layers {allowed},'
-      f' by dense_layers and layer_scale; use {near:.6g}'
+      f' by dense_layers and layer_scale; {remedy}'
     )
+
+  @staticmethod
+  def _nearest(scale, most: int, wanted: float) -> float:
+    """The rate that leaves out one layer, or the most; 0 where none may be."""
+    if not most:
+      return 0.0
+    return min((1 if wanted < 0.5 else most) / sum(scale), 0.999)
 
   def _neuron_problems(self, model: ModelConfig, recorded) -> Iterator[str]:
     """What does not divide into whole tiles, groups and shards."""
@@ -206,6 +214,22 @@ class Config(Groups):
     for key, rate, *unit in self._units(model):
       if said := counts.not_realised(rate, *unit, all_but_one=recorded):
         yield f'config.sparsity.{key} {said}'
+      elif not recorded and not self._cuts(model, rate, *unit):
+        yield (
+          f'config.sparsity.{key} {rate} leaves out nothing, by dense_layers'
+          f' and layer_scale: of {unit[0]} {unit[2]} a layer {unit[1]} or more'
+          ' are left out; raise it, or the factors'
+        )
+
+  def _cuts(self, model: ModelConfig, rate, total, step, what) -> bool:
+    """Whether any layer leaves any of its units out, by its factor."""
+    axis = 'heads' if what == 'heads' else 'mlp'
+    scales = self.sparsity.scale(axis, model.num_layers)
+    if sum(self.sparsity.dense_layers) >= model.num_layers:
+      return True  # which is said elsewhere
+    return any(
+      counts.kept_count(total, rate * scale, step) < total for scale in scales
+    )
 
   def _units(
     self, model: ModelConfig
@@ -248,7 +272,9 @@ class Config(Groups):
           )
       if sparsity.layer_rate:
         found, total = self._layers_left_out(model), model.num_layers
-        if abs(found / total - sparsity.layer_rate) > 1e-3:
+        wanted = sparsity.layer_rate * sum(sparsity.scale('layers', total))
+        is_meant = abs(found - wanted) < 0.03  # by factors, as a probe has them
+        if not is_meant and abs(found / total - sparsity.layer_rate) > 1e-3:
           said.append(
             f'config.sparsity.layer_rate {sparsity.layer_rate} becomes {found}'
             f' of {total} layers'

@@ -98,18 +98,20 @@ LAYER_METRICS = ('uniform', *OF_LAYERS, 'sensitivity', 'cyclic')
 
 
 def in_turn(
-  scale_L: jax.Array, count: jax.Array | int, turn: jax.Array | int
+  scale_L: jax.Array, count_L: jax.Array, turn: jax.Array | int
 ) -> jax.Array:
-  """Scores by which `count` layers take part in each turn, one after another.
+  """Scores by which layers take part one after another, in each run of layers.
 
-  Those of `scale_L` 0 always do; the turn goes round the others.
+  Those of `scale_L` 0 always do; the turn goes round the others. `count_L` is
+  as of `selection.keep_layers`.
   """
-  may_rest_L = scale_L > 0
-  others = jnp.maximum(jnp.sum(may_rest_L), 1)
-  share = count - jnp.sum(~may_rest_L)
-  number_L = jnp.cumsum(may_rest_L) - 1
-  is_next_L = (number_L - turn * share) % others < share
-  return jnp.where(is_next_L, jnp.inf, 1.0)
+  (kept_L, run_L), may_rest_L = count_L, scale_L > 0
+  beside_LL = run_L[:, None] == run_L[None]
+  others_L = jnp.sum(beside_LL & may_rest_L[None], axis=-1)
+  share_L = kept_L - jnp.sum(beside_LL & ~may_rest_L[None], axis=-1)
+  number_L = jnp.sum(jnp.tril(beside_LL & may_rest_L[None], -1), axis=-1)
+  place_L = (number_L - turn * share_L) % jnp.maximum(others_L, 1)
+  return jnp.where(place_L < share_L, jnp.inf, 1.0)
 
 
 def observe_means(block: Block) -> Scores:

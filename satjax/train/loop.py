@@ -107,7 +107,7 @@ def train(
     distributed.together(),
   ):
     run, batches = _begin(setup, path, checkpoints, config)
-    run.alarm.advise = advise
+    run.alarm = Alarm(advise, has_rung=not run.is_new)
     try:
       with run.progress:
         _steps(run, batches, stop)

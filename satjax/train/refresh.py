@@ -156,7 +156,7 @@ def _measure(
     if with_loss:
       nats = loss_lib.of_output(*out, probe, chunk)
       more['loss'] = nats / jnp.maximum(jnp.sum(probe['weights']), 1.0)
-  seen |= _by_gradients(params, probe, model, metrics)
+  seen |= _by_gradients(params, probe, model, metrics, chunk)
   units, scores = tree.neuron_units(params), {}
   for unit, metric in metrics.items():
     if unit == 'layers':
@@ -173,7 +173,7 @@ def _measure(
   return {'scores': scores, **more} | ({'means': means} if means else {})
 
 
-def _by_gradients(params, probe, model, metrics):
+def _by_gradients(params, probe, model, metrics, chunk):
   """What a backward pass shows, of the units whose metric needs one."""
   units, taps = tree.neuron_units(params), {}
   for unit, metric in metrics.items():
@@ -191,7 +191,7 @@ def _by_gradients(params, probe, model, metrics):
     return {}
 
   def loss(taps):
-    return loss_lib.next_token_loss(model, params, probe, taps)
+    return loss_lib.next_token_loss(model, params, probe, taps, chunk)
 
   found = tree.flatten(jax.grad(loss)(taps))
   names = {tree.WRITES[unit].split('/')[1]: unit for unit in units}
@@ -246,7 +246,7 @@ def choose(
         'layers': _of_layers(
           measured['scores']['layers'],
           scale_L,
-          phase.mean_kept['layers'],
+          counts['layers'],
           turn if sparsity.metric('layers') == 'cyclic' else None,
         )
       }
@@ -267,10 +267,10 @@ def choose(
 
 
 @jax.jit
-def _of_layers(score_L, scale_L, count, turn):
+def _of_layers(score_L, scale_L, count_L, turn):
   """Scores of layers: the smaller a layer's factor, the rather it stays."""
   if turn is not None:
-    score_L = importance.in_turn(scale_L, count, turn)
+    score_L = importance.in_turn(scale_L, count_L, turn)
   safe_L = jnp.where(scale_L > 0, scale_L, 1.0)
   return jnp.where(scale_L > 0, score_L / safe_L, jnp.inf)
 

@@ -463,6 +463,14 @@ CONTRADICTIONS = [
     ["'adafactor'", 'adamw', 'rates'],
   ),
   (
+    {'sparsity.layer_scale': (0.0,) * 6, 'sparsity.head_rate': 0.5},
+    ['head_rate 0.5 leaves out nothing', 'layer_scale', 'raise it'],
+  ),
+  (
+    {'sparsity.layer_scale': (0.01,) * 6, 'sparsity.layer_rate': 0.5},
+    ['layer_rate 0.5 leaves out nothing', 'sum to 0.06; raise them'],
+  ),
+  (
     {'sparsity.dense_layers': (3, 3), 'sparsity.head_rate': 0.5},
     ['dense_layers (3, 3)', '6 layers'],
   ),

@@ -385,6 +385,18 @@ def test_influence_by_hand():
 )
 def test_layers_take_part_in_turn(turn, trains):
   scale_L = jnp.array([0.0, 1.0, 0.5, 1.0, 1.0, 1.0])
-  score_L = importance.in_turn(scale_L, 3, turn)
+  count_L = jnp.array([[3] * 6, [0] * 6])
+  score_L = importance.in_turn(scale_L, count_L, turn)
   first = [number for number in range(1, 6) if np.isinf(score_L[number])]
   assert [0, *first] == trains
+
+
+def test_each_run_of_layers_has_turns_of_its_own():
+  count_L = jnp.array([[1, 1, 1, 2, 2, 2, 2], [0, 0, 0, 1, 1, 1, 1]])
+  found = []
+  for turn in range(6):
+    score_L = importance.in_turn(jnp.ones(7), count_L, turn)
+    found.append(np.flatnonzero(np.isinf(score_L)).tolist())
+  assert found == [[0, 3, 4], [1, 5, 6], [2, 3, 4], [0, 5, 6]] + [
+    *([1, 3, 4], [2, 5, 6])
+  ]
