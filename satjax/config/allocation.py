@@ -6,7 +6,6 @@ import pathlib
 from typing import Any
 
 from satjax import errors
-from satjax.config.groups import AXES, Groups
 
 KIND = 'satjax probe'
 # What tells models of different shapes from each other.
@@ -55,10 +54,11 @@ def overrides(path: str, given: Sequence[str] = ()) -> list[str]:
   return [*own, *given]
 
 
-def check(path: str, config: Groups) -> None:
-  """Raises ConfigError if it is of another model, or way of leaving out."""
+def check(path: str, config: Any) -> None:
+  """Raises ConfigError if it does not suit a configuration (`Groups`)."""
   probed, sparsity = read(path)['model'], config.sparsity
-  for axis, how in zip(AXES, map(sparsity.forward, AXES)):
+  for axis in sparsity.rates:
+    how = sparsity.forward(axis)
     if how != 'skip':
       raise errors.ConfigError(
         f"--allocation={path} is of omitted_forward 'skip', and of {axis} it is"

@@ -89,14 +89,15 @@ def init(
   return tree.unflatten(leaves)
 
 
-def attach(adapters: PyTree, params: PyTree, scale: float) -> PyTree:
+def attach(adapters: PyTree, params: PyTree, scale: float | None) -> PyTree:
   """The parameters, with a `LowRank` in place of every adapted matrix.
 
-  Both whole, or the same sub-network; `scale` is s, `LoraConfig.scale`.
+  Both whole, or the same sub-network; `scale` is s, `LoraConfig.scale`;
+  None: the adapters have it already.
   """
 
   def low_rank(x, rows, columns):
-    return LowRank(x, rows, columns if scale == 1 else scale * columns)
+    return LowRank(x, rows, columns if scale is None else scale * columns)
 
   return _adapt(low_rank, params, adapters)
 

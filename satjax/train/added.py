@@ -53,7 +53,7 @@ def forward_extra(
     weights = parked.layers.params
     if resting_base is not None:
       weights = call(_scaled, weights, phase.stage.lora.scale)
-      weights = lora.attach(weights, resting_base, 1)
+      weights = lora.attach(weights, resting_base, None)
     _add_layers(setup, parts, phase, numbers, weights['blocks'], call)
   if not any(parts):
     extra = None
