@@ -254,8 +254,13 @@ def rows(
       )
     return packed
   cut = Rows(*settings)
-  if is_whole:
-    return cut
+  if not is_whole:
+    _refuse_what_teaches_nothing(table, seq_len, len(cut))
+  return cut
+
+
+def _refuse_what_teaches_nothing(table, seq_len, num_rows):
+  """Raises DataError for less than a row, or a prompt that fills them all."""
   num_tokens = len(table.tokens)
   if num_tokens < seq_len + 1:
     raise errors.DataError(
@@ -263,10 +268,9 @@ def rows(
       f' a row needs data.seq_len + 1 = {seq_len + 1}; shorten data.seq_len, or'
       ' give this split more text (data.held_out and data.test move documents)'
     )
-  if table.first_target > len(cut) * seq_len:
+  if table.first_target > num_rows * seq_len:
     raise errors.DataError(
       f'{table.name}: its first prompt has {table.first_target - 1} tokens, and'
-      f' no answer falls into its {len(cut)} rows of data.seq_len {seq_len};'
+      f' no answer falls into its {num_rows} rows of data.seq_len {seq_len};'
       ' shorten the prompt, or give this split more pairs'
     )
-  return cut

@@ -196,13 +196,15 @@ def _steps(run: _Run, batches: Any, stop: dict[str, bool]) -> None:
       timer, outer = contextlib.nullcontext, run.clock('compile')
     else:
       timer, outer = run.clock, contextlib.nullcontext()
+    before = run.window.chosen
     with outer:
       run.window = window.turn_over(
         run.setup, run.window, run.step, batch, timer
       )
-    with run.clock('evaluation'):
-      now = run.setup, run.window, phase, run.step
-      run.alarm.look(*now, batch, run.path)
+    if run.window.chosen is not before:
+      with run.clock('evaluation'):
+        now = run.setup, run.window, phase, run.step
+        run.alarm.look(*now, batch, run.path)
     with run.clock('compile'):
       program = run.programs.get(phase)
       ahead = phases.next_phase(config, run.step)

@@ -238,8 +238,8 @@ def open_window(
   config = setup.config
   chosen = setup.replicate(chosen)
   opened = dataclasses.replace(window, chosen=chosen, parked_to=step)
+  still = views.TABLES if config.sparsity.embed == 'rest' else ()
   if views.is_masked(config):
-    still = views.TABLES if config.sparsity.embed == 'rest' else ()
     masked = views.with_mask(window.state, chosen.kept, still, call)
     opened.state = setup.place(masked)
     opened.forward_extra = views.Masked(chosen.kept, chosen.constants)
@@ -262,7 +262,7 @@ def open_window(
   )
   opened.state, opened.parked = split(
     window.state,
-    aside=views.TABLES if config.sparsity.embed == 'rest' else (),
+    aside=still,
     park=functools.partial(_park_rows, setup),
     park_layers=setup.park_leaf,
     consume=call is subnetwork.run,
@@ -271,15 +271,8 @@ def open_window(
   if window.stage.mode == 'lora':
     base, beside = split(window.frozen_base)
     resting_base = beside.layers
-  opened.forward_extra = added.forward_extra(
-    setup,
-    phase,
-    opened.order,
-    opened.parked,
-    chosen.constants,
-    resting_base,
-    call,
-  )
+  parts = opened.order, opened.parked, chosen.constants, resting_base
+  opened.forward_extra = added.forward_extra(setup, phase, *parts, call)
   if base is not None:
     opened.forward_extra = base, opened.forward_extra
   return opened

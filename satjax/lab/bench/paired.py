@@ -80,14 +80,7 @@ def bench(
   before = os.getloadavg(), bench_machine.clocks()
   device = (devices or jax.devices())[0]
   variants = bench_torch.wanted(torch, device.platform, config.model.dtype)
-  cases = [
-    *(('neurons', *case) for case in itertools.product(rates, forwards)),
-    *(
-      ('layers', rate, forward)
-      for rate, forward in itertools.product(layers, forwards)
-      if forward != 'mean'
-    ),
-  ]
+  cases = _cases(rates, layers, forwards)
   run = _Run(config, cases, rounds, steps, devices)
   with tempfile.TemporaryDirectory() as weights:
     run.time(memory, weights, variants)
@@ -105,6 +98,13 @@ def bench(
     'clocks': {'before': before[1], 'after': run.clocks},
   }
   return bench_table.publish(out, result, bench_table.render)
+
+
+def _cases(rates, layers, forwards):
+  """What is left out of each arm, at which rate, and what that does."""
+  neurons = itertools.product(('neurons',), rates, forwards)
+  others = [forward for forward in forwards if forward != 'mean']
+  return [*neurons, *itertools.product(('layers',), layers, others)]
 
 
 class _Run:
