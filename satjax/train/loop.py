@@ -196,6 +196,8 @@ def _steps(run: _Run, batches: Any, stop: dict[str, bool]) -> None:
       timer, outer = contextlib.nullcontext, run.clock('compile')
     else:
       timer, outer = run.clock, contextlib.nullcontext()
+      with run.clock('compile'):  # what opens a window may be compiling
+        run.programs.get(phase)
     before = run.window.chosen
     with outer:
       run.window = window.turn_over(
@@ -319,12 +321,10 @@ def _save(run: _Run, kind: str = 'checkpoints') -> None:
   with run.clock('checkpoint'):
     extra = run.window.extra
     shapes = {n: (x.shape, x.dtype.name) for n, x in extra.items()}
+    state = window.whole(run.setup, run.window, run.step)
     run.checkpoints.save(
       run.step,
-      {
-        'state': window.whole(run.setup, run.window, run.step),
-        'extra': extra,
-      },
+      {'state': state, 'extra': extra},
       {
         **run.record,
         'extra': shapes,

@@ -209,6 +209,13 @@ def test_each_shape_compiles_once_and_refreshes_find_their_programs(
 ):
   compiled, traced = [], {}
   compile_step, turn_over = setup_lib.compile_step, window.turn_over
+  compile_exchange = window.compile_exchange
+
+  def late(*args):
+    # The steps before a rung are done long before its programs are.
+    if compiled:
+      time.sleep(1)
+    return compile_exchange(*args)
 
   def counted(setup, stage, batch, state, rest):
     compiled.append(state.params['blocks']['mlp']['up'].shape)
@@ -229,6 +236,7 @@ def test_each_shape_compiles_once_and_refreshes_find_their_programs(
   events = []
   monkeypatch.setattr(setup_lib, 'compile_step', counted)
   monkeypatch.setattr(window, 'turn_over', watched)
+  monkeypatch.setattr(window, 'compile_exchange', late)
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
     records = loop.train(small(rate=0.5), tmp_path)
