@@ -112,7 +112,11 @@ def point(name):
   """What a method is: units, what they do meanwhile, choice, schedule."""
   config = read(name, LARGE)
   sparsity, on = config.sparsity, axes(config)
-  units = [f'{sparsity.rates[axis]:g} of {WORDS[axis]}' for axis in on]
+  units = [
+    f'{sparsity.rates[axis]:g} of {WORDS[axis]}'
+    + ' by depth' * (sparsity.scale(axis, 2) == (0.5, 1.0))
+    for axis in on
+  ]
   metrics = list(dict.fromkeys(sparsity.metric(axis) for axis in on))
   how = (
     '' if metrics in (['uniform'], ['cyclic']) else f', {sparsity.selection}'

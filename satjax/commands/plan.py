@@ -52,6 +52,7 @@ def run(options: Any) -> None:
   from satjax.lab.plan import table as plan_table
   from satjax.lab.plan import topology as plan_topology
 
+  bench_table.check(options.out)
   plan_devices.use_host()
   config = shared.load_config(options)
   if not options.topology:

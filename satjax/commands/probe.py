@@ -25,8 +25,8 @@ OPTIONS = (
     ),
     '--sizes': shared.value(
       'N',
-      'groups of equal layers, at most: each is compiled by itself (default:'
-      ' 4)',
+      'groups of layers in a row that keep the same, at most: each is compiled'
+      ' by itself (default: 4)',
       int,
       default=4,
     ),
@@ -54,16 +54,16 @@ OPTIONS = (
 def run(options: Any) -> None:
   from satjax.lab.bench import table as bench_table
   from satjax.lab.probe import probe
-  from satjax.lab.report import probes, table
+  from satjax.lab.report import probes
 
+  bench_table.check(options.out)
   names = ('saving', 'sizes', 'channel_multiple', 'rows', 'seq_len')
   found = probe.of_subject(
     shared.open_subject(options),
     source=options.data,
     **{name: getattr(options, name) for name in names},
   )
-  tables = probes.tables(found)
-  print('\n'.join(map(table.text, tables)))
+  print(probes.text(found))
   if options.out:
     bench_table.write(options.out, found, probes.markdown(found))
     print(f'wrote {options.out}; satjax train --allocation={options.out}')

@@ -200,11 +200,16 @@ class SparsityConfig(schema.Group):
     found = _of(self.omitted_forward, axis, 'skip')
     return found if self.rates[axis] else 'skip'
 
+  def sees(self, axis: str) -> bool:
+    """Whether the forward pass has what is omitted of an axis."""
+    return self.forward(axis) in ('exact', 'through')
+
   @property
   def is_missed(self) -> bool:
     """Whether the forward pass lacks anything that is left out."""
-    hows = {self.forward(axis) for axis, rate in self.rates.items() if rate}
-    return not hows <= {'exact', 'through'}
+    return any(
+      rate and not self.sees(axis) for axis, rate in self.rates.items()
+    )
 
   def scale(self, axis: str, num_layers: int) -> tuple[float, ...]:
     """The factor on the rate of an axis, of each layer; 0: it stays whole.
@@ -275,19 +280,19 @@ class SparsityConfig(schema.Group):
         "granularity 'free' leaves key/value groups of different sizes, which"
         " only execution 'masked' can run; use 'per_group'"
       )
-    for how in dict.fromkeys(map(self.forward, AXES)):
-      if self.omitted == 'decayed' and how in ('exact', 'through'):
-        yield (
-          "omitted 'decayed' moves the omitted rows every step, and"
-          f' omitted_forward {how!r} would see them a window late; use omitted'
-          " 'frozen', or execution 'masked'"
-        )
+    seen = [self.forward(axis) for axis in AXES if self.sees(axis)]
+    for how in dict.fromkeys(seen if self.omitted == 'decayed' else []):
+      yield (
+        "omitted 'decayed' moves the omitted rows every step, and"
+        f' omitted_forward {how!r} would see them a window late; use omitted'
+        " 'frozen', or execution 'masked'"
+      )
 
 
 def _of(value: Any, axis: str, otherwise: Any) -> Any:
   """What holds for an axis: of one value for all, or of pairs."""
   found = schema.pairs(value)
-  return value if found is None else found.get(axis, otherwise)
+  return value if found is None else dict(found).get(axis, otherwise)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,7 @@ def _idle_axes(sparsity: SparsityConfig, key: str) -> Iterator[str]:
   value, off = getattr(sparsity, key), _off(sparsity)
   if not field_of('sparsity', key).metadata['axes']:
     return
-  for axis, own in (schema.pairs(value) or {}).items():
+  for axis, own in schema.pairs(value) or ():
     if axis in off:
       yield (
         f'config.sparsity.{key} {own!r} of {axis!r} has no effect: {off[axis]}'
@@ -99,7 +99,7 @@ def _idle_choice(sparsity: SparsityConfig) -> Iterator[tuple[str, str]]:
     yield 'sparsity.temperature', "sparsity.selection is 'top_k'"
   sees = metrics - {'uniform', 'magnitude', 'cyclic'}
   # With 'skip' and 'mean', rows show the damage of a selection.
-  if not sees and {*map(sparsity.forward, axes)} <= {'exact', 'through'}:
+  if not sees and not sparsity.is_missed:
     yield 'sparsity.probe', f'{by} looks at no rows'
   if metrics <= {'uniform', 'cyclic'}:
     for key in ('balance', 'stale_scores'):

@@ -142,13 +142,14 @@ class Config(Groups):
 
   def _layer_problems(self) -> Iterator[str]:
     sparsity, layers = self.sparsity, self.model.num_layers
-    for axis in AXES:
-      scale = sparsity.scale(axis, layers)
-      if len(scale) != layers:
-        yield (
-          f'config.sparsity.layer_scale has {len(scale)} factors for'
-          f' model.num_layers {layers}; give one for each layer, or ()'
-        )
+    sizes = {len(sparsity.scale(axis, layers)) for axis in AXES} - {layers}
+    for size in sorted(sizes):
+      yield (
+        f'config.sparsity.layer_scale has {size} factors for'
+        f' model.num_layers {layers}; give one for each layer, or ()'
+      )
+    if sizes:  # of which nothing else can be said
+      return
     if sparsity.names_layers and self.growth.hops:
       yield (
         'config.sparsity.layer_scale names layers, and growth.hops changes how'
@@ -275,9 +276,11 @@ class Config(Groups):
         wanted = sparsity.layer_rate * sum(sparsity.scale('layers', total))
         is_meant = abs(found - wanted) < 0.03  # by factors, as a probe has them
         if not is_meant and abs(found / total - sparsity.layer_rate) > 1e-3:
+          by = ', by dense_layers and layer_scale'
+          is_scaled = sum(sparsity.scale('layers', total)) < total
           said.append(
             f'config.sparsity.layer_rate {sparsity.layer_rate} becomes {found}'
-            f' of {total} layers'
+            f' of {total} layers{by * is_scaled}'
           )
     return list(dict.fromkeys(said))
 
@@ -289,7 +292,8 @@ class Config(Groups):
   def _setup_problems(self) -> Iterator[str]:
     sparsity, name = self.sparsity, self.optimizer.name
     shards, tensor = sparsity.shards, self.mesh.tensor
-    if sparsity.execution == 'compact' and shards % tensor:
+    is_cut = sparsity.head_rate or sparsity.channel_rate
+    if sparsity.execution == 'compact' and is_cut and shards % tensor:
       yield (
         f'config.sparsity.shards {shards} is not a multiple of'
         f' config.mesh.tensor {tensor}, so that rows would move between devices'

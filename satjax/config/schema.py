@@ -96,10 +96,10 @@ def by_axis(field: Any, axes: tuple[str, ...]) -> Any:
   return dataclasses.field(metadata=said)
 
 
-def pairs(value: Any) -> dict[Any, Any] | None:
-  """What is given by axis; None: it is one for all."""
+def pairs(value: Any) -> list[tuple[str, Any]] | None:
+  """What is given by axis, each with its name; None: it is one for all."""
   if isinstance(value, Mapping):
-    return dict(value)
+    return list(value.items())
   is_pair = (
     isinstance(value, (list, tuple))
     and value
@@ -108,7 +108,7 @@ def pairs(value: Any) -> dict[Any, Any] | None:
       for x in value
     )
   )
-  return dict(value) if is_pair else None
+  return [tuple(pair) for pair in value] if is_pair else None
 
 
 def is_whole(value: Any) -> bool:
@@ -191,14 +191,19 @@ def read(
 
 
 def _read_by_axis(name, field, parts, problems):
-  axes = field.metadata['axes']
+  axes, names = field.metadata['axes'], [axis for axis, _ in parts]
   if not parts:
     problems.append(f'{name} = {{}}; allowed: {allowed(field)}')
-  problems += [unknown_key(name, axis, axes) for axis in parts.keys() - {*axes}]
+  for axis in dict.fromkeys(names):
+    if axis not in axes:
+      problems.append(unknown_key(name, axis, axes))
+    elif names.count(axis) > 1:
+      problems.append(f'{name} has {axis!r} twice; keep one of them')
+  given = dict(parts)
   return tuple(
-    (axis, read(f'{name}.{axis}', _of_one(field), parts[axis], problems))
+    (axis, read(f'{name}.{axis}', _of_one(field), given[axis], problems))
     for axis in axes
-    if axis in parts
+    if axis in given
   )
 
 
@@ -245,6 +250,10 @@ def parse(field: dataclasses.Field, text: str) -> Any:
   if field.metadata['axes'] and text.lstrip().startswith('{'):
     with contextlib.suppress(ValueError, SyntaxError, TypeError):
       found = ast.literal_eval(text)
+      given = ast.parse(text.strip(), mode='eval').body
+      if isinstance(found, dict) and len(found) < len(given.keys):
+        both = given.keys, given.values
+        return tuple(zip(*(map(ast.literal_eval, some) for some in both)))
       # A ConfigDict takes no key with a dot.
       if isinstance(found, dict) and not any('.' in str(key) for key in found):
         return found

@@ -212,10 +212,9 @@ def _lora_problems(config) -> Iterator[str]:
       f"config.optimizer.name 'muon' is for matrices of full rank, and"
       f' config.lora.rank is {rank}; use adamw, lion, adafactor or sgd'
     )
-  hows = {axis: sparsity.forward(axis) for axis in ('heads', 'mlp')}
-  in_use = {x: how for x, how in hows.items() if how in ('exact', 'through')}
-  if in_use:
-    named = ' and '.join(f'{how!r} of {x}' for x, how in in_use.items())
+  seen = [axis for axis in ('heads', 'mlp') if sparsity.sees(axis)]
+  if seen:
+    named = ' and '.join(f'{sparsity.forward(x)!r} of {x}' for x in seen)
     yield (
       f'config.sparsity.omitted_forward {named} knows no adapters, and'
       f" config.lora.rank is {rank}; use 'skip' or 'mean'"

@@ -126,6 +126,7 @@ def split(
   sub, tables, layers = full, None, None
   if aside:
     sub, tables = _set_aside(sub, aside, call)
+    tables = tree.map_with_path(park, tables)
   if 'layers' in order:
     count = stacks[-1].stop
     own = options | {'park': park_layers or park}

@@ -9,7 +9,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from satjax.config.groups import ModelConfig
 from satjax.sparsity import subnetwork
@@ -47,6 +46,6 @@ def _program(model: ModelConfig, view: views.View, share: float, chunk: int):
     params, extra = views.compute_copy(model.dtype, params, extra)
     seen, added = view(params, None, extra)
     nats = loss_lib.next_token_loss(model, seen, rows, added, chunk)
-    return nats / jnp.maximum(jnp.sum(rows['weights']), 1.0)
+    return nats / loss_lib.num_counted(rows)
 
   return jax.jit(mean_loss)

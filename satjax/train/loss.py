@@ -41,6 +41,11 @@ def of_output(
   return cross_entropy_sum(ops.logits(x_BTD, unembed_VD), batch)
 
 
+def num_counted(batch: Mapping[str, jax.Array]) -> jax.Array:
+  """The tokens that count, by their weights; at least 1, to divide by."""
+  return jnp.maximum(jnp.sum(batch['weights']), 1.0)
+
+
 def cross_entropy_sum(
   logits_BTV: jax.Array, batch: Mapping[str, jax.Array]
 ) -> jax.Array:

@@ -155,7 +155,7 @@ def _measure(
     ((seen, means),) = observed  # nothing is cut: one stack
     if with_loss:
       nats = loss_lib.of_output(*out, probe, chunk)
-      more['loss'] = nats / jnp.maximum(jnp.sum(probe['weights']), 1.0)
+      more['loss'] = nats / loss_lib.num_counted(probe)
   seen |= _by_gradients(params, probe, model, metrics, chunk)
   units, scores = tree.neuron_units(params), {}
   for unit, metric in metrics.items():

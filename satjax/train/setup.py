@@ -81,9 +81,16 @@ class Setup:
     return jax.block_until_ready(parked)
 
   def parks_on_host(self, path: str) -> bool:
-    """Whether a leaf goes to the host: of blocks, with `rest` 'host'."""
-    name = tree.param_of(path) or ''
-    return self.config.sparsity.rest == 'host' and name.startswith('blocks/')
+    """Whether a leaf goes to the host, with `rest` 'host'.
+
+    Of blocks, and moments of tables that rest: the forward pass needs these.
+    """
+    sparsity, name = self.config.sparsity, tree.param_of(path) or ''
+    if sparsity.rest != 'host':
+      return False
+    is_moment = path not in (name, f'params/{name}')
+    rests = sparsity.embed == 'rest' and name in views.TABLES
+    return name.startswith('blocks/') or (rests and is_moment)
 
   def replicate(self, values: PyTree) -> PyTree:
     """Puts every leaf, whole, on every device."""

@@ -52,7 +52,7 @@ def train_step(
     The next state, and scalars 'loss' (nats a token), 'grad_norm' (before
     clipping) and 'learning_rate'.
   """
-  total = jnp.maximum(jnp.sum(batch['weights']), 1.0)
+  total = loss_lib.num_counted(batch)
   copy, extra = views.compute_copy(model.dtype, state.params, extra)
   if model.dropout:
     # By row: microbatches and devices draw what the whole batch would.

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from satjax import tree
 from satjax.config import stages
 from satjax.config.stages import Stage
-from satjax.model import resting
 from satjax.sparsity import subnetwork
 from satjax.train import (
   added,
@@ -366,8 +365,7 @@ def _catch_up(setup, window, step):
 
 def _park_rows(setup, path, leaf):
   """Puts parked rows where they belong; those that count stay at hand."""
-  sparsity = setup.config.sparsity
-  in_use = any(sparsity.forward(x) in resting.HOW for x in ('heads', 'mlp'))
+  in_use = any(map(setup.config.sparsity.sees, ('heads', 'mlp')))
   if in_use and path.startswith('params/'):
     return setup.place_leaf(path, leaf)
   return setup.park_leaf(path, leaf)

@@ -52,6 +52,9 @@ def test_a_setting_is_given_by_axis_on_the_command_line(key, value):
   assert found['sparsity'][key] == value
 
 
+KEY = '--config.sparsity.omitted_forward'
+
+
 @pytest.mark.parametrize(
   'argument',
   [
@@ -67,6 +70,12 @@ def test_what_is_no_mapping_of_axes_is_refused(argument):
   given = [f'--config.{argument}', '--config.sparsity.layer_rate=0.5']
   with pytest.raises(errors.ConfigError, match='heads.*mlp.*layers'):
     config_file.load('configs/base.py', given)
+
+
+def test_an_axis_that_is_given_twice_is_refused():
+  given = "{'layers': 'exact', 'layers': 'skip'}"
+  with pytest.raises(errors.ConfigError, match="has 'layers' twice"):
+    config_file.load('configs/base.py', [f'{KEY}={given}'])
 
 
 @pytest.mark.parametrize('before', ['skip', "{'mlp': 'mean'}"])

@@ -212,6 +212,10 @@ WRONG_KEYS = [
     ["layer_scale.mlp = 'deep'", "'depth'"],
   ),
   (
+    {'sparsity.omitted_forward': (('mlp', 'skip'), ('mlp', 'mean'))},
+    ["omitted_forward has 'mlp' twice; keep one of them"],
+  ),
+  (
     {'sparsity.omitted_forward': {'mlp': {'layers': 'skip'}}},
     ['omitted_forward.mlp = ', "'skip' | 'mean'"],
   ),

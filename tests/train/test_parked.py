@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from satjax import tree
 from satjax.sparsity import subnetwork
 from satjax.train import (
   catch_up,
@@ -131,6 +132,7 @@ def test_layers_on_the_host_count_beside_neurons_on_the_device():
     'sparsity__channel_rate': 0.5,
     'sparsity__layer_rate': 0.5,
     'sparsity__omitted_forward': {'mlp': 'exact', 'layers': 'through'},
+    'sparsity__embed': 'rest',
     'sparsity__split': 1.0,
     'train__num_steps': 6,
   }
@@ -146,10 +148,17 @@ def test_layers_on_the_host_count_beside_neurons_on_the_device():
       for name, part in (
         ('rows', now.parked.rows),
         ('layers', now.parked.layers),
+        ('tables', now.parked.tables),
       )
     }
     away = 'pinned_host' if rest == 'host' else 'device'
-    assert kinds == {'rows': {'device'}, 'layers': {away}}
+    assert kinds == {'rows': {'device'}, 'layers': {away}, 'tables': {'device'}}
+    moments = {
+      x.sharding.memory_kind
+      for path, x in tree.flatten(now.parked.tables.opt_state).items()
+      if tree.param_of(path)
+    }
+    assert moments == {away}
     states[rest], losses[rest], _ = helpers.run(
       config, start=setup_lib.initial_state(setup)
     )

@@ -157,6 +157,8 @@ def test_layers_of_a_selection_never_leave_their_device(mesh):
   layers = HALF_OF_LAYERS | HALF
   config = make_config(mesh, **layers, sparsity__shards=2)
   assert exchanged(config, 2) == []
+  # Layers alone are whole on every device: no row of theirs is chosen.
+  assert exchanged(make_config(mesh, **HALF_OF_LAYERS), 1) == []
 
 
 def test_parts_of_a_state_lie_where_the_table_of_axes_wants_them():

@@ -49,8 +49,7 @@ def ladder(
       'config.sparsity.head_rate, channel_rate and layer_rate are 0: there is'
       ' no ladder to time; set one of them'
     )
-  if out is not None:
-    bench_table.write(out, {}, '')
+  bench_table.check(out)
   dense = bench_arms.with_rate(config, 0.0, 'skip')
   runs = {'dense': [], 'dense again': [], 'ladder': []}
   before = os.getloadavg(), bench_machine.clocks()

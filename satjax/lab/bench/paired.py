@@ -75,8 +75,7 @@ def bench(
     StorageError: `out` cannot be written.
   """
   config = bench_arms.fresh(config)
-  if out is not None:
-    bench_table.write(out, {}, '')
+  bench_table.check(out)
   before = os.getloadavg(), bench_machine.clocks()
   device = (devices or jax.devices())[0]
   variants = bench_torch.wanted(torch, device.platform, config.model.dtype)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import json
 import os
 import pathlib
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -268,6 +269,30 @@ def publish(
   if out is not None:
     write(out, result, table(result))
   return result
+
+
+def check(out: str | os.PathLike | None) -> None:
+  """Raises before long work what `write` would after it; None: nothing.
+
+  Raises:
+    ConfigError: the name is no JSON file's.
+    StorageError: it cannot be written.
+  """
+  if out is None:
+    return
+  path = pathlib.Path(out)
+  if path.suffix != '.json' or path.is_dir():
+    raise errors.ConfigError(
+      f'--out={out}: JSON is written, and its table beside it as .md; name a'
+      ' file that ends in .json, such as out.json'
+    )
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path.parent).close()
+  except OSError as error:
+    raise errors.StorageError(
+      f'cannot write {path}: {error.strerror}; choose another place'
+    ) from error
 
 
 def write(

@@ -21,7 +21,6 @@ from satjax import sharding, tree
 from satjax.config import stages
 from satjax.config.run import Config
 from satjax.lab.plan import share as plan_share
-from satjax.model import resting
 from satjax.sparsity import subnetwork
 from satjax.train import phases, programs
 from satjax.train import setup as setup_lib
@@ -157,15 +156,14 @@ def _leaves(config, phase):
   """What a phase holds on its devices, whatever the mesh."""
   setup = setup_lib.make_setup(config, jax.local_devices(backend='cpu')[:1])
   opened = programs.shapes(setup, batch_of(setup.config), phase)
-  hows = map(config.sparsity.forward, ('heads', 'mlp'))
-  in_use = any(how in resting.HOW for how in hows)
+  in_use = any(map(config.sparsity.sees, ('heads', 'mlp')))
   parked = opened.parked or subnetwork.Parked(None)
   found, seen = [], set()
   for role, node in (
     ('state', opened.state),
     ('fixed' if in_use else 'parked', getattr(parked.rows, 'params', None)),
-    ('parked', (parked.rows, parked.layers)),
-    ('fixed', parked.tables),
+    ('fixed', getattr(parked.tables, 'params', None)),
+    *(('parked', part) for part in parked),
     ('fixed', opened.forward_extra),  # which shows some of what is parked
     ('fixed', opened.frozen_base),
   ):

@@ -77,6 +77,12 @@ def depth(phase: Phase) -> str:
   return f'{total}' if kept == total else f'{kept} of {total}'
 
 
+def kept(phase: Phase, axis: str) -> str:
+  """How many heads or channels take part of a layer: of the least, the most."""
+  low, high = min(phase.kept[axis]), max(phase.kept[axis])
+  return f'{low}' if low == high else f'{low} to {high}'
+
+
 def render(result: Plan) -> str:
   """The plan as a Markdown table."""
   columns = ('steps', 'layers', 'width', 'trains', 'heads', 'channels')
@@ -89,8 +95,8 @@ def render(result: Plan) -> str:
       depth(s.phase),
       f'{s.phase.stage.model.embed_dim}',
       s.phase.stage.mode,
-      f'{s.phase.mean_kept["heads"]:g}',
-      f'{s.phase.mean_kept["mlp"]:g}',
+      kept(s.phase, 'heads'),
+      kept(s.phase, 'mlp'),
       f'{phases.omission_rate(s.phase):.1%}',
       f'{s.flops / 1e12:.4g}',
       f'{s.speedup:.3f}x',

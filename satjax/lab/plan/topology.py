@@ -152,5 +152,5 @@ def describe(phase: Phase) -> str:
   depth = f'{stretches.depth(phase)} layers'
   if not phase.is_sparse:
     return f'dense, {depth}'
-  kept = phase.mean_kept
-  return f'{kept["heads"]:g} heads, {kept["mlp"]:g} channels, {depth}'
+  heads, channels = (stretches.kept(phase, x) for x in ('heads', 'mlp'))
+  return f'{heads} heads, {channels} channels, {depth}'

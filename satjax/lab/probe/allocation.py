@@ -196,6 +196,7 @@ def settings(
     'layers': [_ALL_OF_THEM * gone for gone in allocation.left_out],
   }
   highest = {axis: max(some) for axis, some in rates.items()}
+  differ = {axis for axis, some in rates.items() if min(some) < highest[axis]}
   return {
     'head_rate': highest['heads'],
     'channel_rate': highest['mlp'],
@@ -203,8 +204,9 @@ def settings(
     'layer_scale': {
       axis: [rate / highest[axis] for rate in some]
       for axis, some in rates.items()
-      if highest[axis]
-    },
+      if axis in differ
+    }
+    or [],
     'dense_layers': [0, 0],
     'importance': dict(metrics),
     'selection': 'top_k',

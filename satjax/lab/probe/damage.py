@@ -138,7 +138,7 @@ def _loss(params, kept, batch, *, model):
   total = loss_lib.next_token_loss(
     model, lors.apply_mask(params, masks), batch, chunk=_CHUNK
   )
-  return total / jnp.sum(batch['weights'])
+  return total / loss_lib.num_counted(batch)
 
 
 @functools.partial(jax.jit, static_argnames='model')

@@ -165,7 +165,10 @@ def probe(prober: Prober, costs: Costs, saving: float, sizes: int) -> dict:
     'best': table.best,
     'by_layer': layers | search.by_layer(),
     'wanted_saving': saving,
-    'equal': [row | {'damage': row['loss'] - dense} for row in equal],
+    'equal': [
+      row | {'damage': row['loss'] - dense} if 'loss' in row else row
+      for row in equal
+    ],
     'allocation': {
       'saving': costs.saving(found.kept),
       'loss': loss,
@@ -212,13 +215,14 @@ def quick(
 
 def _passes(prober, costs) -> int:
   """About how many forward passes a probe takes: each counts, known or not."""
+  equal = len(_EQUAL) + sum('layers' not in axes for axes, _ in _EQUAL)
   table = sum(
     len(tables.COMPARED[axis]) * len(tables.counts(prober, costs, axis))
     for axis in AXES
   )
   measures = max(map(len, tables.COMPARED.values()))
   search = len(_FIRST) + len(AXES) * len(_NEXT)
-  return 1 + measures + table + PASS + search + len(_EQUAL)
+  return 1 + measures + table + PASS + search + equal
 
 
 class _Search:
@@ -317,11 +321,15 @@ def _corrected(x_L: np.ndarray, factor: float, power: float) -> np.ndarray:
 
 
 def _equal(prober, costs, best, saving) -> list[dict[str, Any]]:
-  """What equal rates on all layers cost that save as much."""
+  """What equal rates on all layers cost that save as much, if any do."""
   rows = []
   for axes, metric in _EQUAL:
+    if not {*axes} <= best.keys():
+      continue
     metrics = dict.fromkeys(axes, metric) if metric else best
-    if not {*axes} <= best.keys() or not (found := costs.equal(saving, axes)):
+    metrics = {axis: metrics[axis] for axis in axes}
+    if not (found := costs.equal(saving, axes)):
+      rows.append({'left_out': dict.fromkeys(axes), 'metrics': metrics})
       continue
     counts = {
       'heads': found.layers[0].heads,
@@ -332,7 +340,7 @@ def _equal(prober, costs, best, saving) -> list[dict[str, Any]]:
     rows.append(
       {
         'left_out': {a: prober.sizes[a] - counts[a] for a in axes},
-        'metrics': {axis: metrics[axis] for axis in axes},
+        'metrics': metrics,
         'saving': costs.saving(found.kept),
         'loss': prober.loss(kept),
       }

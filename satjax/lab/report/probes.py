@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import functools
 import html as html_lib
 import itertools
+import textwrap
 from typing import Any
 
 from satjax.config import allocation
@@ -12,6 +13,8 @@ from satjax.lab.report.table import Table
 
 Probe = Mapping[str, Any]
 _NAMES = {'heads': 'heads', 'mlp': 'channels', 'layers': 'layers'}
+# Of so many tokens, draws differ by a tenth of a nat (experiments/results).
+_ENOUGH = 512
 
 
 def is_probe(values: Any) -> bool:
@@ -36,7 +39,7 @@ def _damage(probe):
   metrics = list(dict.fromkeys(row['metric'] for row in probe['damage']))
   points = [*dict.fromkeys(map(_point, probe['damage']))]
   found = {(_point(r), r['metric']): r['damage'] for r in probe['damage']}
-  heads = [f'{gone / total:.0%} {axis}' for axis, gone, total in points]
+  heads = [f'{gone / n:.0%} {_NAMES[axis]}' for axis, gone, n in points]
   lines = []
   for metric in metrics:
     cells = []
@@ -46,7 +49,12 @@ def _damage(probe):
       mark = '*' if value == min(own) else ' '
       cells.append('' if value is None else f'{value:.2f}{mark}')
     lines.append([metric, *cells])
-  text = probe['text']
+  text, few = probe['text'], ''
+  if text['tokens'] < _ENOUGH:
+    few = (
+      f' Fewer than {_ENOUGH} say little; ask for more with --rows or'
+      ' --seq_len.'
+    )
   return Table(
     'damage',
     ['metric', *heads],
@@ -54,7 +62,7 @@ def _damage(probe):
     f'Nats a token above the whole model, {probe["dense_loss"]:.3f}, where'
     ' so many units of every layer are left out, or layers; *: the least. On'
     f' {text["tokens"]:,} tokens of {text["source"]}; units are scored on as'
-    ' many others.',
+    f' many others.{few}',
   )
 
 
@@ -63,7 +71,7 @@ def _point(row):
 
 
 def _by_layer(probe):
-  by_layer = probe['by_layer']
+  by_layer = _relative(probe)
   names = {
     'influence': 'influence',
     'sensitivity': 'sensitivity',
@@ -72,13 +80,10 @@ def _by_layer(probe):
     'layers': 'the layer',
   }
   columns = [name for name in names if name in by_layer]
-  most = max(by_layer['sensitivity']) or 1.0
-  rows = []
-  for number, values in enumerate(zip(*(by_layer[n] for n in columns))):
-    scaled = [
-      v / most if n == 'sensitivity' else v for n, v in zip(columns, values)
-    ]
-    rows.append([str(number), *(f'{x:.3f}' for x in scaled)])
+  rows = [
+    [str(number), *(f'{x:.3f}' for x in values)]
+    for number, values in enumerate(zip(*(by_layer[n] for n in columns)))
+  ]
   return Table(
     'layer',
     ['layer', *(names[n] for n in columns)],
@@ -90,14 +95,25 @@ def _by_layer(probe):
   )
 
 
+def _relative(probe):
+  """By layer, the sensitivity over the largest one."""
+  by_layer = probe['by_layer']
+  most = max(by_layer['sensitivity']) or 1.0
+  return by_layer | {'sensitivity': [x / most for x in by_layer['sensitivity']]}
+
+
 def _compared(probe):
   whole = probe['allocation']
   rows = [
     ['the allocation', '', f'{whole["saving"]:.1%}', f'{whole["damage"]:.3f}']
   ]
   for row in probe['equal']:
-    what = ', '.join(f'{n} {_NAMES[a]}' for a, n in row['left_out'].items())
+    gone = row['left_out'].items()
+    what = ', '.join(f'{n or ""} {_NAMES[a]}'.strip() for a, n in gone)
     how = ', '.join(dict.fromkeys(row['metrics'].values()))
+    if 'loss' not in row:
+      rows.append([f'equal: {what}', how, 'not as much', ''])
+      continue
     cells = f'{row["saving"]:.1%}', f'{row["damage"]:.3f}'
     rows.append([f'equal: {what}', how, *cells])
   return Table(
@@ -115,7 +131,9 @@ def _groups(probe):
     start, stop = group['layers']
     rows.append(
       [
-        f'layers {start} to {stop - 1}',
+        f'layers {start} to {stop - 1}'
+        if stop - start > 1
+        else f'layer {start}',
         f'{group["heads"]} of {sizes["num_heads"]}',
         f'{group["channels"]} of {sizes["mlp_dim"]}',
         _ranges(group['left_out']) or 'none',
@@ -123,9 +141,9 @@ def _groups(probe):
     )
   return Table(
     'allocation',
-    ['layers', 'heads', 'channels', 'left out whole'],
+    ['layers', 'heads', 'channels', 'but left out whole'],
     rows,
-    'What each layer keeps, and which are left out whole.',
+    'What each of these layers keeps; those left out whole keep nothing.',
   )
 
 
@@ -136,6 +154,14 @@ def _ranges(numbers: Sequence[int]) -> str:
     own = [n for _, n in run]
     found.append(f'{own[0]}-{own[-1]}' if len(own) > 1 else f'{own[0]}')
   return ', '.join(found)
+
+
+def text(probe: Probe) -> str:
+  """The tables for a terminal, each with how to read it."""
+  return '\n'.join(
+    f'{table.text(each)}{textwrap.fill(each.note, 80)}\n'
+    for each in tables(probe)
+  )
 
 
 def markdown(probe: Probe) -> str:
@@ -175,7 +201,8 @@ def pictures(probe: Probe) -> Iterator[figures.Picture]:
   yield figures.Picture(
     'By layer',
     'Nats that are estimated where a layer leaves out some heads or half of its'
-    ' channels, or is left out; and its influence and sensitivity.',
+    ' channels, or is left out; its influence, and its sensitivity over the'
+    ' largest.',
     [
       figures.Panel(functools.partial(_draw_layers, probe, name))
       for name in (*shown, 'influence', 'sensitivity')
@@ -206,7 +233,7 @@ _TITLES = {
 
 
 def _draw_layers(probe, name, axes):
-  values = probe['by_layer'][name]
+  values = _relative(probe)[name]
   gone = {
     layer for g in probe['allocation']['groups'] for layer in g['left_out']
   }

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import pathlib
 import re
 
 import jax
@@ -19,6 +20,7 @@ from satjax.lab.probe import probe as probe_lib
 from satjax.lab.probe.allocation import Allocation, Costs
 from satjax.lab.probe.allocation import settings as settings_of
 from satjax.lab.probe.damage import Prober
+from satjax.lab.report import probes
 from satjax.model import decoder
 from satjax.train import loss as loss_lib
 from satjax.train import phases, workdir
@@ -58,6 +60,8 @@ def prober(idle=(2, 3)):
 
 
 COSTS = Costs(MODEL, 16, 4)
+TEXT = {'source': 'stdlib:docs', 'tokens': 64}
+RESULTS = pathlib.Path(__file__).parents[3] / 'experiments/results/damage'
 
 
 def test_losses_are_those_of_the_smaller_model():
@@ -135,8 +139,14 @@ def test_a_probe_beats_equal_rates_where_layers_differ():
   chosen = found['allocation']
   assert chosen['saving'] >= 0.25
   assert {2, 3} <= {n for g in chosen['groups'] for n in g['left_out']}
-  equal = [row['damage'] for row in found['equal'] if 'mlp' in row['left_out']]
-  assert equal and chosen['damage'] < min(equal)
+  equal = [row for row in found['equal'] if 'mlp' in row['left_out']]
+  reached = [row['damage'] for row in equal if 'damage' in row]
+  assert chosen['damage'] < min(reached)
+  # No rate of channels alone saves as much, and that is said.
+  alone = COSTS.equal(0.25, ('mlp',))
+  assert (alone is None) == (len(reached) < len(equal))
+  shown = found | {'of': {'model': 'm'}, 'model': SHAPE, 'text': TEXT}
+  assert (alone is None) == ('not as much' in probes.text(shown))
   assert json.loads(json.dumps(found)) == found
   again = probe_lib.probe(prober(), COSTS, 0.25, 3)
   assert again == found
@@ -188,6 +198,14 @@ def test_a_run_leaves_out_what_the_allocation_says():
   assert executed == pytest.approx(expected)
   scores = phases.layer_scales(config, 'layers', 6)
   assert tuple(x > 0 for x in scores) == left_out
+
+
+def test_an_allocation_of_equal_layers_names_none():
+  layer = COSTS.layer(2, 8)
+  equal = Allocation((layer,) * 6, (False,) * 6)
+  found = settings_of(COSTS, equal, {'heads': 'taylor', 'mlp': 'maxip'})
+  assert not found['layer_scale']
+  assert not config_of(found).sparsity.names_layers
 
 
 @pytest.fixture(scope='module')
@@ -256,6 +274,21 @@ def test_a_report_shows_a_probe(probed, tmp_path, capsys):
   assert '# Probe of' in probed.with_suffix('.md').read_text()
 
 
+def test_few_tokens_are_said_to_be_few(probed):
+  found = json.loads(probed.read_text())
+  assert found['text']['tokens'] < 512
+  assert 'Fewer than 512' in ' '.join(probes.text(found).split())
+  found['text']['tokens'] = 512
+  assert 'Fewer than' not in probes.text(found)
+
+
+@pytest.mark.parametrize('name', ['smollm2', 'byte'])
+def test_recorded_probes_are_shown_as_they_are(name):
+  found = json.loads((RESULTS / f'{name}.json').read_text())
+  page = (RESULTS / f'{name}.md').read_text()
+  assert page == probes.markdown(found)
+
+
 def failed(capsys, *arguments):
   """Exit code and message of a command."""
   capsys.readouterr()
@@ -274,6 +307,9 @@ def failed(capsys, *arguments):
     ('--seq_len=-1', 78, 'seq_len -1 must be at least 1'),
     ('--channel_multiple=0', 78, 'channel_multiple 0 must be at least 1'),
     ('--data=text:none.txt', 65, 'none.txt'),
+    ('--out=x.html', 78, r'x\.html: JSON is .* such as out\.json'),
+    ('--out=.', 78, 'JSON is written'),
+    ('--out=/dev/null/x.json', 74, 'cannot write'),
     ('--rows=100000', 65, 'stdlib:docs has at most .* rows of 128 tokens'),
   ],
 )
