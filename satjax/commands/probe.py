@@ -19,7 +19,8 @@ OPTIONS = (
     ),
     '--saving': shared.value(
       'SHARE',
-      "of a step's FLOPs that the rates are to save (default: 0.3)",
+      "of a step's FLOPs, on rows of --seq_len, that the rates are to save"
+      ' (default: 0.3)',
       float,
       default=0.3,
     ),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from satjax import errors
+from satjax import console, errors
 
 Option = dict[str, Any]
 
@@ -138,6 +138,7 @@ def load_config(options: Any, begun: Any = None) -> Any:
   """
   from satjax.config import allocation
   from satjax.interop import settings
+  from satjax.lab.probe import allocation as probed
 
   overrides = options.overrides
   is_given = options.allocation is not None
@@ -146,6 +147,8 @@ def load_config(options: Any, begun: Any = None) -> Any:
   config = settings.load(options.config, overrides, begun)
   if is_given:
     allocation.check(options.allocation, config)
+    if said := probed.falls_short(options.allocation, config):
+      console.say(said)
   return config
 
 

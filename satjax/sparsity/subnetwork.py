@@ -125,8 +125,7 @@ def split(
   options = {'place': place, 'park': park, 'consume': consume, 'call': call}
   sub, tables, layers = full, None, None
   if aside:
-    sub, tables = _set_aside(sub, aside, call)
-    tables = tree.map_with_path(park, tables)
+    sub, tables = _set_aside(sub, aside, park, call)
   if 'layers' in order:
     count = stacks[-1].stop
     own = options | {'park': park_layers or park}
@@ -171,7 +170,7 @@ def _of_layers(order, count):
   return {axis: rows[taken] for axis, rows in order.items()}
 
 
-def _set_aside(state, names, call):
+def _set_aside(state, names, park, call):
   """A state without the parameters of these names, and they alone."""
 
   def pick(node, own):
@@ -179,12 +178,11 @@ def _set_aside(state, names, call):
       return node if own else call(_copy, node)
     return {n: x for n, x in node.items() if (n in names) != own}
 
-  return tuple(
-    jax.tree.map(
-      functools.partial(pick, own=own), state, is_leaf=tree.is_params
-    )
-    for own in (True, False)
+  sub, tables = (
+    jax.tree.map(functools.partial(pick, own=x), state, is_leaf=tree.is_params)
+    for x in (True, False)
   )
+  return sub, tree.map_with_path(park, tables)
 
 
 def _put_back(state, tables):

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from satjax import flops
+from satjax.config import allocation as file
 from satjax.config.groups import AXES, ModelConfig
+from satjax.config.run import Config
 from satjax.sparsity import counts
+from satjax.train import phases
 
 # Of channels and heads that a layer may leave out; rounded to what can be.
 RATES = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)
@@ -147,6 +150,7 @@ class Costs:
 
     def at(price):
       chosen_L, out_L = _split(costs_LO + price * spent_O, omit_L, sizes)
+      chosen_L = _joined(chosen_L, out_L)
       layers = tuple(self.options[i] for i in chosen_L)
       return Allocation(layers, tuple(map(bool, out_L)))
 
@@ -182,6 +186,13 @@ def _split(costs_LO, omit_L, sizes):
   return chosen_L, omit_L < costs_LO[np.arange(layers), chosen_L]
 
 
+def _joined(chosen_L, out_L):
+  """Layers that are left out are of the group before them, or behind."""
+  kept = np.flatnonzero(~out_L)
+  near = np.searchsorted(kept, np.arange(len(out_L)), side='right') - 1
+  return chosen_L[kept[np.maximum(near, 0)]]
+
+
 def settings(
   costs: Costs, allocation: Allocation, metrics: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -210,6 +221,33 @@ def settings(
     'dense_layers': [0, 0],
     'importance': dict(metrics),
     'selection': 'top_k',
-    'granularity': 'per_group',
-    'channel_multiple': costs.steps['mlp'],
+    **({'granularity': 'per_group'} if highest['heads'] else {}),
+    **({'channel_multiple': costs.steps['mlp']} if highest['mlp'] else {}),
   }
+
+
+def falls_short(path: str, config: Config) -> str | None:
+  """What to say where a file's rates save less in a run than was probed.
+
+  Rows of another length, or units that are left out in other multiples.
+  """
+  probed = file.read(path)
+  wanted = probed.get('allocation', {}).get('saving', 0.0)
+  found = max(
+    1 - phases.phase_flops(config, phase) / _dense_flops(config, phase)
+    for _, _, phase in phases.stretches(config)
+  )
+  if found > wanted - 0.01:
+    return None
+  length = probed.get('text', {}).get('seq_len')
+  return (
+    f'--allocation={path} saves {found:.1%} of a step here, and {wanted:.1%}'
+    f' where it was probed, on rows of {length} tokens; probe with'
+    f' --seq_len={config.data.seq_len} --channel_multiple={config.channel_step}'
+  )
+
+
+def _dense_flops(config, phase):
+  stage = phase.stage
+  each = flops.train_flops_per_token(stage.model, stage.seq_len)
+  return config.tokens_per_step * each

@@ -49,7 +49,9 @@ def read(paths: Sequence[str | os.PathLike]) -> Content:
     )
   runs = runs_lib.read(workdirs) if workdirs or not named else []
   read_all = [(file, results_lib.parse(file)) for file in named]
-  probes = [x for _, x in read_all if probes_lib.is_probe(x)]
+  probes = [
+    probes_lib.check(x, file) for file, x in read_all if probes_lib.is_probe(x)
+  ]
   results = [
     results_lib.read(file) for file, x in read_all if not probes_lib.is_probe(x)
   ]

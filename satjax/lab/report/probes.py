@@ -4,15 +4,18 @@ from collections.abc import Iterator, Mapping, Sequence
 import functools
 import html as html_lib
 import itertools
+import os
 import textwrap
 from typing import Any
 
+from satjax import errors
 from satjax.config import allocation
 from satjax.lab.report import figures, table
 from satjax.lab.report.table import Table
 
 Probe = Mapping[str, Any]
 _NAMES = {'heads': 'heads', 'mlp': 'channels', 'layers': 'layers'}
+_SHOWN = 'of', 'text', 'dense_loss', 'damage', 'by_layer', 'equal'
 # Of so many tokens, draws differ by a tenth of a nat (experiments/results).
 _ENOUGH = 512
 
@@ -20,6 +23,16 @@ _ENOUGH = 512
 def is_probe(values: Any) -> bool:
   """Whether the content of a JSON file is a probe."""
   return isinstance(values, dict) and values.get('kind') == allocation.KIND
+
+
+def check(probe: Probe, file: str | os.PathLike) -> Probe:
+  """Raises DataError where a probe lacks what is shown of it."""
+  if missing := [key for key in _SHOWN if key not in probe]:
+    raise errors.DataError(
+      f'{file} has no {", ".join(missing)}: it holds rates by layer alone, as a'
+      ' run writes them; report a file of `satjax probe --out=FILE.json`'
+    )
+  return probe
 
 
 def title(probe: Probe) -> str:
@@ -109,7 +122,9 @@ def _compared(probe):
   ]
   for row in probe['equal']:
     gone = row['left_out'].items()
-    what = ', '.join(f'{n or ""} {_NAMES[a]}'.strip() for a, n in gone)
+    what = ', '.join(
+      _NAMES[a] if n is None else f'{n} {_NAMES[a]}' for a, n in gone
+    )
     how = ', '.join(dict.fromkeys(row['metrics'].values()))
     if 'loss' not in row:
       rows.append([f'equal: {what}', how, 'not as much', ''])

@@ -38,7 +38,9 @@ def warned(tmp_path, monkeypatch, caplog):
   return train, tmp_path / 'run'
 
 
-def test_it_is_said_once_with_rates_that_save_as_much(warned, monkeypatch):
+def test_it_is_said_once_with_rates_that_save_as_much(
+  warned, monkeypatch, capsys
+):
   make, one = loop.setup_lib.make_setup, jax.devices()[:1]
   monkeypatch.setattr(
     loop.setup_lib, 'make_setup', lambda config, on=one: make(config, on)
@@ -52,6 +54,7 @@ def test_it_is_said_once_with_rates_that_save_as_much(warned, monkeypatch):
   assert found['sparsity'].keys() >= {'head_rate', 'channel_rate'}
   plan = [f'--config={folder / "config.json"}', f'--allocation={file}']
   assert cli.main(['plan', *plan]) == 0
+  assert 'where it was probed' not in capsys.readouterr().err
   assert json.loads(file.read_text())['model']['num_layers'] == 2
 
 
@@ -61,6 +64,7 @@ def test_on_several_devices_a_probe_is_named(warned):
   assert jax.device_count() == 8
   (said,) = train(advice.better, mesh__data=4, mesh__fsdp=2)
   assert f'satjax probe --workdir={folder} --saving=0.' in said
+  assert '--seq_len=' in said and '--channel_multiple=' in said
   assert not (folder / 'allocation.json').exists()
 
 

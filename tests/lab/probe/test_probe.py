@@ -254,6 +254,35 @@ def test_a_run_takes_an_allocation(probed, directory, tmp_path, capsys):
   assert saved == pytest.approx(said['allocation']['saving'])
 
 
+def test_rates_that_save_less_than_was_probed_say_so(probed, capsys):
+  config = ('--config=configs/tiny.py', '--config.growth.hops=()')
+  model = [f'--config.model.{key}={value}' for key, value in SHAPE.items()]
+
+  def said(*changes):
+    command = ['plan', *config, *model, f'--allocation={probed}', *changes]
+    assert cli.main(command) == 0
+    return capsys.readouterr().err
+
+  assert 'saves' not in said('--config.data.seq_len=16')
+  found = said('--config.data.seq_len=2048')
+  assert re.search('saves .* here, and .* on rows of 16 tokens', found)
+  assert '--seq_len=2048' in found
+
+
+def test_rates_of_whole_heads_say_nothing_of_heads():
+  layers = tuple(COSTS.layer(4, n) for n in (8, 8, 16, 8, 8, 4))
+  found = settings_of(COSTS, Allocation(layers, (False,) * 6), {'mlp': 'maxip'})
+  assert 'granularity' not in found and found['channel_multiple'] == 4
+
+
+def test_layers_that_are_left_out_make_no_group_of_their_own():
+  costs = np.ones((6, len(COSTS.options))) * np.linspace(1, 2, 6)[:, None]
+  costs[:, 0] = 0.0
+  found = COSTS.cheapest(costs, [9, 9, 0, 0, 9, 9], 0.2, 4)
+  assert found.left_out == (False, False, True, True, False, False)
+  assert len(found.groups) == 1
+
+
 def test_what_is_given_goes_before_an_allocation(probed):
   given = ['--config.sparsity.layer_rate=0.0']
   found = allocation_file.overrides(str(probed), given)
@@ -287,6 +316,15 @@ def test_recorded_probes_are_shown_as_they_are(name):
   found = json.loads((RESULTS / f'{name}.json').read_text())
   page = (RESULTS / f'{name}.md').read_text()
   assert page == probes.markdown(found)
+
+
+def test_a_file_of_rates_alone_is_no_report(probed, tmp_path, capsys):
+  rates = json.loads(probed.read_text())
+  del rates['damage'], rates['equal']
+  file = tmp_path / 'allocation.json'
+  file.write_text(json.dumps(rates))
+  code, error = failed(capsys, 'report', str(file))
+  assert code == 65 and 'has no damage, equal' in error and str(file) in error
 
 
 def failed(capsys, *arguments):
