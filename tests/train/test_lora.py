@@ -246,7 +246,7 @@ def test_a_step_costs_what_the_compiler_counts(rate):
     now = window.staged(phase.stage, state, held)
     if phase.is_sparse:
       chosen = refresh.shapes(config, now.neurons, batch, phase)
-      now = window.compile_exchange(setup, now, chosen, phase)
+      now = window.compile_exchange(setup, now, chosen, phase, batch)
     lowered = step_of(setup).lower(now.state, batch, now.forward_extra)
     return lowered.cost_analysis()['flops'], phases.step_flops(config, 0)
 

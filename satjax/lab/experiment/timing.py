@@ -100,7 +100,8 @@ def _cell(config, phase, is_refresh) -> Cell:
   rung = phase.rung if not is_refresh else _widest_cut(config)
   rates = _rates(config, phases.phase_of(config, rung, phase.stage))
   if config.sparsity.execution == 'masked' and phase.is_sparse:
-    rates = dict.fromkeys(rates, 0.5)  # one program for every rate
+    # One program for every rate.
+    rates = {key: 0.5 if rate else 0.0 for key, rate in rates.items()}
   sparsity = values['sparsity']
   sparsity |= _CONSTANT | rates | {'refresh_every': 1000}
   if not is_refresh:
