@@ -71,7 +71,7 @@ def whole():
 @pytest.mark.parametrize(
   ('count', 'changes'),
   [
-    (1, {'train__microbatch_size': 4}),
+    pytest.param(1, {'train__microbatch_size': 4}, marks=pytest.mark.slow),
     (8, {'mesh__data': 2, 'mesh__fsdp': 2, 'mesh__tensor': 2}),
   ],
 )

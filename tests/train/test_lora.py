@@ -300,7 +300,13 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize('name', VARIANTS)
+@pytest.mark.parametrize(
+  'name',
+  [
+    name if name in ('plain', 'grouped') else pytest.param(name, marks=SLOW)
+    for name in VARIANTS
+  ],
+)
 def test_compact_equals_masked(name):
   options = VARIANTS[name]
   compact, losses = sparse_run('compact', **options)

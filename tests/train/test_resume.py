@@ -98,7 +98,9 @@ def test_without_a_checkpoint_from_before_it_goes_on_and_says_the_rate(
   assert losses(folder).items() >= losses(decayed).items()
 
 
-@pytest.mark.parametrize('rate', [0.0, 0.5])
+@pytest.mark.parametrize(
+  'rate', [pytest.param(0.0, marks=pytest.mark.slow), 0.5]
+)
 def test_under_a_constant_rate_a_longer_run_is_exact(rate, tmp_path):
   """With SAT too, if none of its rungs is a share of the run."""
   options = {'schedule': 'constant', 'rate': rate}

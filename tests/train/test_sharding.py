@@ -228,7 +228,14 @@ def test_selection_and_loss_do_not_depend_on_the_mesh(mesh):
   assert any((kept[0][n] != kept[3][n]).any() for n in kept[0])
 
 
-@pytest.mark.parametrize('how', ['skip', 'exact', 'through'])
+@pytest.mark.parametrize(
+  'how',
+  [
+    pytest.param('skip', marks=pytest.mark.slow),
+    pytest.param('exact', marks=pytest.mark.slow),
+    'through',
+  ],
+)
 def test_layers_on_eight_devices_train_as_on_one(how):
   losses, kept, state = trained((1, 1, 1), how)
   same_losses, same_kept, same_state = trained((2, 2, 2), how)

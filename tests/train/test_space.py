@@ -34,7 +34,6 @@ UNEVEN = {
 }
 FAST = {
   'layers skip': AXES['layers'],
-  'layers exact': AXES['layers'] | {'sparsity__omitted_forward': 'exact'},
   'all through, embed rests': EVERY
   | {
     'sparsity__omitted_forward': 'through',

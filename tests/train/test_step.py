@@ -125,7 +125,11 @@ def test_a_full_selection_in_any_order_is_dense():
 
 @pytest.mark.parametrize(
   ('optimizer', 'kv_heads', 'rungs', 'layers'),
-  [('adamw', 4, 2, 2), ('adamw', 2, 1, 1), ('lion', 4, 1, 1)],
+  [
+    ('adamw', 4, 2, 2),
+    pytest.param('adamw', 2, 1, 1, marks=pytest.mark.slow),
+    pytest.param('lion', 4, 1, 1, marks=pytest.mark.slow),
+  ],
 )
 def test_compact_equals_masked_in_float64(optimizer, kv_heads, rungs, layers):
   """20 steps, across refreshes and rungs: loss, parameters and moments."""

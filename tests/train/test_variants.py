@@ -77,7 +77,20 @@ def run(execution, name):
     return jax.device_get(state), losses
 
 
-@pytest.mark.parametrize('name', VARIANTS)
+# Each is much like another that is fast.
+SLOW = (
+  *('decayed, lion', 'exact, channels only', 'inverse', 'group'),
+  'uneven layers',
+)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+    for name in VARIANTS
+  ],
+)
 def test_compact_equals_masked(name):
   """Losses, parameters and moments, across refreshes and rungs."""
   compact, losses = run('compact', name)
@@ -99,7 +112,9 @@ def test_a_variant_is_not_the_default(name):
   assert not np.allclose(losses, plain, rtol=1e-6)
 
 
-@pytest.mark.parametrize('omitted', ['frozen', 'decayed'])
+@pytest.mark.parametrize(
+  'omitted', ['frozen', pytest.param('decayed', marks=pytest.mark.slow)]
+)
 def test_rows_that_rest_in_host_memory_train_alike(omitted):
   options = {**SPARSE, 'sparsity__omitted': omitted, 'train__num_steps': 5}
 
