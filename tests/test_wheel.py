@@ -1,5 +1,6 @@
 """What is installed of the package, without a clone of the repository."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -34,3 +35,15 @@ def test_a_wheel_brings_its_recipes_along(tmp_path):
   done = subprocess.run(command, cwd=away, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert f'{site}/configs/tiny.py is used' in done.stderr
+
+
+def test_a_script_beside_a_clone_gets_the_package(tmp_path):
+  """And not the folder of that name, the clone, as a namespace."""
+  (tmp_path / 'satjax').mkdir()
+  script = tmp_path / 'mine.py'
+  script.write_text('import satjax; print(satjax.Ladder)')
+  plain = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+  command = [sys.executable, str(script)]
+  done = subprocess.run(command, env=plain, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert 'Ladder' in done.stdout
