@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from configs import llama2_7b_cpt, llama2_13b_cpt
+from configs.methods import METHODS
 from experiments.scenarios import FACTOR, SAT, rates
 from satjax.lab.experiment import spec
 
@@ -148,6 +149,45 @@ def add_methods(add, methods: Mapping[str, Mapping[str, object]]) -> None:
   add(_STOPPED, {}, group='baselines', early_stop=True)
   for name, changes in methods.items():
     add(name, changes, group='SAT')
+
+
+def add_presets(add, scenario: spec.Scenario) -> None:
+  """Every method of `configs/methods.py` but those that all tables have."""
+  [lora] = (arm for arm in scenario.baselines if arm.name == 'LoRA')
+  for name, method in METHODS.items():
+    if name in ('dense', 'lora'):
+      continue
+    groups = {'sparsity': method.sparsity, 'lora': method.lora}
+    changes = {
+      f'{group}.{key}': value
+      for group, values in groups.items()
+      for key, value in values.items()
+    }
+    factor = lora.rate_factor if method.lora else 1.0
+    add(name, changes, group='methods', rate_factor=factor)
+
+
+def presets() -> tuple[spec.Claim, ...]:
+  """That a method pays, and what its authors say of its quality."""
+  names = [name for name in METHODS if name not in ('dense', 'lora')]
+  return (
+    spec.Claim(
+      'a method ends below dense training for the same measured time',
+      'ours: what would make it worth its while',
+      '',
+      tuple(spec.Expect(name, 'below', 'time') for name in names),
+    ),
+    *(
+      spec.Claim(
+        f'{name}: no worse than dense training for as many steps',
+        METHODS[name].source,
+        METHODS[name].claim,
+        (spec.Expect(name, 'not above', 'steps'),),
+      )
+      for name in names
+      if METHODS[name].claim
+    ),
+  )
 
 
 def add_nearest(add, scenario: spec.Scenario) -> None:

@@ -48,7 +48,8 @@ def scenario(scale):
 
 
 def sweep(add, scenario):
-  scale = scenario.config.train.batch_size // 8  # of a larger machine
+  # Of a larger machine.
+  scale = max(1, scenario.config.train.batch_size // 8)
   for rows, length in SHAPES:
     shape = {'train.batch_size': rows * scale, 'data.seq_len': length}
     name = f'{rows} x {length}'

@@ -8,13 +8,23 @@ many epochs). `growth` starts from random weights.
 
 A tenth of the documents is held out to choose learning rates and stopping
 points, another tenth for the numbers that are reported.
+
+Scale `llm` begins with a model that people use, SmolLM2-135M-Instruct of
+`make real-model`, or of `--config.model.init_from=MODEL`; what it forgets is
+seen on a second text.
 """
 
 import dataclasses
 
 import ml_collections
 
-from configs import base, tinyllama_1b_cpt, tinyllama_1b_sft
+from configs import (
+  base,
+  smollm2_cpt,
+  smollm2_sft,
+  tinyllama_1b_cpt,
+  tinyllama_1b_sft,
+)
 from satjax import errors
 from satjax.lab.experiment import spec
 
@@ -70,14 +80,38 @@ def _steps(scale: str, smoke: int, cpu: int, gpu: int) -> int:
   return {'smoke': smoke, 'cpu': cpu, 'gpu': gpu}[scale]
 
 
-def _baselines(config, start) -> tuple[spec.Arm, ...]:
-  """What a sceptic asks for besides dense: random choice, a cut base, LoRA."""
+def _llm(name, config, steps) -> spec.Scenario:
+  """A real model that trains on; one seed, and three of what does best."""
+  config.data.held_out = config.data.test = 0.1
+  config.train.num_steps = steps
+  config.train.eval_every = config.train.checkpoint_every = 0
+  config.train.eval_batches = 8
+  _anneal(config, 2e-5)
+  return spec.Scenario(
+    name=f'{name}-llm',
+    family='sat',
+    config=config,
+    base=None,
+    seeds=(0, 1, 2),
+    learning_rates=(2e-5, 4e-5, 8e-5),
+    lengths=_LENGTHS,
+    baselines=_baselines(config, None, adapters=8.0),
+    finalists=5,
+    widen=3,
+  )
+
+
+def _baselines(config, start, adapters=3.0) -> tuple[spec.Arm, ...]:
+  """What a sceptic asks for besides dense: random choice, a cut base, LoRA.
+
+  `adapters`: the learning rates of LoRA over those of dense training.
+  """
   uniform = SAT | {'sparsity.importance': 'uniform'}
   targets = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
   lora = {'lora.rank': 16, 'lora.alpha': 32.0, 'lora.targets': targets}
   arms = [
     spec.Arm('uniform', uniform, 'baselines'),
-    spec.Arm('LoRA', lora, 'baselines', rate_factor=3.0),
+    spec.Arm('LoRA', lora, 'baselines', rate_factor=adapters),
   ]
   if start and config.model.num_kv_heads == config.model.num_heads:
     arms.append(spec.Arm('static pruned twin', {}, 'baselines', prune=RATE))
@@ -127,11 +161,18 @@ def _widen(model, width: float) -> None:
     model[key] = round(width * model[key])
 
 
-def _refuse_changes(*factors: float) -> None:
+def _refuse_changes(scale: str, *factors: float) -> None:
   if {*factors} != {1}:
     raise errors.ConfigError(
-      "scale paper has the papers' models and their training, and neither the"
+      f'scale {scale} has models of others and their training, and neither the'
       ' width nor the steps of them can be chosen; use --scale=gpu'
+    )
+
+
+def _refuse_llm(scale: str, why: str) -> None:
+  if scale == 'llm':
+    raise errors.ConfigError(
+      f'scale llm begins with a trained model, and {why}; use --scale=cpu'
     )
 
 
@@ -176,8 +217,13 @@ def cpt(
   Raises:
     ConfigError: another base at scale paper, where it is TinyLlama.
   """
+  if scale in ('llm', 'paper'):
+    _refuse_changes(scale, width, base_steps)
+  if scale == 'llm':
+    config = smollm2_cpt.get_config(CODE)
+    config.train.batch_size *= batch
+    return _llm(name, config, round(40 * steps))
   if scale == 'paper':
-    _refuse_changes(width, base_steps)
     config = tinyllama_1b_cpt.get_config()
     config.train.batch_size *= batch
     config.train.num_steps = round(steps * config.train.num_steps)
@@ -199,6 +245,8 @@ def cpt(
 
 def sft(scale: str) -> spec.Scenario:
   """Supervised fine-tuning: signatures answered by docstrings."""
+  if scale == 'llm':
+    return _llm('sft', smollm2_sft.get_config(ANSWERS), 40)
   if scale == 'paper':
     return _paper('sft', tinyllama_1b_sft.get_config())
   config, start = _config(scale), _start(scale)
@@ -213,8 +261,17 @@ def sft(scale: str) -> spec.Scenario:
   return _scenario('sft', 'sat', config, start, rates, _LENGTHS, scale)
 
 
+def with_room_for_layers(found: spec.Scenario) -> spec.Scenario:
+  """A scenario whose model is deep enough to leave layers out of it."""
+  if found.base is not None:
+    for config in (found.config, found.base):
+      config.model.num_layers = max(4, config.model.num_layers)
+  return found
+
+
 def small_data(scale: str) -> spec.Scenario:
   """Fine-tuning on 3 % of the pairs' text, about seven times each at cpu."""
+  _refuse_llm(scale, 'little of this text takes seven epochs to over-fit')
   found = sft(scale)
   config = found.config
   if scale == 'paper':
@@ -246,8 +303,9 @@ def growth(
   Raises:
     ConfigError: another width or length at scale paper.
   """
+  _refuse_llm(scale, 'growth here begins with random weights')
   if scale == 'paper':
-    _refuse_changes(width, steps)
+    _refuse_changes(scale, width, steps)
   config = _config(scale)
   model, train = config.model, config.train
   model.num_layers = 4 if scale == 'smoke' else 8

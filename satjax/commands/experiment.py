@@ -18,9 +18,10 @@ OPTIONS = shared.required(
     ),
     **shared.WORKDIR,
     '--scale': shared.choice(
-      ('smoke', 'cpu', 'gpu', 'paper'),
+      ('smoke', 'cpu', 'llm', 'gpu', 'paper'),
       'smoke: one minute, to see that it works (default); cpu: two'
-      ' cores, up to 40 minutes; gpu: one accelerator, up to 25 minutes; paper:'
+      ' cores, up to 40 minutes; llm: SmolLM2-135M of `make real-model` on two'
+      ' cores, up to six hours; gpu: one accelerator, up to 25 minutes; paper:'
       " the papers' own sizes",
       default='smoke',
     ),

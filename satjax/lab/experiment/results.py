@@ -9,6 +9,7 @@ import numpy as np
 from satjax import flops
 from satjax.lab.experiment import compare, spec, timing
 from satjax.lab.experiment.trials import Trial
+from satjax.lab.plan import memory
 from satjax.train import phases, workdir
 
 _POINTS = 40  # of a curve
@@ -28,9 +29,18 @@ class Trials(NamedTuple):
 
 def best_rate(arm: spec.Arm, search: Mapping[float, Trial]) -> float | None:
   """The learning rate of the lowest validation loss; None: all failed."""
-  losses = {rate: _validation(arm, trial) for rate, trial in search.items()}
-  known = {rate: loss for rate, loss in losses.items() if loss is not None}
+  known = _known_losses(arm, search)
   return min(known, key=known.get) if known else None
+
+
+def best_loss(arm: spec.Arm, search: Mapping[float, Trial]) -> float | None:
+  """The lowest validation loss itself."""
+  return min(_known_losses(arm, search).values(), default=None)
+
+
+def _known_losses(arm, search):
+  losses = {rate: _validation(arm, trial) for rate, trial in search.items()}
+  return {rate: loss for rate, loss in losses.items() if loss is not None}
 
 
 def _validation(arm, trial) -> float | None:
@@ -138,6 +148,7 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
     'seconds': None,
     'omission_rate': omitted / num_steps,
     'parameters': flops.num_params(last),
+    'bytes': _most_bytes(config),
     'early_stop': arm.early_stop,
     'against': {},
     'speedup': {'time': None, 'flops': None},
@@ -156,7 +167,20 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
   losses = list(compare.losses_of(value).values())
   mean = float(np.mean(losses))
   value['loss'] = {'mean': mean, 'low': min(losses), 'high': max(losses)}
+  others = [trial.forgotten for trial in by_seed.values()]
+  value['other'] = {
+    source: float(np.mean([of[source] for of in others]))
+    for source in others[0]
+    if all(of[source] is not None for of in others)
+  }
   return value | _along(list(by_seed.values()), by_step)
+
+
+def _most_bytes(config) -> float:
+  """Of one device, by the closed form of `satjax plan`."""
+  mesh = memory.abstract_mesh(config, 1)
+  programs = memory.distinct(config)
+  return max(memory.memory(config, p.phase, mesh).total for p in programs)
 
 
 def _run(seed: int, trial: Trial) -> dict[str, Any]:

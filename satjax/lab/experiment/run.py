@@ -51,8 +51,11 @@ def run(
     _make_bases(pool, search)
     timed = _measure(pool, experiment, folder, search)
     _train(pool, 'learning rates', _flat(search))
+    for _ in range(experiment.scenario.widen):
+      _train(pool, 'more learning rates', _widened(experiment, folder, search))
+    last = _finalists(experiment, search)
     arms = {
-      name: _with_seeds(experiment, folder, name, of_arm)
+      name: _with_seeds(experiment, folder, name, of_arm, all=name in last)
       for name, of_arm in search.items()
     }
     _train(pool, 'seeds', [t for arm in arms.values() for t in arm.all])
@@ -154,18 +157,48 @@ def _measure(
   if not wanted:
     return old
   rounds = timing.ROUNDS[experiment.scale]
-  task = work.Task(
-    f'{len(wanted)} steps and refreshes',
-    1.0,
-    folder / 'timing' / 'log.txt',
-    timing.measure,
-    (dense, list(wanted.values()), rounds),
-  )
-  (new,) = pool.run('timing', [task])
-  merged = timing.merge(old, new)
   path.parent.mkdir(parents=True, exist_ok=True)
-  files.write_json(path, merged)
-  return merged
+  for cells in timing.groups(dense, list(wanted.values())):
+    task = work.Task(
+      f'{len(cells)} steps and refreshes',
+      1.0,
+      folder / 'timing' / 'log.txt',
+      timing.measure,
+      (dense, cells, rounds),
+    )
+    (new,) = pool.run('timing', [task])
+    old = timing.merge(old, new)
+    files.write_json(path, old)
+  return old
+
+
+def _widened(
+  experiment: spec.Experiment, folder: pathlib.Path, search: Search
+) -> list[Trial]:
+  """Adds a learning rate to each search whose best is at an edge."""
+  scenario, added = experiment.scenario, []
+  for name, of_arm in search.items():
+    arm = experiment.arms[name]
+    best = results.best_rate(arm, of_arm)
+    if best not in (min(of_arm), max(of_arm)):
+      continue
+    rate = best / 2 if best == min(of_arm) else 2 * best
+    own = scenario, arm, rate / arm.rate_factor, scenario.seeds[0]
+    of_arm[rate] = make_trial(folder, *own)
+    added.append(of_arm[rate])
+  return added
+
+
+def _finalists(experiment: spec.Experiment, search: Search) -> set[str]:
+  """The arms that all seeds are run of: see `spec.Scenario`."""
+  scenario = experiment.scenario
+  always = {*experiment.frontier, *(arm.name for arm in scenario.baselines)}
+  others = {
+    name: loss
+    for name in search.keys() - always
+    if (loss := results.best_loss(experiment.arms[name], search[name]))
+  }
+  return always | {*sorted(others, key=others.get)[: scenario.finalists]}
 
 
 def _with_seeds(
@@ -173,8 +206,9 @@ def _with_seeds(
   folder: pathlib.Path,
   name: str,
   of_arm: dict[float, Trial],
+  all: bool = True,
 ) -> results.Trials:
-  """The trials of an arm whose search is done: the best rate, every seed."""
+  """The trials of an arm whose search is done: the best rate, its seeds."""
   arm, scenario = experiment.arms[name], experiment.scenario
   best = results.best_rate(arm, of_arm)
   if best is None:
@@ -182,6 +216,6 @@ def _with_seeds(
   rate = best / arm.rate_factor
   by_seed = {
     seed: make_trial(folder, scenario, arm, rate, seed)
-    for seed in scenario.seeds
+    for seed in scenario.seeds[: None if all else 1]
   }
   return results.Trials(of_arm, by_seed)

@@ -22,7 +22,7 @@ from satjax import errors
 from satjax.config import file as config_file
 from satjax.interop import settings
 
-SCALES = ('smoke', 'cpu', 'gpu', 'paper')
+SCALES = ('smoke', 'cpu', 'llm', 'gpu', 'paper')
 _ASKS = (
   'an experiment has TITLE, CLAIMS, PAPER, scenario(scale) and sweep(add,'
   ' scenario)'
@@ -67,6 +67,11 @@ class Scenario:
   # with a full schedule of its own; 1 is among them.
   lengths: tuple[float, ...]
   baselines: tuple[Arm, ...] = ()  # arms that stand in every table
+  # Of the other arms, those that all seeds are run of: so many, by validation
+  # loss at the first seed; None: all of them.
+  finalists: int | None = None
+  # How often a search goes on, by a factor of 2, where the best is at an edge.
+  widen: int = 0
 
   @property
   def reference(self) -> str:

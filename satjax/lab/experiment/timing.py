@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from satjax import runtime
+from satjax import flops, runtime
 from satjax.config import history
 from satjax.config.run import Config
 from satjax.lab.bench import arms as bench_arms
@@ -25,8 +25,9 @@ from satjax.lab.experiment.trials import digest
 from satjax.train import phases
 from satjax.train import setup as setup_lib
 
-ROUNDS = {'smoke': 2, 'cpu': 15, 'gpu': 15, 'paper': 15}
+ROUNDS = {'smoke': 2, 'cpu': 15, 'llm': 5, 'gpu': 15, 'paper': 15}
 _STEPS = 2  # of an arm at a time
+_ROOM = 8e9  # bytes of states that take turns with the dense one
 # Settings that change which neurons take part, not the program that trains.
 _CHOICE = {
   'importance': 'magnitude',
@@ -152,6 +153,12 @@ def seconds(
     if not cell.is_refresh:
       ends.append(total)
   return np.array(ends) * timing['dense_seconds']
+
+
+def groups(dense: Config, wanted: list[Cell]) -> list[list[Cell]]:
+  """Cells to `measure` at a time, so that their states fit into memory."""
+  few = max(1, int(_ROOM / (12 * flops.num_params(dense.model))))
+  return [wanted[n : n + few] for n in range(0, len(wanted), few)]
 
 
 def measure(dense: Config, wanted: list[Cell], rounds: int) -> dict[str, Any]:

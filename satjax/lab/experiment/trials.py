@@ -90,6 +90,13 @@ class Trial:
     ]
 
   @property
+  def forgotten(self) -> dict[str, float | None]:
+    """The last test loss on every source but the first, by source."""
+    last = next((r for r in reversed(self.records) if _has_test(r)), {})
+    sources = self.config.data.eval[1:]
+    return {source: last.get(f'test/{source}/loss') for source in sources}
+
+  @property
   def is_done(self) -> bool:
     """By its figures alone: checkpoints of what is done are gone."""
     last = self.config.train.num_steps
@@ -100,6 +107,10 @@ class Trial:
   @property
   def flops(self) -> float:
     return total_flops(self.config)
+
+
+def _has_test(record) -> bool:
+  return any(name.startswith('test/') for name in record)
 
 
 def total_flops(config: Config) -> float:

@@ -120,6 +120,8 @@ def _cells(result: Result, name: str, brief: bool) -> dict[str, str]:
     cells[f'at {head}'] = _difference(arm['against'].get(equal), brief)
   cells['speed-up in time'] = _speedup(arm, 'time', 'seconds')
   cells['speed-up in FLOPs'] = _speedup(arm, 'flops', 'flops')
+  for source, loss in arm.get('other', {}).items():
+    cells[f'on {source}'] = f'{loss:.4f}'
   for head, value in _published(result, name).items():
     cells[f'paper: {head}'] = number(value, '{}')
   if brief:
@@ -132,6 +134,7 @@ def _cells(result: Result, name: str, brief: bool) -> dict[str, str]:
     'seconds': number(arm['seconds'], '{:,.1f}'),
     'omission rate': number(arm['omission_rate'] or None, '{:.1%}'),
     'parameters': number(arm['parameters'], '{:,.0f}'),
+    'GB of memory': number(arm.get('bytes') and arm['bytes'] / 1e9, '{:.2f}'),
   }
 
 

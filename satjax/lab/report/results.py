@@ -47,6 +47,8 @@ _ARM = {
   'tokens': float,
   'flops': float,
   **dict.fromkeys(('seconds', 'omission_rate', 'parameters'), _NUMBER),
+  'bytes?': _NUMBER,
+  'other?': {str: _NUMBER},
   'runs': [{'seed': int, 'test': _NUMBER}],
   'loss': _SPREAD,
   'early_stop': bool,

@@ -3,12 +3,15 @@
 import dataclasses
 import functools
 import pathlib
+import tempfile
 
 import pytest
 
 from satjax import errors
+from satjax.interop import models as interop
 from satjax.lab.experiment import run as run_lib
 from satjax.lab.experiment import spec
+from tests import models
 
 FOLDER = pathlib.Path(spec.__file__).parents[3] / 'experiments'
 FILES = sorted([*FOLDER.glob('sat_*.py'), *FOLDER.glob('growth_*.py')])
@@ -16,8 +19,22 @@ NO_TRAINING = 'sat_efficiency'  # seconds, not losses
 
 
 @functools.cache
+def real_model():
+  """Stands in for that of scale llm, which is no file of the repository."""
+  folder = tempfile.mkdtemp()
+  model = models.make(
+    num_layers=30, num_heads=9, num_kv_heads=3, mlp_dim=512, vocab_size=260
+  )
+  interop.save(interop.Model(model, models.make_params(model)), folder)
+  return folder
+
+
+@functools.cache
 def load(name, scale):
-  return spec.load(str(FOLDER / f'{name}.py'), scale)
+  changes = []
+  if scale == 'llm':
+    changes = [f'--config.model.init_from={real_model()}']
+  return spec.load(str(FOLDER / f'{name}.py'), scale, changes)
 
 
 def paths(name, scale):
@@ -70,6 +87,8 @@ def test_every_arm_trains_something_of_its_own_at_every_scale(name):
       with pytest.raises(errors.ConfigError, match='--scale=gpu'):
         load(name, scale)
       continue
+    if scale == 'llm' and 'llm: ' not in load(name, 'cpu').doc:
+      continue  # its rates may not divide the heads of that model
     experiment = load(name, scale)
     scenario, found = experiment.scenario, paths(name, scale)
     others = {*experiment.frontier, *(a.name for a in scenario.baselines)}
@@ -79,7 +98,7 @@ def test_every_arm_trains_something_of_its_own_at_every_scale(name):
     if scenario.base:
       assert scenario.base.model == scenario.config.model
     else:
-      assert scenario.family == 'growth' or scale == 'paper'
+      assert scenario.family == 'growth' or scale in ('llm', 'paper')
     if 'setting' in name:
       assert found['dense'] != paths('sat_search', scale)['dense']
 
@@ -112,8 +131,14 @@ def test_a_missing_file_names_an_example():
     spec.load('nowhere.py', 'smoke')
 
 
+@pytest.mark.parametrize('name', ['growth_factor', 'sat_small_data'])
+def test_what_begins_untrained_is_no_experiment_on_a_real_model(name):
+  with pytest.raises(errors.ConfigError, match='scale llm .* --scale=cpu'):
+    load(name, 'llm')
+
+
 def test_an_unknown_scale_lists_the_known_ones():
-  with pytest.raises(errors.ConfigError, match=r'smoke \| cpu \| gpu'):
+  with pytest.raises(errors.ConfigError, match=r'smoke \| cpu \| llm'):
     spec.load(str(FILES[0]), 'huge')
 
 
