@@ -52,8 +52,8 @@ def run(
     timed = _measure(pool, experiment, folder, search)
     _train(pool, 'learning rates', _flat(search))
     for _ in range(experiment.scenario.widen):
-      _train(pool, 'more learning rates', _widened(experiment, folder, search))
-    last = _finalists(experiment, search)
+      _train(pool, 'more learning rates', widened(experiment, folder, search))
+    last = finalists(experiment, search)
     arms = {
       name: _with_seeds(experiment, folder, name, of_arm, all=name in last)
       for name, of_arm in search.items()
@@ -172,7 +172,7 @@ def _measure(
   return old
 
 
-def _widened(
+def widened(
   experiment: spec.Experiment, folder: pathlib.Path, search: Search
 ) -> list[Trial]:
   """Adds a learning rate to each search whose best is at an edge."""
@@ -189,7 +189,7 @@ def _widened(
   return added
 
 
-def _finalists(experiment: spec.Experiment, search: Search) -> set[str]:
+def finalists(experiment: spec.Experiment, search: Search) -> set[str]:
   """The arms that all seeds are run of: see `spec.Scenario`."""
   scenario = experiment.scenario
   always = {*experiment.frontier, *(arm.name for arm in scenario.baselines)}

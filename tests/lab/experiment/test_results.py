@@ -1,6 +1,8 @@
 """Results of runs that have no loss at some steps."""
 
+import dataclasses
 import json
+import math
 
 import pytest
 
@@ -70,3 +72,55 @@ def test_a_held_out_loss_that_is_no_number(experiment, tmp_path):
   found = made(experiment, tmp_path, diverged=(last,))
   assert 'not a number' in found['arms']['dense']['failed']
   json.dumps(found, allow_nan=False)
+
+
+def searched(experiment, folder, best, level):
+  """A search whose losses are least at a rate, `best`, at `level`; by arm."""
+  search = run_lib.plan(experiment, folder)
+  for name, of_arm in search.items():
+    for rate, trial in of_arm.items():
+      write(trial, level[name] + abs(math.log2(rate / best[name])))
+  return search
+
+
+def write(trial, loss):
+  source, last = trial.config.data.eval[0], trial.config.train.num_steps
+  names = f'eval/{source}/loss', f'test/{source}/loss'
+  trial.path.mkdir(parents=True, exist_ok=True)
+  line = json.dumps({'step': last, **dict.fromkeys(names, loss)})
+  (trial.path / 'metrics.jsonl').write_text(line + '\n')
+
+
+def test_a_search_goes_on_where_its_best_is_at_an_edge(experiment, tmp_path):
+  rates = 1e-3, 2e-3, 4e-3
+  scenario = dataclasses.replace(
+    experiment.scenario, learning_rates=rates, baselines=(), widen=2
+  )
+  arms = {name: experiment.arms[name] for name in ('dense', 'SAT')}
+  own = experiment._replace(scenario=scenario, arms=arms)
+  best = {'dense': 2e-3, 'SAT': 8e-3}
+  search = searched(own, tmp_path, best, dict.fromkeys(arms, 1.0))
+  (more,) = run_lib.widened(own, tmp_path, search)
+  assert more.config.optimizer.peak_lr == 8e-3
+  assert [*search['dense']] == [*rates] and [*search['SAT']] == [*rates, 8e-3]
+  write(more, 1.0)
+  (more,) = run_lib.widened(own, tmp_path, search)  # still at the edge
+  assert more.config.optimizer.peak_lr == 16e-3
+  write(more, 2.0)
+  assert run_lib.widened(own, tmp_path, search) == []
+
+
+def test_other_seeds_are_of_the_best_arms(experiment, tmp_path):
+  some, arms = experiment.arms['SAT'], {}
+  for name, b1 in (('a', 0.5), ('b', 0.6), ('c', 0.7)):
+    changes = {**some.overrides, 'optimizer.b1': b1}
+    arms[name] = dataclasses.replace(some, name=name, overrides=changes)
+  own = experiment._replace(arms=experiment.arms | arms)
+  level = dict.fromkeys(own.arms, 9.0) | {'a': 3.0, 'b': 1.0, 'c': 2.0}
+  search = searched(own, tmp_path / '0', dict.fromkeys(own.arms, 1.0), level)
+  assert run_lib.finalists(own, search) == {*own.arms}
+  always = {*own.frontier, *(arm.name for arm in own.scenario.baselines)}
+  for count, expected in ((0, set()), (2, {'b', 'c'})):
+    scenario = dataclasses.replace(own.scenario, finalists=count)
+    found = run_lib.finalists(own._replace(scenario=scenario), search)
+    assert found == always | expected
