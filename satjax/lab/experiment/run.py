@@ -183,9 +183,9 @@ def widened(
     if best not in (min(of_arm), max(of_arm)):
       continue
     rate = best / 2 if best == min(of_arm) else 2 * best
-    own = scenario, arm, rate / arm.rate_factor, scenario.seeds[0]
-    of_arm[rate] = make_trial(folder, *own)
-    added.append(of_arm[rate])
+    own = arm, rate / arm.rate_factor, scenario.seeds[0]
+    of_arm[rate] = trial = make_trial(folder, scenario, *own)
+    added.append(trial)
   return added
 
 

@@ -92,7 +92,7 @@ class Trial:
   @property
   def forgotten(self) -> dict[str, float | None]:
     """The last test loss on every source but the first, by source."""
-    last = next((r for r in reversed(self.records) if _has_test(r)), {})
+    last = dict(pair for record in self.records for pair in record.items())
     sources = self.config.data.eval[1:]
     return {source: last.get(f'test/{source}/loss') for source in sources}
 
@@ -107,10 +107,6 @@ class Trial:
   @property
   def flops(self) -> float:
     return total_flops(self.config)
-
-
-def _has_test(record) -> bool:
-  return any(name.startswith('test/') for name in record)
 
 
 def total_flops(config: Config) -> float:

@@ -11,8 +11,8 @@ from satjax import flops
 from satjax.config import allocation as file
 from satjax.config.groups import AXES, ModelConfig
 from satjax.config.run import Config
+from satjax.lab.plan import stretches
 from satjax.sparsity import counts
-from satjax.train import phases
 
 # Of channels and heads that a layer may leave out; rounded to what can be.
 RATES = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)
@@ -233,10 +233,7 @@ def falls_short(path: str, config: Config) -> str | None:
   """
   probed = file.read(path)
   wanted = probed.get('allocation', {}).get('saving', 0.0)
-  found = max(
-    1 - phases.phase_flops(config, phase) / _dense_flops(config, phase)
-    for _, _, phase in phases.stretches(config)
-  )
+  found = 1 - 1 / max(s.speedup for s in stretches.plan(config).stretches)
   if found > wanted - 0.01:
     return None
   length = probed.get('text', {}).get('seq_len')
@@ -245,9 +242,3 @@ def falls_short(path: str, config: Config) -> str | None:
     f' where it was probed, on rows of {length} tokens; probe with'
     f' --seq_len={config.data.seq_len} --channel_multiple={config.channel_step}'
   )
-
-
-def _dense_flops(config, phase):
-  stage = phase.stage
-  each = flops.train_flops_per_token(stage.model, stage.seq_len)
-  return config.tokens_per_step * each
