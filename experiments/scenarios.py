@@ -215,7 +215,7 @@ def cpt(
       the usual ones have the best at an edge. Not at scale paper.
 
   Raises:
-    ConfigError: another base at scale paper, where it is TinyLlama.
+    ConfigError: another base at scales llm and paper, where it is trained.
   """
   if scale in ('llm', 'paper'):
     _refuse_changes(scale, width, base_steps)

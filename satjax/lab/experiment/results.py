@@ -169,9 +169,9 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
   value['loss'] = {'mean': mean, 'low': min(losses), 'high': max(losses)}
   others = [trial.forgotten for trial in by_seed.values()]
   value['other'] = {
-    source: float(np.mean([of[source] for of in others]))
+    source: None if None in losses else float(np.mean(losses))
     for source in others[0]
-    if all(of[source] is not None for of in others)
+    for losses in [[of[source] for of in others]]
   }
   return value | _along(list(by_seed.values()), by_step)
 

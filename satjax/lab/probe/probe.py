@@ -157,7 +157,7 @@ def probe(prober: Prober, costs: Costs, saving: float, sizes: int) -> dict:
   }
   search = _Search(prober, costs, table, saving, sizes)
   found, loss = search.best()
-  equal = _equal(prober, costs, table.best, saving)
+  equal = _equal(prober, costs, table.best, saving, dense)
   metrics = {a: m for a, m in table.best.items() if _is_cut(costs, found, a)}
   return {
     'dense_loss': dense,
@@ -165,10 +165,7 @@ def probe(prober: Prober, costs: Costs, saving: float, sizes: int) -> dict:
     'best': table.best,
     'by_layer': layers | search.by_layer(),
     'wanted_saving': saving,
-    'equal': [
-      row | {'damage': row['loss'] - dense} if 'loss' in row else row
-      for row in equal
-    ],
+    'equal': equal,
     'allocation': {
       'saving': costs.saving(found.kept),
       'loss': loss,
@@ -320,7 +317,7 @@ def _corrected(x_L: np.ndarray, factor: float, power: float) -> np.ndarray:
   return factor * mean * (x_L / mean) ** power
 
 
-def _equal(prober, costs, best, saving) -> list[dict[str, Any]]:
+def _equal(prober, costs, best, saving, dense) -> list[dict[str, Any]]:
   """What equal rates on all layers cost that save as much, if any do."""
   rows = []
   for axes, metric in _EQUAL:
@@ -337,12 +334,14 @@ def _equal(prober, costs, best, saving) -> list[dict[str, Any]]:
       'layers': len(found.kept),
     }
     kept = {a: prober.keep(a, metrics[a], counts[a]) for a in axes}
+    loss = prober.loss(kept)
     rows.append(
       {
         'left_out': {a: prober.sizes[a] - counts[a] for a in axes},
         'metrics': metrics,
         'saving': costs.saving(found.kept),
-        'loss': prober.loss(kept),
+        'loss': loss,
+        'damage': loss - dense,
       }
     )
   return rows

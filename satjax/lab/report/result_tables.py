@@ -121,7 +121,7 @@ def _cells(result: Result, name: str, brief: bool) -> dict[str, str]:
   cells['speed-up in time'] = _speedup(arm, 'time', 'seconds')
   cells['speed-up in FLOPs'] = _speedup(arm, 'flops', 'flops')
   for source, loss in arm.get('other', {}).items():
-    cells[f'on {source}'] = f'{loss:.4f}'
+    cells[f'on {source}'] = number(loss, '{:.4f}')
   for head, value in _published(result, name).items():
     cells[f'paper: {head}'] = number(value, '{}')
   if brief:
