@@ -166,7 +166,8 @@ def get_config() -> ml_collections.ConfigDict:
     # as (10_000_000, 'stack', 4) or (0, 'direct', {'mlp_dim': 1024}); a tuple
     # of (operator, target) grows in several ways at once. At the end may come
     # {'freeze_tokens': N, 'trains': 'new+head'}: old layers stand still
-    opt_state='grow',  # moments follow; 'reset': start from zero
+    opt_state='grow',  # moments follow; 'reset': start from zero; 'reset_new':
+    # those of new layers do
     learning_rate='continue',  # 'restart': warm up and decay anew after a hop
   )
 

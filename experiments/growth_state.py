@@ -4,7 +4,7 @@ Claim     moments reset and the schedule restarted, as the paper does, against
           moments that grow along and a schedule that continues.
 Source    ours; Stacking Your Transformers (Du et al., 2024) resets both and
           tests neither.
-Runs      both choices of each.
+Runs      every choice of both; of moments also: those of new layers are reset.
 Cost      cpu: about 25 minutes on two cores, less where runs are shared;
           by FLOPs, gpu: 11 minutes of an H200, paper: 23,263 hours of one.
 Command   satjax experiment experiments/growth_state.py --scale=cpu \\
@@ -38,7 +38,7 @@ scenario = scenarios.growth
 
 
 def sweep(add, scenario):
-  for state in ('reset', 'grow'):
+  for state in ('reset', 'reset_new', 'grow'):
     for rate in ('restart', 'continue'):
       changes = {'growth.opt_state': state, 'growth.learning_rate': rate}
       arms.add_grown(

@@ -34,6 +34,12 @@ OPTIONS = shared.required(
     '--plan': shared.flag(
       'print the runs, their FLOPs and their disk, and run nothing'
     ),
+    '--data': shared.value(
+      'SOURCE',
+      "text of your own, such as 'jsonl:FILE' of pairs or chats, that runs"
+      ' train on and are judged by (default: that of the file)',
+      default='',
+    ),
     '--out': shared.value(
       'DIR',
       'folder of NAME.json, NAME.md and the plots (default: results/'
@@ -45,22 +51,19 @@ OPTIONS = shared.required(
 
 
 def run(options: Any) -> None:
+  from satjax.lab.experiment import spec
+
+  given = options.overrides, options.data
+  experiment = spec.load(options.file, options.scale, *given)
   if options.plan:
     from satjax.lab.experiment import cost
 
-    print(
-      cost.render(options.file, options.scale, options.overrides, options.jobs)
-    )
+    print(cost.render(experiment, options.jobs))
     return
   from satjax.lab.experiment import run as run_lib
   from satjax.lab.report import markdown
 
   result = run_lib.run(
-    options.file,
-    options.workdir,
-    scale=options.scale,
-    jobs=options.jobs,
-    out=options.out,
-    overrides=options.overrides,
+    experiment, options.workdir, jobs=options.jobs, out=options.out
   )
   print(markdown.markdown(result))

@@ -304,7 +304,7 @@ class GrowthConfig(schema.Group):
     '() | growths, such as'
     " ((1000000, 'stack', 2),): at how many tokens, how, and how far",
   )
-  opt_state: str = schema.one_of('grow', 'reset')
+  opt_state: str = schema.one_of('grow', 'reset_new', 'reset')
   learning_rate: str = schema.one_of('continue', 'restart')
 
   def problems(self) -> Iterator[str]:

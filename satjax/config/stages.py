@@ -233,18 +233,24 @@ def _lora_problems(config) -> Iterator[str]:
 
 def _state_problems(config, found) -> Iterator[str]:
   """Optimizer states that cannot follow."""
-  name, keeps = config.optimizer.name, config.growth.opt_state == 'grow'
+  name, how = config.optimizer.name, config.growth.opt_state
+  keeps = how != 'reset'
   for stage in found:
     kinds = {type(op) for op in stage.operators}
     if keeps and Learn in kinds:
       yield (
-        "opt_state 'grow': operator 'learn' mixes weights, whose moments have"
+        f"opt_state {how!r}: operator 'learn' mixes weights, whose moments have"
         " no counterpart; use 'reset'"
       )
     if keeps and name == 'adafactor' and Width in kinds:
       yield (
-        "opt_state 'grow': the factored moments of 'adafactor' cannot grow in"
+        f"opt_state {how!r}: the factored moments of 'adafactor' cannot grow in"
         " width; use 'reset'"
+      )
+    if how == 'reset_new' and Width in kinds:
+      yield (
+        "opt_state 'reset_new' is about new layers, and a wider model has none;"
+        " use 'grow' or 'reset'"
       )
     if name == 'adafactor' and stage.mode == 'frozen':
       yield (

@@ -101,7 +101,8 @@ def from_record(
     raise _misfit(place, f'its keys are {sorted(map(str, record))}', columns)
   values = [record[name] for name in names]
   is_chat = names[0] in _CHATS or bool(columns) and len(names) == 1
-  if is_chat and (turns := _listed(values[0], names[0], place)) is not None:
+  turns = _listed(values[0], names[0], place) if is_chat else _both(values)
+  if turns is not None:
     messages = _messages(turns, place, counts)
     document = Document(id, '', messages=messages)
     document = _with_more(document, record, place)
@@ -115,6 +116,14 @@ def from_record(
   if not columns:
     _count_unread(record, names, document, counts)
   return document
+
+
+def _both(values: Sequence[Any]) -> list[Any] | None:
+  """The turns of a prompt, not learned, and a completion, as TRL has them."""
+  if len(values) < 2 or not all(isinstance(v, list) for v in values):
+    return None
+  asked, said = values
+  return [m | {'weight': 0} if isinstance(m, dict) else m for m in asked] + said
 
 
 def _known(record: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -19,16 +19,22 @@ from satjax.tree import PyTree
 
 
 def grow_tree(
-  state: PyTree, operators: Sequence[Operator], key: jax.Array
+  state: PyTree,
+  operators: Sequence[Operator],
+  key: jax.Array,
+  resets: bool = False,
 ) -> PyTree:
   """A state, of parameters and moments that mirror them, after some operators.
+
+  `resets`: the moments of new layers are 0, and not those of their sources.
 
   Raises:
     ValueError: an operator that has to be learned, or a factored moment that
       cannot follow.
   """
   for number, operator in enumerate(operators):
-    state = _grow_once(state, operator, jax.random.fold_in(key, number))
+    own = jax.random.fold_in(key, number)
+    state = _grow_once(state, operator, own, resets)
   return state
 
 
@@ -73,7 +79,7 @@ def grow_depth(
   return _grow_once(params, operator, key)
 
 
-def _grow_once(state, operator, key):
+def _grow_once(state, operator, key, resets=False):
   if isinstance(operator, Length):
     return state
   num_layers = _depth_of(state)
@@ -91,7 +97,7 @@ def _grow_once(state, operator, key):
     if kind == 'param':
       return transform(operator, name, parts, layers, key, num_layers)
     if isinstance(operator, Depth):
-      return depth.transform_moment(operator, parts[0], layers)
+      return depth.transform_moment(operator, parts[0], layers, resets)
     return width.transform_moment(operator, name, kind, parts[0])
 
   return tree.map_with_path(grow, state)

@@ -43,12 +43,16 @@ def _flags(
 
 
 def transform_moment(
-  operator: Depth, x: jax.Array, layers: tuple[int, ...] | None
+  operator: Depth, x: jax.Array, layers: tuple[int, ...] | None, resets: bool
 ) -> jax.Array:
-  """Moments and counts of copies are copies; those of fresh layers are 0."""
-  if not layers or not operator.is_random:
+  """Moments and counts of copies are copies; those of fresh layers are 0.
+
+  `resets`: so are those of all new layers.
+  """
+  gone = operator.is_new if resets else operator.fresh
+  if not layers or not any(gone):
     return x
-  return jnp.where(_flags(operator.fresh, layers, x.ndim), 0, x)
+  return jnp.where(_flags(gone, layers, x.ndim), 0, x)
 
 
 def keeps(operator: Depth, name: str, layer: int | None) -> bool:

@@ -93,7 +93,7 @@ def phase_of(config: Config, rung: int, stage: Stage) -> Phase:
   """The phase of a rung, in a stage."""
   model = stage.model
   rates = {unit: lad.rate_of(rung) for unit, lad in ladders(config).items()}
-  scales = {u: layer_scales(config, u, model.num_layers) for u in rates}
+  scales = {u: config.sparsity.scale(u, model.num_layers) for u in rates}
   layers = tuple(
     _layer(config, model, rates['heads'] * heads, rates['mlp'] * mlp)
     for heads, mlp in zip(scales['heads'], scales['mlp'])
@@ -119,13 +119,6 @@ def _layer(config, model, head_rate, channel_rate) -> flops.Layer:
       model.mlp_dim, channel_rate, config.channel_step
     ),
   )
-
-
-def layer_scales(
-  config: Config, unit: str, num_layers: int
-) -> tuple[float, ...]:
-  """The factor on the omission rate of a unit in each layer."""
-  return config.sparsity.scale(unit, num_layers)
 
 
 def stacks(phase: Phase) -> subnetwork.Stacks:

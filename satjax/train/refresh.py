@@ -19,7 +19,6 @@ from satjax.config.run import Config
 from satjax.model import decoder
 from satjax.sparsity import importance, selection
 from satjax.train import loss as loss_lib
-from satjax.train import phases
 from satjax.train.phases import Phase
 from satjax.tree import PyTree
 
@@ -239,7 +238,7 @@ def choose(
   before = {unit: before[unit] for unit in measured['scores']}
   sparsity, layers = config.sparsity, phase.num_layers
   if 'layers' in measured['scores']:
-    scale_L = jnp.array(phases.layer_scales(config, 'layers', layers))
+    scale_L = jnp.array(config.sparsity.scale('layers', layers))
     measured = measured | {
       'scores': measured['scores']
       | {

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from satjax import tree
 from satjax.config.stages import Stage
-from satjax.growth import apply, depth, learned
+from satjax.growth import apply, learned
 from satjax.model import decoder
+from satjax.sparsity import subnetwork
 from satjax.train import setup as setup_lib
 from satjax.train import views
 from satjax.train.setup import Setup
@@ -44,8 +44,10 @@ def enter(
     state = _with_fresh_moments(setup, state, params)
   if stage.operators and stage.mode != 'learn':
     key = _key(setup, stage)
-    grow = functools.partial(apply.grow_tree, operators=stage.operators)
-    if setup.config.growth.opt_state == 'reset':
+    how = setup.config.growth.opt_state
+    options = {'operators': stage.operators, 'resets': how == 'reset_new'}
+    grow = functools.partial(apply.grow_tree, **options)
+    if how == 'reset':
       params = setup_lib.placed(setup, grow, state.params, key=key)
       state = _with_fresh_moments(setup, state, params)
     else:
@@ -75,7 +77,7 @@ def part(
     begun = setup_lib.placed(setup, create, _key(setup, stage))
     return begun.replace(step=state.step), state.params
   if stage.mode == 'frozen':
-    return setup_lib.placed(setup, _part_of(stage), state)
+    return _part(setup, state, stage)
   return state, None
 
 
@@ -85,14 +87,23 @@ def whole(
   """Inverse of `part`; maps and adapters stay what they are."""
   if stage.mode != 'frozen':
     return state
-  return setup.place(_join(state, frozen_base, frozen=stage.frozen))
+  return subnetwork.merge(
+    state,
+    frozen_base,
+    *_parting(setup, stage),
+    place=setup.place_leaf,
+    home=setup.place_leaf,
+  )
 
 
 def forward_extra(stage: Stage, frozen_base: PyTree) -> PyTree:
   """What the forward pass gets of it."""
   if stage.mode == 'lora':
     return frozen_base, None
-  return frozen_base.params if stage.mode == 'frozen' else frozen_base
+  if stage.mode != 'frozen':
+    return frozen_base
+  tables = frozen_base.tables.params if frozen_base.tables else {}
+  return tables | {'blocks': frozen_base.layers.params['blocks']}
 
 
 def model_params(
@@ -112,66 +123,25 @@ def shapes(setup: Setup, stage: Stage) -> tuple[TrainState, PyTree]:
     init = functools.partial(decoder.init_params, model)
     return state, setup.place(jax.eval_shape(init, jax.random.key(0)))
   if stage.mode == 'frozen':
-    return setup.place(jax.eval_shape(_part_of(stage), state))
+    return _part(setup, state, stage, subnetwork.ahead)
   return state, None
 
 
-def _part_of(stage):
-  return functools.partial(_part, frozen=stage.frozen, trains=stage.trains)
-
-
-def _part(state, *, frozen, trains):
-  """Layers that train and leaves named in `trains`; and all the others.
-
-  The second has None for what is no parameter and mirrors none.
-  """
-
-  def pick(node, stands_still):
-    if not tree.is_params(node):
-      return None if stands_still else node
-    rows = _rows(frozen, stands_still)
-
-    def take(path, x):
-      is_stacked = depth.is_stacked(f'blocks/{path}', x.ndim)
-      return jnp.take(x, rows, axis=0) if is_stacked else x
-
-    others = {
-      name: leaf
-      for name, leaf in node.items()
-      if name != 'blocks' and (name in trains) != stands_still
-    }
-    return {**others, 'blocks': tree.map_with_path(take, node['blocks'])}
-
-  return tuple(
-    jax.tree.map(
-      functools.partial(pick, stands_still=stands_still),
-      state,
-      is_leaf=tree.is_params,
-    )
-    for stands_still in (False, True)
+def _part(setup, state, stage, call=subnetwork.run):
+  """What trains while old layers are frozen: `subnetwork.split`."""
+  aside = tuple(n for n in views.TABLES if n not in stage.trains)
+  return subnetwork.split(
+    state,
+    *_parting(setup, stage),
+    aside=[name for name in aside if name in state.params],
+    place=setup.place_leaf,
+    park=setup.place_leaf,
+    call=call,
   )
 
 
-@functools.partial(jax.jit, static_argnames='frozen')
-def _join(active, base, *, frozen):
-  places = np.argsort(
-    np.concatenate([_rows(frozen, False), _rows(frozen, True)])
-  )
-
-  def join(node, other):
-    if not tree.is_params(node):
-      return node
-
-    def merge(path, x, y):
-      if not depth.is_stacked(f'blocks/{path}', x.ndim):
-        return x
-      return jnp.take(jnp.concatenate([x, y]), places, axis=0)
-
-    blocks = tree.map_with_path(merge, node['blocks'], other['blocks'])
-    return {**other, **node, 'blocks': blocks}
-
-  return jax.tree.map(join, active, base, is_leaf=tree.is_params)
-
-
-def _rows(frozen, stands_still):
-  return np.flatnonzero(np.array(frozen) == stands_still)
+def _parting(setup, stage):
+  """The layers that train first, and how many these are."""
+  order = np.argsort(stage.frozen, kind='stable').astype(np.int32)
+  stack = subnetwork.Stack(0, stage.frozen.count(False), ())
+  return setup.replicate({'layers': jnp.array(order)}), (stack,)

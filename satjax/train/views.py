@@ -53,7 +53,7 @@ def view_of(config: Config, stage: Stage) -> View:
     scale, sparsity = stage.lora.scale, config.sparsity
     return functools.partial(_adapted, scale=scale, sparsity=sparsity)
   if stage.mode != 'all':
-    return functools.partial(_staged, stage=stage)
+    return lambda p, state, extra: (seen(stage, p, extra, state.step), None)
   if is_masked(config):
     return functools.partial(_masked, sparsity=config.sparsity)
   return plain
@@ -117,10 +117,6 @@ def plain(
   if isinstance(extra, Beside):
     return {**extra.tables, **params}, extra.extra
   return params, extra
-
-
-def _staged(params, state, extra, *, stage):
-  return seen(stage, params, extra, state.step), None
 
 
 def seen(stage: Stage, params: PyTree, base: PyTree, step: jax.Array) -> PyTree:

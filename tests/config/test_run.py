@@ -171,7 +171,7 @@ WRONG_VALUES = [
   ('sparsity.channel_multiple', 0, 'at least 1'),
   ('growth.hops', 1000, 'tuple'),
   ('growth.learning_rate', 'rewarm', "'continue' | 'restart'"),
-  ('growth.opt_state', 'keep', "'grow' | 'reset'"),
+  ('growth.opt_state', 'keep', "'grow' | 'reset_new' | 'reset'"),
   ('mesh.data', 0, 'at least 1, or -1'),
   ('mesh.data', -2, 'at least 1, or -1'),
   ('mesh.fsdp', -1, 'at least 1'),

@@ -156,6 +156,11 @@ def test_growth_that_can_not_work_is_refused(hop, said):
     assert part in text
 
 
+def test_a_wider_model_has_no_new_layers():
+  said = refusal((STEP, 'direct', 2), growth__opt_state='reset_new')
+  assert "'reset_new' is about new layers" in said
+
+
 def refusal(*hops, **changes):
   with pytest.raises(errors.ConfigError) as caught:
     make(*hops, **changes)

@@ -87,6 +87,22 @@ def test_the_system_may_stand_beside_the_turns():
   assert counts == {"field 'system'": 1}
 
 
+def test_lists_of_messages_as_prompt_and_completion():
+  """As TRL has them: what an assistant says in the prompt is only read."""
+  asked = [*TURNS, {'role': 'user', 'content': 'and you?'}]
+  record = {'prompt': asked, 'completion': [TURNS[1]]}
+  for columns in ((), ('prompt', 'completion')):
+    found, counts = read(record, *columns)
+    assert [m.content for m in found.messages] == [
+      'hello',
+      'hi',
+      'and you?',
+      'hi',
+    ]
+    learned = [m.counts for m in found.messages if m.role == 'assistant']
+    assert learned == [False, True] and counts == {}
+
+
 def test_alpaca_with_a_history():
   found, counts = read(
     {
@@ -201,6 +217,8 @@ def test_every_other_field_is_counted_by_name():
     ({'messages': [{'role': 'narrator', 'content': 'x'}]}, 'message 1: .*role'),
     ({'instruction': 'a', 'output': 'b', 'history': ['x']}, '"history" holds'),
     ({'messages': TURNS, 'tools': 'f'}, '"tools" is'),
+    ({'prompt': ['x'], 'completion': TURNS}, 'message 1: .* is no message'),
+    ({'prompt': TURNS, 'completion': 'x'}, '"prompt" is a list, not a string'),
   ],
 )
 def test_records_that_cannot_be_read(record, message):

@@ -251,6 +251,27 @@ def test_moments_follow_or_start_anew(spec, opt_state):
   assert int(grown.step) == 2
 
 
+@pytest.mark.parametrize('spec', [('stack', 2), ('interpolate', 2)])
+def test_moments_of_new_layers_alone_start_anew(spec):
+  config = make_config((2 * STEP, *spec), growth__opt_state='reset_new')
+  setup, state = started(config)
+  first, second = stages.stages(config)
+  grown, _ = staging.enter(setup, state, None, first, second)
+  is_new = np.array(second.depth.is_new)
+  sources = np.array(second.depth.layer_map)[~is_new]
+  before = tree.flatten(state.opt_state)
+  moments = {n: x for n, x in before.items() if tree.param_of(n)}
+  assert len(sources) == 2 and len(moments) > 20
+  after = tree.flatten(grown.opt_state)
+  for name, old in moments.items():
+    if not tree.param_of(name).startswith('blocks/'):
+      np.testing.assert_array_equal(after[name], old)
+      continue
+    assert not np.any(after[name][is_new]) and np.any(old)
+    np.testing.assert_array_equal(after[name][~is_new], old[sources])
+  assert int(grown.step) == 2
+
+
 def test_the_learning_rate_goes_on_or_starts_anew():
   hop = (10 * STEP, 'stack', 2)
   keys = {'optimizer__warmup_steps': 4}

@@ -70,11 +70,16 @@ def pack(
 def take_turns(
   label: str, tasks: Mapping[str, Callable[[], Any]], rounds: int
 ) -> dict[str, list[float]]:
-  """Seconds of every task in every round; odd rounds go backwards."""
-  seconds = {name: [] for name in tasks}
+  """Seconds of every task in every round; odd rounds go backwards.
+
+  All begin a round as often, for what comes first may be slower.
+  """
+  seconds, names = {name: [] for name in tasks}, list(tasks)
   with console.Progress(label, rounds, counts=True) as bar:
     for number in range(rounds):
-      for name in list(tasks)[:: -1 if number % 2 else 1]:
+      at = number // 2 % len(names)
+      order = [*names[at:], *names[:at]]
+      for name in order[:: -1 if number % 2 else 1]:
         begin = time.perf_counter()
         tasks[name]()
         seconds[name].append(time.perf_counter() - begin)

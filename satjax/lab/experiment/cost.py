@@ -1,6 +1,5 @@
 """What an experiment would run, how many FLOPs and how much disk that takes."""
 
-from collections.abc import Sequence
 import os
 import pathlib
 
@@ -13,26 +12,23 @@ _DEVICE, _UTILISATION = 'NVIDIA H200', 0.4  # of dense steps, a usual share
 _COLUMNS = 'arm', 'steps', 'tokens', 'FLOPs of a run', 'FLOPs limit', 'runs'
 
 
-def render(
-  path: str, scale: str, overrides: Sequence[str] = (), jobs: int = 1
-) -> str:
+def render(experiment: spec.Experiment, jobs: int = 1) -> str:
   """The arms of an experiment as a Markdown table; nothing runs.
 
-  What is found in a workdir does not count. ConfigError: as `run.run`.
+  What is found in a workdir does not count. ConfigError: an arm cannot be.
   """
-  experiment = spec.load(path, scale, overrides)
   scenario, nowhere = experiment.scenario, pathlib.Path(os.devnull)
   search = run_lib.plan(experiment, nowhere)
-  rows, total = [], 0.0
+  rows, last = [], run_lib.finalists(experiment, search)
   for name, of_arm in search.items():
     config = next(iter(of_arm.values())).config
-    count = len(of_arm) + len(scenario.seeds) - 1
+    count = len(of_arm) + (len(scenario.seeds) - 1) * (name in last)
     steps, found = config.train.num_steps, stretches.plan(config)
-    total += count * found.flops
     sizes = f'{steps:,}', f'{steps * config.tokens_per_step:,}'
     costs = f'{found.flops:.3e}', f'{found.speedup:.2f}x'
     rows.append([name, *sizes, *costs, str(count)])
   every = list(run_lib.every_trial(experiment, nowhere, search))
+  total = sum(trial.flops for trial in every)
   hours = total / (_UTILISATION * flops.PEAK[_DEVICE]) / 3600
   text = f'{total:.3e} FLOPs in all'
   bases = {trial.base.model for trial in every if trial.base}
@@ -44,7 +40,8 @@ def render(
   rates = ', '.join(f'{x:g}' for x in scenario.learning_rates)
   seeds = ', '.join(map(str, scenario.seeds))
   return (
-    f'{experiment.title}, scale {scale}: {len(search)} arms, learning rates'
-    f' {rates}, seeds {seeds}.\n\n{console.markdown(_COLUMNS, rows)}\n{text}.\n'
+    f'{experiment.title}, scale {experiment.scale}: {len(search)} arms,'
+    f' learning rates {rates}, seeds {seeds}.\n\n'
+    f'{console.markdown(_COLUMNS, rows)}\n{text}.\n'
     f'{disk.needed(every, jobs)}.'
   )

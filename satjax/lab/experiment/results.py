@@ -44,7 +44,7 @@ def _known_losses(arm, search):
 
 
 def _validation(arm, trial) -> float | None:
-  if trial.failure:
+  if trial.failure or not trial.is_done:
     return None
   losses = [e['validation'] for e in _known(trial)]
   return min(losses) if arm.early_stop else losses[-1]

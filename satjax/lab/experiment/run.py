@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import hashlib
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import sys
 from typing import Any
 
 from satjax import files
+from satjax.data import readers
 from satjax.lab.experiment import disk, results, spec, tasks, timing, work
 from satjax.lab.experiment.trials import Trial, make_trial, total_flops
 from satjax.lab.report import markdown, plots
@@ -18,31 +21,28 @@ Search = dict[str, dict[float, Trial]]  # by arm and learning rate
 
 
 def run(
-  path: str,
+  experiment: spec.Experiment,
   workdir: str | os.PathLike,
   *,
-  scale: str,
   jobs: int = 1,
   out: str | os.PathLike | None = None,
-  overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Runs what of an experiment has not run yet; its result, as in the file.
 
   Args:
-    path: of the experiment file.
+    experiment: of `spec.load`.
     workdir: of bases, runs and timings, which experiments share.
-    scale: one of `spec.SCALES`.
     jobs: runs at a time.
     out: folder of NAME.json, NAME.md and plots; None: `workdir`/results.
-    overrides: `--config.group.key=value`, of every run but the base's.
 
   Raises:
-    ConfigError: the file, or an arm of it, cannot be.
+    ConfigError: an arm cannot be.
+    DataError: no file is where text should be.
     StorageError: there is too little disk, or it cannot be written.
     Preempted: asked to stop; the same command goes on.
   """
-  experiment = spec.load(path, scale, overrides)
-  folder = pathlib.Path(workdir).resolve() / scale
+  texts = _files(experiment.scenario.config.data)
+  folder = pathlib.Path(workdir).resolve() / experiment.scale
   search = plan(experiment, folder)
   need = disk.needed(every_trial(experiment, folder, search), jobs)
   disk.check(need, folder)
@@ -50,6 +50,14 @@ def run(
     print(f'{experiment.name}: {need}', file=sys.stderr)
     _make_bases(pool, search)
     timed = _measure(pool, experiment, folder, search)
+    each = every_trial(experiment, folder, search)
+    times = (timing.seconds(trial.config, timed) for trial in each)
+    hours = sum(x[-1] for x in times if x is not None) / 3600
+    print(
+      f'{experiment.name}: {hours:.1f} hours of steps that were timed;'
+      ' compiling and evaluating come on top',
+      file=sys.stderr,
+    )
     _train(pool, 'learning rates', _flat(search))
     for _ in range(experiment.scenario.widen):
       _train(pool, 'more learning rates', widened(experiment, folder, search))
@@ -59,9 +67,21 @@ def run(
       for name, of_arm in search.items()
     }
     _train(pool, 'seeds', [t for arm in arms.values() for t in arm.all])
-  value = results.result(experiment, arms, timed)
-  write(value, pathlib.Path(out) if out else folder.parent / 'results' / scale)
+  value = results.result(experiment, arms, timed) | {'files': texts}
+  usual = folder.parent / 'results' / experiment.scale
+  write(value, pathlib.Path(out) if out else usual)
   return value
+
+
+def _files(data: Any) -> dict[str, str]:
+  """SHA-256 of files that runs read, by name; what Python brings has none."""
+  found = {}
+  for source in dict.fromkeys((*data.train, *data.eval)):
+    is_files = source.partition(':')[0] in readers.READERS
+    for file in readers.matching(source) if is_files else ():
+      with readers.opened(file.path) as handle:
+        found[file.name] = hashlib.file_digest(handle, 'sha256').hexdigest()
+  return found
 
 
 def write(value: dict[str, Any], folder: pathlib.Path) -> None:
@@ -92,13 +112,15 @@ def every_trial(
   experiment: spec.Experiment, folder: pathlib.Path, search: Search
 ) -> Iterator[Trial]:
   """The search, and the other seeds: before it is done, in size alone."""
+  last = finalists(experiment, search)
   for name, of_arm in search.items():
+    is_last = name in last
     if all(trial.is_done for trial in of_arm.values()):
-      yield from _with_seeds(experiment, folder, name, of_arm).all
+      yield from _with_seeds(experiment, folder, name, of_arm, all=is_last).all
       continue
     yield from of_arm.values()
     some = next(iter(of_arm.values()))
-    for seed in experiment.scenario.seeds[1:]:
+    for seed in experiment.scenario.seeds[1:] if is_last else ():
       yield dataclasses.replace(some, path=some.path / str(seed))
 
 
@@ -140,23 +162,21 @@ def _measure(
   experiment: spec.Experiment,
   folder: pathlib.Path,
   search: Search,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
   """Step times of everything that runs; alone on the machine, and once."""
-  scenario = experiment.scenario
-  if scenario.family != 'sat':
-    return None
-  dense = next(iter(search[scenario.reference].values())).config
-  path = folder / 'timing' / f'{timing.dense_cell(dense).key}.json'
+  dense = next(iter(search[experiment.scenario.reference].values())).config
+  reference = timing.dense_cell(dense).key
+  path = folder / 'timing' / f'{reference}.json'
   old = json.loads(path.read_text()) if path.exists() else None
   wanted = {
     cell.key: cell
     for trial in _flat(search)
     for cell in timing.cells(trial.config) or ()
-    if not old or cell.key not in old['cells']
+    if cell.key not in (old['cells'] if old else (reference,))
   }
   if not wanted:
     return old
-  rounds = timing.ROUNDS[experiment.scale]
+  turns = timing.TURNS.get(experiment.scale, timing.USUAL)
   path.parent.mkdir(parents=True, exist_ok=True)
   for cells in timing.groups(dense, list(wanted.values())):
     task = work.Task(
@@ -164,7 +184,7 @@ def _measure(
       1.0,
       folder / 'timing' / 'log.txt',
       timing.measure,
-      (dense, cells, rounds),
+      (dense, cells, *turns),
     )
     (new,) = pool.run('timing', [task])
     old = timing.merge(old, new)
@@ -189,16 +209,20 @@ def widened(
   return added
 
 
-def finalists(experiment: spec.Experiment, search: Search) -> set[str]:
-  """The arms that all seeds are run of: see `spec.Scenario`."""
+def finalists(experiment: spec.Experiment, search: Search) -> list[str]:
+  """The arms that all seeds are run of: see `spec.Scenario`.
+
+  Of a search that is not done, as many as there will be.
+  """
   scenario = experiment.scenario
-  always = {*experiment.frontier, *(arm.name for arm in scenario.baselines)}
+  always = [*experiment.frontier, *(arm.name for arm in scenario.baselines)]
   others = {
-    name: loss
-    for name in search.keys() - always
-    if (loss := results.best_loss(experiment.arms[name], search[name]))
+    name: results.best_loss(experiment.arms[name], of_arm)
+    for name, of_arm in search.items()
+    if name not in always
   }
-  return always | {*sorted(others, key=others.get)[: scenario.finalists]}
+  ordered = sorted(others, key=lambda name: others[name] or math.inf)
+  return always + ordered[: scenario.finalists]
 
 
 def _with_seeds(
@@ -206,7 +230,7 @@ def _with_seeds(
   folder: pathlib.Path,
   name: str,
   of_arm: dict[float, Trial],
-  all: bool = True,
+  all: bool,
 ) -> results.Trials:
   """The trials of an arm whose search is done: the best rate, its seeds."""
   arm, scenario = experiment.arms[name], experiment.scenario

@@ -131,10 +131,13 @@ class Experiment(NamedTuple):
     return tuple(map(self.scenario.named, sorted(self.scenario.lengths)))
 
 
-def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
+def load(
+  path: str, scale: str, overrides: Sequence[str] = (), data: str = ''
+) -> Experiment:
   """Reads an experiment file, which is executed, at one of `SCALES`.
 
-  `overrides` are `--config.group.key=value`, of the scenario's configuration.
+  `overrides` are `--config.group.key=value`, of the scenario's configuration;
+  `data` is a source that its runs train on and are judged by, not its own.
 
   Raises:
     ConfigError: there is no such file, it fails, or lacks something.
@@ -157,6 +160,9 @@ def load(path: str, scale: str, overrides: Sequence[str] = ()) -> Experiment:
 
   with config_file.explained(file, _ASKS):
     scenario = module.scenario(scale)
+    if data:
+      values = scenario.config.data
+      values.train, values.eval = (data,), (data, *values.eval[1:])
     config = config_file.override(scenario.config, overrides)
     if config.model.init_from and scenario.base is not None:
       raise errors.ConfigError(

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from satjax import flops, runtime
-from satjax.config import history
+from satjax.config import history, stages
 from satjax.config.run import Config
 from satjax.lab.bench import arms as bench_arms
 from satjax.lab.bench import groups as bench_groups
@@ -25,8 +25,9 @@ from satjax.lab.experiment.trials import digest
 from satjax.train import phases
 from satjax.train import setup as setup_lib
 
-ROUNDS = {'smoke': 2, 'cpu': 15, 'llm': 5, 'gpu': 15, 'paper': 15}
-_STEPS = 2  # of an arm at a time
+# By scale: how often arms take turns, and for how many steps each time.
+TURNS = {'smoke': (2, 2), 'llm': (9, 1)}
+USUAL = (15, 2)
 _ROOM = 8e9  # bytes of states that take turns with the dense one
 # Settings that change which neurons take part, not the program that trains.
 _CHOICE = {
@@ -38,6 +39,10 @@ _CHOICE = {
   'stale_scores': False,
 }
 _WITH_LAYERS = {'heads': 'magnitude', 'mlp': 'magnitude', 'layers': 'uniform'}
+_SCHEDULE = {
+  **{'schedule': 'cosine', 'peak_lr': 1e-3, 'end_lr': 1e-4},
+  **{'warmup_steps': 1, 'decay_steps': 0},
+}
 _CONSTANT = {'shape': 'ladder', 'split': 1.0, 'rungs': 1, 'warm_start': 0.0}
 # Of a dense step, whatever else the run does at other times.
 _PLAIN = {
@@ -77,9 +82,10 @@ def dense_cell(config: Config) -> Cell:
 def cells(config: Config) -> list[Cell] | None:
   """The cell of every step of a run, and of a refresh before it, in order.
 
-  None for runs that grow, which are compared by FLOPs.
+  None where a stage has a program of its own, such as that of frozen layers:
+  it is compared by FLOPs.
   """
-  if config.growth.hops:
+  if {stage.mode for stage in stages.stages(config)} - {'all', 'lora'}:
     return None
   result = []
   for step in range(config.train.num_steps):
@@ -94,8 +100,14 @@ def cells(config: Config) -> list[Cell] | None:
 def _cell(config, phase, is_refresh) -> Cell:
   values = config.to_dict()
   values['model'] |= {'init_from': ''}
+  if config.growth.hops:
+    stage = phase.stage
+    values['growth'] |= {'hops': ()}
+    values['model'] = dataclasses.asdict(stage.model) | {'init_from': ''}
+    values['data'] |= {'seq_len': stage.seq_len}
+    values['train'] |= {'batch_size': stage.batch_size}
   values['data'] |= {'seed': 0, 'held_out': 0.05, 'test': 0.0}
-  values['optimizer'] |= {'peak_lr': 1e-3, 'end_lr': 1e-4, 'warmup_steps': 1}
+  values['optimizer'] |= _SCHEDULE
   values['train'] |= {'num_steps': 1000, 'seed': 0, 'eval_every': 0}
   # A refresh is that of the first rung: what there is to choose from is equal.
   rung = phase.rung if not is_refresh else _widest_cut(config)
@@ -130,10 +142,10 @@ def _rates(config, phase) -> dict[str, float]:
     ('heads', 'head_rate', lambda layer: 1 - layer.heads / whole[0]),
     ('mlp', 'channel_rate', lambda layer: 1 - layer.channels / whole[1]),
   ):
-    scales = phases.layer_scales(config, axis, phase.num_layers)
+    scales = config.sparsity.scale(axis, phase.num_layers)
     scale = max(scales)
     found[key] = count(layers[scales.index(scale)]) / scale
-  scales = phases.layer_scales(config, 'layers', phase.num_layers)
+  scales = config.sparsity.scale('layers', phase.num_layers)
   return found | {'layer_rate': sum(phase.omitted) / (sum(scales) or 1)}
 
 
@@ -161,8 +173,12 @@ def groups(dense: Config, wanted: list[Cell]) -> list[list[Cell]]:
   return [wanted[n : n + few] for n in range(0, len(wanted), few)]
 
 
-def measure(dense: Config, wanted: list[Cell], rounds: int) -> dict[str, Any]:
+def measure(
+  dense: Config, wanted: list[Cell], rounds: int, steps: int
+) -> dict[str, Any]:
   """Times cells against the dense step; weights and tokens are random.
+
+  Each of `rounds` times, an arm makes `steps` steps.
 
   Returns:
     'dense_seconds' of a step; 'noise', how far two equal arms stray; 'cells',
@@ -175,15 +191,15 @@ def measure(dense: Config, wanted: list[Cell], rounds: int) -> dict[str, Any]:
   tasks = {}
   for name, cell in visited.items():
     arm = bench_arms.open_arm(setup_lib.make_setup(cell.config))
-    steps = functools.partial(arm.steps, _STEPS)
-    tasks[name] = arm.refresh if cell.is_refresh else steps
-    steps()  # warm, as the task itself
+    train = functools.partial(arm.steps, steps)
+    tasks[name] = arm.refresh if cell.is_refresh else train
+    train()  # warm, as the task itself
     tasks[name]()
   times = bench_groups.take_turns('steps', tasks, rounds)
-  step = np.array(times.pop('dense')) / _STEPS
+  step = np.array(times.pop('dense')) / steps
   ratios = {
     name: bench_table.spread(
-      np.array(of) / (1 if visited[name].is_refresh else _STEPS) / step
+      np.array(of) / (1 if visited[name].is_refresh else steps) / step
     )
     for name, of in times.items()
   }
@@ -193,7 +209,7 @@ def measure(dense: Config, wanted: list[Cell], rounds: int) -> dict[str, Any]:
     'noise': bench_table.noise_floor(again),
     'rounds': rounds,
     'cores': len(runtime.cores()),
-    'cells': {first.key: bench_table.spread(np.ones(1)), **ratios},
+    'cells': {**ratios, first.key: bench_table.spread(np.ones(1))},
   }
   jax.clear_caches()
   return result

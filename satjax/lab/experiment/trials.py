@@ -169,8 +169,9 @@ def _configure(scenario, arm, learning_rate, seed) -> Config:
 
     every = train['eval_every'] and scaled(train['eval_every'])
     train = train | {'num_steps': steps, 'eval_every': every}
-    warmup = {'warmup_steps': scaled(optimizer['warmup_steps'])}
-    changed = {'train': train, 'optimizer': optimizer | warmup}
+    parts = ('warmup_steps', 'decay_steps')
+    parts = {n: scaled(optimizer[n]) for n in parts if optimizer[n]}
+    changed = {'train': train, 'optimizer': optimizer | parts}
     return Config.from_dict(whole | changed)
 
   if arm.equal == 'steps':

@@ -231,6 +231,8 @@ def notes(result: Result) -> Iterator[str]:
       ' cost; outside of them nothing is compared.'
     )
   yield from _notes_on_time(result)
+  for name, digest in result.get('files', {}).items():
+    yield f'SHA-256 of {name}: {digest}.'
   yield from result['notes']
   environment = result['environment']
   packages = ', '.join(f'{n} {v}' for n, v in environment['packages'].items())

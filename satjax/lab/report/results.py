@@ -83,6 +83,7 @@ _RESULT = {
   'learning_rates': [float],
   'process_seconds': _NUMBER,
   'source': str,
+  'files?': {str: str},
   'reference': str,
   'frontier': [str],
   'arms': {str: dict},

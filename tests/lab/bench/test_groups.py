@@ -55,13 +55,11 @@ def test_arms_of_unknown_size_come_first_and_alone():
 def test_turns_go_back_and_forth():
   order = []
   tasks = {name: lambda n=name: order.append(n) for name in 'abc'}
-  seconds = bench_groups.take_turns('test', tasks, 3)
-  assert ''.join(order) == 'abccbaabc'
-  assert {name: len(values) for name, values in seconds.items()} == {
-    'a': 3,
-    'b': 3,
-    'c': 3,
-  }
+  seconds = bench_groups.take_turns('test', tasks, 6)
+  assert ''.join(order) == 'abccbabcaacbcabbac'
+  assert {name: len(of) for name, of in seconds.items()} == dict.fromkeys(
+    'abc', 6
+  )
 
 
 def test_the_second_compile_finds_the_first_on_disk():

@@ -50,7 +50,7 @@ def test_a_wrong_setting_is_refused_before_anything_runs(
 
 @pytest.mark.parametrize('file', ['sat_cpt', 'sat_sft', 'growth_factor'])
 def test_the_papers_sizes_have_a_cost(file):
-  text = cost.render(str(FOLDER / f'{file}.py'), 'paper')
+  text = cost.render(spec.load(str(FOLDER / f'{file}.py'), 'paper'))
   assert 'hours of one NVIDIA H200' in text
   if file.startswith('sat'):
     assert '| SAT, 7B |' in text and '| SAT, 13B |' in text

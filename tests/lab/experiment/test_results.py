@@ -118,9 +118,12 @@ def test_other_seeds_are_of_the_best_arms(experiment, tmp_path):
   own = experiment._replace(arms=experiment.arms | arms)
   level = dict.fromkeys(own.arms, 9.0) | {'a': 3.0, 'b': 1.0, 'c': 2.0}
   search = searched(own, tmp_path / '0', dict.fromkeys(own.arms, 1.0), level)
-  assert run_lib.finalists(own, search) == {*own.arms}
+  assert {*run_lib.finalists(own, search)} == {*own.arms}
   always = {*own.frontier, *(arm.name for arm in own.scenario.baselines)}
   for count, expected in ((0, set()), (2, {'b', 'c'})):
     scenario = dataclasses.replace(own.scenario, finalists=count)
-    found = run_lib.finalists(own._replace(scenario=scenario), search)
-    assert found == always | expected
+    own = own._replace(scenario=scenario)
+    assert {*run_lib.finalists(own, search)} == always | expected
+    # Before anything has run: as many.
+    nothing = run_lib.plan(own, tmp_path / '1')
+    assert len(run_lib.finalists(own, nothing)) == len(always) + count

@@ -1,5 +1,6 @@
 """Whole experiments at scale smoke: run, stopped, run again; all files."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -50,10 +51,20 @@ def mine(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def finished(mine, tmp_path_factory):
+def text(tmp_path_factory):
+  """Files of a user's own, as a source."""
+  folder = tmp_path_factory.mktemp('text')
+  library = sorted(pathlib.Path(os.__file__).parent.glob('*.py'))
+  for path in library[:80]:
+    (folder / f'{path.stem}.txt').write_text(path.read_text()[:4000])
+  return f'text:{folder}/*.txt'
+
+
+@pytest.fixture(scope='module')
+def finished(mine, text, tmp_path_factory):
   """A workdir, and what an uninterrupted experiment gave."""
   workdir = tmp_path_factory.mktemp('workdir')
-  return workdir, run_lib.run(mine, workdir, scale='smoke')
+  return workdir, run_lib.run(spec.load(mine, 'smoke', data=text), workdir)
 
 
 def final_losses(result):
@@ -63,16 +74,22 @@ def final_losses(result):
   }
 
 
-def test_results_are_written_and_have_every_arm(finished):
+def test_results_are_written_and_have_every_arm(finished, text):
   workdir, result = finished
   folder = workdir / 'results' / 'smoke'
   assert json.loads((folder / 'mine.json').read_text()) == result
-  assert '| SAT |' in (folder / 'mine.md').read_text()
+  table = (folder / 'mine.md').read_text()
+  assert '| SAT |' in table
   assert (folder / 'mine_loss_and_cost.png').exists()
   sat = result['arms']['SAT']
   assert sat['seconds'] > 0 and sat['flops'] < result['arms']['dense']['flops']
   assert sat['loss']['mean'] == sat['runs'][0]['test'] > 0
   assert sat['visits']['selections'] > 0
+  # Which text it was, whatever becomes of it.
+  files = pathlib.Path(text.partition(':')[2]).parent.iterdir()
+  expected = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+  assert result['source'] == text and result['files'] == expected
+  assert f'SHA-256 of abc.txt: {expected["abc.txt"]}' in table
   # Nothing that a finished experiment could go on from.
   assert not [p for kind in checkpoint.KINDS for p in workdir.rglob(kind)]
 
@@ -84,20 +101,21 @@ def test_an_arm_that_diverges_stays_in_the_table(finished):
   assert arm['runs'] == []
 
 
-def test_a_second_run_trains_nothing(finished, mine):
+def test_a_second_run_trains_nothing(finished, mine, text):
   workdir, result = finished
   before = {
     path: path.stat().st_mtime_ns for path in workdir.rglob('metrics.jsonl')
   }
-  again = run_lib.run(mine, workdir, scale='smoke')
+  again = run_lib.run(spec.load(mine, 'smoke', data=text), workdir)
   assert len(before) > 3
   assert {path: path.stat().st_mtime_ns for path in before} == before
   assert again['arms'] == result['arms']
 
 
-def test_stopped_it_goes_on_and_ends_alike(finished, mine, tmp_path):
+def test_stopped_it_goes_on_and_ends_alike(finished, mine, text, tmp_path):
   command = [sys.executable, '-m', 'satjax', 'experiment', mine]
   command += [f'--workdir={tmp_path}', '--scale=smoke', '--jobs=2']
+  command.append(f'--data={text}')
   process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
   deadline = time.monotonic() + 240
   while not [*tmp_path.rglob('smoke/runs/*/metrics.jsonl')]:
@@ -107,7 +125,7 @@ def test_stopped_it_goes_on_and_ends_alike(finished, mine, tmp_path):
   _, message = process.communicate(timeout=120)
   assert process.returncode == 75, message
   assert re.search(r'^satjax: .*run the same command again', message, re.M)
-  result = run_lib.run(mine, tmp_path, scale='smoke')
+  result = run_lib.run(spec.load(mine, 'smoke', data=text), tmp_path)
   assert final_losses(result) == final_losses(finished[1])
 
 
@@ -118,7 +136,7 @@ def shared(tmp_path_factory):
 
 @pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
 def test_every_experiment_runs_at_scale_smoke(file, shared):
-  result = run_lib.run(str(file), shared, scale='smoke')
+  result = run_lib.run(spec.load(str(file), 'smoke'), shared)
   failed = {n: a['failed'] for n, a in result['arms'].items() if a['failed']}
   assert not failed
   assert len(result['claims']) == len(spec.load(str(file), 'smoke').claims)

@@ -81,11 +81,29 @@ def test_layers_that_are_left_out_have_cells_too():
   assert refreshes[0].config.sparsity.metric('layers') == 'cyclic'
 
 
-def test_runs_that_grow_have_no_seconds():
+def grown(operator='stack', **options):
   scenario = scenarios.growth('smoke')
-  arm = spec.Arm('', arms.deepen(scenario))
-  run = trials.make_trial(pathlib.Path(), scenario, arm, 1e-3, 0)
-  assert timing.cells(run.config) is None
+  arm = spec.Arm('', arms.deepen(scenario, operator, share=0.5, **options))
+  return trials.make_trial(pathlib.Path(), scenario, arm, 1e-3, 0).config
+
+
+def test_runs_that_grow_have_a_cell_a_model():
+  config = grown()
+  first, *_, last = timing.cells(config)
+  assert first.config.model.num_layers * scenarios.FACTOR == 4
+  assert last.config.model.num_layers == 4
+  scratch = scenarios.growth('smoke')
+  own = trials.make_trial(
+    pathlib.Path(), scratch, spec.Arm('', {}), 1e-3, 0
+  ).config
+  assert last.key == timing.dense_cell(own).key != first.key
+  steps = [cell.config.model.num_layers for cell in timing.cells(config)]
+  hop = config.growth.hops[0][0] // config.tokens_per_step
+  assert steps == [1] * hop + [4] * (config.train.num_steps - hop)
+
+
+def test_stages_with_a_program_of_their_own_have_no_seconds():
+  assert timing.cells(grown('random', ramp_tokens=512)) is None
 
 
 def test_seconds_are_the_sum_of_steps_and_refreshes():
@@ -114,7 +132,7 @@ def test_new_cells_join_old_ones_which_stay():
 def test_cells_are_timed_in_turns():
   config = make_config(scenarios.SAT)
   cells = {cell.key: cell for cell in timing.cells(config)[:2]}
-  found = timing.measure(make_config({}), [*cells.values()], 2)
+  found = timing.measure(make_config({}), [*cells.values()], 2, 1)
   dense = timing.cells(make_config({}))[0].key
   assert found['cells'].keys() == {*cells, dense}
   assert found['cells'][dense]['median'] == 1.0

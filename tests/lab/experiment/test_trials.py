@@ -41,12 +41,14 @@ def test_the_folder_does_not_depend_on_where_the_workdir_is(tmp_path):
 
 def test_a_length_scales_schedule_and_evaluations(tmp_path):
   scenario = scenarios.small_data('cpu')
+  scenario.config.optimizer.update({'schedule': 'wsd', 'decay_steps': 0.2})
   whole = make_trial(tmp_path, spec.Arm('', {}), scenario).config
   half = make_trial(tmp_path, spec.Arm('', {}, length=0.5), scenario).config
   for read in (
     lambda c: c.train.num_steps,
     lambda c: c.train.eval_every,
     lambda c: c.optimizer.warmup_steps,
+    lambda c: c.optimizer.decay_steps,
   ):
     assert abs(read(half) - read(whole) / 2) <= 0.5
 

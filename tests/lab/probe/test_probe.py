@@ -196,7 +196,7 @@ def test_a_run_leaves_out_what_the_allocation_says():
   model, length = config.model, config.data.seq_len
   expected = flops.train_flops_per_token(model, length, found.kept)
   assert executed == pytest.approx(expected)
-  scores = phases.layer_scales(config, 'layers', 6)
+  scores = config.sparsity.scale('layers', 6)
   assert tuple(x > 0 for x in scores) == left_out
 
 
