@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from configs import llama2_7b_cpt, llama2_13b_cpt
 from configs.methods import METHODS
-from experiments.scenarios import FACTOR, SAT, rates
+from experiments.scenarios import EXACT, FACTOR, SAT, SHALLOW, rates
 from satjax.lab.experiment import spec
 
 _FORWARDS = {'SAT': 'skip', 'SAT, mean': 'mean', 'SAT, exact': 'exact'}
@@ -254,3 +254,124 @@ def widen(
 def add_grown(add, name: str, overrides: dict[str, object], **how) -> None:
   """An arm with the FLOPs of the run from scratch, its base included."""
   add(name, overrides, equal='flops', **how)
+
+
+SHARES = (0.1, 0.3, 0.5, 0.8)  # of the tokens from scratch: when growth happens
+
+
+def add_when(add, scenario: spec.Scenario) -> None:
+  """One hop, at every time, from 1, 2 and 4 layers."""
+  most = scenario.config.model.num_layers
+  for layers in (n for n in (1, 2, 4) if n < most):
+    for share in SHARES:
+      add_grown(
+        add,
+        _hop_name(layers, share),
+        deepen(scenario, factor=most // layers, share=share),
+        label={'layers before': layers, 'share of the tokens': share},
+      )
+
+
+def _hop_name(layers: int, share: float) -> str:
+  return f'from {layers}, at {share:.0%}'
+
+
+def when(schedule: str) -> tuple[spec.Claim, ...]:
+  """What three papers advise, which contradict each other."""
+  late = (
+    spec.Claim(
+      'one growth at 80 % from one layer reaches what scratch does in as many'
+      ' steps',
+      'arXiv 2511.04981, under WSD',
+      'within 0.5 % of the loss',
+      (spec.Expect(_hop_name(1, 0.8), 'not above', 'steps'),),
+    ),
+    spec.Claim(
+      'growing late from one layer ends below growing early from a quarter',
+      'arXiv 2511.04981 against Du et al., 2024',
+      '',
+      (spec.Expect(_hop_name(1, 0.8), 'below', _hop_name(2, 0.1)),),
+    ),
+  )
+  return (
+    spec.Claim(
+      'stacking early by four beats scratch at equal FLOPs',
+      'Du et al., 2024, figure 5',
+      '1.41 to 1.55 times as fast',
+      (spec.Expect(_hop_name(2, 0.1), 'below', 'flops'),),
+    ),
+    spec.Claim(
+      'growing by two beats growing by four, and by eight',
+      'arXiv 2605.13405: at most twice as deep',
+      '',
+      (
+        spec.Expect(_hop_name(4, 0.1), 'below', _hop_name(2, 0.1)),
+        spec.Expect(_hop_name(4, 0.1), 'below', _hop_name(1, 0.1)),
+      ),
+    ),
+    *(late if schedule == 'wsd' else ()),
+    spec.Claim(
+      'growth beats the shallow model, trained on for the same FLOPs',
+      'ours: else nobody needs the deep model',
+      '',
+      (spec.Expect(_hop_name(2, 0.1), 'below', SHALLOW),),
+    ),
+  )
+
+
+_LAYERS = {'sparsity.importance': {'layers': 'uniform'}}
+_TIMES = {
+  'constant': {'sparsity.split': 1.0, 'sparsity.rungs': 1},
+  'falling': {'sparsity.split': 1 / 3},
+  'rising': {'sparsity.split': 1 / 3, 'sparsity.shape': 'reversed'},
+}
+
+
+def add_dropped(add, scenario: spec.Scenario) -> None:
+  """Layers dropped over a run in three ways, alike or by depth; and SAT."""
+  del scenario
+  for when, changes in _TIMES.items():
+    for where, rate, scale in (('alike', 0.25, ()), ('by depth', 0.5, 'depth')):
+      add(
+        f'{when}, {where}',
+        changes
+        | _LAYERS
+        | {'sparsity.layer_rate': rate, 'sparsity.layer_scale': scale},
+        group='layers dropped',
+      )
+  exact = {'sparsity.layer_rate': 0.5, **_TIMES['constant'], **_LAYERS, **EXACT}
+  add('layers, exact', exact, group='layers dropped')
+  add('SAT', SAT, group='heads and channels')
+  add('SAT, exact', SAT | EXACT, group='heads and channels')
+
+
+def dropped() -> tuple[spec.Claim, ...]:
+  """What is said of training from scratch with layers left out."""
+  names = [f'{t}, {w}' for t in _TIMES for w in ('alike', 'by depth')]
+  return (
+    spec.Claim(
+      'dropping layers by a schedule beats dense training of as many steps',
+      "Don't Drop Dropout, ICML 2026",
+      'a lower loss with 20 % fewer FLOPs',
+      tuple(spec.Expect(name, 'below', 'steps') for name in names),
+    ),
+    spec.Claim(
+      'it ends below dense training of the same FLOPs',
+      'ours',
+      '',
+      tuple(spec.Expect(name, 'below', 'flops') for name in names),
+    ),
+    worthwhile([*names, 'layers, exact', 'SAT', 'SAT, exact']),
+    spec.Claim(
+      'a rate that falls beats one that rises',
+      'ours: LORS against progressive layer dropping',
+      '',
+      (spec.Expect('falling, alike', 'below', 'rising, alike'),),
+    ),
+    spec.Claim(
+      'rates by depth beat equal ones',
+      'stochastic depth; progressive layer dropping, arXiv 2010.13369',
+      '',
+      (spec.Expect('constant, by depth', 'below', 'constant, alike'),),
+    ),
+  )

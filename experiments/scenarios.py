@@ -25,7 +25,8 @@ from configs import (
   tinyllama_1b_cpt,
   tinyllama_1b_sft,
 )
-from satjax import errors
+from satjax import errors, flops
+from satjax.config.run import Config
 from satjax.lab.experiment import spec
 
 DOCS, CODE, ANSWERS = 'stdlib:docs', 'stdlib:code', 'stdlib:docstrings'
@@ -323,6 +324,48 @@ def growth(
   middle = 6e-4 if scale == 'gpu' else 5e-3
   rates = (middle / 2, middle, 2 * middle)
   return _scenario(name, 'growth', config, None, rates, _GROWTH_LENGTHS, scale)
+
+
+def scratch(
+  scale: str, tokens: int, *, schedule: str = 'cosine', family: str = 'growth'
+) -> spec.Scenario:
+  """Pre-training from random weights, for so many tokens a parameter.
+
+  Half as wide as `growth`, so that many tokens a parameter are few in all. At
+  smoke there are as few as ever.
+
+  Args:
+    scale: of the experiment; not llm, not paper.
+    tokens: a parameter.
+    schedule: 'cosine', whose rate begins anew after growth; or 'wsd', whose
+      rate holds on until it decays over the last fifth.
+    family: 'growth'; or 'sat', where arms leave units out.
+  """
+  # At smoke all are one: files share their runs.
+  name = f'{family}-{tokens if scale != "smoke" else 0}-{schedule}'
+  found = growth(scale, name, width=0.5)
+  config = found.config
+  if scale != 'smoke':
+    many = tokens * flops.num_params(Config.from_dict(config).model)
+    config.train.num_steps = round(many / found.tokens_per_step)
+  _anneal(config, 2e-3)
+  if schedule == 'wsd':
+    config.optimizer.schedule, config.optimizer.decay_steps = 'wsd', 0.2
+    config.growth.opt_state, config.growth.learning_rate = 'grow', 'continue'
+  found = dataclasses.replace(
+    found,
+    widen=0 if scale == 'smoke' else 3,
+    finalists=3 if tokens > 20 else None,  # others have one seed
+  )
+  if family == 'growth':
+    return found
+  uniform = SAT | {'sparsity.importance': 'uniform'}
+  return dataclasses.replace(
+    found,
+    family='sat',
+    lengths=_LENGTHS if scale != 'smoke' else (0.3, 1.0),
+    baselines=(spec.Arm('uniform', uniform, 'baselines'),),
+  )
 
 
 def _paper(name, config) -> spec.Scenario:

@@ -1,0 +1,23 @@
+"""When to grow, and from how few layers: 80 tokens a parameter, WSD.
+
+Claim     stacking early by four; one growth at 80 % of the tokens from one
+          layer; at most by two, and only on few tokens: each paper says one.
+Source    Du et al., 2024; arXiv 2511.04981; arXiv 2605.13405.
+Runs      a hop after 10, 30, 50 or 80 % of the tokens, from 1, 2 or 4 of 8
+          layers, against scratch at equal FLOPs and at equal time, and against
+          the shallow model that never grows.
+Cost      cpu: about six hours on two cores; not at paper.
+Command   satjax experiment experiments/growth_when_80_wsd.py --scale=cpu \\
+            --workdir=runs/experiments --jobs=2
+Result    experiments/results/growth_when_80_wsd.md
+"""
+
+import functools
+
+from experiments import arms, scenarios
+
+TITLE = 'When to grow: 80 tokens a parameter, WSD'
+PAPER = None
+CLAIMS = arms.when('wsd')
+scenario = functools.partial(scenarios.scratch, tokens=80, schedule='wsd')
+sweep = arms.add_when
