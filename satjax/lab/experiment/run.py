@@ -186,8 +186,11 @@ def _measure(
       timing.measure,
       (dense, cells, *turns),
     )
-    (new,) = pool.run('timing', [task])
-    old = timing.merge(old, new)
+    found = pool.run('timing', [task])
+    for _ in range(timing.AGAIN if turns[0] > 2 else 0):
+      if found[-1]['noise'] > timing.QUIET:  # others were at work
+        found += pool.run('timing, again', [task])
+    old = timing.merge(old, min(found, key=lambda each: each['noise']))
     files.write_json(path, old)
   return old
 

@@ -28,6 +28,8 @@ from satjax.train import setup as setup_lib
 # By scale: how often arms take turns, and for how many steps each time.
 TURNS = {'smoke': (2, 2), 'llm': (9, 1)}
 USUAL = (15, 2)
+# What is noisier is measured again, so often at most; the quietest counts.
+QUIET, AGAIN = 0.1, 2
 _ROOM = 8e9  # bytes of states that take turns with the dense one
 # Settings that change which neurons take part, not the program that trains.
 _CHOICE = {

@@ -127,3 +127,40 @@ def test_other_seeds_are_of_the_best_arms(experiment, tmp_path):
     # Before anything has run: as many.
     nothing = run_lib.plan(own, tmp_path / '1')
     assert len(run_lib.finalists(own, nothing)) == len(always) + count
+
+
+class Clock:
+  """A pool whose every measurement has the next noise."""
+
+  def __init__(self, *noises):
+    self.noises = list(noises)
+
+  def run(self, label, tasks):
+    del label
+    dense, cells, *_ = tasks[0].arguments
+    noise = self.noises.pop(0)
+    cells = [*cells, run_lib.timing.dense_cell(dense)]
+    named = {cell.key: {'median': noise} for cell in cells}
+    return [{'noise': noise, 'dense_seconds': 1.0, 'cells': named}]
+
+
+@pytest.mark.parametrize(
+  'scale, noises, left, kept',
+  [
+    ('cpu', (0.05, 9), 1, 0.05),
+    ('cpu', (0.4, 0.08, 9), 1, 0.08),
+    ('cpu', (0.3, 0.5, 0.4, 9), 1, 0.3),
+    ('smoke', (0.4, 9), 1, 0.4),
+  ],
+)
+def test_what_is_noisy_is_measured_again(
+  experiment, tmp_path, monkeypatch, scale, noises, left, kept
+):
+  monkeypatch.setattr(run_lib.timing, 'groups', lambda dense, cells: [cells])
+  own, clock = experiment._replace(scale=scale), Clock(*noises)
+  search = run_lib.plan(own, tmp_path)
+  found = run_lib._measure(clock, own, tmp_path, search)
+  assert len(clock.noises) == left
+  assert {cell['median'] for cell in found['cells'].values()} == {kept}
+  # What is there is not measured again.
+  assert run_lib._measure(Clock(), own, tmp_path, search) == found
