@@ -80,7 +80,7 @@ def losses_of(arm: Mapping[str, Any]) -> Losses:
 
 def judge(
   claim: spec.Claim, arms: Mapping[str, Any], reference: str
-) -> dict[str, str]:
+) -> dict[str, Any]:
   """A claim with what was found; `arms` and `reference`: of a result."""
   found = [_expectation(expect, arms, reference) for expect in claim.expects]
   true = [is_true for is_true, _ in found]
@@ -94,43 +94,47 @@ def judge(
     'claim': claim.text,
     'source': claim.source,
     'paper': claim.paper,
-    'ours': '; '.join(text for _, text in found),
+    'comparisons': [comparison for _, comparison in found],
     'verdict': verdict,
   }
 
 
-def _expectation(expect, arms, reference) -> tuple[bool | None, str]:
+def _expectation(expect, arms, reference) -> tuple[bool | None, dict[str, str]]:
   """Whether it came true (None: not tested), and the figures."""
-  arm, name = arms.get(expect.arm), expect.arm
+  arm, other = arms.get(expect.arm), expect.other
+  if other in spec.EQUAL:
+    kind = {'flops': 'FLOPs'}.get(other, other)
+    other = f'{reference} at equal {kind}'
+  said = {'arm': expect.arm, 'against': other, 'change': '', 'verdict': ''}
   if arm is None or arm['failed']:
-    return None, f'{name}: not run' if arm is None else f'{name}: failed'
+    return None, said | {'verdict': 'not run' if arm is None else 'failed'}
   if expect.relation == 'faster':
-    return _is_faster(expect, arm, arms.get(expect.other))
+    return _is_faster(expect, arm, arms.get(other), said)
   if expect.other in spec.EQUAL:
     found = arm['against'].get(expect.other)
-    kind = {'flops': 'FLOPs'}.get(expect.other, expect.other)
-    other = f'{reference} at equal {kind}'
   else:
-    other, against = expect.other, arms.get(expect.other)
+    against = arms.get(other)
     usable = against is not None and not against['failed']
     found = difference(losses_of(arm), losses_of(against)) if usable else None
   if found is None:
-    return None, f'{name}: nothing to compare it with for {other}'
-  change = found['difference']['mean']
-  text = (
-    f'{name} {arm["loss"]["mean"]:.4f}, {other} {found["other"]:.4f}'
-    f' ({change:+.4f}, {found["verdict"]})'
-  )
+    return None, said | {'verdict': 'nothing to compare it with'}
+  change, verdict = found['difference'], found['verdict']
+  said |= {
+    'arm': f'{expect.arm} {arm["loss"]["mean"]:.4f}',
+    'against': f'{other} {found["other"]:.4f}',
+    'change': '{mean:+.4f} ({low:+.4f} to {high:+.4f})'.format(**change),
+    'verdict': verdict,
+  }
+  if verdict == 'one seed':
+    return None, said | {'change': f'{change["mean"]:+.4f}'}
   wanted = {'below': ('better',), 'not above': ('better', 'no difference')}
-  if found['verdict'] == 'one seed':
-    return None, text
-  return found['verdict'] in wanted[expect.relation], text
+  return verdict in wanted[expect.relation], said
 
 
-def _is_faster(expect, arm, other) -> tuple[bool | None, str]:
+def _is_faster(expect, arm, other, said) -> tuple[bool | None, dict[str, str]]:
   """Seconds of whole runs, of as many steps."""
   if not (arm['seconds'] and other and other['seconds']):
-    return None, f'{expect.arm}: not timed'
+    return None, said | {'verdict': 'not timed'}
   ratio = other['seconds'] / arm['seconds']
-  text = f'{expect.arm} is {ratio:.2f} times as fast as {expect.other}'
-  return ratio >= expect.by, text
+  change = f'{ratio:.2f} times as fast, {expect.by:.2f} claimed'
+  return ratio >= expect.by, said | {'change': change}

@@ -107,7 +107,7 @@ def untested(experiment: spec.Experiment) -> dict[str, Any]:
     'name': experiment.name,
     'title': experiment.title,
     'family': experiment.scenario.family,
-    'claims': [claim | {'ours': ''} for claim in claims],
+    'claims': [claim | {'comparisons': []} for claim in claims],
   }
 
 

@@ -10,7 +10,6 @@ from satjax.lab.report import results as results_lib
 from satjax.lab.report.results import Result
 from satjax.lab.report.table import escape
 
-_CLAIM = ('claim', 'source', 'paper', 'ours', 'verdict')
 _FAMILIES = {'sat': 'Sparsity-accelerated training', 'growth': 'Model growth'}
 _INTRODUCTION = """\
 Each claim stands beside what its paper reports and what we found. Our runs are
@@ -37,11 +36,10 @@ def markdown(result: Result, pictures: Sequence[str] = ()) -> str:
     if term not in ('Command', 'Result'):
       head = f'**{escape(term)}.** ' if term else ''
       parts.append(f'{head}{escape(text)}\n')
-  claims = result_tables.claims(result, _CLAIM)
   hops = result_tables.hops(result)
   arms = result_tables.arms(result)
-  if claims.rows:
-    parts += ['## Claims\n', table.markdown(claims)]
+  if result['claims']:
+    parts += ['## Claims\n', *_claims(result)]
   for link in pictures:
     name = pathlib.PurePosixPath(link).stem.replace('_', ' ')
     parts.append(f'![{escape(name)}]({link})\n')
@@ -76,18 +74,29 @@ def results_page(
     group = [each for each in every if each['family'] == family]
     parts += [f'## {heading}\n'] if group else []
     for result in group:
-      parts += _claims(result)
+      parts += _experiment(result)
   parts += ['## What was not tested\n', _list(_not_tested(results))]
   return '\n'.join(parts)
 
 
 def _claims(result: Mapping[str, Any]) -> Iterator[str]:
+  """A claim, who says so, our verdict, and below it a comparison a row."""
+  for claim in result['claims']:
+    paper = f' Published: {escape(claim["paper"])}.' if claim['paper'] else ''
+    yield (
+      f'**{escape(claim["claim"])}**: {claim["verdict"]}.'
+      f' *{escape(claim["source"])}.*{paper}\n'
+    )
+    if claim['comparisons']:
+      yield table.markdown(result_tables.comparisons(claim))
+
+
+def _experiment(result: Mapping[str, Any]) -> Iterator[str]:
   """An experiment of the page of all, or one that has not run."""
   name, title = result['name'], escape(result_tables.title(result))
   folder = '../experiments/results'
   yield f'### {title}\n'
-  if result['claims']:
-    yield table.markdown(result_tables.claims(result, _CLAIM))
+  yield from _claims(result)
   if 'arms' not in result:
     yield f'Has not run: [file](../experiments/{name}.py).\n'
     return

@@ -15,11 +15,9 @@ _PLURALS = {
 }
 
 
-def claims(
-  result: Result,
-  columns: Sequence[str] = ('claim', 'verdict', 'paper', 'ours', 'source'),
-) -> Table:
+def claims(result: Result) -> Table:
   """What was claimed, what the paper shows, what we found."""
+  columns = ('claim', 'verdict', 'paper', 'ours', 'source')
   rows = _claim_rows(result, columns)
   return drop_empty(Table('claims', columns, rows, prose=True))
 
@@ -27,9 +25,29 @@ def claims(
 def _claim_rows(result: Result, columns: Sequence[str]) -> list[list[str]]:
   """A comparison a line."""
   return [
-    [(claim[key] or '').replace('; ', ';\n') for key in columns]
+    [
+      '\n'.join(map(_in_words, claim['comparisons']))
+      if key == 'ours'
+      else claim[key] or ''
+      for key in columns
+    ]
     for claim in result['claims']
   ]
+
+
+def _in_words(comparison: Mapping[str, str]) -> str:
+  arm, against, change, verdict = comparison.values()
+  return f'{arm}, {against}: {", ".join(filter(None, (change, verdict)))}'
+
+
+def comparisons(claim: Mapping[str, Any]) -> Table:
+  """What a claim was judged by, a row each."""
+  columns = ('arm', 'against', 'change')
+  rows = [
+    [x['arm'], x['against'], f'{x["verdict"]}\n{x["change"]}'.strip()]
+    for x in claim['comparisons']
+  ]
+  return Table('', columns, rows, prose=True)
 
 
 def all_claims(results: Sequence[Result]) -> Table:

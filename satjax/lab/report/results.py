@@ -71,6 +71,7 @@ _ARM = {
   'growth': [_HOP],
   'failed': (str, None),
 }
+_COMPARISON = ('arm', 'against', 'change', 'verdict')
 _RESULT = {
   **dict.fromkeys(('name', 'title', 'doc', 'scale', 'scenario'), str),
   'family': tuple(REFERENCES),
@@ -92,7 +93,8 @@ _RESULT = {
   'paper': ({'columns': [str], 'rows': {str: list}}, None),
   'claims': [
     {
-      **dict.fromkeys(('claim', 'source', 'paper', 'ours'), (str, None)),
+      **dict.fromkeys(('claim', 'source', 'paper'), (str, None)),
+      'comparisons': [dict.fromkeys(_COMPARISON, str)],
       'verdict': VERDICTS,
     }
   ],

@@ -115,7 +115,8 @@ def test_a_claim_is_judged_by_its_expectations(expects, verdict):
   claim = spec.Claim('text', 'source', '', expects)
   found = compare.judge(claim, ARMS, 'dense')
   assert found['verdict'] == verdict
-  assert all(expect.arm in found['ours'] for expect in expects)
+  shown = zip(expects, found['comparisons'], strict=True)
+  assert all(expect.arm in row['arm'] for expect, row in shown)
 
 
 def test_a_claim_against_the_reference_reads_what_was_compared():
@@ -124,4 +125,11 @@ def test_a_claim_against_the_reference_reads_what_was_compared():
   claim = spec.Claim('', '', '', (spec.Expect('a', 'below', 'time'),))
   found = compare.judge(claim, arms, 'dense')
   assert found['verdict'] == 'holds'
-  assert 'dense at equal time 2.0000 (-1.0000, better)' in found['ours']
+  assert found['comparisons'] == [
+    {
+      'arm': 'a 1.0000',
+      'against': 'dense at equal time 2.0000',
+      'change': '-1.0000 (-1.0000 to -1.0000)',
+      'verdict': 'better',
+    }
+  ]

@@ -66,7 +66,14 @@ def claim(verdict, **changes):
     'claim': f'a claim that {verdict}',
     'source': 'SAT, table 3',
     'paper': 'better',
-    'ours': 'rate 0.5 2.0400, dense 2.0200 (+0.0200, worse)',
+    'comparisons': [
+      {
+        'arm': 'rate 0.5 2.0400',
+        'against': 'dense 2.0200',
+        'change': '+0.0200 (+0.0160 to +0.0250)',
+        'verdict': 'worse',
+      }
+    ],
     'verdict': verdict,
     **changes,
   }

@@ -26,6 +26,7 @@ def write(path, value):
     ('paper', 'rows'),
     ('environment', 'packages'),
     ('claims', 0, 'verdict'),
+    ('claims', 0, 'comparisons', 0, 'change'),
     ('arms', 'stack', 'loss'),
     ('arms', 'stack', 'loss', 'mean'),
     ('arms', 'stack', 'curves', 'seconds'),
@@ -88,7 +89,6 @@ NULLS = [
   (samples.sat, ('timing', 'noise')),
   (samples.sat, ('environment', 'commit')),
   (samples.sat, ('claims', 0, 'paper')),
-  (samples.sat, ('claims', 0, 'ours')),
   *(
     (samples.sat, (*ARM, key))
     for key in ('learning_rate', 'seconds', 'omission_rate', 'parameters')
