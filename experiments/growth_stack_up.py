@@ -22,6 +22,7 @@ from experiments import scenarios
 from satjax.lab.experiment import spec
 
 TITLE = 'The stack-up'
+ANSWERS = 'Pre-training from scratch'
 PAPER = None
 LENGTHS = (0.25, 0.4, 0.6)
 ALL = 'all together'

@@ -16,6 +16,7 @@ Result    experiments/results/sat_methods_cpt.md
 from experiments import arms, scenarios
 
 TITLE = 'Methods: continual pre-training'
+ANSWERS = 'Continual pre-training'
 PAPER = None
 CLAIMS = arms.presets()
 sweep = arms.add_presets

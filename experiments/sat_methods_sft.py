@@ -17,6 +17,7 @@ Result    experiments/results/sat_methods_sft.md
 from experiments import arms, scenarios
 
 TITLE = 'Methods: supervised fine-tuning'
+ANSWERS = 'Fine-tuning'
 PAPER = None
 CLAIMS = arms.presets()
 sweep = arms.add_presets

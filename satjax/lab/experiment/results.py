@@ -73,6 +73,7 @@ def result(
   value = {
     'name': experiment.name,
     'title': experiment.title,
+    'answers': experiment.answers,
     'doc': experiment.doc,
     'family': scenario.family,
     'scale': experiment.scale,

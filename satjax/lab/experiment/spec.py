@@ -7,6 +7,7 @@
     def scenario(scale): ...  # -> Scenario
     def sweep(add, scenario): add('rate 0.5', {'sparsity.head_rate': 0.5, ...})
     def notes(arms): yield 'a sentence'  # if there is more to say of the arms
+    ANSWERS = 'Fine-tuning'  # if the page of all results begins with its best
 
 Nothing here needs JAX.
 """
@@ -124,6 +125,7 @@ class Experiment(NamedTuple):
   claims: tuple[Claim, ...]
   paper: Mapping[str, Any] | None
   notes: Callable[[Mapping[str, Any]], Iterable[str]]
+  answers: str = ''
 
   @property
   def frontier(self) -> tuple[str, ...]:
@@ -189,4 +191,5 @@ def load(
       claims=tuple(module.CLAIMS),
       paper=module.PAPER,
       notes=getattr(module, 'notes', lambda arms: ()),
+      answers=getattr(module, 'ANSWERS', ''),
     )

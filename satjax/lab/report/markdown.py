@@ -70,6 +70,8 @@ def results_page(
     _INTRODUCTION,
     f'{result_tables.count_verdicts(every)}\n',
   ]
+  for result in results:
+    parts += _answer(result) if result.get('answers') else []
   for family, heading in _FAMILIES.items():
     group = [each for each in every if each['family'] == family]
     parts += [f'## {heading}\n'] if group else []
@@ -77,6 +79,19 @@ def results_page(
       parts += _experiment(result)
   parts += ['## What was not tested\n', _list(_not_tested(results))]
   return '\n'.join(parts)
+
+
+def _answer(result: Result) -> Iterator[str]:
+  """The settings that did best for as much time, and those that did worst."""
+  ranked, link = result_tables.ranked(result), f'results/{result["name"]}.md'
+  name = results_lib.REFERENCES[result['family']]
+  yield (
+    f'## {escape(result["answers"])}\n\nThe three that end lowest beside {name}'
+    f' of as much time ([all](../experiments/{link})):\n'
+  )
+  yield table.markdown(result_tables.trade(result, ranked[:3]))
+  yield 'What not to do:\n'
+  yield table.markdown(result_tables.trade(result, ranked[3:][-3:]))
 
 
 def _claims(result: Mapping[str, Any]) -> Iterator[str]:

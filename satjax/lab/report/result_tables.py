@@ -8,6 +8,7 @@ from satjax.lab.report.results import Result
 from satjax.lab.report.run_tables import HOP_COLUMNS
 from satjax.lab.report.table import Table, drop_empty
 
+_COSTS = (('seconds', 'time'), ('flops', 'FLOPs'), ('bytes', 'memory'))
 _PLURALS = {
   'holds': 'hold',
   'holds partly': 'hold partly',
@@ -48,6 +49,35 @@ def comparisons(claim: Mapping[str, Any]) -> Table:
     for x in claim['comparisons']
   ]
   return Table('', columns, rows, prose=True)
+
+
+def ranked(result: Result) -> list[str]:
+  """Arms that were compared at equal time, the best first."""
+  differences = {
+    name: arm['against']['time']['difference']['mean']
+    for name, arm in result['arms'].items()
+    if arm['failed'] is None and arm['against'].get('time')
+  }
+  return sorted(differences, key=differences.get)
+
+
+def trade(result: Result, names: Sequence[str]) -> Table:
+  """What some arms save beside the reference, and what it costs in loss."""
+  reference, rows = result['arms'][result['reference']], []
+  for name in names:
+    arm = result['arms'][name]
+    saved = [
+      f'{1 - arm[key] / reference[key]:.0%} of {kind}'
+      for key, kind in _COSTS
+      if arm.get(key) and reference.get(key)
+    ]
+    costs = [
+      f'{_difference(arm["against"][equal], False)} at {head}'
+      for equal, head in results_lib.EQUAL.items()
+      if arm['against'].get(equal)
+    ]
+    rows.append([name, '\n'.join(saved), '\n'.join(costs)])
+  return Table('', ('setting', 'saves', 'loss'), rows, prose=True)
 
 
 def all_claims(results: Sequence[Result]) -> Table:

@@ -85,6 +85,7 @@ _RESULT = {
   'process_seconds': _NUMBER,
   'source': str,
   'files?': {str: str},
+  'answers?': str,
   'reference': str,
   'frontier': [str],
   'arms': {str: dict},

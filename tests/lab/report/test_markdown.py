@@ -142,3 +142,18 @@ def test_what_an_experiment_adds_and_how_it_was_timed_is_noted():
 def test_lines_of_a_cell_are_lines_of_the_page():
   text = table.markdown(table.Table('', ['x', 'y'], [['a', 'b;\n<c>']]))
   assert text.splitlines()[-1] == '| a | b;<br>&lt;c&gt; |'
+
+
+def test_the_page_begins_with_what_to_take_and_what_to_leave():
+  value = samples.sat(answers='Fine-tuning')
+  text = markdown.results_page([samples.growth(), value])
+  heads = ('Fine-tuning', 'Sparsity-accelerated training')
+  first, then = (text.index(f'\n## {head}\n') for head in heads)
+  assert first < text.index('What not to do:') < then
+  head, row = tables(text)[0]  # of the others there is nothing at equal time
+  assert head == ['setting', 'saves', 'loss']
+  name, saves, loss = row
+  assert name == 'rate <b>0.5</b> | x'
+  assert saves == '30% of time\n30% of FLOPs'
+  assert '+0.0200' in loss and 'better: -0.0200' in loss
+  assert loss.count('at equal') == 3
