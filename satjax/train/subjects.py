@@ -197,6 +197,12 @@ def evaluate(
     data = dataclasses.replace(data, train=tuple(sources), test=0.0)
   if samples is not None:
     files.save(Path(samples), '')
+  if data.seq_len > subject.max_length:
+    console.say(
+      f'rows of {data.seq_len} tokens: the model reads {subject.max_length} at'
+      ' once, and its losses beyond that are not those of its training; use'
+      f' --seq_len={subject.max_length} or less'
+    )
   evaluator = evaluation.Evaluator(
     data,
     vocab_size=subject.stage.model.vocab_size,

@@ -58,6 +58,22 @@ def test_batches_have_as_many_rows_as_those_of_the_run(tmp_path, monkeypatch):
   assert seen == [15, None, 40, None]
 
 
+def test_rows_beyond_the_context_of_the_model_are_named(
+  tmp_path, monkeypatch, capsys
+):
+  def evaluator(data, **_):
+    raise errors.DataError('enough')
+
+  monkeypatch.setattr(subjects.evaluation, 'Evaluator', evaluator)
+  (tmp_path / 'config.json').write_text('{"max_position_embeddings": 64}')
+  subject = subjects.of_model(tmp_path, MODEL, BYTE)
+  for length in (64, 65):
+    with pytest.raises(errors.DataError, match='enough'):
+      subjects.evaluate(subject, sources=['stdlib:docs'], seq_len=length)
+    said = capsys.readouterr().err
+    assert ('65 tokens: the model reads 64 at once' in said) == (length == 65)
+
+
 @pytest.mark.parametrize(
   'changes',
   [
