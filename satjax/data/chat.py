@@ -26,7 +26,7 @@ from absl import logging
 
 from satjax import errors
 from satjax.data import rendering
-from satjax.data.documents import Message
+from satjax.data.documents import CALLS, Message
 from satjax.data.rendering import CLOSE, OPEN, PLACE, Part, Renderer
 from satjax.data.tokenizers import Tokenizer
 
@@ -172,9 +172,13 @@ class Chat:
     """
     renderer, messages = self._prepared(turns, tools)
     written = renderer(messages, tools)
-    keys = [k for k in _TEXTS if self._reads(renderer, k)]
+    unread = self._unread(renderer, written, messages, tools)
+    keys = [key for key in _TEXTS if key not in unread]
     texts = (str(m.get(k) or '') for m in messages for k in keys)
-    changed = sum(not renderer.holds(written, text) for text in texts)
+    changed = renderer.missing(written, texts)
+    if self._reasoning == 'drop' or unread & {*rendering.REASONING}:
+      # Nothing but a thought that is not written.
+      turns = [t if t.content else t._replace(counts=_calls(t)) for t in turns]
     learned, unclear = [t.counts for t in turns if t.role == 'assistant'], 0
     if renderer.marks:
       if self.stop:
@@ -186,10 +190,10 @@ class Chat:
     else:
       written, unclear = self._marked(renderer, written, messages, tools, turns)
       learned = []
-    unread = [*itertools.chain(*messages), *(['tools'] if tools else [])]
-    unread = [key for key in unread if not self._reads(renderer, key)]
     parts = renderer.parts(written, learned)
-    return Written(parts, unclear, tuple(unread), changed)
+    every = [*itertools.chain(*messages), *(['tools'] if tools else [])]
+    left = tuple(key for key in every if key in unread)
+    return Written(parts, unclear, left, changed)
 
   def opening(
     self, turns: Sequence[Message], tools: Sequence[Any] = ()
@@ -279,13 +283,27 @@ class Chat:
       content = f'<think>\n{thought}\n</think>\n\n{content}'
     return {'role': turn.role, 'content': content, **fields}
 
-  def _reads(self, renderer: Renderer, field: str) -> bool:
-    if field in ('role', 'content'):
-      return True
-    names = rendering.REASONING if field in rendering.REASONING else (field,)
-    return self._is_own and any(
-      re.search(rf'\b{re.escape(name)}\b', renderer.source) for name in names
-    )
+  def _unread(
+    self,
+    renderer: Renderer,
+    written: str,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any],
+  ) -> set[str]:
+    """Fields of messages, or 'tools', without which the same is written."""
+    found = {*itertools.chain(*messages), *(['tools'] if tools else [])}
+    found -= {'role', 'content'}
+
+    def without(field: str) -> str | None:
+      bare = [{k: v for k, v in m.items() if k != field} for m in messages]
+      try:
+        return renderer(bare, () if field == 'tools' else tools)
+      except errors.DataError:
+        return None
+
+    if not self._is_own:
+      return found
+    return {field for field in found if without(field) == written}
 
 
 def built_in(tokenizer: Tokenizer, name: str) -> str:
@@ -334,6 +352,11 @@ def _stop(renderer: Renderer) -> str | None:
   written = written.replace(CLOSE, '')
   markers = renderer.marker_in(written, written.find(PLACE), len(written))
   return next((match[0] for match in markers), None)
+
+
+def _calls(turn: Message) -> bool:
+  """Whether what it calls is to be learned."""
+  return turn.counts and any(key in turn.fields for key in CALLS)
 
 
 @functools.cache

@@ -36,6 +36,9 @@ _SPEAKERS = {
   'observation': 'tool',
 }
 CALLS = ('tool_calls', 'function_call')
+# What a message was thought with, by any name.
+REASONING = ('reasoning_content', 'thinking', 'reasoning')
+_CALLED = CALLS[0]
 _CALL = CALLS[1]  # also a speaker: what it says is a call, as JSON
 # What is counted of records, and in words; other names are those of fields.
 COUNTS = {
@@ -101,29 +104,47 @@ def from_record(
     raise _misfit(place, f'its keys are {sorted(map(str, record))}', columns)
   values = [record[name] for name in names]
   is_chat = names[0] in _CHATS or bool(columns) and len(names) == 1
-  turns = _listed(values[0], names[0], place) if is_chat else _both(values)
-  if turns is not None:
-    messages = _messages(turns, place, counts)
-    document = Document(id, '', messages=messages)
-    document = _with_more(document, record, place)
+  if is_chat:
+    turns = _listed(values[0], names[0], place)
   else:
-    document = _of_texts(record, names, values, id, place, columns)
-    if document is None:
-      counts['empty'] += 1
-      return None
-  if document.prompt == '':
-    counts['empty_prompt'] += 1
-  if not columns:
-    _count_unread(record, names, document, counts)
+    turns = _of_both(names, values, place, counts)
+  document, read = None, {*names}
+  if turns or (is_chat and turns is not None):
+    document = Document(id, '', messages=_messages(turns, place, counts))
+    document = _with_more(document, record, place)
+  elif turns is None:
+    document = _of_texts(record, names, values, id, place, columns, counts)
+    read |= {_BEFORE} if _said_before(record) else set()
+    if names[0] == 'instruction' and isinstance(record.get(_MORE), str):
+      read.add(_MORE)
+  if document is None:
+    counts['empty'] += 1
+  elif not columns:
+    _count_unread(record, read, document, counts)
   return document
 
 
-def _both(values: Sequence[Any]) -> list[Any] | None:
-  """The turns of a prompt, not learned, and a completion, as TRL has them."""
-  if len(values) < 2 or not all(isinstance(v, list) for v in values):
+def _of_both(
+  names: Sequence[str], values: Sequence[Any], place: str, counts: Counter[str]
+) -> list[Any] | None:
+  """The turns of a prompt, not learned, and of what is said to it.
+
+  As TRL has them: lists of messages, of which one may be a text or empty.
+  None: neither is a list. []: nothing is said.
+  """
+  if len(values) < 2:
     return None
-  asked, said = values
-  return [m | {'weight': 0} if isinstance(m, dict) else m for m in asked] + said
+  found = [_listed(v, n, place) for n, v in zip(names, values)]
+  if not any(isinstance(x, list) for x in found):
+    return None
+  asked, said = (
+    x if x is not None else [{'role': role, 'content': v}] if v else []
+    for x, v, role in zip(found, values, ROLES[1:])
+  )
+  if said and not asked:
+    counts['empty_prompt'] += 1
+  read = [m | {'weight': 0} if isinstance(m, dict) else m for m in asked]
+  return read + said if said else []
 
 
 def _known(record: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -141,6 +162,7 @@ def _of_texts(
   id: str,
   place: str,
   columns: Sequence[str],
+  counts: Counter[str],
 ) -> Document | None:
   """A text, or a pair and what belongs to it; None: there is no answer."""
   for name, value in zip(names, values):
@@ -156,18 +178,33 @@ def _of_texts(
   if names[0] == 'instruction' and isinstance(more, str):
     prompt = ['\n\n'.join(filter(None, (*prompt, more)))]
   document = Document(id, text, *prompt)
-  before = record.get(_BEFORE)
-  if isinstance(before, list) and before:
+  counts.update(() if document.prompt else ('empty_prompt',))
+  if before := _said_before(record):
     pairs = [pair for pair in before if _is_pair(pair)]
     if len(pairs) < len(before):
       raise errors.DataError(
         f'{place}: its "{_BEFORE}" holds {errors.brief(before)}; write pairs'
         ' [["question", "answer"], ...]'
       )
-    said = [Message(r, t) for p in pairs for r, t in zip(ROLES[1:], p)]
+    said = [
+      _message({'role': role, 'content': text}, place, counts)
+      for pair in pairs
+      for role, text in zip(ROLES[1:], pair)
+    ]
     turns = (*said, *document.turns)
     document = Document(id, '', messages=turns)
   return _with_more(document, record, place)
+
+
+def _said_before(record: Mapping[str, Any]) -> list[Any] | None:
+  """The pairs of a history, which may be JSON in a string."""
+  before = record.get(_BEFORE)
+  if isinstance(before, str):
+    try:
+      before = json.loads(before)
+    except (ValueError, RecursionError):
+      return None
+  return before if isinstance(before, list) else None
 
 
 def _is_pair(value: Any) -> bool:
@@ -193,20 +230,16 @@ def _with_more(
 
 def _count_unread(
   record: Mapping[str, Any],
-  names: Sequence[str],
+  read: set[str],
   document: Document,
   counts: Counter[str],
 ) -> None:
   """Counts the fields that say something and are not in the document."""
   turns = document.turns
   known = {*_CHATS, *(name for pair in _PAIRS for name in pair)}
-  read = set(names)
+  known |= {_MORE, _BEFORE, _SYSTEM, _TOOLS}
   if turns and turns[0].content == record.get(_SYSTEM):
     read.add(_SYSTEM)
-  if names[0] == 'instruction' and isinstance(record.get(_MORE), str):
-    read.add(_MORE)
-  if names[0] not in _CHATS:
-    read.add(_BEFORE)
   if document.tools:
     read.add(_TOOLS)
   for key, value in record.items():
@@ -244,7 +277,7 @@ def _listed(value: Any, name: str, place: str) -> Any:
   return None
 
 
-_LISTS = (*_CHATS, _TOOLS)
+_LISTS = (*_CHATS, _TOOLS, _CALLED)
 
 
 def _speak(values: Any) -> bool:
@@ -267,7 +300,13 @@ def _messages(
     if any(isinstance(v, str) or not isinstance(v, Iterable) for v in columns):
       values = [values]
     else:  # a list of structs, as TFDS has it
-      values = [dict(zip(values, turn)) for turn in zip(*columns)]
+      lists = {name: list(column) for name, column in values.items()}
+      if len({len(column) for column in lists.values()}) > 1:
+        raise errors.DataError(
+          f'{place}: its lists {", ".join(map(repr, lists))} differ in length,'
+          ' and each message has an entry in all; write a list of objects'
+        )
+      values = [dict(zip(lists, turn)) for turn in zip(*lists.values())]
   found = [
     _message(value, f'{place}, message {number}', counts)
     for number, value in enumerate(values, 1)
@@ -302,8 +341,10 @@ def _message(value: Any, place: str, counts: Counter[str]) -> Message:
   if content is None and (is_null or calls):
     counts.update(() if calls else ('null',))
     content = ''
+  if isinstance(fields.get(_CALLED), str):
+    fields[_CALLED] = _listed(fields[_CALLED], _CALLED, place)
   if isinstance(content, list | tuple):
-    content = _joined(content)
+    content = _joined(content, counts)
   if role not in ROLES or not isinstance(content, str):
     raise errors.DataError(
       f'{place}: {errors.brief(value)} is no message; write {{"role": "user",'
@@ -316,7 +357,8 @@ def _message(value: Any, place: str, counts: Counter[str]) -> Message:
       f'{place}: weight {weight!r}; 1 is learned, 0 is not, and nothing is'
       ' between'
     )
-  is_empty = role == 'assistant' and not content and not calls
+  thinks = any(fields.get(name) for name in REASONING)
+  is_empty = role == 'assistant' and not (content or calls or thinks)
   counts.update(('empty_answer',) if is_empty else ())
   counts.update(('empty_prompt',) if role == 'user' and not content else ())
   return Message(role, content, bool(weight) and not is_empty, fields)
@@ -334,8 +376,15 @@ def _called(said: Any) -> list[dict[str, Any]]:
   return [{'type': 'function', 'function': call} for call in found]
 
 
-def _joined(parts: Sequence[Any]) -> str | None:
-  """The text of a message in parts; None: not all are text."""
+def _joined(parts: Sequence[Any], counts: Counter[str]) -> str | None:
+  """The text of a message in parts; None: not all are text.
+
+  Counts what else a part of text holds, such as an image beside it.
+  """
+  for part in parts:
+    others = part if isinstance(part, Mapping) else {}
+    names = [n for n, x in others.items() if x and n not in ('type', 'text')]
+    counts.update(map(field, names))
   texts = [
     part.get('text')
     if isinstance(part, Mapping) and part.get('type', 'text') == 'text'

@@ -17,6 +17,7 @@ from satjax.data.tokenizers import Tokenizer
 
 # What is counted while documents are encoded, and in words.
 COUNTS = {
+  'replaced': 'characters that are U+FFFD',
   'unclear': 'answers whose place the template hides, not learned',
   'shared': 'answers that share a token with their prompt, learned with it',
   'changed': 'messages that the template leaves out or changes',
@@ -71,6 +72,9 @@ class Encoder:
         template cannot write a conversation.
     """
     counts = Counter() if counts is None else counts
+    for document in documents:
+      texts = [turn.content for turn in document.turns] or [document.text]
+      counts['replaced'] += sum(text.count('\ufffd') for text in texts)
     texts = iter(
       self.tokenizer.encode_batch(
         [d.text for d in documents if not self._is_chat(d)]
@@ -128,6 +132,11 @@ class Encoder:
     for document in found:
       try:
         one = self.chat.write(document.turns, document.tools)
+      except RecursionError as error:
+        raise errors.DataError(
+          f'document {document.id!r}: lists or objects nested too deeply; leave'
+          ' it out'
+        ) from error
       except errors.DataError as error:
         raise errors.DataError(f'document {document.id!r}: {error}') from error
       counts['unclear'] += one.unclear

@@ -22,6 +22,7 @@ from satjax.data import (
   chunks,
   documents,
   duplicates,
+  encode,
   prepared,
   sources,
 )
@@ -38,7 +39,7 @@ STARTS = 'starts.npy'
 COUNTS = {
   'empty': documents.COUNTS['empty'],
   'cut': 'very long, cut',
-  'replaced': 'characters that are U+FFFD',
+  'replaced': encode.COUNTS['replaced'],
   'too_short': 'too short, left out',
   'too_long': 'too long, left out',
   'duplicates': 'duplicates, left out',

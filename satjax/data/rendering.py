@@ -5,7 +5,8 @@ comes back as text in parts. Special tokens that the template writes are parts
 of their own; those that a message spells are text.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import datetime
 import functools
 import json
@@ -16,14 +17,13 @@ import jinja2
 from jinja2 import ext, nodes, sandbox
 
 from satjax import errors
-from satjax.data.documents import CALLS
+from satjax.data.documents import CALLS, REASONING
 
 # Code points that Unicode keeps from ever being characters. Around what the
 # template says the assistant generates, and around special tokens that a
 # message spells. The last stands for a message.
 OPEN, CLOSE, _SPELL, _SPELT, PLACE = '\ufdd2\ufdd3\ufdd4\ufdd5\ufdd6'
 _NO_TEXT = re.compile('[\ufdd0-\ufdd5]')
-REASONING = ('reasoning_content', 'thinking', 'reasoning')
 _MARKS = re.compile(r'{%[-+]?\s*generation\b')
 
 
@@ -183,9 +183,15 @@ class Renderer:
       )
     return messages
 
-  def holds(self, written: str, text: str) -> bool:
-    """Whether a text stands in what is written, but for space around it."""
-    return self._safe(text.strip()) in written
+  def missing(self, written: str, texts: Iterable[str]) -> int:
+    """How many texts do not stand in what is written, but for space around.
+
+    A text that is said twice has to be there twice.
+    """
+    said = Counter(self._safe(text.strip()) for text in texts)
+    return sum(
+      max(0, n - written.count(text)) for text, n in said.items() if text
+    )
 
   def _safe(self, value: Any) -> Any:
     """The same with marks around the special tokens that texts spell."""
@@ -193,7 +199,8 @@ class Renderer:
       value = _NO_TEXT.sub('\ufffd', value)
       return self._marker.sub(f'{_SPELL}\\g<0>{_SPELT}', value)
     if isinstance(value, Mapping):
-      return {key: self._safe(inner) for key, inner in value.items()}
+      pairs = ((self._safe(k), self._safe(x)) for k, x in value.items())
+      return dict(pairs)
     if isinstance(value, list | tuple):
       return [self._safe(inner) for inner in value]
     return value

@@ -72,8 +72,6 @@ class Tokeniser:
     documents = (d for chunk in batch for d in chunk.documents(counts))
     for document, encoded in self.encoder.each(documents, counts):
       counts['documents'] += 1
-      texts = [turn.content for turn in document.turns] or [document.text]
-      counts['replaced'] += sum(text.count('\ufffd') for text in texts)
       if self._is_taken(encoded, counts):
         found.append(encoded)
         name = document.group or document.id

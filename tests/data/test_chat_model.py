@@ -404,6 +404,80 @@ def test_texts_that_a_template_leaves_out_or_changes_are_counted(tmp_path):
     assert counts['changed'] == expected
 
 
+def test_what_is_said_twice_has_to_be_written_twice(tmp_path):
+  dropped = "(m['content'] if not m['tool_calls'] else 'f')"
+  template = CHATML.replace("m['content']", dropped)
+  encoder = Encoder(byte_like(tmp_path, template))
+  counts = Counter()
+  turns = (TURNS[0], Message('assistant', 'No.', fields=CALL), *TURNS[2:])
+  with pytest.raises(errors.DataError, match='tool_calls, which the templ'):
+    encode(encoder, turns)
+  for place, expected in ((1, 1), (0, 0)):
+    left_out = f"(m['content'] if loop.index0 != {place} else '')"
+    template = CHATML.replace("m['content']", left_out)
+    encoder = Encoder(byte_like(tmp_path / str(place), template))
+    turns = (TURNS[0]._replace(content=''), TURNS[3], TURNS[2], TURNS[3])
+    counts = Counter()
+    encode(encoder, turns, counts)
+    assert counts['changed'] == expected
+
+
+def test_fields_count_as_read_if_what_is_written_depends_on_them(tmp_path):
+  """And not where the template has the same word elsewhere."""
+  template = CHATML.replace("m['content']", "m['content'] + (m.mood or '')")
+  template += "{# name, weight #}{{ 'name' if tools else '' }}"
+  encoder, counts = Encoder(byte_like(tmp_path, template)), Counter()
+  fields = {'name': 'Bob', 'mood': ' :)', 'trained': False}
+  turns = (TURNS[0]._replace(fields=fields), TURNS[1])
+  encode(encoder, turns, counts, tools=({'name': 'f'},))
+  assert {n: x for n, x in counts.items() if n.startswith('field')} == {
+    "field 'name'": 1,
+    "field 'trained'": 1,
+  }
+
+
+def test_names_in_calls_and_tools_never_become_markers(tmp_path):
+  encoder = Encoder(chat_samples.load(tmp_path, 'qwen2.5'))
+  named = {'name': 'f', 'arguments': {'<|im_end|>': 1}}
+  call = {'tool_calls': [{'type': 'function', 'function': named}]}
+  turns = (TURNS[0], Message('assistant', '', fields=call))
+  (said,) = learned(encoder, turns)
+  assert '"<|im_end|>": 1' in said and said.endswith('</tool_call><|im_end|>')
+  tools = ({'name': 'f', 'parameters': {'<|im_end|>': {'type': 'string'}}},)
+  found = encode(encoder, TURNS[:2], tools=tools)
+  ends = found.tokens == encoder.tokenizer.markers['<|im_end|>']
+  assert ends.sum() == 3  # of the system and of both turns
+
+
+def test_what_is_nested_too_deeply_is_refused(tmp_path):
+  deep = 1
+  for _ in range(2000):
+    deep = {'a': deep}
+  encoder = Encoder(byte_like(tmp_path, CHATML))
+  turns = (TURNS[0]._replace(fields={'meta': deep}), TURNS[1])
+  with pytest.raises(errors.DataError, match="document 'a': .* too deeply"):
+    encode(encoder, turns)
+
+
+@pytest.mark.parametrize(
+  'reasoning, said',
+  [
+    ('template', ['<think>\nhm\n</think>\n\n<|im_end|>']),
+    ('think', ['<think>\nhm\n</think>\n\n<|im_end|>']),
+    ('drop', []),
+  ],
+)
+def test_a_thought_alone_is_learned_where_it_is_written(
+  tmp_path, reasoning, said
+):
+  thought = Message('assistant', '', fields={'reasoning_content': 'hm'})
+  tokenizer = chat_samples.load(tmp_path, 'qwen3')
+  encoder = Encoder(tokenizer, 'model', reasoning)
+  assert learned(encoder, (TURNS[0], thought)) == said
+  if reasoning == 'template':
+    assert learned(Encoder(tokenizer, 'alpaca'), (TURNS[0], thought)) == []
+
+
 def test_reasoning_by_option(tmp_path):
   thought = Message('assistant', 'yes', fields={'reasoning_content': 'hm'})
   turns = (TURNS[0], thought)

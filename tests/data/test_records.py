@@ -103,6 +103,62 @@ def test_lists_of_messages_as_prompt_and_completion():
     assert learned == [False, True] and counts == {}
 
 
+@pytest.mark.parametrize(
+  'record, counted',
+  [
+    ({'prompt': 'hello', 'completion': [TURNS[1]]}, {}),
+    ({'prompt': [TURNS[0]], 'completion': 'hi'}, {}),
+    ({'prompt': json.dumps(TURNS[:1]), 'answer': json.dumps(TURNS[1:])}, {}),
+    (
+      {'instruction': [TURNS[0]], 'input': 'a', 'output': [TURNS[1]]},
+      {"field 'input'": 1},
+    ),
+    (
+      {'prompt': [TURNS[0]], 'completion': 'hi', 'history': [['a', 'b']]},
+      {"field 'history'": 1},
+    ),
+  ],
+)
+def test_one_side_of_a_pair_may_be_a_list(record, counted):
+  found, counts = read(record)
+  assert [m[:2] for m in found.messages] == [m[:2] for m in READ]
+  assert found.messages[1].counts and counts == counted
+
+
+@pytest.mark.parametrize('nothing', [None, '', []])
+def test_a_pair_with_a_list_and_nothing(nothing):
+  found, counts = read({'prompt': [TURNS[0]], 'completion': nothing})
+  assert found is None and counts == {'empty': 1}
+  found, counts = read({'prompt': nothing, 'completion': [TURNS[1]]})
+  assert found.messages == READ[1:] and counts == {'empty_prompt': 1}
+
+
+def test_what_was_said_before_is_held_to_the_same_rules():
+  pairs = [['a', ''], ['', 'b']]
+  empty = {'empty_prompt': 2, 'empty_answer': 1}
+  for before in (pairs, json.dumps(pairs)):
+    record = {'instruction': '', 'output': 'c', 'history': before}
+    found, counts = read(record)
+    assert counts == empty
+    said = [m.counts for m in found.turns if m.role == 'assistant']
+    assert said == [False, True, True]
+  for before in ('User: hi', {'a': 'b'}, 3):
+    found, counts = read({'prompt': 'a', 'answer': 'b', 'history': before})
+    assert len(found.turns) == 2 and counts == {"field 'history'": 1}
+  _, counts = read({'prompt': '', 'answer': 'b', 'system': 'c'})
+  assert counts == {'empty_prompt': 1}
+
+
+def test_what_lies_beside_a_text_in_its_part_is_counted():
+  found, counts = read(answer(content=[{'text': 'hi', 'image': 'x.png'}]))
+  assert found.messages == READ and counts == {"field 'image'": 1}
+
+
+def test_calls_may_be_json():
+  found, _ = read(answer(tool_calls=json.dumps(CALLS)))
+  assert found.messages[1].fields['tool_calls'] == CALLS
+
+
 def test_alpaca_with_a_history():
   found, counts = read(
     {
@@ -218,7 +274,12 @@ def test_every_other_field_is_counted_by_name():
     ({'instruction': 'a', 'output': 'b', 'history': ['x']}, '"history" holds'),
     ({'messages': TURNS, 'tools': 'f'}, '"tools" is'),
     ({'prompt': ['x'], 'completion': TURNS}, 'message 1: .* is no message'),
-    ({'prompt': TURNS, 'completion': 'x'}, '"prompt" is a list, not a string'),
+    ({'prompt': TURNS, 'completion': 3}, 'message 3: .* is no message'),
+    (
+      {'messages': {'role': ['user', 'assistant'], 'content': ['a']}},
+      "its lists 'role', 'content' differ in length",
+    ),
+    (answer(tool_calls='f()'), "'f\\(\\)'; write a list of objects"),
   ],
 )
 def test_records_that_cannot_be_read(record, message):
