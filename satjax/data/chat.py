@@ -172,13 +172,17 @@ class Chat:
     """
     renderer, messages = self._prepared(turns, tools)
     written = renderer(messages, tools)
-    unread = self._unread(renderer, written, messages, tools)
+    every = [*itertools.chain(*messages), *(['tools'] if tools else [])]
+    unread = {*every} - {'role', 'content'}
+    if self._is_own:
+      unread = renderer.unread(unread, written, messages, tools)
     keys = [key for key in _TEXTS if key not in unread]
     texts = (str(m.get(k) or '') for m in messages for k in keys)
     changed = renderer.missing(written, texts)
     if self._reasoning == 'drop' or unread & {*rendering.REASONING}:
-      # Nothing but a thought that is not written.
-      turns = [t if t.content else t._replace(counts=_calls(t)) for t in turns]
+      # Nothing but a thought that is not written is not learned.
+      says = (bool(t.content or t.fields.keys() & CALLS) for t in turns)
+      turns = [t._replace(counts=t.counts and x) for t, x in zip(turns, says)]
     learned, unclear = [t.counts for t in turns if t.role == 'assistant'], 0
     if renderer.marks:
       if self.stop:
@@ -191,7 +195,6 @@ class Chat:
       written, unclear = self._marked(renderer, written, messages, tools, turns)
       learned = []
     parts = renderer.parts(written, learned)
-    every = [*itertools.chain(*messages), *(['tools'] if tools else [])]
     left = tuple(key for key in every if key in unread)
     return Written(parts, unclear, left, changed)
 
@@ -283,28 +286,6 @@ class Chat:
       content = f'<think>\n{thought}\n</think>\n\n{content}'
     return {'role': turn.role, 'content': content, **fields}
 
-  def _unread(
-    self,
-    renderer: Renderer,
-    written: str,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Any],
-  ) -> set[str]:
-    """Fields of messages, or 'tools', without which the same is written."""
-    found = {*itertools.chain(*messages), *(['tools'] if tools else [])}
-    found -= {'role', 'content'}
-
-    def without(field: str) -> str | None:
-      bare = [{k: v for k, v in m.items() if k != field} for m in messages]
-      try:
-        return renderer(bare, () if field == 'tools' else tools)
-      except errors.DataError:
-        return None
-
-    if not self._is_own:
-      return found
-    return {field for field in found if without(field) == written}
-
 
 def built_in(tokenizer: Tokenizer, name: str) -> str:
   """The source of a built-in template, with the markers of a tokenizer."""
@@ -352,11 +333,6 @@ def _stop(renderer: Renderer) -> str | None:
   written = written.replace(CLOSE, '')
   markers = renderer.marker_in(written, written.find(PLACE), len(written))
   return next((match[0] for match in markers), None)
-
-
-def _calls(turn: Message) -> bool:
-  """Whether what it calls is to be learned."""
-  return turn.counts and any(key in turn.fields for key in CALLS)
 
 
 @functools.cache

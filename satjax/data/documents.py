@@ -38,8 +38,7 @@ _SPEAKERS = {
 CALLS = ('tool_calls', 'function_call')
 # What a message was thought with, by any name.
 REASONING = ('reasoning_content', 'thinking', 'reasoning')
-_CALLED = CALLS[0]
-_CALL = CALLS[1]  # also a speaker: what it says is a call, as JSON
+_CALLED, _CALL = CALLS  # the second is also a speaker, who says JSON
 # What is counted of records, and in words; other names are those of fields.
 COUNTS = {
   'empty': 'empty, left out',
@@ -108,7 +107,7 @@ def from_record(
     turns = _listed(values[0], names[0], place)
   else:
     turns = _of_both(names, values, place, counts)
-  document, read = None, {*names}
+  read, document = {*names}, None
   if turns or (is_chat and turns is not None):
     document = Document(id, '', messages=_messages(turns, place, counts))
     document = _with_more(document, record, place)
@@ -129,8 +128,7 @@ def _of_both(
 ) -> list[Any] | None:
   """The turns of a prompt, not learned, and of what is said to it.
 
-  As TRL has them: lists of messages, of which one may be a text or empty.
-  None: neither is a list. []: nothing is said.
+  TRL's lists of messages, one perhaps a text; None: no list; []: nothing said.
   """
   if len(values) < 2:
     return None
@@ -180,15 +178,14 @@ def _of_texts(
   document = Document(id, text, *prompt)
   counts.update(() if document.prompt else ('empty_prompt',))
   if before := _said_before(record):
-    pairs = [pair for pair in before if _is_pair(pair)]
-    if len(pairs) < len(before):
+    if not all(map(_is_pair, before)):
       raise errors.DataError(
         f'{place}: its "{_BEFORE}" holds {errors.brief(before)}; write pairs'
         ' [["question", "answer"], ...]'
       )
     said = [
       _message({'role': role, 'content': text}, place, counts)
-      for pair in pairs
+      for pair in before
       for role, text in zip(ROLES[1:], pair)
     ]
     turns = (*said, *document.turns)
@@ -199,11 +196,7 @@ def _of_texts(
 def _said_before(record: Mapping[str, Any]) -> list[Any] | None:
   """The pairs of a history, which may be JSON in a string."""
   before = record.get(_BEFORE)
-  if isinstance(before, str):
-    try:
-      before = json.loads(before)
-    except (ValueError, RecursionError):
-      return None
+  before = _json(before) if isinstance(before, str) else before
   return before if isinstance(before, list) else None
 
 
@@ -264,10 +257,7 @@ def _listed(value: Any, name: str, place: str) -> Any:
   if isinstance(value, list | tuple | Mapping):
     return value
   if isinstance(value, str) and value.lstrip()[:1] in ('[', '{'):
-    try:
-      found = json.loads(value)
-    except (ValueError, RecursionError):
-      found = None
+    found = _json(value)
     if isinstance(found, list | Mapping) and (name in _LISTS or _speak(found)):
       return found
   if name in _LISTS and value not in (None, ''):
@@ -278,6 +268,14 @@ def _listed(value: Any, name: str, place: str) -> Any:
 
 
 _LISTS = (*_CHATS, _TOOLS, _CALLED)
+
+
+def _json(text: Any) -> Any:
+  """What a text is as JSON; None: it is none."""
+  try:
+    return json.loads(text)
+  except (TypeError, ValueError, RecursionError):
+    return None
 
 
 def _speak(values: Any) -> bool:
@@ -303,8 +301,8 @@ def _messages(
       lists = {name: list(column) for name, column in values.items()}
       if len({len(column) for column in lists.values()}) > 1:
         raise errors.DataError(
-          f'{place}: its lists {", ".join(map(repr, lists))} differ in length,'
-          ' and each message has an entry in all; write a list of objects'
+          f'{place}: its lists {", ".join(map(repr, lists))} differ in length;'
+          ' write a list of objects'
         )
       values = [dict(zip(lists, turn)) for turn in zip(*lists.values())]
   found = [
@@ -366,10 +364,7 @@ def _message(value: Any, place: str, counts: Counter[str]) -> Message:
 
 def _called(said: Any) -> list[dict[str, Any]]:
   """The calls that ShareGPT has as JSON in a turn; []: there are none."""
-  try:
-    found = json.loads(said)
-  except (TypeError, ValueError, RecursionError):
-    return []
+  found = _json(said)
   found = found if isinstance(found, list) else [found]
   if not all(isinstance(call, Mapping) and 'name' in call for call in found):
     return []
@@ -377,14 +372,10 @@ def _called(said: Any) -> list[dict[str, Any]]:
 
 
 def _joined(parts: Sequence[Any], counts: Counter[str]) -> str | None:
-  """The text of a message in parts; None: not all are text.
-
-  Counts what else a part of text holds, such as an image beside it.
-  """
-  for part in parts:
-    others = part if isinstance(part, Mapping) else {}
-    names = [n for n, x in others.items() if x and n not in ('type', 'text')]
-    counts.update(map(field, names))
+  """The text of a message in parts, with others counted; None: not all text."""
+  known = [part for part in parts if isinstance(part, Mapping)]
+  others = ((n, x) for part in known for n, x in part.items() if n != 'type')
+  counts.update(field(n) for n, x in others if x and n != 'text')
   texts = [
     part.get('text')
     if isinstance(part, Mapping) and part.get('type', 'text') == 'text'

@@ -183,6 +183,24 @@ class Renderer:
       )
     return messages
 
+  def unread(
+    self,
+    fields: Iterable[str],
+    written: str,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any],
+  ) -> set[str]:
+    """Fields of messages, or 'tools', without which the same is written."""
+
+    def without(field: str) -> str | None:
+      bare = [{k: v for k, v in m.items() if k != field} for m in messages]
+      try:
+        return self(bare, () if field == 'tools' else tools)
+      except errors.DataError:
+        return None
+
+    return {field for field in fields if without(field) == written}
+
   def missing(self, written: str, texts: Iterable[str]) -> int:
     """How many texts do not stand in what is written, but for space around.
 
