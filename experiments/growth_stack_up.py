@@ -19,7 +19,7 @@ import dataclasses
 import numpy as np
 
 from experiments import scenarios
-from satjax.lab.experiment import spec
+from satjax.lab.experiment import compare, spec
 
 TITLE = 'The stack-up'
 ANSWERS = 'Pre-training from scratch'
@@ -134,17 +134,12 @@ def notes(found):
 
 
 def _seconds_to(lengths, seed, loss):
-  """Read off between two lengths, linear in the logarithm; None: outside."""
+  """Read off between two lengths, as for all speed-ups; None: outside."""
   points = sorted(
     (arm['seconds'], run['test'])
     for arm in lengths
     for run in arm['runs']
     if run['seed'] == seed and arm['seconds']
   )
-  if not points:
-    return None
-  seconds, losses = np.array(points).T
-  losses = np.minimum.accumulate(losses)
-  if not losses[-1] <= loss <= losses[0]:
-    return None
-  return float(np.exp(np.interp(-loss, -losses, np.log(seconds))))
+  frontier = {seed: tuple(np.array(points).T)}
+  return compare.speedup(frontier, 1.0, loss) if points else None

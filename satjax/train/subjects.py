@@ -187,7 +187,7 @@ def evaluate(
   """
   if max_batches is not None and max_batches < 1:
     raise errors.ConfigError(f'batches {max_batches} must be at least 1')
-  data = _changed(subject.data, split, changes)
+  data = _changed(subject, split, changes)
   sources = sources or [name for name, _ in pipeline.weighted(data.eval)]
   if not sources:
     raise errors.ConfigError(
@@ -197,12 +197,6 @@ def evaluate(
     data = dataclasses.replace(data, train=tuple(sources), test=0.0)
   if samples is not None:
     files.save(Path(samples), '')
-  if data.seq_len > subject.max_length:
-    console.say(
-      f'rows of {data.seq_len} tokens: the model reads {subject.max_length} at'
-      ' once, and its losses beyond that are not those of its training; use'
-      f' --seq_len={subject.max_length} or less'
-    )
   evaluator = evaluation.Evaluator(
     data,
     vocab_size=subject.stage.model.vocab_size,
@@ -226,7 +220,7 @@ def evaluate(
   return subject.what | {evaluation.NAMES[split]: _describe(evaluator, losses)}
 
 
-def _changed(data: DataConfig, split: str, changes: dict) -> DataConfig:
+def _changed(subject: Subject, split: str, changes: dict) -> DataConfig:
   """Other settings, each checked; None: it stays."""
   changes = {n: value for n, value in changes.items() if value is not None}
   share = changes.get('held_out')
@@ -243,7 +237,14 @@ def _changed(data: DataConfig, split: str, changes: dict) -> DataConfig:
       schema.read(name, fields[name], value, problems)
   if problems:
     raise errors.ConfigError('; '.join(problems))
-  return dataclasses.replace(data, **changes)
+  data = dataclasses.replace(subject.data, **changes)
+  if data.seq_len > subject.max_length:
+    console.say(
+      f'rows of {data.seq_len} tokens: the model reads {subject.max_length} at'
+      ' once, and its losses beyond that are not those of its training; use'
+      f' --seq_len={subject.max_length} or less'
+    )
+  return data
 
 
 def _means(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
