@@ -77,7 +77,7 @@ def take_turns(
   seconds, names = {name: [] for name in tasks}, list(tasks)
   with console.Progress(label, rounds, counts=True) as bar:
     for number in range(rounds):
-      at = number // 2 % len(names)
+      at = number // 2 % max(1, len(names))
       order = [*names[at:], *names[:at]]
       for name in order[:: -1 if number % 2 else 1]:
         begin = time.perf_counter()

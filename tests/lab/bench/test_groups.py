@@ -60,6 +60,7 @@ def test_turns_go_back_and_forth():
   assert {name: len(of) for name, of in seconds.items()} == dict.fromkeys(
     'abc', 6
   )
+  assert bench_groups.take_turns('nothing to do', {}, 2) == {}
 
 
 def test_the_second_compile_finds_the_first_on_disk():
