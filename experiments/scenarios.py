@@ -368,6 +368,21 @@ def scratch(
   )
 
 
+def annealed(scale: str) -> spec.Scenario:
+  """On from a model whose learning rate has decayed: SmolLM2, or a shallow one.
+
+  Not at scale paper.
+  """
+  if scale == 'llm':
+    found = cpt(scale)
+  else:
+    found = growth(scale, 'annealed')
+    found.config.model.num_layers //= 2
+    base = ml_collections.ConfigDict(found.config)
+    found = dataclasses.replace(found, family='sat', base=base)
+  return dataclasses.replace(found, lengths=(1.0, 2.0), baselines=())
+
+
 def _paper(name, config) -> spec.Scenario:
   """TinyLlama-1.1B: `--config.model.init_from=MODEL_DIR` names its weights.
 

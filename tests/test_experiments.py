@@ -1,6 +1,7 @@
 """The scripts of `experiments/` that a test can afford."""
 
 import ast
+import json
 import os
 import pathlib
 import subprocess
@@ -14,6 +15,7 @@ from configs import quickstart as quickstart_config
 from experiments import quickstart, quickstart_llm
 from satjax.data import tokenizers
 from satjax.interop import models as interop
+from satjax.lab.plan import growth
 from satjax.model import decoder
 from satjax.train import phases
 from tests import models
@@ -38,6 +40,25 @@ def test_it_takes_less_than_forty_lines():
   lines = [line.strip() for line in source.splitlines()[docstring:]]
   code = [line for line in lines if line and not line.startswith('#')]
   assert 20 < len(code) < 40
+
+
+@pytest.mark.parametrize('advice', json.loads(growth.PUBLISHED.read_text()))
+def test_verdicts_on_published_advice_are_those_of_results(advice):
+  """Of every result; where they differ, a verdict names the result."""
+  files = sorted((ROOT / 'experiments').glob(f'{advice["tested_by"]}*.py'))
+  results = [ROOT / f'experiments/results/{file.stem}.json' for file in files]
+  assert files
+  found = {
+    file.stem: claim['verdict']
+    for file in results
+    if file.exists()
+    for claim in json.loads(file.read_text())['claims']
+    if claim['claim'] == advice['claim']
+  }
+  said = set(found.values()) or {'not tested yet'}
+  if len(said) > 1:
+    said = {f'{verdict} in {name}' for name, verdict in found.items()}
+  assert said == set(advice['verdict'].split(', '))
 
 
 def test_quickstart_compares_growth_at_equal_flops():

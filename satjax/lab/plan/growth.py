@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 import dataclasses
+import json
 import math
+import pathlib
 
 from satjax import console, errors
 from satjax.growth import guidelines
 
+# Advice of papers, and what `claim` came to in our experiments `tested_by`.
+PUBLISHED = pathlib.Path(__file__).with_name('published.json')
 # Printed comparisons: parameters, tokens of the run from scratch, speed-up: the
 # FLOPs of that over those of the run that grew (the paper prints it less 1).
 _RUNS = (
@@ -142,10 +146,27 @@ def render(s: Schedule) -> str:
     f' the same loss (a speed-up of {_range(gain, ".1%")}). This is what'
     f' the {s.basis} came to (Du et al., 2024); whether yours does, only a run'
     ' tells.',
-    *([''] if s.notes else []),
+    '',
+    render_published(s),
     *(f'Warning: {note}.' for note in s.notes),
   ]
   return '\n'.join(lines)
+
+
+def render_published(s: Schedule) -> str:
+  """What papers advise for a budget, and our verdict, as Markdown."""
+  budget = {
+    'tokens': _count(s.base_tokens),
+    'most': _count(0.8 * s.tokens),
+    'each': f'{s.tokens / s.num_params:.3g}',
+  }
+  lines = [
+    f'* {p["source"]}: {p["advice"].format(**budget)}. Shown for'
+    f' {p["shown_for"]}. In our runs: {p["claim"]}: {p["verdict"]}'
+    f' ({p["tested_by"]}).'
+    for p in json.loads(PUBLISHED.read_text())
+  ]
+  return '\n'.join(('What is published on growth in depth:', '', *lines, ''))
 
 
 def _counts(numbers: Sequence[float]) -> str:
