@@ -94,7 +94,7 @@ def _llm(name, config, steps) -> spec.Scenario:
     config=config,
     base=None,
     seeds=(0, 1, 2),
-    learning_rates=(2e-5, 4e-5, 8e-5),
+    learning_rates=(4e-5, 8e-5, 1.6e-4),  # 2e-5 is too low for most arms
     lengths=_LENGTHS,
     baselines=_baselines(config, None, adapters=8.0),
     finalists=5,
