@@ -25,6 +25,7 @@ from satjax.data.documents import Document
 from satjax.data.encode import Encoded, Encoder
 
 SPLITS = ('train', 'held_out', 'test')
+_shared: dict[tuple, 'TokenTable'] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,6 +105,12 @@ def split_of(document_id: str, held_out: float, test: float = 0.0) -> str:
   return 'test' if test and share >= 1 - test else 'train'
 
 
+def share() -> None:
+  """From now on this process builds each table once; texts must not change."""
+  global _shared  # noqa: PLW0603
+  _shared = {} if _shared is None else _shared
+
+
 def build_table(
   source: str,
   encoder: Encoder,
@@ -129,6 +136,11 @@ def build_table(
   """
   if split not in SPLITS:
     raise errors.ConfigError(f'split {split!r}; allowed: {SPLITS}')
+  own = encoder.tokenizer.fingerprint, encoder.template, encoder.reasoning
+  whole = None if trained is None else tuple(trained.items())
+  key = (source, own, split, held_out, test, columns, whole)
+  if _shared and key in _shared:
+    return _shared[key]
   num_documents, ids, encoded, counts = 0, [], [], Counter()
 
   def mine() -> Iterator[Document]:
@@ -162,7 +174,10 @@ def build_table(
     logging.warning(f'{name}: {words}')
   has_turns = any(one.is_trained is not None for one in encoded)
   made = join(encoded, name, encoder.stop_id if has_turns else None)
-  return dataclasses.replace(made, ids=tuple(ids), num_found=num_documents)
+  made = dataclasses.replace(made, ids=tuple(ids), num_found=num_documents)
+  if _shared is not None:
+    _shared[key] = made
+  return made
 
 
 def _name_in_split(

@@ -286,3 +286,19 @@ def test_five_megabyte_line(tmp_path):
   ]
   num_bytes = sum(len(b.tokens) - 2 * len(b.starts) for b in built)
   assert num_bytes == 5_000_000
+
+
+def test_shared_tables_are_those_that_would_be_built(tmp_path, monkeypatch):
+  """Built once for equal questions, and for no others."""
+  file = tmp_path / 'a.txt'
+  file.write_text('one\n\ntwo')
+  splits = {'split': 'train', 'held_out': 0.0}
+  monkeypatch.setattr(table, '_shared', None)
+  before = table.build_table(f'text:{file}', Encoder(BYTE), **splits)
+  table.share()
+  shared = table.build_table(f'text:{file}', Encoder(BYTE), **splits)
+  assert shared is not before and shared.fingerprint == before.fingerprint
+  file.write_text('three')  # what nobody is to do
+  assert table.build_table(f'text:{file}', Encoder(BYTE), **splits) is shared
+  other = table.build_table(f'text:{file}', Encoder(BYTE, 'chatml'), **splits)
+  assert other.fingerprint != shared.fingerprint

@@ -10,6 +10,7 @@ import sys
 from typing import Any, NamedTuple, Self
 
 from satjax import console, errors, runtime
+from satjax.data import table
 
 _GO_ON = 'run the same command again to go on'
 _stopping: Any = None  # in a worker: whether the pool is to end
@@ -101,6 +102,7 @@ def _begin(shares: Any, stopping: Any) -> None:
   if mine and hasattr(os, 'sched_setaffinity'):
     os.sched_setaffinity(0, mine)
   runtime.prepare()
+  table.share()  # runs read the same texts
 
 
 def _call(task: Task) -> Any:
