@@ -50,6 +50,12 @@ class Method:
 _HALF = {'head_rate': 0.5, 'channel_rate': 0.5}
 # A metric of the paper, whose rates and ladder are not public: these are ours.
 _SAT = {**_HALF, 'importance': 'maxip'}
+_DROPBP = {
+  **_CONSTANT,
+  'layer_rate': 0.5,
+  'omitted_forward': 'exact',
+  'importance': 'sensitivity',
+}
 _ADAPTERS = {
   'rank': 16,
   'alpha': 32.0,
@@ -123,12 +129,7 @@ METHODS = {
     _BACKWARD,
     '44 % less time at comparable accuracy, 1.5 times as fast to the same'
     ' perplexity',
-    sparsity={
-      **_CONSTANT,
-      'layer_rate': 0.5,
-      'omitted_forward': 'exact',
-      'importance': 'sensitivity',
-    },
+    sparsity=_DROPBP,
   ),
   'lisa': Method(
     'LISA, arXiv 2403.17919',
@@ -168,6 +169,12 @@ METHODS = {
     'LoRA, arXiv 2106.09685',
     'dW and moments of every matrix',
     'GPT-3: a third of the memory, as good as full fine-tuning or better',
+    lora=_ADAPTERS,
+  ),
+  'lora_dropbp': Method(
+    'DropBP of adapters, arXiv 2402.17812',
+    f'{_BACKWARD}; dW and moments of every matrix',
+    sparsity=_DROPBP,
     lora=_ADAPTERS,
   ),
   'lora_sat': Method(
