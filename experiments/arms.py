@@ -159,19 +159,38 @@ def add_presets(add, scenario: spec.Scenario) -> None:
 
   And SAT by the metrics of the defaults, where the preset has one of the paper.
   """
-  [lora] = (arm for arm in scenario.baselines if arm.name == 'LoRA')
-  for name, method in METHODS.items():
-    if name in ('dense', 'lora'):
-      continue
-    groups = {'sparsity': method.sparsity, 'lora': method.lora}
-    changes = {
-      f'{group}.{key}': value
-      for group, values in groups.items()
-      for key, value in values.items()
-    }
-    factor = lora.rate_factor if method.lora else 1.0
-    add(name, changes, group='methods', rate_factor=factor)
+  for name in METHODS:
+    if name not in ('dense', 'lora'):
+      add(name, **_preset(scenario, name), group='methods')
   add(_OURS, rates(0.5) | {'sparsity.importance': 'auto'}, group='methods')
+
+
+def add_longer(add, scenario: spec.Scenario, names: Iterable[str]) -> None:
+  """Some methods, for each of the lengths of the reference beyond 1."""
+  for name in names:
+    for length in sorted(scenario.lengths):
+      if length > 1:
+        how = _preset(scenario, name) | {'group': name, 'length': length}
+        add(longer(name, length), label={'times the tokens': length}, **how)
+
+
+def longer(name: str, length: float) -> str:
+  """What an arm of `add_longer` is called."""
+  return f'{name}, {length:g} x'
+
+
+def _preset(scenario, name) -> dict[str, object]:
+  """What makes an arm of a method: settings, and the rates that suit them."""
+  [lora] = (arm for arm in scenario.baselines if arm.name == 'LoRA')
+  method = METHODS[name]
+  groups = {'sparsity': method.sparsity, 'lora': method.lora}
+  changes = {
+    f'{group}.{key}': value
+    for group, values in groups.items()
+    for key, value in values.items()
+  }
+  factor = lora.rate_factor if method.lora else 1.0
+  return {'overrides': changes, 'rate_factor': factor}
 
 
 def presets() -> tuple[spec.Claim, ...]:
