@@ -1,6 +1,7 @@
 """Arms and claims that several experiments share: SAT's recipes, and growth."""
 
 from collections.abc import Iterable, Mapping
+import itertools
 
 from configs import llama2_7b_cpt, llama2_13b_cpt
 from configs.methods import METHODS
@@ -165,13 +166,16 @@ def add_presets(add, scenario: spec.Scenario) -> None:
   add(_OURS, rates(0.5) | {'sparsity.importance': 'auto'}, group='methods')
 
 
-def add_longer(add, scenario: spec.Scenario, names: Iterable[str]) -> None:
-  """Some methods, for each of the lengths of the reference beyond 1."""
-  for name in names:
-    for length in sorted(scenario.lengths):
-      if length > 1:
-        how = _preset(scenario, name) | {'group': name, 'length': length}
-        add(longer(name, length), label={'times the tokens': length}, **how)
+def add_longer(
+  add,
+  scenario: spec.Scenario,
+  names: Iterable[str],
+  lengths: Iterable[float],
+) -> None:
+  """Some methods, each for some multiples of the steps."""
+  for name, length in itertools.product(names, lengths):
+    how = _preset(scenario, name) | {'group': name, 'length': length}
+    add(longer(name, length), label={'times the tokens': length}, **how)
 
 
 def longer(name: str, length: float) -> str:

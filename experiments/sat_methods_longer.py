@@ -47,9 +47,9 @@ CLAIMS = (
 
 def scenario(scale):
   found = scenarios.with_room_for_layers(scenarios.cpt(scale))
-  lengths = (1.0, *LENGTHS)
+  lengths = (1.0, 1.4, 2.0, 2.8, 4.0)
   return dataclasses.replace(found, lengths=lengths, finalists=None)
 
 
 def sweep(add, scenario):
-  arms.add_longer(add, scenario, BEST)
+  arms.add_longer(add, scenario, BEST, LENGTHS)

@@ -369,18 +369,20 @@ def scratch(
 
 
 def annealed(scale: str) -> spec.Scenario:
-  """On from a model whose learning rate has decayed: SmolLM2, or a shallow one.
+  """On from a model whose learning rate has decayed.
 
-  Not at scale paper.
+  SmolLM2; or a shallow one, on 20 tokens for each parameter of the deep one;
+  not at scale paper.
   """
+  lengths = (0.7, 1.0, 1.4, 2.0)
   if scale == 'llm':
-    found = cpt(scale)
-  else:
-    found = growth(scale, 'annealed')
-    found.config.model.num_layers //= 2
-    base = ml_collections.ConfigDict(found.config)
-    found = dataclasses.replace(found, family='sat', base=base)
-  return dataclasses.replace(found, lengths=(1.0, 2.0), baselines=())
+    return dataclasses.replace(cpt(scale), lengths=lengths)
+  found = scratch(scale, 20)
+  config, rates = found.config, found.learning_rates
+  config.model.num_layers //= 2
+  base = ml_collections.ConfigDict(config)
+  made = _scenario('annealed', 'sat', config, base, rates, lengths, scale)
+  return dataclasses.replace(made, widen=found.widen)
 
 
 def _paper(name, config) -> spec.Scenario:
