@@ -5,7 +5,7 @@ Claim     copies of each layer in its place beat copies of the whole stack,
 Source    arXiv 2510.08008, which grows a converged mixture of experts.
 Runs      twice as many layers, by both operators, before the first step; the
           model as it is, for as many steps, and for as many FLOPs.
-Cost      cpu: about 20 minutes on two cores; llm: about an hour; not at paper.
+Cost      cpu and llm: about two hours each on two cores; not at paper.
 Command   satjax experiment experiments/growth_annealed.py --scale=llm \\
             --workdir=runs/experiments
 Result    experiments/results/growth_annealed.md

@@ -5,7 +5,7 @@ Claim     the order of the best methods is that of short runs, and so is what
 Source    ours: sat_methods_cpt, whose best these are.
 Runs      source code of Python: the best three besides LoRA, and LoRA; dense
           for as many steps, and what its lengths reach in the same time.
-Cost      llm: about five hours on two cores; resumed by the same command.
+Cost      llm: about six hours on two cores; resumed by the same command.
 Command   satjax experiment experiments/sat_methods_longer.py --scale=llm \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_methods_longer.md

@@ -136,11 +136,19 @@ def build_table(
   """
   if split not in SPLITS:
     raise errors.ConfigError(f'split {split!r}; allowed: {SPLITS}')
+  if _shared is None:
+    return _build(source, encoder, split, held_out, test, columns, trained)
   own = encoder.tokenizer.fingerprint, encoder.template, encoder.reasoning
   whole = None if trained is None else tuple(trained.items())
   key = (source, own, split, held_out, test, columns, whole)
-  if _shared and key in _shared:
-    return _shared[key]
+  if key not in _shared:
+    _shared[key] = _build(
+      source, encoder, split, held_out, test, columns, trained
+    )
+  return _shared[key]
+
+
+def _build(source, encoder, split, held_out, test, columns, trained):
   num_documents, ids, encoded, counts = 0, [], [], Counter()
 
   def mine() -> Iterator[Document]:
@@ -174,10 +182,7 @@ def build_table(
     logging.warning(f'{name}: {words}')
   has_turns = any(one.is_trained is not None for one in encoded)
   made = join(encoded, name, encoder.stop_id if has_turns else None)
-  made = dataclasses.replace(made, ids=tuple(ids), num_found=num_documents)
-  if _shared is not None:
-    _shared[key] = made
-  return made
+  return dataclasses.replace(made, ids=tuple(ids), num_found=num_documents)
 
 
 def _name_in_split(
