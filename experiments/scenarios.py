@@ -96,22 +96,23 @@ def _llm(name, config, steps) -> spec.Scenario:
     seeds=(0, 1, 2),
     learning_rates=(4e-5, 8e-5, 1.6e-4),  # 2e-5 is too low for most arms
     lengths=_LENGTHS,
-    baselines=_baselines(config, None, adapters=8.0),
+    baselines=_baselines(config, None, adapters=16.0, uniform=2.0),
     finalists=5,
     widen=3,
   )
 
 
-def _baselines(config, start, adapters=3.0) -> tuple[spec.Arm, ...]:
+def _baselines(config, start, adapters=3.0, uniform=1.0):
   """What a sceptic asks for besides dense: random choice, a cut base, LoRA.
 
-  `adapters`: the learning rates of LoRA over those of dense training.
+  `adapters`, `uniform`: learning rates of LoRA, and of the random choice, over
+  those of dense training.
   """
-  uniform = SAT | {'sparsity.importance': 'uniform'}
+  chance = SAT | {'sparsity.importance': 'uniform'}
   targets = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
   lora = {'lora.rank': 16, 'lora.alpha': 32.0, 'lora.targets': targets}
   arms = [
-    spec.Arm('uniform', uniform, 'baselines'),
+    spec.Arm('uniform', chance, 'baselines', rate_factor=uniform),
     spec.Arm('LoRA', lora, 'baselines', rate_factor=adapters),
   ]
   if start and config.model.num_kv_heads == config.model.num_heads:
