@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from satjax.lab.experiment import spec
+from satjax.lab.report import results
 
 # By seed, (steps, seconds or FLOPs) and loss of each length.
 Frontier = Mapping[int, tuple[np.ndarray, np.ndarray]]
@@ -47,18 +48,22 @@ def speedup(frontier: Frontier, x: float, loss: float) -> float | None:
   return float(np.exp(reached) / x)
 
 
-def difference(losses: Losses, other: Losses) -> dict[str, Any]:
+def difference(
+  losses: Losses, other: Losses, usual: float | None = None
+) -> dict[str, Any]:
   """Paired by seed: the loss minus the other's, and what that amounts to.
 
   A mean that is no larger than the spread of either over the seeds is no
-  difference.
+  difference; of one seed, no larger than the `usual` spread. None: not known.
   """
   seeds = sorted(losses.keys() & other.keys())
   each = [losses[seed] - other[seed] for seed in seeds]
   mean = float(np.mean(each))
-  spread = max(np.ptp([x[s] for s in seeds]) for x in (losses, other))
+  spread = usual
+  if len(seeds) > 1:
+    spread = max(np.ptp([x[s] for s in seeds]) for x in (losses, other))
   verdict = 'better' if mean < 0 else 'worse'
-  if len(seeds) < 2:
+  if spread is None:
     verdict = 'one seed'
   elif abs(mean) <= spread:
     verdict = 'no difference'
@@ -76,6 +81,12 @@ def losses_of(arm: Mapping[str, Any]) -> Losses:
     run['seed']: run['best']['test'] if stops else run['test']
     for run in arm['runs']
   }
+
+
+def usual_spread(arms: Mapping[str, Any]) -> float | None:
+  """The largest over the seeds of any arm of a result; None: all have one."""
+  several = [list(losses_of(arm).values()) for arm in arms.values()]
+  return max((float(np.ptp(x)) for x in several if len(x) > 1), default=None)
 
 
 def judge(
@@ -115,18 +126,20 @@ def _expectation(expect, arms, reference) -> tuple[bool | None, dict[str, str]]:
   else:
     against = arms.get(other)
     usable = against is not None and not against['failed']
-    found = difference(losses_of(arm), losses_of(against)) if usable else None
-  if found is None:
+    found = usable and difference(
+      losses_of(arm), losses_of(against), usual_spread(arms)
+    )
+  if not found:
     return None, said | {'verdict': 'nothing to compare it with'}
-  change, verdict = found['difference'], found['verdict']
+  verdict = found['verdict']
   said |= {
     'arm': f'{expect.arm} {arm["loss"]["mean"]:.4f}',
     'against': f'{other} {found["other"]:.4f}',
-    'change': '{mean:+.4f} ({low:+.4f} to {high:+.4f})'.format(**change),
+    'change': results.in_words(found['difference']),
     'verdict': verdict,
   }
   if verdict == 'one seed':
-    return None, said | {'change': f'{change["mean"]:+.4f}'}
+    return None, said
   wanted = {'below': ('better',), 'not above': ('better', 'no difference')}
   return verdict in wanted[expect.relation], said
 

@@ -201,6 +201,7 @@ def _compare(experiment: spec.Experiment, arms: dict[str, Any]) -> None:
   if any(arm['failed'] for arm in lengths):
     return
   losses = [compare.losses_of(arm) for arm in lengths]
+  usual = compare.usual_spread(arms)
   for equal, name in (('steps',) * 2, ('flops',) * 2, ('time', 'seconds')):
     if not all(arm[name] for arm in lengths):
       continue
@@ -213,8 +214,8 @@ def _compare(experiment: spec.Experiment, arms: dict[str, Any]) -> None:
         continue
       other = compare.at(frontier, arm[name])
       if other is not None:
-        found = compare.difference(compare.losses_of(arm), other)
-        arm['against'][equal] = found
+        own = compare.losses_of(arm)
+        arm['against'][equal] = compare.difference(own, other, usual)
       if equal != 'steps':
         mean = arm['loss']['mean']
         arm['speedup'][equal] = compare.speedup(frontier, arm[name], mean)
@@ -259,22 +260,17 @@ def _along(trials: Sequence[Trial], by_step: np.ndarray | None):
 
 def _mean(by_seed: Sequence[Sequence[float | None]]) -> np.ma.MaskedArray:
   """Over the seeds [seeds, n] whose value is known; masked where none is."""
-  values = np.array(by_seed, np.float64)
-  return np.ma.masked_invalid(values).mean(axis=0)
+  return np.ma.masked_invalid(np.array(by_seed, np.float64)).mean(axis=0)
 
 
 def _smooth(values: np.ma.MaskedArray) -> np.ma.MaskedArray:
   """Running mean over a tenth of the values, of those that are known."""
-  width = max(1, len(values) // 10)
-  ends = np.arange(1, len(values) + 1)
-  starts = np.maximum(0, ends - width)
-
-  def sums(x):
-    total = np.cumsum(np.concatenate([[0], x]))
-    return total[ends] - total[starts]
-
+  window = np.ones(max(1, len(values) // 10))
   known = ~np.ma.getmaskarray(values)
-  return sums(values.filled(0)) / np.ma.masked_equal(sums(known), 0)
+  total, count = (
+    np.convolve(x, window)[: len(values)] for x in (values.filled(0), known)
+  )
+  return total / np.ma.masked_equal(count, 0)
 
 
 def _visits(trial: Trial) -> dict[str, Any] | None:

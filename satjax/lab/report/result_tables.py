@@ -9,11 +9,6 @@ from satjax.lab.report.run_tables import HOP_COLUMNS
 from satjax.lab.report.table import Table, drop_empty
 
 _COSTS = (('seconds', 'time'), ('flops', 'FLOPs'), ('bytes', 'memory'))
-_PLURALS = {
-  'holds': 'hold',
-  'holds partly': 'hold partly',
-  'does not hold': 'do not hold',
-}
 
 
 def claims(result: Result) -> Table:
@@ -89,13 +84,10 @@ def all_claims(results: Sequence[Result]) -> Table:
 
 
 def count_verdicts(results: Sequence[Result]) -> str:
-  """Such as '5 hold, 1 does not hold'."""
+  """Such as 'holds: 5, does not hold: 1'."""
   found = [claim['verdict'] for result in results for claim in result['claims']]
-  counts = {v: found.count(v) for v in results_lib.VERDICTS if v in found}
-  texts = [
-    f'{n} {v if n == 1 else _PLURALS.get(v, v)}' for v, n in counts.items()
-  ]
-  return f'{", ".join(texts)}.' if texts else ''
+  words = results_lib.VERDICTS
+  return ', '.join(f'{v}: {found.count(v)}' for v in words if v in found)
 
 
 def hops(result: Result) -> Table:
@@ -189,11 +181,8 @@ def _cells(result: Result, name: str, brief: bool) -> dict[str, str]:
 def _difference(against: Mapping[str, Any] | None, brief: bool) -> str:
   if against is None:
     return ''
-  change = against['difference']
-  text = f'{against["verdict"]}: {change["mean"]:+.4f}'
-  if brief or against['verdict'] == 'one seed':
-    return text
-  return f'{text}\n({change["low"]:+.4f} to {change["high"]:+.4f})'
+  text = f'{against["verdict"]}: {results_lib.in_words(against["difference"])}'
+  return text.partition(' (')[0] if brief else text.replace(' (', '\n(')
 
 
 def _speedup(arm: Mapping[str, Any], equal: str, cost: str) -> str:
@@ -242,6 +231,8 @@ def _reading(result: Result) -> Iterator[str]:
   )
   if len(result['seeds']) < 2:
     yield 'Of one seed nothing is better or worse: there is no spread.'
+  elif any(len(arm['runs']) == 1 for arm in arms_list):
+    yield 'A loss without a range is of one seed: the largest spread judges it.'
   if any(arm['early_stop'] for arm in arms_list):
     yield '"best step": the step whose validation loss is lowest, not the last.'
   if any(any(arm['speedup'].values()) for arm in arms_list):

@@ -104,6 +104,13 @@ _RESULT = {
 _FAILED = _ARM | {k: (_ARM[k], None) for k in ('loss', 'curves', 'ladder')}
 
 
+def in_words(difference: Mapping[str, float]) -> str:
+  """A mean difference, and its range over the seeds where there are several."""
+  text = f'{difference["mean"]:+.4f}'
+  low, high = difference['low'], difference['high']
+  return f'{text} ({low:+.4f} to {high:+.4f})' if low < high else text
+
+
 def find(path: str | os.PathLike) -> list[pathlib.Path]:
   """Result files that a path names: itself, or those in the folder.
 

@@ -58,6 +58,19 @@ def test_less_than_the_spread_of_the_seeds_is_no_difference(
   assert compare.difference(losses, other)['verdict'] == verdict
 
 
+@pytest.mark.parametrize(
+  'usual, verdict', [(0.1, 'worse'), (0.3, 'no difference'), (None, 'one seed')]
+)
+def test_one_seed_is_judged_by_the_spread_of_other_arms(usual, verdict):
+  assert compare.difference({0: 1.2}, {0: 1.0}, usual)['verdict'] == verdict
+
+
+def test_the_usual_spread_is_the_largest_of_arms_that_have_one():
+  arms = {'wide': arm(1.0, 1.5), 'narrow': arm(2.0, 2.1), 'one': arm(9.0)}
+  assert compare.usual_spread(arms) == pytest.approx(0.5)
+  assert compare.usual_spread({'one': arm(9.0)}) is None
+
+
 def test_differences_are_paired_by_seed():
   found = compare.difference({0: 1.0, 1: 2.0}, {0: 1.5, 1: 2.7, 2: 9.0})
   assert found['difference'] == pytest.approx(
@@ -103,6 +116,8 @@ ARMS = {
     ([('bad', 'below', 'low')], 'not tested'),
     ([('low', 'below', 'absent')], 'not tested'),
     ([('low', 'below', 'time')], 'not tested'),
+    # One seed, against the largest spread of the others.
+    ([('quick', 'below', 'high')], 'holds'),
     ([('quick', 'faster', 'slow', 1.5)], 'holds'),
     ([('quick', 'faster', 'slow', 1.51)], 'does not hold'),
     ([('quick', 'faster', 'low', 1.0)], 'not tested'),
@@ -120,16 +135,16 @@ def test_a_claim_is_judged_by_its_expectations(expects, verdict):
 
 
 def test_a_claim_against_the_reference_reads_what_was_compared():
-  better = compare.difference({0: 1.0, 1: 1.0}, {0: 2.0, 1: 2.0})
-  arms = {'a': arm(1.0, 1.0, against={'time': better})}
+  better = compare.difference({0: 1.0, 1: 1.2}, {0: 2.0, 1: 2.4})
+  arms = {'a': arm(1.0, 1.2, against={'time': better})}
   claim = spec.Claim('', '', '', (spec.Expect('a', 'below', 'time'),))
   found = compare.judge(claim, arms, 'dense')
   assert found['verdict'] == 'holds'
   assert found['comparisons'] == [
     {
-      'arm': 'a 1.0000',
-      'against': 'dense at equal time 2.0000',
-      'change': '-1.0000 (-1.0000 to -1.0000)',
+      'arm': 'a 1.1000',
+      'against': 'dense at equal time 2.2000',
+      'change': '-1.1000 (-1.2000 to -1.0000)',
       'verdict': 'better',
     }
   ]
