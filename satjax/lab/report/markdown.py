@@ -68,7 +68,7 @@ def results_page(
     'satjax report experiments/results experiments/{sat,growth}_*.py'
     ' --page=docs/results.md\n```\n',
     _INTRODUCTION,
-    f'Of all claims, {result_tables.count_verdicts(every)}.\n',
+    f'Verdicts: {result_tables.count_verdicts(every)}.\n',
   ]
   for result in results:
     parts += _answer(result) if result.get('answers') else []

@@ -84,10 +84,10 @@ def all_claims(results: Sequence[Result]) -> Table:
 
 
 def count_verdicts(results: Sequence[Result]) -> str:
-  """Such as 'holds: 5, does not hold: 1'."""
+  """Such as 'holds 5, does not hold 1'."""
   found = [claim['verdict'] for result in results for claim in result['claims']]
   words = results_lib.VERDICTS
-  return ', '.join(f'{v}: {found.count(v)}' for v in words if v in found)
+  return ', '.join(f'{v} {found.count(v)}' for v in words if v in found)
 
 
 def hops(result: Result) -> Table:

@@ -85,7 +85,7 @@ def test_the_page_of_results_groups_verdicts():
   claims = list(map(samples.claim, verdicts))
   values = [samples.growth(), samples.sat(claims=claims)]
   text = markdown.results_page(values)
-  assert 'holds: 2, holds partly: 1, not tested: 2.' in text
+  assert 'holds 2, holds partly 1, not tested 2.' in text
   sat, growth = (
     text.index(f'\n## {family}\n')
     for family in ('Sparsity-accelerated training', 'Model growth')
