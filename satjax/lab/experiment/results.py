@@ -13,7 +13,6 @@ from satjax.lab.plan import memory
 from satjax.train import phases, workdir
 
 _POINTS = 40  # of a curve
-_BINS = 64  # of a heat map of channels
 
 
 class Trials(NamedTuple):
@@ -149,13 +148,13 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
     'seconds': None,
     'omission_rate': omitted / num_steps,
     'parameters': flops.num_params(last),
-    'bytes': _most_bytes(config),
+    **_bytes(config),
     'early_stop': arm.early_stop,
     'against': {},
     'speedup': {'time': None, 'flops': None},
     'failed': None,
     'runs': [],
-    **dict.fromkeys(('loss', 'curves', 'ladder', 'visits')),
+    **dict.fromkeys(('loss', 'curves', 'ladder')),
     'growth': [],
   }
   if not by_seed or any(trial.failure for trial in by_seed.values()):
@@ -177,11 +176,17 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
   return value | _along(list(by_seed.values()), by_step)
 
 
-def _most_bytes(config) -> float:
-  """Of one device, by the closed form of `satjax plan`."""
+def _bytes(config) -> dict[str, float]:
+  """Of one device at most, in all and of what trains, by `satjax plan`."""
   mesh = memory.abstract_mesh(config, 1)
-  programs = memory.distinct(config)
-  return max(memory.memory(config, p.phase, mesh).total for p in programs)
+  each = [
+    memory.memory(config, program.phase, mesh)
+    for program in memory.distinct(config)
+  ]
+  return {
+    'bytes': max(found.total for found in each),
+    'state_bytes': max(found.state for found in each),
+  }
 
 
 def _run(seed: int, trial: Trial) -> dict[str, Any]:
@@ -253,7 +258,6 @@ def _along(trials: Sequence[Trial], by_step: np.ndarray | None):
       'step': shown.tolist(),
       'omission_rate': column('sparsity/omission_rate'),
     },
-    'visits': _visits(trials[0]),
     'growth': _growth(trials[0].records),
   }
 
@@ -271,23 +275,6 @@ def _smooth(values: np.ma.MaskedArray) -> np.ma.MaskedArray:
     np.convolve(x, window)[: len(values)] for x in (values.filled(0), known)
   )
   return total / np.ma.masked_equal(count, 0)
-
-
-def _visits(trial: Trial) -> dict[str, Any] | None:
-  """Share of selections that neurons were in; channels sorted and binned."""
-  path = trial.path / 'visits.npz'
-  if not path.exists():
-    return None
-  with np.load(path) as file:
-    counts = dict(file)
-  total = max(1, int(counts.pop('selections')))
-  shares = {name: count / total for name, count in counts.items()}
-  if 'mlp' in shares:
-    ordered = -np.sort(-shares['mlp'], axis=1)
-    bins = np.array_split(ordered, min(_BINS, ordered.shape[1]), axis=1)
-    shares['mlp'] = np.stack([b.mean(axis=1) for b in bins], axis=1)
-  rounded = {n: np.round(share, 4).tolist() for n, share in shares.items()}
-  return {'selections': total, **rounded}
 
 
 def _growth(records) -> list[dict[str, float]]:

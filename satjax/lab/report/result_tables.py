@@ -174,8 +174,13 @@ def _cells(result: Result, name: str, brief: bool) -> dict[str, str]:
     'seconds': number(arm['seconds'], '{:,.1f}'),
     'omission rate': number(arm['omission_rate'] or None, '{:.1%}'),
     'parameters': number(arm['parameters'], '{:,.0f}'),
-    'GB of memory': number(arm.get('bytes') and arm['bytes'] / 1e9, '{:.2f}'),
+    'GB of memory': _giga(arm.get('bytes')),
+    'GB of state': _giga(arm.get('state_bytes')),
   }
+
+
+def _giga(size: float | None) -> str:
+  return _number(size and size / 1e9, '{:.2f}')
 
 
 def _difference(against: Mapping[str, Any] | None, brief: bool) -> str:

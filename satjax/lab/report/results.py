@@ -47,7 +47,7 @@ _ARM = {
   'tokens': float,
   'flops': float,
   **dict.fromkeys(('seconds', 'omission_rate', 'parameters'), _NUMBER),
-  'bytes?': _NUMBER,
+  **dict.fromkeys(('bytes?', 'state_bytes?'), _NUMBER),
   'other?': {str: _NUMBER},
   'runs': [{'seed': int, 'test': _NUMBER}],
   'loss': _SPREAD,
@@ -59,15 +59,6 @@ _ARM = {
     **dict.fromkeys(('validation_step', 'validation'), _NUMBERS),
   },
   'ladder': dict.fromkeys(('step', 'omission_rate'), _NUMBERS),
-  'visits': (
-    {
-      'selections': int,
-      'heads?': [[float]],
-      'mlp?': [[float]],
-      'layers?': [float],
-    },
-    None,
-  ),
   'growth': [_HOP],
   'failed': (str, None),
 }

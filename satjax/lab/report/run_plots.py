@@ -18,7 +18,6 @@ _STRETCHES = 400  # of a long line, of which only extremes are drawn
 _CELLS = 256  # of a heat map, from left to right
 _COSTS = ('tokens', 'flops', 'seconds')
 _SHOWN = 75  # percent of the points of a curve, to tell its end from others'
-_MAX_VISITS = 6  # arms with heat maps
 _UNITS = {'heads': 'heads', 'mlp': 'channels', 'layers': 'layers'}
 
 
@@ -59,13 +58,6 @@ def of_result(
   """What was recorded; `looks`: of the arms besides the reference."""
   yield from _curves(result, looks)
   yield from _ladders(result)
-  visits = {n: a['visits'] for n, a in result['arms'].items() if a['visits']}
-  if visits:
-    few = dict(list(visits.items())[:_MAX_VISITS])
-    picture = _heat_maps('Visits of neurons', few)
-    left = len(visits) - len(few)
-    more = f' {left} more arms are not shown.' if left else ''
-    yield picture._replace(note=f'Of the first seed. {picture.note}{more}')
 
 
 def of_runs(runs: Sequence[Run]) -> Iterator[figures.Picture]:
@@ -103,10 +95,7 @@ def of_runs(runs: Sequence[Run]) -> Iterator[figures.Picture]:
     )
   yield from _time_shares(runs)
   for run in (run for run in runs if run.visits):
-    total = int(run.visits['selections'])
-    shares = {u: run.visits[u] / total for u in _UNITS if u in run.visits}
-    visits = {'': {'selections': total, **shares}}
-    yield _heat_maps(f'Visits: {run.name}', visits)
+    yield _heat_maps(run)
 
 
 def _curves(
@@ -280,36 +269,26 @@ def _time_shares(runs: Sequence[Run]) -> Iterator[figures.Picture]:
     )
 
 
-def _heat_maps(
-  title: str, visits: Mapping[str, Mapping[str, Any]]
-) -> figures.Picture:
-  """Shares of the selections that each neuron was in, a row a layer.
-
-  `visits` has, by name of the run, the number of `selections`, and for `heads`
-  [L, N], `mlp` [L, F] and `layers` [L] the share that each was in.
-  """
-  panels = []
-  notes = ['Share of the selections that each neuron was in.']
-  for name, counted in visits.items():
-    for unit in (unit for unit in _UNITS if unit in counted):
-      share = np.asarray(counted[unit])
-      share = share.reshape(len(share), -1)  # layers have one number each
-      width, never = share.shape[1], np.mean(share == 0)
-      label = f'{name}: {_UNITS[unit]}' if name else _UNITS[unit]
-      label += f' ({never:.1%} never)' if never else ''
-      if unit == 'mlp' or width > _CELLS:
-        share, size = sort_into_bins(share, _CELLS)
-        notes.append(
-          f'{_UNITS[unit].capitalize()} are sorted in each layer, the most'
-          ' visited first'
-          + (f'; a cell is the mean of {size} neighbours.' if size > 1 else '.')
-        )
-      draw = functools.partial(_draw_visits, label, share, width)
-      height = min(max(2, 1 + 0.16 * len(share)), 8)
-      panels.append(figures.Panel(draw, height=height))
-  totals = {int(counted['selections']) for counted in visits.values()}
-  notes.append(f'Selections: {", ".join(f"{n:,}" for n in sorted(totals))}.')
-  return figures.Picture(title, ' '.join(dict.fromkeys(notes)), panels)
+def _heat_maps(run: Run) -> figures.Picture:
+  """Shares of the selections that each neuron was in, a row a layer."""
+  panels, total = [], int(run.visits['selections'])
+  note = f'Share of the {total:,} selections that each neuron was in.'
+  for unit in (unit for unit in _UNITS if unit in run.visits):
+    share = run.visits[unit] / total
+    share = share.reshape(len(share), -1)  # layers have one number each
+    width, never = share.shape[1], np.mean(share == 0)
+    label = _UNITS[unit] + (f' ({never:.1%} never)' if never else '')
+    if unit == 'mlp' or width > _CELLS:
+      share, size = sort_into_bins(share, _CELLS)
+      note += (
+        f' {_UNITS[unit].capitalize()} are sorted in each layer, the most'
+        ' visited first'
+        + (f'; a cell is the mean of {size} neighbours.' if size > 1 else '.')
+      )
+    draw = functools.partial(_draw_visits, label, share, width)
+    height = min(max(2, 1 + 0.16 * len(share)), 8)
+    panels.append(figures.Panel(draw, height=height))
+  return figures.Picture(f'Visits: {run.name}', note, panels)
 
 
 def _draw_visits(title, share, width, axes) -> None:

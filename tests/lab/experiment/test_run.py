@@ -84,7 +84,8 @@ def test_results_are_written_and_have_every_arm(finished, text):
   sat = result['arms']['SAT']
   assert sat['seconds'] > 0 and sat['flops'] < result['arms']['dense']['flops']
   assert sat['loss']['mean'] == sat['runs'][0]['test'] > 0
-  assert sat['visits']['selections'] > 0
+  dense = result['arms']['dense']  # which SAT's ladder ends with
+  assert sat['state_bytes'] == dense['state_bytes'] < dense['bytes']
   # Which text it was, whatever becomes of it.
   files = pathlib.Path(text.partition(':')[2]).parent.iterdir()
   expected = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}

@@ -41,7 +41,6 @@ def arm(loss, *, steps=400, cost=1.0, seconds=True, rate=0.0, **changes):
     'speedup': {'time': None, 'flops': None},
     'curves': curves,
     'ladder': {'step': x, 'omission_rate': [rate, rate, 0.0]},
-    'visits': None,
     'growth': [],
     'failed': None,
     **changes,
@@ -49,7 +48,7 @@ def arm(loss, *, steps=400, cost=1.0, seconds=True, rate=0.0, **changes):
 
 
 def failed(why, **changes):
-  nothing = dict.fromkeys(('loss', 'curves', 'ladder', 'visits', 'seconds'))
+  nothing = dict.fromkeys(('loss', 'curves', 'ladder', 'seconds'))
   return {**arm(0.0, **changes), **nothing, 'runs': [], 'failed': why}
 
 
@@ -139,11 +138,6 @@ def sat(**changes):
         'flops': against(2.04, 0.0, 'no difference'),
       },
       speedup={'time': 1.2, 'flops': None},
-      visits={
-        'selections': 40,
-        'heads': [[0.5, 1.0], [0.25, 0.0]],
-        'mlp': [[1.0, 0.5, 0.0], [0.9, 0.8, 0.7]],
-      },
     ),
     'rate 0.25': arm(2.03, group='ladder', label={'rate': 0.25}, rate=0.25),
     'constant': arm(2.2, group='other', label={'rate': 0.25}, rate=0.3),

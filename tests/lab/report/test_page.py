@@ -134,7 +134,7 @@ def test_pictures_and_their_legends_name_the_arms(page):
   shown = dict.fromkeys(re.findall(r'role="img" aria-label="([^"]*)', page))
   assert list(shown) == [
     *('Loss and cost', 'Loss by arm', 'Loss over rate'),
-    *('Training loss', 'Validation loss', 'Ladder', 'Visits of neurons'),
+    *('Training loss', 'Validation loss', 'Ladder'),
   ]
   legend = page.split('class="legend">')[1].split('</ul>')[0]
   names = re.findall(r'</svg> (.*?)</li>', legend)

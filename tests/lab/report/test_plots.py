@@ -162,14 +162,6 @@ def test_equal_ladders_are_one_line():
   assert [key.label for key in found.legend] == ['a and 1 more', 'c']
 
 
-def test_six_arms_show_their_visits():
-  visits = {'selections': 4, 'heads': [[0.0, 1.0]], 'mlp': [[1.0, 0.5]]}
-  arms = {f'a{n}': samples.arm(2.0, visits=visits) for n in range(8)}
-  found = picture(samples.result(arms), 'Visits of neurons')
-  assert len(found.panels) == 12 and '2 more arms are not shown' in found.note
-  assert draw(found.panels[0]).get_title() == 'a0: heads (50.0% never)'
-
-
 def test_plots_are_small_files(tmp_path):
   rows = [f'importance {n}' for n in range(8)]
   value = samples.two_coordinates(rows=rows)

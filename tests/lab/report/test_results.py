@@ -102,7 +102,6 @@ NULLS = [
     for key in ('flops', 'seconds', 'train', 'validation')
   ),
   (samples.sat, (*ARM, 'ladder', 'omission_rate', 0)),
-  (samples.sat, ('arms', 'rate <b>0.5</b> | x', 'visits')),
   (samples.sat, ('arms', 'rate <b>0.5</b> | x', 'against', 'time')),
   (samples.sat, ('arms', 'rate <b>0.5</b> | x', 'speedup', 'time')),
   (samples.growth, ('paper',)),
