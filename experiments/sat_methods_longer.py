@@ -3,9 +3,11 @@
 Claim     the order of the best methods is that of short runs, and so is what
           they gain on dense training of the same time.
 Source    ours: sat_methods_cpt, whose best these are.
-Runs      source code of Python: the best three besides LoRA, and LoRA; dense
-          for as many steps, and what its lengths reach in the same time.
-Cost      llm: about six hours on two cores; resumed by the same command.
+Runs      source code of Python: the best three besides LoRA, and LoRA, one
+          seed; dense for as many steps, and what its lengths reach in the same
+          time, three seeds.
+Cost      llm: about three hours on two cores, after those of sat_methods_cpt,
+          whose runs and times it shares; resumed by the same command.
 Command   satjax experiment experiments/sat_methods_longer.py --scale=llm \\
             --workdir=runs/experiments --jobs=2
 Result    experiments/results/sat_methods_longer.md
@@ -47,8 +49,8 @@ CLAIMS = (
 
 def scenario(scale):
   found = scenarios.with_room_for_layers(scenarios.cpt(scale))
-  lengths = (1.0, 1.4, 2.0, 2.8, 4.0)
-  return dataclasses.replace(found, lengths=lengths, finalists=None)
+  seeds = {'finalists': 0} if scale == 'llm' else {}  # of dense and LoRA alone
+  return dataclasses.replace(found, lengths=(1.0, *LENGTHS), **seeds)
 
 
 def sweep(add, scenario):
