@@ -67,7 +67,7 @@ def _write(content: Any, untested: list[Any], options: Any) -> list[Any]:
     paths.append(out)
   if options.plots:
     for result in content.results:
-      paths += plots.write_plots(result, options.plots, along=True)
+      paths += plots.write_plots(result, options.plots)
   if options.page:
     text = markdown.results_page(content.results, untested)
     files.save(pathlib.Path(options.page), text)

@@ -1,6 +1,6 @@
 """The result of an experiment, from the folders of its runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import json
 from typing import Any, NamedTuple
 
@@ -11,8 +11,6 @@ from satjax.lab.experiment import compare, spec, timing
 from satjax.lab.experiment.trials import Trial
 from satjax.lab.plan import memory
 from satjax.train import phases, workdir
-
-_POINTS = 40  # of a curve
 
 
 class Trials(NamedTuple):
@@ -154,15 +152,13 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
     'speedup': {'time': None, 'flops': None},
     'failed': None,
     'runs': [],
-    **dict.fromkeys(('loss', 'curves', 'ladder')),
+    'loss': None,
     'growth': [],
   }
   if not by_seed or any(trial.failure for trial in by_seed.values()):
     value['failed'] = reasons[0] if reasons else 'it has not run'
     return value
-  by_step = timing.seconds(config, timed)
-  if by_step is not None:
-    value['seconds'] = float(by_step[-1])
+  value['seconds'] = timing.seconds(config, timed)
   value['runs'] = [_run(seed, trial) for seed, trial in by_seed.items()]
   losses = list(compare.losses_of(value).values())
   mean = float(np.mean(losses))
@@ -173,7 +169,8 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
     for source in others[0]
     for losses in [[of[source] for of in others]]
   }
-  return value | _along(list(by_seed.values()), by_step)
+  value['growth'] = _growth(some.records)
+  return value
 
 
 def _bytes(config) -> dict[str, float]:
@@ -224,57 +221,6 @@ def _compare(experiment: spec.Experiment, arms: dict[str, Any]) -> None:
       if equal != 'steps':
         mean = arm['loss']['mean']
         arm['speedup'][equal] = compare.speedup(frontier, arm[name], mean)
-
-
-def _along(trials: Sequence[Trial], by_step: np.ndarray | None):
-  """Means over seeds along the run, and what is known of its first one.
-
-  `by_step`: seconds after each step, float64 [steps]; None: not timed.
-  """
-  records = [[r for r in t.records if 'train/loss' in r] for t in trials]
-  first = records[0]
-  steps = np.array([r['step'] for r in first])
-  loss = _mean([[r['train/loss'] for r in each] for each in records])
-  taken = np.unique(np.linspace(0, len(steps) - 1, _POINTS).round().astype(int))
-  shown = steps[taken]
-  seconds = None if by_step is None else by_step[shown - 1].tolist()
-  evaluations = [trial.evaluations for trial in trials]
-  losses = [[e['validation'] for e in each] for each in evaluations]
-
-  def column(name):
-    return [first[i][name] for i in taken]
-
-  return {
-    'curves': {
-      'step': shown.tolist(),
-      'tokens': column('tokens'),
-      'flops': column('flops'),
-      'seconds': seconds,
-      'train': _smooth(loss)[taken].tolist(),
-      'validation_step': [e['step'] for e in evaluations[0]],
-      'validation': _mean(losses).tolist(),
-    },
-    'ladder': {
-      'step': shown.tolist(),
-      'omission_rate': column('sparsity/omission_rate'),
-    },
-    'growth': _growth(trials[0].records),
-  }
-
-
-def _mean(by_seed: Sequence[Sequence[float | None]]) -> np.ma.MaskedArray:
-  """Over the seeds [seeds, n] whose value is known; masked where none is."""
-  return np.ma.masked_invalid(np.array(by_seed, np.float64)).mean(axis=0)
-
-
-def _smooth(values: np.ma.MaskedArray) -> np.ma.MaskedArray:
-  """Running mean over a tenth of the values, of those that are known."""
-  window = np.ones(max(1, len(values) // 10))
-  known = ~np.ma.getmaskarray(values)
-  total, count = (
-    np.convolve(x, window)[: len(values)] for x in (values.filled(0), known)
-  )
-  return total / np.ma.masked_equal(count, 0)
 
 
 def _growth(records) -> list[dict[str, float]]:

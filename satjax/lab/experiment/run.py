@@ -52,7 +52,7 @@ def run(
     timed = _measure(pool, experiment, folder, search)
     each = every_trial(experiment, folder, search)
     times = (timing.seconds(trial.config, timed) for trial in each)
-    hours = sum(x[-1] for x in times if x is not None) / 3600
+    hours = sum(x for x in times if x is not None) / 3600
     print(
       f'{experiment.name}: {hours:.1f} hours of steps that were timed;'
       ' compiling and evaluating come on top',

@@ -151,22 +151,16 @@ def _rates(config, phase) -> dict[str, float]:
   return found | {'layer_rate': sum(phase.omitted) / (sum(scales) or 1)}
 
 
-def seconds(
-  config: Config, timing: Mapping[str, Any] | None
-) -> np.ndarray | None:
-  """Seconds of a run after each of its steps, float64 [steps].
+def seconds(config: Config, timing: Mapping[str, Any] | None) -> float | None:
+  """Seconds of the steps and refreshes of a run.
 
   `timing` is that of `measure`, with all cells of the run; None: not timed.
   """
   found = cells(config) if timing else None
   if found is None:
     return None
-  total, ends = 0.0, []
-  for cell in found:
-    total += timing['cells'][cell.key]['median']
-    if not cell.is_refresh:
-      ends.append(total)
-  return np.array(ends) * timing['dense_seconds']
+  total = sum(timing['cells'][cell.key]['median'] for cell in found)
+  return total * timing['dense_seconds']
 
 
 def groups(dense: Config, wanted: list[Cell]) -> list[list[Cell]]:

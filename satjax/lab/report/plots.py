@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from satjax.config import schema
-from satjax.lab.report import figures, result_tables, run_plots
+from satjax.lab.report import figures, result_tables
 from satjax.lab.report import results as results_lib
 from satjax.lab.report.results import Result
 
@@ -22,28 +22,26 @@ _COSTS = ('flops', 'seconds')
 _LOG_FROM = 20  # ratio of ends from which a coordinate has a logarithmic axis
 
 
-def pictures(result: Result, along: bool = True) -> list[figures.Picture]:
-  """Pictures of a result, `along` its runs, too; without what has no record."""
+def pictures(result: Result) -> list[figures.Picture]:
+  """Pictures of a result, without what has no record."""
   looks = keys(result)
-  found = [*_central(result, looks), *_by_arm(result, looks)]
-  found += _by_label(result)
-  return found + [*run_plots.of_result(result, looks)] if along else found
+  central, by_arm = _central(result, looks), _by_arm(result, looks)
+  return [*central, *by_arm, *_by_label(result)]
 
 
 def write_plots(
-  result: Result, directory: str | os.PathLike, *, along: bool = False
+  result: Result, directory: str | os.PathLike
 ) -> list[pathlib.Path]:
   """Writes what arms cost and reach, and over coordinates, as PNG and SVG.
 
-  With `along`, also what there is along the runs, such as curves. Returns
-  paths, such as directory/NAME_loss.png; each PNG stands before its SVG.
+  Returns paths, such as directory/NAME_loss.png; each PNG before its SVG.
 
   Raises:
     DataError: a key of the result is missing or no such value.
   """
   result = results_lib.check(result)
   title, named = result_tables.title(result), {}
-  for each in pictures(result, along):
+  for each in pictures(result):
     slug = re.sub(r'[\W_]+', '_', each.title.lower()).strip('_')
     named[f'{result["name"]}_{slug}'] = each._replace(
       title=f'{title}: {each.title[:1].lower()}{each.title[1:]}'

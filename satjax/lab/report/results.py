@@ -25,7 +25,6 @@ REFERENCES = {'sat': 'dense training', 'growth': 'training from scratch'}
 # [form] of a list; {str: form} of an object with any keys; forms by key, where
 # ? marks one that may be absent.
 _NUMBER = (float, None)
-_NUMBERS = ([_NUMBER], None)
 _SPREAD = dict.fromkeys(('mean', 'low', 'high'), float)
 _AGAINST = {
   'other': float,
@@ -54,11 +53,6 @@ _ARM = {
   'early_stop': bool,
   'against': {f'{key}?': (_AGAINST, None) for key in EQUAL},
   'speedup': {'time?': _NUMBER, 'flops?': _NUMBER},
-  'curves': {
-    **dict.fromkeys(('step', 'tokens', 'flops', 'seconds', 'train'), _NUMBERS),
-    **dict.fromkeys(('validation_step', 'validation'), _NUMBERS),
-  },
-  'ladder': dict.fromkeys(('step', 'omission_rate'), _NUMBERS),
   'growth': [_HOP],
   'failed': (str, None),
 }
@@ -91,8 +85,8 @@ _RESULT = {
     }
   ],
 }
-# Of an arm that failed there is no loss, and nothing along the way.
-_FAILED = _ARM | {k: (_ARM[k], None) for k in ('loss', 'curves', 'ladder')}
+# Of an arm that failed there is no loss.
+_FAILED = _ARM | {'loss': (_SPREAD, None)}
 
 
 def in_words(difference: Mapping[str, float]) -> str:

@@ -3,21 +3,18 @@
 Columns are float64 [records], NaN where a record has no value.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from satjax.lab.report import figures
 from satjax.lab.report import runs as runs_lib
-from satjax.lab.report.results import Result
 from satjax.lab.report.runs import Run
 
 _STRETCHES = 400  # of a long line, of which only extremes are drawn
 _CELLS = 256  # of a heat map, from left to right
-_COSTS = ('tokens', 'flops', 'seconds')
-_SHOWN = 75  # percent of the points of a curve, to tell its end from others'
 _UNITS = {'heads': 'heads', 'mlp': 'channels', 'layers': 'layers'}
 
 
@@ -50,14 +47,6 @@ _SELECTIONS = (
   _Panel('sparsity/damage', 'damage, nats', 'line'),
   _Panel('sparsity/nonfinite_scores', 'not finite', 'line', low=0),
 )
-
-
-def of_result(
-  result: Result, looks: Mapping[str, figures.Key]
-) -> Iterator[figures.Picture]:
-  """What was recorded; `looks`: of the arms besides the reference."""
-  yield from _curves(result, looks)
-  yield from _ladders(result)
 
 
 def of_runs(runs: Sequence[Run]) -> Iterator[figures.Picture]:
@@ -96,94 +85,6 @@ def of_runs(runs: Sequence[Run]) -> Iterator[figures.Picture]:
   yield from _time_shares(runs)
   for run in (run for run in runs if run.visits):
     yield _heat_maps(run)
-
-
-def _curves(
-  result: Result, looks: Mapping[str, figures.Key]
-) -> Iterator[figures.Picture]:
-  """Training and validation losses along the runs."""
-  ink = figures.Key(result['reference'], figures.INK, '-')
-  looks = {result['reference']: ink, **looks}
-  arms = result['arms']
-  curves = {n: arms[n]['curves'] for n in looks if n in arms}
-  for title, what, note in (
-    ('Training loss', 'train', 'Running means'),
-    ('Validation loss', 'validation', 'Of the held-out split'),
-  ):
-    panels, drawn = [], {}
-    for axis in _COSTS:
-      lines = {n: _curve(c, what, axis) for n, c in curves.items() if c}
-      lines = {name: xy for name, xy in lines.items() if len(xy[0]) > 1}
-      if lines:
-        draw = functools.partial(_draw_curves, axis, lines, looks)
-        panels.append(figures.Panel(draw))
-        drawn |= dict.fromkeys(lines)
-    if panels:
-      yield figures.Picture(
-        title,
-        f'{note} in nats a token, means over the seeds; the first steps may lie'
-        ' above the frame.',
-        panels,
-        figures.lines(looks[name] for name in drawn),
-      )
-
-
-def _curve(
-  curve: Mapping[str, Any], what: str, axis: str
-) -> tuple[np.ndarray, np.ndarray]:
-  """A loss and what it had cost by then, where both are known."""
-  step, cost, loss, at = (
-    np.array(curve[name] or [], np.float64)
-    for name in ('step', axis, what, 'validation_step')
-  )
-  if len(step) != len(cost) or not len(step):
-    return np.empty(0), np.empty(0)
-  if what == 'validation':
-    cost = np.interp(at, step, cost)
-  size = min(len(cost), len(loss))
-  known = np.isfinite(cost[:size]) & np.isfinite(loss[:size])
-  return cost[:size][known], loss[:size][known]
-
-
-def _draw_curves(axis, lines, looks, axes) -> None:
-  for name, (x, y) in lines.items():
-    is_reference = looks[name].colour == figures.INK
-    width = 2 if is_reference else 1.6 if len(lines) < 8 else 1.1
-    style = {**looks[name].line, 'zorder': 3 if is_reference else 2}
-    axes.plot(*thin(x, y), **style, linewidth=width)
-  figures.label_axes(axes, axis, y='loss (nats/token)')
-  figures.frame_losses(axes, _SHOWN)
-
-
-def _ladders(result: Result) -> Iterator[figures.Picture]:
-  """Omission rates over the steps; arms with the same are one line."""
-  shared = {}
-  ladders = {n: a['ladder'] for n, a in result['arms'].items() if a['ladder']}
-  for name, ladder in ladders.items():
-    steps, rates = ladder['step'], ladder['omission_rate']
-    if rates and any(rates):
-      shared.setdefault((tuple(steps), tuple(rates)), []).append(name)
-  if not shared:
-    return
-  looks = figures.keys(
-    names[0] + (f' and {len(names) - 1} more' if names[1:] else '')
-    for names in shared.values()
-  )
-
-  def draw(axes):
-    for ladder, look in zip(shared, looks.values()):
-      x, y = np.array(ladder, np.float64)
-      axes.plot(x, y, **look.line, drawstyle='steps-pre', linewidth=1.6)
-    figures.label_axes(axes, 'step', y='omission rate')
-    figures.percent(axes)
-    axes.set_ylim(bottom=0)
-
-  yield figures.Picture(
-    'Ladder',
-    'Omission rate, by step. Arms whose rates are equal are one line.',
-    [figures.Panel(draw)],
-    figures.lines(looks.values()),
-  )
 
 
 def _picture(

@@ -2,7 +2,6 @@
 
 import pathlib
 
-import numpy as np
 import pytest
 
 from experiments import arms, scenarios
@@ -115,8 +114,7 @@ def test_seconds_are_the_sum_of_steps_and_refreshes():
   timed = {'cells': ratios, 'dense_seconds': 2.0}
   found = timing.seconds(config, timed)
   # A refresh before the first of every two steps: 0.5 s, then 1 s and 1 s.
-  expected = np.cumsum([1.5, 1.0] * 8)
-  np.testing.assert_allclose(found, expected)
+  assert found == pytest.approx(sum([1.5, 1.0] * 8))
 
 
 def test_new_cells_join_old_ones_which_stay():

@@ -10,17 +10,7 @@ def spread(mean):
 
 def arm(loss, *, steps=400, cost=1.0, seconds=True, rate=0.0, **changes):
   """An arm that trained; `cost`: of a step, as a share of the reference's."""
-  x = [steps // 4, steps // 2, steps]
   tests = [loss - 0.004, loss, loss + 0.005]
-  curves = {
-    'step': x,
-    'tokens': [1024 * step for step in x],
-    'flops': [3e9 * cost * step for step in x],
-    'seconds': [0.1 * cost * step for step in x] if seconds else None,
-    'train': [loss + 1, loss + 0.3, loss],
-    'validation_step': x,
-    'validation': [loss + 1.1, loss + 0.4, loss + 0.1],
-  }
   return {
     'group': '',
     'overrides': {'sparsity.head_rate': rate},
@@ -39,8 +29,6 @@ def arm(loss, *, steps=400, cost=1.0, seconds=True, rate=0.0, **changes):
     'early_stop': False,
     'against': {},
     'speedup': {'time': None, 'flops': None},
-    'curves': curves,
-    'ladder': {'step': x, 'omission_rate': [rate, rate, 0.0]},
     'growth': [],
     'failed': None,
     **changes,
@@ -48,7 +36,7 @@ def arm(loss, *, steps=400, cost=1.0, seconds=True, rate=0.0, **changes):
 
 
 def failed(why, **changes):
-  nothing = dict.fromkeys(('loss', 'curves', 'ladder', 'seconds'))
+  nothing = dict.fromkeys(('loss', 'seconds'))
   return {**arm(0.0, **changes), **nothing, 'runs': [], 'failed': why}
 
 
@@ -165,14 +153,6 @@ def growth(**changes):
     'rows': {'stack': [2.151, '+49.1%'], 'learn': [2.2, None]},
   }
   return result(arms, 'growth', paper=paper, **changes)
-
-
-def without_curves(value):
-  """The same with fewer pictures: to draw them takes long."""
-  changed = copy.deepcopy(value)
-  for arm in changed['arms'].values():
-    arm['curves'] = arm['curves'] and dict.fromkeys(arm['curves'])
-  return changed
 
 
 def two_coordinates(rows=('uniform', 'maxip'), columns=('top_k', 'sample')):

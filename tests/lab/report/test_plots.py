@@ -137,31 +137,6 @@ def test_words_and_wide_ranges_are_coordinates_too():
     assert ticks == [str(v) for v in values] and axes.get_xscale() == scale
 
 
-def test_validation_losses_have_the_cost_of_their_step():
-  panels = picture(samples.sat(), 'Validation loss').panels
-  xs = {draw(p).get_xlabel(): draw(p).lines[0].get_xdata() for p in panels}
-  assert xs.keys() == {'tokens', 'executed FLOPs', 'training time (s)'}
-  np.testing.assert_allclose(xs['tokens'], [102400, 204800, 409600])
-  np.testing.assert_allclose(xs['training time (s)'], [10, 20, 40])
-
-
-def test_a_single_point_is_no_curve():
-  value = samples.sat()
-  for arm in value['arms'].values():
-    if arm['curves']:
-      for key in ('validation_step', 'validation'):
-        arm['curves'][key] = arm['curves'][key][-1:]
-  titles = [p.title for p in plots.pictures(results.check(value))]
-  assert 'Training loss' in titles and 'Validation loss' not in titles
-
-
-def test_equal_ladders_are_one_line():
-  arms = {n: samples.arm(2.0, rate=0.5) for n in 'ab'}
-  arms['c'] = samples.arm(2.0, rate=0.25)
-  found = picture(samples.result(arms), 'Ladder')
-  assert [key.label for key in found.legend] == ['a and 1 more', 'c']
-
-
 def test_plots_are_small_files(tmp_path):
   rows = [f'importance {n}' for n in range(8)]
   value = samples.two_coordinates(rows=rows)

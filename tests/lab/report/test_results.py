@@ -29,7 +29,7 @@ def write(path, value):
     ('claims', 0, 'comparisons', 0, 'change'),
     ('arms', 'stack', 'loss'),
     ('arms', 'stack', 'loss', 'mean'),
-    ('arms', 'stack', 'curves', 'seconds'),
+    ('arms', 'stack', 'speedup'),
     ('arms', 'stack', 'growth', 0, 'steps_to_recover'),
     ('arms', 'learn', 'group'),
   ],
@@ -54,7 +54,7 @@ def test_a_missing_key_is_named_with_the_file(path, tmp_path):
     ((*ARM, 'steps'), True, 'steps is True, not a whole number'),
     ((*ARM, 'at_edge'), 1, 'at_edge is 1, not true or false'),
     ((*ARM, 'loss'), None, 'loss is None, not an object'),
-    ((*ARM, 'ladder', 'step'), 3, 'ladder.step is 3, not a list'),
+    ((*ARM, 'runs'), 3, 'runs is 3, not a list'),
     (('claims', 0, 'verdict'), 'yes', "claims.0.verdict is 'yes'"),
   ],
 )
@@ -96,12 +96,6 @@ NULLS = [
   (samples.sat, (*ARM, 'search', '0.001')),
   (samples.sat, (*ARM, 'runs', 0, 'test')),
   (samples.sat, ('arms', 'dense', 'seconds')),
-  (samples.sat, ('arms', 'dense', 'curves', 'seconds')),
-  *(
-    (samples.sat, (*ARM, 'curves', key, 1))
-    for key in ('flops', 'seconds', 'train', 'validation')
-  ),
-  (samples.sat, (*ARM, 'ladder', 'omission_rate', 0)),
   (samples.sat, ('arms', 'rate <b>0.5</b> | x', 'against', 'time')),
   (samples.sat, ('arms', 'rate <b>0.5</b> | x', 'speedup', 'time')),
   (samples.growth, ('paper',)),
@@ -115,8 +109,7 @@ NULLS = [
 
 def test_null_is_fine_wherever_it_is_allowed(tmp_path):
   """All at once, the innermost first; on the page, too."""
-  growth = samples.without_curves(samples.growth())
-  values = {samples.sat: samples.sat(), samples.growth: growth}
+  values = {make: make() for make in (samples.sat, samples.growth)}
   for make, path in sorted(NULLS, key=lambda null: -len(null[1])):
     values[make] = samples.replaced(values[make], path, None)
   content = page.Content([], list(map(results.check, values.values())))
