@@ -1,6 +1,5 @@
 """satjax grow."""
 
-import ast
 import os
 from typing import Any
 
@@ -63,11 +62,6 @@ OPTIONS = {
     'stack, interpolate, partial, gradual, midas, solar, llama_pro,'
     ' map (default with --layer_map), direct, fpi, aki, zero, random or length',
   ),
-  '--operators': shared.value(
-    'TUPLE',
-    'one operator or several, one after the other, as configurations'
-    " write them: \"(('direct', 2), ('stack', 2))\"",
-  ),
   **_OF_OPERATOR,
   '--vocab_multiple': shared.value(
     'N',
@@ -114,20 +108,12 @@ def _specs(options: Any) -> tuple[Any, ...]:
   Raises:
     ConfigError: they cannot be read, or name no operator.
   """
-  given, flags = {}, []
+  given = {}
   for flag, option in _OF_OPERATOR.items():
     name = option.get('dest', flag.removeprefix('--'))
     if (value := getattr(options, name)) is not None:
       given[name] = value
-      flags.append(flag)
   name = options.operator
-  if options.operators is not None:
-    if name or given:
-      raise errors.ConfigError(
-        f'--operators={options.operators} says everything; leave out'
-        f' {"--operator" if name else flags[0]}'
-      )
-    return _literal_specs(options.operators)
   if 'layer_map' in given:
     name = name or 'map'
     given['layer_map'] = _layer_map(given['layer_map'])
@@ -149,16 +135,3 @@ def _layer_map(text: str) -> tuple[int, ...]:
       f'--layer_map={text}; allowed: the source of every target layer, such as'
       ' 0,1,0,1'
     ) from None
-
-
-def _literal_specs(text: str) -> tuple[Any, ...]:
-  try:
-    specs = ast.literal_eval(text)
-  except (ValueError, SyntaxError, MemoryError, RecursionError):
-    specs = None
-  if not isinstance(specs, (tuple, list)) or not specs:
-    raise errors.ConfigError(
-      f'--operators={text}; allowed: a tuple such as ("stack", 2) or (("direct"'
-      ', 2), ("stack", 2))'
-    )
-  return (specs,) if isinstance(specs[0], str) else tuple(specs)

@@ -13,7 +13,6 @@ from satjax.config.run import Config
 from satjax.interop import models
 from satjax.lab.bench import machine as bench_machine
 from satjax.lab.plan import compiled as plan_compile
-from satjax.sparsity import subnetwork
 from satjax.train import phases, programs, refresh, window
 from satjax.train import setup as setup_lib
 
@@ -216,20 +215,3 @@ def open_arm(setup: setup_lib.Setup) -> TrainArm:
   phase = phases.phase_at(setup.config, 0)
   program = programs.compile_phase(setup, batches[0], phase)
   return make_arm(CompiledStep(setup, phase, program, {}), batches)
-
-
-def whole_selection(arm: TrainArm, setup: setup_lib.Setup) -> TrainArm:
-  """Gathers every neuron of a dense arm: its model by way of SAT.
-
-  The dense arm is used up; `setup` is of a sparse one.
-  """
-  sizes = dataclasses.astuple(arm.compiled.phase.layers[0])
-  counts = dict(zip(('heads', 'kv_heads', 'mlp'), sizes))
-  layers = setup.config.model.num_layers
-  every = {n: jnp.ones((layers, size), bool) for n, size in counts.items()}
-  order = subnetwork.orders(every, setup.config.sparsity.shards)
-  stacks = (subnetwork.Stack(0, layers, tuple(counts.items())),)
-  arm.window.state, _ = subnetwork.split(
-    arm.window.state, order, stacks, place=setup.place_leaf, consume=True
-  )
-  return arm

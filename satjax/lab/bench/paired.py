@@ -34,7 +34,7 @@ _WARMUP = 3  # steps of an arm, and refreshes, before any counts
 RATES = (0.25, 0.5, 0.75)
 FORWARDS = ('skip', 'exact')
 # Beginnings of names of arms whose forward pass is that of the dense one.
-_SAME = ('dense again', 'whole', 'torch', 'exact', 'through')
+_SAME = ('dense again', 'torch', 'exact', 'through')
 
 
 def bench(
@@ -212,21 +212,7 @@ class _Run:
       for n, v in variants.items()
     ]
 
-  def _check_gather(self):
-    """Gathering every neuron has to give the dense model back.
-
-    What it takes of the memory is free again when it returns.
-    """
-    for name, sat in self.compiled.items():
-      whole = f'whole {name.split()[0]}'
-      is_cut = sat.phase.is_sparse and not any(sat.phase.omitted)
-      if is_cut and whole not in self.losses:
-        arm = bench_arms.whole_selection(self._make('dense'), sat.setup)
-        self.losses[whole] = arm.steps(1)
-
   def _time_group(self, dense, number, group):
-    if not group[0].alone:
-      self._check_gather()
     arms = {'dense': dense}
     for unit in group:
       try:
