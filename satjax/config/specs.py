@@ -5,7 +5,7 @@ A *spec* is `('stack', 2)` or, with options, `('direct', {'embed_dim': 512,
 A *hop* says when a run grows, by which specs, and for how long it lasts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import math
 from typing import Any
@@ -159,9 +159,8 @@ def _parse(spec: Any) -> tuple[str, dict[str, Any]]:
     raise errors.ConfigError(
       f'{name!r} is no growth operator; allowed: {", ".join(OPTIONS)}'
     )
-  known, options = OPTIONS[name], _as_mapping(target)
-  if options is None:
-    options = {known[0]: target}
+  known, options = OPTIONS[name], schema.pairs(target)
+  options = {known[0]: target} if options is None else dict(options)
   for key, value in options.items():
     if (gone := f'growth.hops: {key}') in history.REMOVED:
       raise errors.ConfigError(history.removed(gone))
@@ -177,17 +176,6 @@ def _parse(spec: Any) -> tuple[str, dict[str, Any]]:
     if problems:
       raise errors.ConfigError(problems[0])
   return name, options
-
-
-def _as_mapping(value: Any) -> dict[str, Any] | None:
-  """Options as a dictionary, from one or from pairs; None: it is neither."""
-  if isinstance(value, Mapping):
-    return dict(value)
-  pairs = isinstance(value, (tuple, list)) and all(
-    isinstance(x, (tuple, list)) and len(x) == 2 and isinstance(x[0], str)
-    for x in value
-  )
-  return dict(value) if pairs and value else None
 
 
 def _depth(name, layers, deep, options) -> Depth:
@@ -331,8 +319,9 @@ def parse_hop(hop: Any) -> Hop:
       pass
     case _:
       raise errors.ConfigError(f'{hop!r} is no growth; write {_FORMS}')
-  options = _as_mapping(rest[0]) if rest else {}
-  if options is None or options.keys() - _HOP_OPTIONS.keys():
+  pairs = schema.pairs(rest[0]) if rest else []
+  options = dict(pairs or ())
+  if pairs is None or options.keys() - _HOP_OPTIONS.keys():
     raise errors.ConfigError(
       f'{rest[0]!r}: the options of a hop are {" and ".join(_HOP_OPTIONS)}'
     )
