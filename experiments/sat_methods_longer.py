@@ -50,7 +50,7 @@ CLAIMS = (
 def scenario(scale):
   found = scenarios.with_room_for_layers(scenarios.cpt(scale))
   seeds = {'finalists': 0} if scale == 'llm' else {}  # of dense and LoRA alone
-  return dataclasses.replace(found, lengths=(1.0, *LENGTHS), **seeds)
+  return dataclasses.replace(found, lengths=(1.0, 1.4, *LENGTHS), **seeds)
 
 
 def sweep(add, scenario):
