@@ -102,7 +102,9 @@ def _llm(name, config, steps) -> spec.Scenario:
   )
 
 
-def _baselines(config, start, adapters=3.0, uniform=1.0):
+def _baselines(
+  config, start, adapters=3.0, uniform=1.0
+) -> tuple[spec.Arm, ...]:
   """What a sceptic asks for besides dense: random choice, a cut base, LoRA.
 
   `adapters`, `uniform`: learning rates of LoRA, and of the random choice, over

@@ -93,7 +93,8 @@ def judge(
   claim: spec.Claim, arms: Mapping[str, Any], reference: str
 ) -> dict[str, Any]:
   """A claim with what was found; `arms` and `reference`: of a result."""
-  found = [_expectation(expect, arms, reference) for expect in claim.expects]
+  usual = usual_spread(arms)
+  found = [_expectation(x, arms, reference, usual) for x in claim.expects]
   true = [is_true for is_true, _ in found]
   if not found or None in true:
     verdict = 'not tested'
@@ -110,7 +111,9 @@ def judge(
   }
 
 
-def _expectation(expect, arms, reference) -> tuple[bool | None, dict[str, str]]:
+def _expectation(
+  expect, arms, reference, usual
+) -> tuple[bool | None, dict[str, str]]:
   """Whether it came true (None: not tested), and the figures."""
   arm, other = arms.get(expect.arm), expect.other
   if other in spec.EQUAL:
@@ -126,9 +129,7 @@ def _expectation(expect, arms, reference) -> tuple[bool | None, dict[str, str]]:
   else:
     against = arms.get(other)
     usable = against is not None and not against['failed']
-    found = usable and difference(
-      losses_of(arm), losses_of(against), usual_spread(arms)
-    )
+    found = usable and difference(losses_of(arm), losses_of(against), usual)
   if not found:
     return None, said | {'verdict': 'nothing to compare it with'}
   verdict = found['verdict']

@@ -125,13 +125,13 @@ def percent(axes: Any) -> None:
   axes.yaxis.set_major_formatter(lambda value, _: f'{100 * value:.4g}%')
 
 
-def frame_losses(axes: Any, shown: float = 95) -> None:
-  """Frames lines so that `shown` percent of each one's points are inside.
+def frame_losses(axes: Any) -> None:
+  """Frames lines so that 95 percent of each one's points are inside.
 
   The first steps, whose losses are far higher, may lie above it.
   """
   losses = (line.get_ydata() for line in axes.lines)
-  ends = [np.percentile(y, (0, shown)) for y in losses if len(y)]
+  ends = [np.percentile(y, (0, 95)) for y in losses if len(y)]
   if ends:
     margin = 0.05 * np.ptp(ends) + 1e-6
     axes.set_ylim(np.min(ends) - margin, np.max(ends) + margin)
