@@ -334,8 +334,8 @@ def scratch(
 ) -> spec.Scenario:
   """Pre-training from random weights, for so many tokens a parameter.
 
-  Half as wide as `growth`, so that many tokens a parameter are few in all. At
-  smoke there are as few as ever.
+  Half as wide as `growth`, in half as many heads, so that many tokens a
+  parameter are few in all. At smoke there are as few as ever.
 
   Args:
     scale: of the experiment; not llm, not paper.
@@ -348,9 +348,15 @@ def scratch(
   name = f'{family}-{tokens if scale != "smoke" else 0}-{schedule}'
   found = growth(scale, name, width=0.5)
   config = found.config
+  # Narrower heads would make softmax most of a step.
+  config.model.num_heads = config.model.num_kv_heads = (
+    config.model.num_heads // 2
+  )
+  config.model.head_dim *= 2
   if scale != 'smoke':
     many = tokens * flops.num_params(Config.from_dict(config).model)
     config.train.num_steps = round(many / found.tokens_per_step)
+    config.train.log_every = max(5, config.train.num_steps // 100)
   _anneal(config, 2e-3)
   if schedule == 'wsd':
     config.optimizer.schedule, config.optimizer.decay_steps = 'wsd', 0.2
