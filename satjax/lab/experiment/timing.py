@@ -29,7 +29,7 @@ from satjax.train import setup as setup_lib
 TURNS = {'smoke': (2, 2), 'llm': (9, 1)}
 USUAL = (15, 2)
 # What is noisier is measured again, so often at most; the quietest counts.
-QUIET, AGAIN = 0.1, 2
+QUIET, AGAIN = 0.05, 2
 _ROOM = 8e9  # bytes of states that take turns with the dense one
 # Settings that change which neurons take part, not the program that trains.
 _CHOICE = {
@@ -177,9 +177,9 @@ def measure(
   Each of `rounds` times, an arm makes `steps` steps.
 
   Returns:
-    'dense_seconds' of a step; 'noise', how far two equal arms stray; 'cells',
-    by key the spread of the ratio of a step, or a refresh, to the dense step;
-    'rounds', and how many 'cores' ran them.
+    'dense_seconds' of a step; 'noise' of two equal arms; 'cells', by key the
+    spread of the ratio of a step, or a refresh, to the dense step; 'rounds',
+    and how many 'cores' ran them.
   """
   first = dense_cell(dense)
   visited = {'dense': first, 'dense again': first}
@@ -199,16 +199,24 @@ def measure(
     )
     for name, of in times.items()
   }
-  again = ratios.pop('dense again')
   result = {
     'dense_seconds': float(np.median(step)),
-    'noise': bench_table.noise_floor(again),
+    'noise': noise(ratios.pop('dense again'), rounds),
     'rounds': rounds,
     'cores': len(runtime.cores()),
     'cells': {**ratios, first.key: bench_table.spread(np.ones(1))},
   }
   jax.clear_caches()
   return result
+
+
+def noise(again: Mapping[str, float], rounds: int) -> float:
+  """How far from 1 the median ratio of equal arms is, or may well be.
+
+  `again` is the `spread` of that ratio, whose interquartile range over the root
+  of `rounds` is about a standard error of its median.
+  """
+  return bench_table.noise_floor(again | {'iqr': again['iqr'] / rounds**0.5})
 
 
 def merge(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:

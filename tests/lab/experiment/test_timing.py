@@ -2,9 +2,11 @@
 
 import pathlib
 
+import numpy as np
 import pytest
 
 from experiments import arms, scenarios
+from satjax.lab.bench import table
 from satjax.lab.experiment import spec, timing, trials
 from satjax.train import phases
 
@@ -124,6 +126,15 @@ def test_new_cells_join_old_ones_which_stay():
   assert found['cells'] == {'a': 1, 'b': 2, 'c': 6}
   assert (found['dense_seconds'], found['noise']) == (2.0, 0.2)
   assert timing.merge(None, new) == new
+
+
+def test_noise_is_that_of_a_median():
+  rng = np.random.default_rng(0)
+  of_one = rng.normal(1.0, 0.1, (2000, 9))
+  medians = np.median(of_one, axis=1)
+  found = [timing.noise(table.spread(own), 9) for own in of_one]
+  assert np.median(found) == pytest.approx(np.std(medians), rel=0.3)
+  assert timing.noise(table.spread(np.full(9, 1.2)), 9) == pytest.approx(0.2)
 
 
 @pytest.mark.slow
