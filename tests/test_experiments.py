@@ -17,7 +17,7 @@ from satjax.data import tokenizers
 from satjax.interop import models as interop
 from satjax.lab.plan import growth
 from satjax.model import decoder
-from satjax.train import phases
+from satjax.train import metrics, phases
 from tests import models
 from tests.data import subword_samples
 
@@ -59,6 +59,22 @@ def test_verdicts_on_published_advice_are_those_of_results(advice):
   if len(said) > 1:
     said = {f'{verdict} in {name}' for name, verdict in found.items()}
   assert said == set(advice['verdict'].split(', '))
+
+
+def test_figures_of_results_are_those_of_the_runs_that_are_kept():
+  """Of scale llm: its runs take hours, and `experiments/runs` has them."""
+  checked = []
+  for file in sorted((ROOT / 'experiments/results').glob('*.json')):
+    result = json.loads(file.read_text())
+    if result['scale'] != 'llm':
+      continue
+    for run in (run for arm in result['arms'].values() for run in arm['runs']):
+      path = ROOT / 'experiments/runs/llm/runs' / run['folder']
+      last = metrics.read(path)[-1]
+      [own, *_] = [x for name, x in last.items() if name.startswith('test/')]
+      assert run['test'] == pytest.approx(own, rel=1e-6)
+      checked.append(path)
+  assert len(set(checked)) > 30
 
 
 def test_quickstart_compares_growth_at_equal_flops():

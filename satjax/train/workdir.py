@@ -195,7 +195,8 @@ def environment() -> dict[str, object]:
 
 def command() -> list[str]:
   """What was typed, without folders of this machine: results are published."""
-  return [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]
+  name = pathlib.Path(sys.argv[0]).name
+  return ['satjax' if name == '__main__.py' else name, *sys.argv[1:]]
 
 
 def _commit() -> str | None:

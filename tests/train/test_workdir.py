@@ -255,3 +255,11 @@ def test_a_damaged_config_is_refused(tmp_path, content, error, said):
   (tmp_path / 'config.json').write_bytes(content)
   with pytest.raises(error, match=said):
     workdir.read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'program', ['/usr/bin/satjax', '/a/satjax/__main__.py']
+)
+def test_a_command_is_what_anybody_would_type(monkeypatch, program):
+  monkeypatch.setattr(sys, 'argv', [program, 'train', '--workdir=runs/a'])
+  assert workdir.command() == ['satjax', 'train', '--workdir=runs/a']

@@ -237,7 +237,10 @@ def _reading(result: Result) -> Iterator[str]:
   if len(result['seeds']) < 2:
     yield 'Of one seed nothing is better or worse: there is no spread.'
   elif any(len(arm['runs']) == 1 for arm in arms_list):
-    yield 'A loss without a range is of one seed: the largest spread judges it.'
+    yield (
+      'A loss without a range is of one seed, and judged by a spread that three'
+      ' of four other arms are within.'
+    )
   if any(arm['early_stop'] for arm in arms_list):
     yield '"best step": the step whose validation loss is lowest, not the last.'
   if any(any(arm['speedup'].values()) for arm in arms_list):
