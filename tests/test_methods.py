@@ -9,6 +9,7 @@ import pytest
 from configs import methods
 from satjax import errors
 from satjax.config import file, groups, stages
+from satjax.lab.report import result_tables, results
 from satjax.sparsity import importance
 from satjax.train import phases
 from tests.train import helpers
@@ -173,3 +174,21 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
   assert config.sparsity.metric('layers') == 'stretch'
   _, losses, _ = helpers.run(config, steps=1)
   assert np.isfinite(losses).all()
+
+
+def test_what_wins_on_the_page_is_what_the_result_says():
+  path = 'experiments/results/sat_methods_cpt.json'
+  result = results.read(PAGE.parents[1] / path)
+  dense, rows = result['arms']['dense'], []
+  for name in result_tables.ranked(result):
+    arm = result['arms'][name]
+    found = arm['against']['time']
+    loss = f'{found["difference"]["mean"]:+.3f}, {found["verdict"]}'
+    over = [arm[key] / dense[key] for key in ('seconds', 'state_bytes')]
+    rate = arm['learning_rate'] / dense['learning_rate']
+    time, state = (f'{x:.2f}' for x in over)
+    rows.append(f'| {name} | {loss} | {time} | {state} | {rate:g} |')
+  section = PAGE.read_text().partition('### Which wins')[2].partition('##')[0]
+  lines = [line for line in section.splitlines() if line.startswith('| ')]
+  assert lines[2:] == rows
+  assert f' steps, {dense["learning_rate"]:g}.' in ' '.join(section.split())

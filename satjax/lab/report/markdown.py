@@ -85,9 +85,12 @@ def _answer(result: Result) -> Iterator[str]:
   """The settings that did best for as much time, and those that did worst."""
   ranked, link = result_tables.ranked(result), f'results/{result["name"]}.md'
   name = results_lib.REFERENCES[result['family']]
+  tokens = result['arms'][result['reference']]['tokens']
+  source, scale = escape(result['source']), escape(result['scale'])
   yield (
-    f'## {escape(result["answers"])}\n\nThe three that end lowest beside {name}'
-    f' of as much time ([all](../experiments/{link})):\n'
+    f'## {escape(result["answers"])}\n\n{tokens:,.0f} tokens of {source}, scale'
+    f' [{scale}](experiments.md). The three that end lowest beside {name} of as'
+    f' much time ([all](../experiments/{link}), [what they are](methods.md)):\n'
   )
   yield table.markdown(result_tables.trade(result, ranked[:3]))
   yield 'What not to do:\n'
