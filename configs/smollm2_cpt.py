@@ -17,8 +17,8 @@ takes another model with its tokenizer. Tried, with 20 steps of 512 tokens
 
 Twenty steps show that it works; the same command with more of them,
 `--config.train.num_steps=1000`, goes on with the run. SAT is two keys,
-`--config.sparsity.head_rate=0.5 --config.sparsity.channel_rate=0.5`, and has
-not been shown to win on this model.
+`--config.sparsity.head_rate=0.5 --config.sparsity.channel_rate=0.5`; what wins
+on this model, and at which learning rates, is in docs/methods.md.
 """
 
 from configs import base
