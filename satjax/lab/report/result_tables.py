@@ -186,8 +186,9 @@ def _giga(size: float | None) -> str:
 def _difference(against: Mapping[str, Any] | None, brief: bool) -> str:
   if against is None:
     return ''
-  text = f'{against["verdict"]}: {results_lib.in_words(against["difference"])}'
-  return text.partition(' (')[0] if brief else text.replace(' (', '\n(')
+  own = against['difference']
+  change = f'{own["mean"]:+.4f}' if brief else results_lib.in_words(own, '\n')
+  return f'{against["verdict"]}: {change}'
 
 
 def _speedup(arm: Mapping[str, Any], equal: str, cost: str) -> str:

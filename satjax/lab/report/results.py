@@ -89,11 +89,11 @@ _RESULT = {
 _FAILED = _ARM | {'loss': (_SPREAD, None)}
 
 
-def in_words(difference: Mapping[str, float]) -> str:
+def in_words(difference: Mapping[str, float], between: str = ' ') -> str:
   """A mean difference, and its range over the seeds where there are several."""
-  text = f'{difference["mean"]:+.4f}'
   low, high = difference['low'], difference['high']
-  return f'{text} ({low:+.4f} to {high:+.4f})' if low < high else text
+  spread = f'{between}({low:+.4f} to {high:+.4f})' if low < high else ''
+  return f'{difference["mean"]:+.4f}{spread}'
 
 
 def find(path: str | os.PathLike) -> list[pathlib.Path]:
