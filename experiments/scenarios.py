@@ -347,12 +347,10 @@ def scratch(
   # At smoke all are one: files share their runs.
   name = f'{family}-{tokens if scale != "smoke" else 0}-{schedule}'
   found = growth(scale, name, width=0.5)
-  config = found.config
+  config, model = found.config, found.config.model
   # Narrower heads would make softmax most of a step.
-  config.model.num_heads = config.model.num_kv_heads = (
-    config.model.num_heads // 2
-  )
-  config.model.head_dim *= 2
+  model.num_heads = model.num_kv_heads = model.num_heads // 2
+  model.head_dim *= 2
   if scale != 'smoke':
     many = tokens * flops.num_params(Config.from_dict(config).model)
     config.train.num_steps = round(many / found.tokens_per_step)

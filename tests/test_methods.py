@@ -187,7 +187,8 @@ def test_what_wins_on_the_page_is_what_the_result_says():
     over = [arm[key] / dense[key] for key in ('seconds', 'state_bytes')]
     rate = arm['learning_rate'] / dense['learning_rate']
     time, state = (f'{x:.2f}' for x in over)
-    rows.append(f'| {name} | {loss} | {time} | {state} | {rate:g} |')
+    seeds = len(arm['runs'])
+    rows.append(f'| {name} | {seeds} | {loss} | {time} | {state} | {rate:g} |')
   section = PAGE.read_text().partition('### Which wins')[2].partition('##')[0]
   lines = [line for line in section.splitlines() if line.startswith('| ')]
   assert lines[2:] == rows
