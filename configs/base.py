@@ -150,9 +150,10 @@ def get_config() -> ml_collections.ConfigDict:
     probe=0.125,  # share of the batch that importance looks at
     stale_scores=False,  # select by the scores of the refresh before
     # What becomes of the others. One for all, or by axis.
-    omitted_forward='skip',  # 'mean': their mean output, a constant (not of
-    # layers); 'exact': computed, no gradient goes through them; 'through': one
-    # does, and they have none of their own
+    omitted_forward='exact',  # computed, no gradient goes through them; 'skip',
+    # the paper's: nothing; 'mean': their mean output, a constant (not of
+    # layers); 'through': as 'exact', a gradient goes through them, and they
+    # have none of their own
     rescale='none',  # 'inverse': outputs over the kept share; 'energy': over
     # the root of the kept share of squared scores
     omitted='frozen',  # moments and decay of omitted rows rest; 'decayed':

@@ -20,4 +20,5 @@ def get_config():
 
   config.sparsity.head_rate = 0.5
   config.sparsity.channel_rate = 0.5
+  config.sparsity.omitted_forward = 'skip'  # the paper's
   return config

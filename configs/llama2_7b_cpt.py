@@ -49,5 +49,6 @@ def get_config():
 
   config.sparsity.head_rate = 0.5
   config.sparsity.channel_rate = 0.5
+  config.sparsity.omitted_forward = 'skip'  # the paper's
   config.sparsity.channel_multiple = 128
   return config

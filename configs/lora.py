@@ -12,7 +12,8 @@ model that has read something before, such as that of `configs/cpt.py`:
 So small a model takes this rate; the default of adapters is 2e-4. Both at once,
 adapters over a model that neurons are left out of:
 
-    --config.sparsity.head_rate=0.5 --config.sparsity.channel_rate=0.5
+    --config.sparsity.head_rate=0.5 --config.sparsity.channel_rate=0.5 \\
+    --config.sparsity.omitted_forward=skip
 """
 
 from configs import sft

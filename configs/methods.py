@@ -48,8 +48,9 @@ class Method:
 
 
 _HALF = {'head_rate': 0.5, 'channel_rate': 0.5}
+_SKIP = {'omitted_forward': 'skip'}
 # A metric of the paper, whose rates and ladder are not public: these are ours.
-_SAT = {**_HALF, 'importance': 'maxip'}
+_SAT = {**_HALF, **_SKIP, 'importance': 'maxip'}
 _DROPBP = {
   **_CONSTANT,
   'layer_rate': 0.5,
@@ -77,7 +78,7 @@ METHODS = {
   'sat_channels': Method(
     'ours: SAT on channels alone',
     _ALL,
-    sparsity={'channel_rate': 0.5, 'importance': 'maxip'},
+    sparsity={**_SKIP, 'channel_rate': 0.5, 'importance': 'maxip'},
   ),
   'sat_exact': Method(
     'ours: SAT with a dense forward pass',
@@ -100,7 +101,12 @@ METHODS = {
     'LayerDrop, arXiv 1909.11556',
     _ALL,
     'regularises, and shallower models may be cut out afterwards',
-    sparsity={**_CONSTANT, 'layer_rate': 0.2, 'importance': 'uniform'},
+    sparsity={
+      **_CONSTANT,
+      **_SKIP,
+      'layer_rate': 0.2,
+      'importance': 'uniform',
+    },
   ),
   'progressive': Method(
     'progressive layer dropping, arXiv 2010.13369',
@@ -108,6 +114,7 @@ METHODS = {
     'BERT: 24 % less time a sample, 2.5 times as fast to similar accuracy',
     # Dense first, then up, and more of the upper layers.
     sparsity={
+      **_SKIP,
       'layer_rate': 0.5,
       'layer_scale': {'layers': 'depth'},
       'importance': 'uniform',
@@ -119,6 +126,7 @@ METHODS = {
     "ours: SAT's ladder on layers",
     _ALL,
     sparsity={
+      **_SKIP,
       'layer_rate': 0.25,
       'dense_layers': (1, 1),
       'importance': 'influence',
@@ -161,6 +169,7 @@ METHODS = {
     sparsity={
       **_HALF,
       **_CONSTANT,
+      **_SKIP,
       'selection': 'top_k',
       'refresh_every': _NEVER,
     },

@@ -78,6 +78,7 @@ def _recipes(scenario):
     },
     'layers dropped': {
       'sparsity.layer_rate': 0.25,
+      'sparsity.omitted_forward': {'layers': 'skip'},
       'sparsity.importance': {'layers': 'uniform'},
     },
     'SAT, exact': {

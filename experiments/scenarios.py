@@ -55,6 +55,7 @@ def _config(scale: str) -> ml_collections.ConfigDict:
   model.scan = False
   model.num_layers, model.head_dim = 4, 16
   model.embed_dim, model.mlp_dim = 128, 512
+  _skip(config)
   data.seq_len, train.batch_size = 128, 8
   data.train = data.eval = (DOCS,)
   data.held_out = data.test = 0.1
@@ -87,6 +88,7 @@ def _llm(name, config, steps) -> spec.Scenario:
   config.train.num_steps = steps
   config.train.eval_every = config.train.checkpoint_every = 0
   config.train.eval_batches = 8
+  _skip(config)
   _anneal(config, 2e-5)
   return spec.Scenario(
     name=f'{name}-llm',
@@ -158,6 +160,11 @@ def _anneal(config, peak: float) -> None:
   optimizer = config.optimizer
   optimizer.peak_lr, optimizer.end_lr = peak, peak / 10
   optimizer.warmup_steps = max(1, config.train.num_steps // 20)
+
+
+def _skip(config) -> None:
+  """What is left out is gone, as in the paper; an arm may say otherwise."""
+  config.sparsity.omitted_forward = 'skip'
 
 
 def _widen(model, width: float) -> None:

@@ -197,7 +197,7 @@ class SparsityConfig(schema.Group):
 
   def forward(self, axis: str) -> str:
     """What omitted units of an axis do; 'skip' where none are left out."""
-    found = _of(self.omitted_forward, axis, 'skip')
+    found = _of(self.omitted_forward, axis, 'exact')
     return found if self.rates[axis] else 'skip'
 
   def sees(self, axis: str) -> bool:

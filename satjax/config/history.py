@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from satjax import errors
+from satjax.config import schema
 
-VERSION = 3  # of the form that is written; files without one are of version 0
+VERSION = 4  # of the form that is written; files without one are of version 0
 # (version, 'group.key', what was done before).
 ADDED: tuple[tuple[int, str, Any], ...] = (
   (1, 'data.attend', 'document'),
@@ -83,6 +84,13 @@ def upgrade(values: Any) -> Any:
       values[group] = {**found, name: now}
   if _never_decays(values.get('optimizer')):
     values['optimizer'] = {**values['optimizer'], 'schedule': 'constant'}
+  sparsity = values.get('sparsity')
+  if version < 4 and isinstance(sparsity, Mapping):
+    # Axes that it did not name skipped then; they are 'exact' today.
+    named = schema.pairs(sparsity.get('omitted_forward'))
+    if named is not None:
+      whole = dict.fromkeys(('heads', 'mlp', 'layers'), 'skip') | dict(named)
+      values['sparsity'] = {**sparsity, 'omitted_forward': whole}
   return values
 
 

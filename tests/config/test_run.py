@@ -349,6 +349,7 @@ CONTRADICTIONS = [
   (
     {
       'sparsity.omitted': 'decayed',
+      'sparsity.omitted_forward': 'skip',
       'sparsity.head_rate': 0.5,
       'optimizer.name': 'muon',
     },
@@ -636,7 +637,7 @@ def test_what_is_given_by_axis_reads_back_equal():
   sparsity = config.sparsity
   assert sparsity.importance == (('heads', 'auto'), ('layers', 'cyclic'))
   forwards = [sparsity.forward(axis) for axis in groups.AXES]
-  assert forwards == ['skip', 'skip', 'through']
+  assert forwards == ['exact', 'skip', 'through']
   assert sparsity.scale('mlp', 6) == (1, 0, 0, 0, 0, 1)
   assert sparsity.scale('layers', 4) == (0.25, 0.5, 0.75, 1)
   again = Config.from_dict(json.loads(json.dumps(config.to_dict())))
@@ -672,6 +673,23 @@ def test_a_run_from_before_layers_were_left_out_opens():
   assert config.sparsity.layer_rate == 0
   assert config.sparsity.embed == 'train'
   assert config.sparsity.metric('heads') == 'maxip'
+
+
+def test_axes_that_an_older_run_did_not_name_are_skipped():
+  """As they were, where one that begins today has the default."""
+  values = Config.from_dict(
+    with_values(
+      {
+        'sparsity.head_rate': 0.5,
+        'sparsity.layer_rate': 0.5,
+        'sparsity.omitted_forward': {'layers': 'through'},
+      }
+    )
+  ).to_dict()
+  for version, heads in ((3, 'skip'), (history.VERSION, 'exact')):
+    config = Config.from_dict(history.upgrade({'version': version, **values}))
+    assert config.sparsity.forward('heads') == heads
+    assert config.sparsity.forward('layers') == 'through'
 
 
 def test_config_dict_and_plain_dict_build_the_same():

@@ -11,6 +11,7 @@ from tests.train import helpers
 CUT = {
   'sparsity__head_rate': 0.5,
   'sparsity__channel_rate': 0.5,
+  'sparsity__omitted_forward': 'skip',
   'sparsity__layer_rate': 0.5,
   'sparsity__probe': 0.5,
   'model__num_layers': 4,

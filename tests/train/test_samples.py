@@ -28,7 +28,8 @@ def make(prompts=PROMPTS, data=None, **train):
   values = small(rate=0.5, **options).to_dict()
   values['train'] |= {'sample_prompts': prompts, 'sample_tokens': 8}
   values['train'] |= train
-  values['sparsity'] |= {'omitted': 'decayed', 'refresh_every': 3, 'split': 1.0}
+  values['sparsity'] |= {'omitted': 'decayed', 'omitted_forward': 'skip'}
+  values['sparsity'] |= {'refresh_every': 3, 'split': 1.0}
   values['data'] |= data or {}
   return Config.from_dict(values)
 

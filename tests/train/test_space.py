@@ -76,7 +76,8 @@ SLOW = {
       'layers': 'sensitivity',
     }
   },
-  'decayed': EVERY | {'sparsity__omitted': 'decayed'},
+  'decayed': EVERY
+  | {'sparsity__omitted': 'decayed', 'sparsity__omitted_forward': 'skip'},
   'muon': EVERY | {'optimizer__name': 'muon', 'sparsity__embed': 'rest'},
   'dropout': EVERY | {'model__dropout': 0.2},
   'dropout through': EVERY
@@ -89,7 +90,10 @@ SLOW = {
     f'adapters {how}': EVERY
     | {
       'lora__rank': 2,
-      'sparsity__omitted_forward': {'layers': how},
+      'sparsity__omitted_forward': {
+        **{'heads': 'skip', 'mlp': 'skip'},
+        'layers': how,
+      },
     }
     for how in ('skip', 'exact', 'through')
   },

@@ -18,6 +18,7 @@ from tests.train import helpers
 SPARSE = {
   'sparsity__head_rate': 0.5,
   'sparsity__channel_rate': 0.5,
+  'sparsity__omitted_forward': 'skip',
   'sparsity__refresh_every': 3,
   'sparsity__split': 1.0,
   'train__num_steps': 8,
@@ -306,10 +307,9 @@ def test_replay_is_training_on_nothing():
 
 def test_what_compiles_ahead_has_the_shapes_of_what_runs():
   config = helpers.make_config(
-    **SPARSE,
+    **SPARSE | {'sparsity__omitted_forward': 'mean'},
     model__num_layers=3,
     sparsity__dense_layers=(1, 0),
-    sparsity__omitted_forward='mean',
   )
   setup = helpers.one_device(config)
   batch = setup.put_batch(helpers.random_batch(config, 0))

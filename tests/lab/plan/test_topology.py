@@ -57,8 +57,9 @@ def test_what_is_left_out_rests_beside_the_state():
 
 
 def test_the_host_takes_what_the_step_does_not_read():
-  at_host = memory(make_config(sparsity__rest='host'), 1)
-  assert at_host.parked == 0 < memory(make_config(), 1).parked
+  skip = {'sparsity__omitted_forward': 'skip'}
+  at_host = memory(make_config(sparsity__rest='host', **skip), 1)
+  assert at_host.parked == 0 < memory(make_config(**skip), 1).parked
   exact = {'sparsity__omitted_forward': 'exact'}
   read = memory(make_config(sparsity__rest='host', **exact), 1).parked
   assert read == pytest.approx(memory(make_config(**exact), 1).parked / 3, 0.1)
@@ -333,13 +334,22 @@ def test_there_is_no_advice_where_nothing_fits():
   assert plan_advice.cheapest(config, plan_devices.parse('v5e:2x2')) is None
 
 
-def test_a_compiler_finds_the_same_state():
-  config = make_config(mesh__fsdp=4, mesh__tensor=2, sparsity__shards=2)
+@pytest.mark.parametrize('forward', ['skip', 'exact'])
+def test_a_compiler_finds_the_same_state(forward):
+  config = make_config(
+    mesh__fsdp=4,
+    mesh__tensor=2,
+    sparsity__shards=2,
+    sparsity__omitted_forward=forward,
+  )
   compiled = plan_compile.compile_at(config, 0, jax.devices())
   closed = memory(config)
   batch = 5 * 4 * config.tokens_per_step / 4
-  assert compiled.arguments == pytest.approx(closed.state + batch, rel=0.01)
-  assert compiled.parked == pytest.approx(closed.parked, abs=64)
+  # Weights that an exact forward pass reads are arguments of the step.
+  read = closed.parked / 3 if forward == 'exact' else 0
+  arguments = closed.state + batch + read
+  assert compiled.arguments == pytest.approx(arguments, rel=0.01)
+  assert compiled.parked == pytest.approx(closed.parked - read, abs=64)
   assert compiled.temporaries > 0 and not compiled.refusal
   kinds = {x.kind for x in compiled.exchanged}
   assert {'all-gather', 'all-reduce'} <= kinds

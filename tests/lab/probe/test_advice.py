@@ -14,6 +14,7 @@ from tests.train import helpers
 CUT = {
   'sparsity__head_rate': 0.5,
   'sparsity__channel_rate': 0.5,
+  'sparsity__omitted_forward': 'skip',
   'train__num_steps': 8,
   'train__batch_size': 8,
   'train__eval_every': 0,
