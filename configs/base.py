@@ -150,13 +150,14 @@ def get_config() -> ml_collections.ConfigDict:
     probe=0.125,  # share of the batch that importance looks at
     stale_scores=False,  # select by the scores of the refresh before
     # What becomes of the others. One for all, or by axis.
-    omitted_forward='exact',  # computed, no gradient goes through them; 'skip',
-    # the paper's: nothing; 'mean': their mean output, a constant (not of
-    # layers); 'through': as 'exact', a gradient goes through them, and they
-    # have none of their own
-    rescale='none',  # 'inverse': outputs over the kept share; 'energy': over
+    omitted_forward='auto',  # 'skip', the paper's: nothing; 'mean': their mean
+    # output, a constant (not of layers); 'exact': computed, no gradient goes
+    # through them; 'through': one does, and they have none of their own.
+    # 'auto': 'exact', which costs a real model least; 'skip' where neurons are
+    # left out beside adapters, and with what is marked *
+    rescale='none',  # 'inverse'*: outputs over the kept share; 'energy'*: over
     # the root of the kept share of squared scores
-    omitted='frozen',  # moments and decay of omitted rows rest; 'decayed':
+    omitted='frozen',  # moments and decay of omitted rows rest; 'decayed'*:
     # they run on a zero gradient
     bias_correction='global',  # 'per_neuron': Adam counts each neuron's steps
     rest='device',  # where omitted rows rest; 'host': pinned host memory

@@ -1,9 +1,9 @@
 """Continual pre-training with SAT: from documentation to source code.
 
 A model that has read the documentation of the Python standard library goes on
-with its source code, half of its heads and channels left out. Evaluation of
-both sources shows what is learned and what is forgotten. First the model, then
-the run, about three minutes on two cores:
+with its source code, half of its heads and channels left out of the backward
+pass. Evaluation of both sources shows what is learned and what is forgotten.
+First the model, then the run, some minutes on two cores:
 
     satjax train --config=configs/quickstart.py --workdir=runs/docs
     satjax export --workdir=runs/docs --out=models/docs

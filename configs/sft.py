@@ -12,7 +12,7 @@ So small a model takes this rate; the default is 2e-5, for those that know more.
 `satjax preview --config=configs/sft.py` shows what is learned. Pairs and chats
 of your own: `configs/sft_jsonl.py`; a real model: `configs/smollm2_sft.py`.
 
-SAT makes steps faster, and pays for it in loss (docs/results.md):
+SAT makes steps faster, and pays for it in loss (docs/methods.md):
 
     --config.sparsity.head_rate=0.5 --config.sparsity.channel_rate=0.5
 """

@@ -7,7 +7,8 @@ of the Python standard library, answered by their docstrings; for your own,
     satjax train --config=configs/tinyllama_1b_sft.py --workdir=runs/tinyllama \
       --config.model.init_from=MODEL_DIR
 
-SAT: `--config.sparsity.head_rate=0.5 --config.sparsity.channel_rate=0.5`.
+The paper's SAT: `--config.sparsity.head_rate=0.5
+--config.sparsity.channel_rate=0.5`.
 """
 
 from configs import tinyllama_1b_cpt

@@ -31,7 +31,7 @@ from satjax.lab.experiment import spec
 
 DOCS, CODE, ANSWERS = 'stdlib:docs', 'stdlib:code', 'stdlib:docstrings'
 # SAT unless an arm says otherwise: `sparsity` of configs/base.py at this rate,
-# and by the metric that all results were measured with.
+# by the metric and with the forward pass (`_skip`) that all results began with.
 RATE = 0.5
 
 

@@ -5,9 +5,9 @@ from typing import Any
 from satjax.commands import shared
 
 SUMMARY = (
-  'what leaving out heads, channels and layers costs a model at once, without'
-  ' training, and which rates by layer cost least for a wanted saving;'
-  ' `satjax train --allocation=FILE.json` trains with them'
+  'what leaving out heads, channels and layers, in the forward pass too, costs'
+  ' a model at once, without training, and which rates by layer cost least for'
+  ' a wanted saving; `satjax train --allocation=FILE.json` trains with them'
 )
 OPTIONS = (
   shared.MODEL

@@ -140,11 +140,12 @@ def load_config(options: Any, begun: Any = None) -> Any:
   from satjax.interop import settings
   from satjax.lab.probe import allocation as probed
 
-  overrides = options.overrides
+  overrides, forward = options.overrides, 'auto'
   is_given = options.allocation is not None
   if is_given:
     overrides = allocation.overrides(options.allocation, overrides)
-  config = settings.load(options.config, overrides, begun)
+    forward = allocation.FORWARD
+  config = settings.load(options.config, overrides, begun, forward)
   if is_given:
     allocation.check(options.allocation, config)
     if said := probed.falls_short(options.allocation, config):

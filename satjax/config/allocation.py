@@ -8,6 +8,7 @@ from typing import Any
 from satjax import errors
 
 KIND = 'satjax probe'
+FORWARD = 'skip'  # what is probed: what is left out does nothing
 # What tells models of different shapes from each other.
 SHAPE = (
   *('num_layers', 'embed_dim', 'num_heads', 'num_kv_heads', 'head_dim'),
@@ -59,11 +60,11 @@ def check(path: str, config: Any) -> None:
   probed, sparsity = read(path)['model'], config.sparsity
   for axis in sparsity.rates:
     how = sparsity.forward(axis)
-    if how != 'skip':
+    if sparsity.rates[axis] and how != FORWARD:
       raise errors.ConfigError(
-        f"--allocation={path} is of omitted_forward 'skip', and of {axis} it is"
-        f' {how!r} here, which saves less and costs nothing at once; use'
-        " 'skip', or no allocation"
+        f'--allocation={path} is of omitted_forward {FORWARD!r}, and of {axis}'
+        f' it is {how!r} here, which saves less and costs nothing at once; use'
+        f' --config.sparsity.omitted_forward={FORWARD}, or no allocation'
       )
   for key in SHAPE:
     if (own := getattr(config.model, key)) != probed.get(key):

@@ -12,7 +12,7 @@ from typing import Any
 
 from satjax.config import schema
 from satjax.config.data import DataConfig
-from satjax.config.groups import Groups, OptimizerConfig
+from satjax.config.groups import AXES, Groups, OptimizerConfig
 
 # Settings of the optimizer by how a run begins; `end_lr` is a tenth of a peak.
 # Under 'wsd' the rate holds until it decays over the last steps, so that a run
@@ -68,9 +68,32 @@ def resolve(config: Groups) -> Groups:
     train=dataclasses.replace(train, **every),
     optimizer=_optimizer(config.optimizer, row, steps),
     sparsity=dataclasses.replace(
-      config.sparsity, rungs=rungs, channel_multiple=_multiple(config)
+      config.sparsity,
+      rungs=rungs,
+      channel_multiple=_multiple(config),
+      omitted_forward=filled(
+        config.sparsity.omitted_forward, _omitted_forward(config)
+      ),
     ),
   )
+
+
+def _omitted_forward(config: Groups) -> str:
+  """'exact' costs a real model least; some settings know only 'skip'."""
+  sparsity = config.sparsity
+  has_neurons = sparsity.head_rate or sparsity.channel_rate
+  is_beside = config.lora.is_on and has_neurons
+  return 'skip' if is_beside else sparsity.usual_forward
+
+
+def filled(value: Any, otherwise: Any) -> Any:
+  """One for all, or by axis, with another one in place of 'auto'."""
+  named = schema.pairs(value)
+  if named is None:
+    return otherwise if value == 'auto' else value
+  whole = dict(schema.pairs(otherwise) or dict.fromkeys(AXES, otherwise))
+  whole |= {axis: how for axis, how in named if how != 'auto'}
+  return tuple(whole.items())
 
 
 def _with_tokenizer(config: Groups) -> DataConfig:
@@ -142,6 +165,10 @@ def as_begun(values: Mapping[str, Any], begun: Groups) -> dict[str, Any]:
         else value
         for key, value in values[group].items()
       }
+  sparsity = values.get('sparsity')
+  if isinstance(sparsity, Mapping) and 'omitted_forward' in sparsity:
+    how = sparsity['omitted_forward'], begun.sparsity.omitted_forward
+    found['sparsity'] = {**sparsity, 'omitted_forward': filled(*how)}
   return found
 
 
@@ -173,6 +200,12 @@ def said(values: Mapping[str, Any], config: Groups) -> list[str]:
       f'config.sparsity.channel_multiple {multiple} becomes'
       f' {config.sparsity.channel_multiple}: the model has'
       f' {config.model.mlp_dim} channels'
+    )
+  how = given['omitted_forward'], config.sparsity.omitted_forward
+  if config.sparsity.is_on and how == ('auto', 'skip'):
+    found.append(
+      "config.sparsity.omitted_forward 'auto' becomes 'skip', which adapters,"
+      " rescale and omitted 'decayed' need; what is left out is missed"
     )
   start = start_of(config)
   chosen = [

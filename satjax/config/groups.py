@@ -173,8 +173,8 @@ class SparsityConfig(schema.Group):
   stale_scores: bool = schema.one_of(True, False)
   omitted: str = schema.one_of('frozen', 'decayed')
   bias_correction: str = schema.one_of('global', 'per_neuron')
-  omitted_forward: str = schema.by_axis(
-    schema.one_of('skip', 'mean', 'exact', 'through'), AXES
+  omitted_forward: str = schema.or_auto(
+    schema.by_axis(schema.one_of('skip', 'mean', 'exact', 'through'), AXES)
   )
   rescale: str = schema.one_of('none', 'inverse', 'energy')
   rest: str = schema.one_of('device', 'host')
@@ -197,8 +197,17 @@ class SparsityConfig(schema.Group):
 
   def forward(self, axis: str) -> str:
     """What omitted units of an axis do; 'skip' where none are left out."""
-    found = _of(self.omitted_forward, axis, 'exact')
+    found = _of(self.omitted_forward, axis, 'auto')
+    if found == 'auto':
+      found = self.usual_forward
     return found if self.rates[axis] else 'skip'
+
+  @property
+  def usual_forward(self) -> str:
+    """What 'auto' is beside other settings of the group."""
+    moves = self.omitted == 'decayed' and self.execution == 'compact'
+    makes_up = self.rescale != 'none'
+    return 'skip' if moves or makes_up else 'exact'
 
   def sees(self, axis: str) -> bool:
     """Whether the forward pass has what is omitted of an axis."""
@@ -247,8 +256,8 @@ class SparsityConfig(schema.Group):
       if self.rescale != 'none' and how != 'skip':
         yield (
           f'rescale {self.rescale!r} makes up for what is missing, and'
-          f' omitted_forward {how!r} already adds it; set one of them to'
-          " 'none' or 'skip'"
+          f' omitted_forward {how!r} already adds it; use rescale'
+          " 'none', or omitted_forward 'skip'"
         )
 
   def _axis_problems(self, axis: str) -> Iterator[str]:
@@ -265,7 +274,8 @@ class SparsityConfig(schema.Group):
       yield (
         "omitted_forward 'mean' is for heads and channels: a layer that is left"
         ' out leaves the residual stream as it is; use omitted_forward='
-        "{'layers': 'skip'}, or 'exact' or 'through'"
+        "{'heads': 'mean', 'mlp': 'mean', 'layers': 'skip'}, or 'exact' or"
+        " 'through'"
       )
 
   def _compact_problems(self) -> Iterator[str]:
@@ -285,7 +295,7 @@ class SparsityConfig(schema.Group):
       yield (
         "omitted 'decayed' moves the omitted rows every step, and"
         f' omitted_forward {how!r} would see them a window late; use omitted'
-        " 'frozen', or execution 'masked'"
+        " 'frozen', or omitted_forward 'skip', or execution 'masked'"
       )
 
 

@@ -17,18 +17,25 @@ from satjax.interop import llama, models
 
 
 def load(
-  path: str, overrides: Sequence[str] = (), begun: Config | None = None
+  path: str,
+  overrides: Sequence[str] = (),
+  begun: Config | None = None,
+  forward: str = 'auto',
 ) -> Config:
   """The configuration of a file with overrides, as `config.file.read`.
 
   Of a run that has `begun`, what was left to satjax, and the shape of the model
-  that it started from, stay as they were then.
+  that it started from, stay as they were then. `forward` is what
+  `sparsity.omitted_forward` becomes where it was left to satjax.
 
   Raises:
     ConfigError: names the file or the key, the value and what is allowed.
     DataError: `model.init_from` is no model directory.
   """
   values = config_file.read(path, overrides).to_dict()
+  if forward != 'auto':
+    how = values['sparsity']['omitted_forward']
+    values['sparsity']['omitted_forward'] = defaults.filled(how, forward)
   if begun is None:
     config = resolve(values)
   else:

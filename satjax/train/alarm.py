@@ -16,6 +16,7 @@ from satjax.tree import PyTree
 
 MOST = 1.0  # nats a token that leaving out may cost at once
 _LESS = 'leave out less: config.sparsity.head_rate, channel_rate, layer_rate'
+_EXACT = "config.sparsity.omitted_forward 'exact' costs nothing at once; or "
 # A better setting in words, from whole parameters and a batch.
 Advise = Callable[
   [Config, Phase, PyTree, Mapping[str, jax.Array], pathlib.Path], str
@@ -46,7 +47,8 @@ class Alarm:
     if self.advise is not None:
       params = window_lib.whole_params(setup, window, step)
       better = self.advise(setup.config, phase, params, batch, path)
+    exact = '' if setup.config.lora.is_on else _EXACT
     logging.warning(
       f'step {step}: leaving out so much raises the loss by'
-      f' {float(scalars["damage"]):.2f} nats a token at once; {better}'
+      f' {float(scalars["damage"]):.2f} nats a token at once; {exact}{better}'
     )

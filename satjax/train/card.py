@@ -95,7 +95,8 @@ def _methods(config: Config, is_adapter: bool) -> Iterator[str]:
   if sparsity.is_on:
     named = {'heads': 'heads', 'mlp': 'channels', 'layers': 'layers'}
     cut = (
-      f'{rate:.0%} of {named[axis]} (by {sparsity.metric(axis)})'
+      f'{rate:.0%} of {named[axis]} (by {sparsity.metric(axis)},'
+      f' {sparsity.forward(axis)})'
       for axis, rate in sparsity.rates.items()
       if rate
     )

@@ -421,7 +421,7 @@ CONTRADICTIONS = [
   ),
   (
     {'sparsity.layer_rate': 0.5, 'sparsity.omitted_forward': 'mean'},
-    ["'mean'", 'heads and channels', "{'layers': 'skip'}", "'through'"],
+    ["'mean'", 'heads and channels', "'layers': 'skip'}", "'through'"],
   ),
   (
     {'sparsity.layer_rate': 0.5, 'sparsity.importance': 'maxip'},
@@ -675,17 +675,55 @@ def test_a_run_from_before_layers_were_left_out_opens():
   assert config.sparsity.metric('heads') == 'maxip'
 
 
+@pytest.mark.parametrize(
+  'changes, forward',
+  [
+    ({}, 'exact'),
+    ({'lora.rank': 4}, 'skip'),
+    ({'lora.rank': 4, 'sparsity.head_rate': 0.0}, 'exact'),
+    ({'sparsity.rescale': 'energy'}, 'skip'),
+    ({'sparsity.omitted': 'decayed'}, 'skip'),
+    (
+      {'sparsity.omitted': 'decayed', 'sparsity.execution': 'masked'},
+      'exact',
+    ),
+  ],
+)
+def test_what_is_left_out_counts_where_it_can(changes, forward):
+  rates = {'sparsity.head_rate': 0.5, 'sparsity.layer_rate': 0.5}
+  values = with_values(rates | changes)
+  config = Config.from_dict(values)
+  assert config.sparsity.omitted_forward == forward
+  said = '\n'.join(defaults.said(values, config))
+  assert ("becomes 'skip'" in said) == (forward == 'skip')
+  assert Config.from_dict(config.to_dict()) == config
+
+
+def test_a_run_keeps_what_its_omitted_units_did():
+  """Whatever the default was then; by axis, too, where it says nothing."""
+  begun = Config.from_dict(with_values({'sparsity.omitted_forward': 'skip'}))
+  for how, expected in (
+    ('auto', 'skip'),
+    ('exact', 'exact'),
+    (
+      {'layers': 'through'},
+      (('heads', 'skip'), ('mlp', 'skip'), ('layers', 'through')),
+    ),
+    (
+      {'heads': 'auto', 'mlp': 'mean'},
+      (('heads', 'skip'), ('mlp', 'mean'), ('layers', 'skip')),
+    ),
+  ):
+    values = with_values({'sparsity.omitted_forward': how})
+    found = Config.from_dict(defaults.as_begun(values, begun))
+    assert found.sparsity.omitted_forward == expected
+
+
 def test_axes_that_an_older_run_did_not_name_are_skipped():
   """As they were, where one that begins today has the default."""
-  values = Config.from_dict(
-    with_values(
-      {
-        'sparsity.head_rate': 0.5,
-        'sparsity.layer_rate': 0.5,
-        'sparsity.omitted_forward': {'layers': 'through'},
-      }
-    )
-  ).to_dict()
+  some = {'sparsity.head_rate': 0.5, 'sparsity.layer_rate': 0.5}
+  values = Config.from_dict(with_values(some)).to_dict()
+  values['sparsity']['omitted_forward'] = [['layers', 'through']]
   for version, heads in ((3, 'skip'), (history.VERSION, 'exact')):
     config = Config.from_dict(history.upgrade({'version': version, **values}))
     assert config.sparsity.forward('heads') == heads

@@ -205,7 +205,14 @@ LAYERS = {'sparsity__layer_rate': 0.5, 'sparsity__refresh_every': 3}
 @pytest.mark.parametrize(
   'hops, overrides',
   [
-    ((), {'sparsity__head_rate': 0.5, 'sparsity__channel_rate': 0.5}),
+    (
+      (),
+      {
+        'sparsity__head_rate': 0.5,
+        'sparsity__channel_rate': 0.5,
+        'sparsity__omitted_forward': 'skip',
+      },
+    ),
     (
       (),
       {

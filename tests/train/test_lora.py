@@ -53,7 +53,6 @@ SMALL = {
 SPARSE = {
   'sparsity__head_rate': 0.5,
   'sparsity__channel_rate': 0.5,
-  'sparsity__omitted_forward': 'skip',
   'sparsity__refresh_every': 3,
   'sparsity__split': 1.0,
 }
@@ -320,7 +319,7 @@ def test_compact_equals_masked(name):
 
 def opened(**options):
   """A window with a selection, what it has kept, and its batch."""
-  config = make_config(**(SPARSE | options))
+  config = make_config(**SPARSE, **options)
   setup, now = begin(config)
   batch = helpers.random_batch(config, 0)
   now = window.turn_over(setup, now, 0, batch, weighs=False)

@@ -16,10 +16,7 @@ from tests.train import helpers
 from tests.train.test_loop import read_record, small
 
 SPARSE = {'sparsity__head_rate': 0.5, 'sparsity__channel_rate': 0.5}
-DECAYED = SPARSE | {
-  'sparsity__omitted': 'decayed',
-  'sparsity__omitted_forward': 'skip',
-}
+DECAYED = SPARSE | {'sparsity__omitted': 'decayed'}
 
 
 @pytest.mark.parametrize(

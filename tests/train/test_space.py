@@ -76,10 +76,12 @@ SLOW = {
       'layers': 'sensitivity',
     }
   },
-  'decayed': EVERY
-  | {'sparsity__omitted': 'decayed', 'sparsity__omitted_forward': 'skip'},
+  'decayed': EVERY | {'sparsity__omitted': 'decayed'},
   'muon': EVERY | {'optimizer__name': 'muon', 'sparsity__embed': 'rest'},
-  'dropout': EVERY | {'model__dropout': 0.2},
+  'muon skip': EVERY
+  | {'optimizer__name': 'muon', 'sparsity__omitted_forward': 'skip'},
+  'dropout': EVERY
+  | {'model__dropout': 0.2, 'sparsity__omitted_forward': 'skip'},
   'dropout through': EVERY
   | {'model__dropout': 0.2, 'sparsity__omitted_forward': 'through'},
   'remat': EVERY
@@ -90,10 +92,7 @@ SLOW = {
     f'adapters {how}': EVERY
     | {
       'lora__rank': 2,
-      'sparsity__omitted_forward': {
-        **{'heads': 'skip', 'mlp': 'skip'},
-        'layers': how,
-      },
+      'sparsity__omitted_forward': {'layers': how},
     }
     for how in ('skip', 'exact', 'through')
   },

@@ -52,8 +52,8 @@ class Memory:
   Attributes:
     state: parameters and moments that train.
     parked: what rests beside them on the device.
-    gradients: of the state, and the copy of it that computes; that of layers
-      which count though they rest too.
+    gradients: of the state, and the copy of it that computes; that of what
+      counts though it rests too.
     activations: what the forward pass leaves for the backward pass.
     work: of one layer in the backward pass, its gathered weights among it.
     logits: and the whole output matrix.
@@ -203,12 +203,14 @@ def memory(config: Config, phase: Phase, mesh: AbstractMesh) -> Memory:
   parked = sums['parked'] if config.sparsity.rest == 'device' else 0
   part = plan_share.share(config, phase, mesh)
   rest, passes = plan_share.resting(config, phase, mesh)
+  beside = plan_share.beside(config, phase, mesh)
   size, is_split = part.itemsize, mesh.shape['fsdp'] > 1
   copies = size if size < 4 else 0
   copies += 4 if part.microbatches > 1 else 0
   at_rest = 0.0
-  if size < 4 and config.sparsity.rest == 'device':  # their copy
-    at_rest = rest.layers * rest.layer_weights * size / mesh.shape['fsdp']
+  for of in (rest, beside) if size < 4 else ():  # their copy
+    if of is beside or config.sparsity.rest == 'device':
+      at_rest += of.layers * of.layer_weights * size / mesh.shape['fsdp']
   matrix = part.vocab * part.width
   logits = part.predicted * part.vocab * (4 + size)
   logits += matrix * size if is_split else 0

@@ -126,6 +126,26 @@ def resting(
   return found, passes
 
 
+def beside(config: Config, phase: Phase, mesh: AbstractMesh) -> Share:
+  """The same of neurons that count in the forward pass though they rest.
+
+  They are in layers that train; its `layers` are 0 where there are none.
+  """
+  model, part = phase.stage.model, share(config, phase, mesh)
+  tensor, size = mesh.shape['tensor'], model.head_dim
+  mixed, heads, channels = 0.0, 0.0, 0.0
+  if config.sparsity.forward('heads') == 'exact':
+    mixed = size * model.num_heads / tensor - part.mixed
+    whole = size * (model.num_heads + 2 * model.num_kv_heads) / tensor
+    heads = whole - part.heads
+  if config.sparsity.forward('mlp') == 'exact':
+    channels = model.mlp_dim / tensor - part.channels
+  layers = part.layers if mixed or channels else 0
+  return dataclasses.replace(
+    part, layers=layers, mixed=mixed, heads=heads, channels=channels
+  )
+
+
 def sums_whole(width: int, mesh: AbstractMesh, lanes: int) -> bool:
   """Whether gradients are summed whole over fsdp, instead of scattered.
 

@@ -82,8 +82,8 @@ def exchanges(
 
   Over fsdp every microbatch gathers the matrices twice, for its two passes, and
   scatters their gradients once; over data it sums gradients; over tensor it
-  sums activations after attention and MLP, in both passes. Layers that rest
-  take part in the passes that they have. `lanes`: of `share.sums_whole`.
+  sums activations after attention and MLP, in both passes. What rests takes
+  part in the passes that it has. `lanes`: of `share.sums_whole`.
   """
   part = plan_share.share(config, phase, mesh)
   data, fsdp, tensor = (mesh.shape[x] for x in ('data', 'fsdp', 'tensor'))
@@ -98,7 +98,9 @@ def exchanges(
       found.append(Collective(kind, (int(numbers),), '', size, count, group))
 
   rest, passes = plan_share.resting(config, phase, mesh)
-  exchange('all-gather', rest.layer_weights, passes * rest.layers * times, fsdp)
+  beside = plan_share.beside(config, phase, mesh)
+  for of, count in ((rest, passes * rest.layers), (beside, beside.layers)):
+    exchange('all-gather', of.layer_weights, count * times, fsdp)
   for numbers, count in ((part.layer_weights, layers), (ends / 2, 2)):
     exchange('all-gather', numbers, 2 * count * times, fsdp)
     if whole:
@@ -108,7 +110,7 @@ def exchanges(
     exchange('all-reduce', numbers / fsdp, count * times, data)
   sums = 4 + 2 * (phase.stage.model.remat == 'full')
   numbers = part.tokens * part.width
-  sums = sums * layers + 2 * passes * rest.layers
+  sums = sums * layers + 2 * (passes * rest.layers + beside.layers)
   exchange('all-reduce', numbers, sums * times, tensor)
   return tuple(found)
 
@@ -127,7 +129,11 @@ def _traffic(config, phase, mesh):
       # Every intermediate value is written, read, and has a gradient.
       + 3.2 * count / 3 * of.tokens * of.layer_values
     )
-    for of, count in ((part, 3), (rest, passes))
+    for of, count in (
+      (part, 3),
+      (rest, passes),
+      (plan_share.beside(config, phase, mesh), 1),
+    )
   )
   return 2 * state + part.microbatches * (layers + logits)
 

@@ -221,7 +221,6 @@ def settings(
     'dense_layers': [0, 0],
     'importance': dict(metrics),
     'selection': 'top_k',
-    'omitted_forward': 'skip',  # what was probed
     **({'granularity': 'per_group'} if highest['heads'] else {}),
     **({'channel_multiple': costs.steps['mlp']} if highest['mlp'] else {}),
   }

@@ -11,6 +11,7 @@ from configs import llama2_7b_cpt, tiny
 from satjax import cli, errors
 from satjax.config.run import Config
 from satjax.lab.plan import advice as plan_advice
+from satjax.lab.plan import collectives
 from satjax.lab.plan import compiled as plan_compile
 from satjax.lab.plan import devices as plan_devices
 from satjax.lab.plan import memory as plan_memory
@@ -353,6 +354,29 @@ def test_a_compiler_finds_the_same_state(forward):
   assert compiled.temporaries > 0 and not compiled.refusal
   kinds = {x.kind for x in compiled.exchanged}
   assert {'all-gather', 'all-reduce'} <= kinds
+
+
+@pytest.mark.parametrize('data, fsdp', [(1, 4), (2, 2)])
+def test_what_counts_though_it_rests_is_sent_once(data, fsdp):
+  """Compiled for a CPU, whose other exchanges are not those of a TPU."""
+  compiled, closed = [], []
+  for forward in ('skip', 'exact'):
+    config = make_config(
+      mesh__data=data,
+      mesh__fsdp=fsdp,
+      mesh__tensor=2,
+      sparsity__shards=2,
+      sparsity__omitted_forward=forward,
+    )
+    mesh = plan_memory.abstract_mesh(config, 8)
+    phase = plan_memory.distinct(config)[0].phase
+    found = plan_compile.compile_at(config, 0, jax.devices()).exchanged
+    compiled.append(collectives.total(found))
+    closed.append(collectives.total(plan_time.exchanges(config, phase, mesh)))
+  for kind in ('all-gather', 'all-reduce', 'reduce-scatter'):
+    more = compiled[1][kind][1] - compiled[0][kind][1]
+    assert closed[1][kind][1] - closed[0][kind][1] == more
+    assert more or kind == 'reduce-scatter'
 
 
 def test_a_refusal_of_the_compiler_is_a_row():

@@ -180,6 +180,7 @@ def config_of(values):
       config.model[key] = value
     for key, value in values.items():
       config.sparsity[key] = value
+    config.sparsity.omitted_forward = allocation_file.FORWARD
   return settings.resolve(config.to_dict())
 
 
@@ -238,6 +239,7 @@ def test_a_run_takes_an_allocation(probed, directory, tmp_path, capsys):
   assert cli.main(command) == 0, capsys.readouterr().err
   said = json.loads(probed.read_text())
   config = workdir.read_config(tmp_path)
+  assert config.sparsity.omitted_forward == 'skip'
   for key in ('head_rate', 'channel_rate', 'layer_rate', 'selection'):
     assert getattr(config.sparsity, key) == said['sparsity'][key]
   phase = phases.phase_at(config, 0)
@@ -252,6 +254,22 @@ def test_a_run_takes_an_allocation(probed, directory, tmp_path, capsys):
   executed = phases.phase_flops(config, phase) / config.tokens_per_step
   saved = 1 - executed / dense
   assert saved == pytest.approx(said['allocation']['saving'])
+
+
+@pytest.mark.parametrize(
+  'config, refused',
+  [
+    ('configs/methods.py:sat:configs/base.py', False),
+    ('configs/methods.py:sat_exact:configs/base.py', True),
+    ('configs/methods.py:lisa:configs/base.py', True),
+  ],
+)
+def test_an_allocation_is_of_what_is_skipped(config, refused, probed, capsys):
+  model = [f'--config.model.{key}={value}' for key, value in SHAPE.items()]
+  command = ['plan', f'--config={config}', *model, f'--allocation={probed}']
+  code, error = failed(capsys, *command)
+  assert code == (78 if refused else 0), error
+  assert ('--config.sparsity.omitted_forward=skip' in error) == refused
 
 
 def test_rates_that_save_less_than_was_probed_say_so(probed, capsys):
