@@ -106,7 +106,8 @@ def get_config() -> ml_collections.ConfigDict:
     name='adamw',  # adamw, lion, adafactor, muon or sgd
     schedule='auto',  # 'cosine' | 'wsd' (warm up, hold, decay) | 'wsd'; or
     # 'constant'
-    peak_lr='auto',  # after warm-up: 1e-3 | 2e-5 | 2e-4
+    peak_lr='auto',  # after warm-up: 1e-3 | 8e-5 | 1.28e-3, the latter two of
+    # models up to a width of 576; of twice that half as much
     end_lr='auto',  # at the last step: a tenth of the peak
     warmup_steps='auto',  # linear from 0, steps or a share of the run:
     # 50 | 0.1 | 0.1

@@ -10,8 +10,8 @@ Start from a model that has read something before, such as that of
     satjax train --config=configs/lora.py --workdir=runs/lora \
       --config.model.init_from=models/cpt --config.optimizer.peak_lr=3e-3
 
-So small a model takes this rate; the default of adapters is 2e-4. Both at once,
-adapters over a model that neurons are left out of, forward too:
+So small a model takes this rate; the default of adapters is 1.28e-3. Both at
+once, adapters over a model that neurons are left out of, forward too:
 
     --config.sparsity.head_rate=0.5 --config.sparsity.channel_rate=0.5
 """

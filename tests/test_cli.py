@@ -264,7 +264,7 @@ def test_training_goes_on_from_a_model_directory(model_dir, tmp_path, capsys):
   error = capsys.readouterr().err
   assert 'model.num_layers 7 has no effect' in error and 'sets it to 2' in error
   assert 'lora.alpha 8.0 has no effect: lora.rank is 0' in error
-  assert 'forgetting' in error and 'peak_lr 2e-05' in error
+  assert 'forgetting' in error and 'peak_lr 8e-05' in error
   config = json.loads((tmp_path / 'config.json').read_text())
   assert config['model']['num_layers'] == 2  # the directory says
   first = json.loads((tmp_path / 'metrics.jsonl').read_text().splitlines()[0])

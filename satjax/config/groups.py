@@ -206,8 +206,7 @@ class SparsityConfig(schema.Group):
   def usual_forward(self) -> str:
     """What 'auto' is beside other settings of the group."""
     moves = self.omitted == 'decayed' and self.execution == 'compact'
-    makes_up = self.rescale != 'none'
-    return 'skip' if moves or makes_up else 'exact'
+    return 'skip' if moves or self.rescale != 'none' else 'exact'
 
   def sees(self, axis: str) -> bool:
     """Whether the forward pass has what is omitted of an axis."""

@@ -167,10 +167,10 @@ class Config(Groups):
 
   def _layers_left_out(self, model: ModelConfig) -> int:
     """How many, where all lie in one run."""
-    scale = self.sparsity.scale('layers', model.num_layers)
-    return counts.omitted_layers(self.sparsity.layer_rate, scale, [len(scale)])[
-      0
-    ]
+    sparsity, total = self.sparsity, model.num_layers
+    scale = sparsity.scale('layers', total)
+    (found,) = counts.omitted_layers(sparsity.layer_rate, scale, [total])
+    return found
 
   def _layers_not_left_out(self, model: ModelConfig) -> str:
     """Why no such share of the layers is left out; '' if it is."""

@@ -26,9 +26,14 @@ def optimizer(changes):
   'changes, schedule, peak, warmup, decay, weight_decay',
   [
     ({}, 'cosine', 1e-3, 50, 0, 0.1),
-    (FROM, 'wsd', 2e-5, 100, 200, 0.0),
-    ({'lora.rank': 4}, 'wsd', 2e-4, 100, 200, 0.0),
-    (FROM | {'lora.rank': 4}, 'wsd', 2e-4, 100, 200, 0.0),
+    (FROM, 'wsd', 8e-5, 100, 200, 0.0),
+    (FROM | {'model.embed_dim': 1152}, 'wsd', 4e-5, 100, 200, 0.0),
+    ({'lora.rank': 4}, 'wsd', 1.28e-3, 100, 200, 0.0),
+    (FROM | {'lora.rank': 4}, 'wsd', 1.28e-3, 100, 200, 0.0),
+    (
+      {'lora.rank': 4, 'model.embed_dim': 4096},
+      *('wsd', 1.8e-4, 100, 200, 0.0),
+    ),
   ],
 )
 def test_how_a_run_begins_chooses(
@@ -133,7 +138,7 @@ def test_a_run_of_another_length_decays_at_its_own_end(steps, decay):
 def test_a_model_that_goes_on_is_told_what_was_chosen_and_why():
   values = with_values(AUTO | FROM | {'optimizer.weight_decay': 0.1})
   (said,) = defaults.said(values, Config.from_dict(values))
-  for part in ('some/model', 'forgetting', 'peak_lr 2e-05', 'warmup_steps 100'):
+  for part in ('some/model', 'forgetting', 'peak_lr 8e-05', 'warmup_steps 100'):
     assert part in said
   assert 'weight_decay' not in said
   for nothing in (with_values(AUTO), Config.from_dict(values).to_dict()):
