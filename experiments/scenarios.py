@@ -100,7 +100,7 @@ def _llm(name, config, steps) -> spec.Scenario:
     lengths=_LENGTHS,
     baselines=_baselines(config, None, adapters=16.0, uniform=2.0),
     finalists=5,
-    widen=3,
+    widen=5,
   )
 
 
