@@ -2,8 +2,10 @@
 
 `experiments/quickstart_llm.py` writes the chats, into a folder that is the
 argument of this file: train.jsonl, validation.jsonl, and other text to see what
-is forgotten. Learning rate and schedule are those that adapters take ('auto').
-On chats of your own: `configs/smollm2_lora.py`.
+is forgotten. The learning rate is a sixth of what adapters take by default:
+with that, the task is learned better (4.07 -> 2.39), and other questions are
+answered in its style ("The capital of France."). On chats of your own:
+`configs/smollm2_lora.py`.
 
     satjax train --config=configs/quickstart_llm.py \\
       --workdir=runs/quickstart-llm/run
@@ -28,6 +30,7 @@ def get_config(chats='runs/quickstart-llm/chats'):
   config.data.seq_len = 256
   config.train.batch_size = 4
   config.train.num_steps = 80
+  config.optimizer.peak_lr = 2e-4
   config.train.log_every = 2
   config.train.eval_every = 80  # before the first step and after the last
   config.train.eval_batches = 8
