@@ -75,7 +75,7 @@ def resolve(config: Groups) -> Groups:
       config.sparsity,
       rungs=rungs,
       channel_multiple=_multiple(config),
-      omitted_forward=filled(
+      omitted_forward=_filled(
         config.sparsity.omitted_forward, _omitted_forward(config)
       ),
     ),
@@ -89,7 +89,7 @@ def _omitted_forward(config: Groups) -> str:
   return 'skip' if config.lora.is_on and cut else sparsity.usual_forward
 
 
-def filled(value: Any, otherwise: Any) -> Any:
+def _filled(value: Any, otherwise: Any) -> Any:
   """One for all, or by axis, with another one in place of 'auto'."""
   named = schema.pairs(value)
   if named is None:
@@ -127,11 +127,9 @@ def _multiple(config: Groups) -> int:
 def _row(config: Groups) -> dict[str, Any]:
   """Of `BY_START`, with the learning rate for the width of the model."""
   start = start_of(config)
-  row = BY_START[start]
-  if start == 'scratch':
-    return row
-  peak = row['peak_lr'] * min(1.0, _WIDTH / config.model.embed_dim)
-  return row | {'peak_lr': float(f'{peak:.3g}')}
+  width = _WIDTH if start == 'scratch' else config.model.embed_dim
+  peak = BY_START[start]['peak_lr'] * min(1.0, _WIDTH / width)
+  return BY_START[start] | {'peak_lr': float(f'{peak:.3g}')}
 
 
 def _optimizer(
@@ -178,11 +176,16 @@ def as_begun(values: Mapping[str, Any], begun: Groups) -> dict[str, Any]:
         else value
         for key, value in values[group].items()
       }
-  sparsity = values.get('sparsity')
-  if isinstance(sparsity, Mapping) and 'omitted_forward' in sparsity:
-    how = sparsity['omitted_forward'], begun.sparsity.omitted_forward
-    found['sparsity'] = {**sparsity, 'omitted_forward': filled(*how)}
-  return found
+  return with_forward(found, begun.sparsity.omitted_forward)
+
+
+def with_forward(values: Mapping[str, Any], forward: Any) -> dict[str, Any]:
+  """Values with `forward` where `sparsity.omitted_forward` is left open."""
+  found = values.get('sparsity')
+  if isinstance(found, Mapping) and 'omitted_forward' in found:
+    how = _filled(found['omitted_forward'], forward)
+    return {**values, 'sparsity': {**found, 'omitted_forward': how}}
+  return dict(values)  # which is refused elsewhere
 
 
 def _is_open(group: Any, key: str, value: Any) -> bool:

@@ -34,8 +34,7 @@ def load(
   """
   values = config_file.read(path, overrides).to_dict()
   if forward != 'auto':
-    how = values['sparsity']['omitted_forward']
-    values['sparsity']['omitted_forward'] = defaults.filled(how, forward)
+    values = defaults.with_forward(values, forward)
   if begun is None:
     config = resolve(values)
   else:

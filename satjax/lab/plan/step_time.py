@@ -119,6 +119,7 @@ def _traffic(config, phase, mesh):
   """Bytes between a chip and its memory in a step."""
   part = plan_share.share(config, phase, mesh)
   rest, passes = plan_share.resting(config, phase, mesh)
+  beside = plan_share.beside(config, phase, mesh)
   remat = phase.stage.model.remat
   state = plan_memory.sizes(config, phase, mesh)['state']
   logits = 5 * part.tokens * part.vocab * part.itemsize
@@ -129,11 +130,7 @@ def _traffic(config, phase, mesh):
       # Every intermediate value is written, read, and has a gradient.
       + 3.2 * count / 3 * of.tokens * of.layer_values
     )
-    for of, count in (
-      (part, 3),
-      (rest, passes),
-      (plan_share.beside(config, phase, mesh), 1),
-    )
+    for of, count in ((part, 3), (rest, passes), (beside, 1))
   )
   return 2 * state + part.microbatches * (layers + logits)
 
