@@ -3,9 +3,8 @@
 Claim     the order of the best methods is that of short runs, and so is what
           they gain on dense training of the same time.
 Source    ours: sat_methods_cpt, whose best these are.
-Runs      source code of Python: the best three besides LoRA, and LoRA, one
-          seed; dense for as many steps, and what its lengths reach in the same
-          time, three seeds.
+Runs      source code of Python: the best three, one seed; dense for as many
+          steps, and what its lengths reach in the same time, three seeds.
 Cost      llm: about three hours on two cores, after those of sat_methods_cpt,
           whose runs and times it shares; resumed by the same command.
 Command   satjax experiment experiments/sat_methods_longer.py --scale=llm \\
@@ -22,7 +21,7 @@ from satjax.lab.experiment import spec
 TITLE = 'A second look at the best methods'
 PAPER = None
 LENGTHS = (2.0, 4.0)
-BEST = ('lora', 'half', 'sat_exact', 'dropbp')  # the best first
+BEST = ('lora', 'half', 'sat_exact')  # the best first
 CLAIMS = (
   spec.Claim(
     'the order of short runs holds',
