@@ -59,20 +59,15 @@ def ranked(result: Result) -> list[str]:
 def trade(result: Result, names: Sequence[str]) -> Table:
   """What some arms save beside the reference, and what it costs in loss."""
   reference, rows = result['arms'][result['reference']], []
-  for name in names:
-    arm = result['arms'][name]
-    saved = [
-      f'{1 - arm[key] / reference[key]:.0%} of {kind}'
-      for key, kind in _COSTS
-      if arm.get(key) and reference.get(key)
-    ]
-    costs = [
-      f'{_difference(arm["against"][equal], False)} at {head}'
-      for equal, head in results_lib.EQUAL.items()
-      if arm['against'].get(equal)
-    ]
-    rows.append([name, '\n'.join(saved), '\n'.join(costs)])
-  return Table('', ('setting', 'saves', 'loss'), rows, prose=True)
+  chosen = [result['arms'][name] for name in names]
+  for key, kind in _COSTS:
+    whole, *costs = (arm.get(key) for arm in (reference, *chosen))
+    if whole and all(costs):
+      rows.append([f'{kind} saved', *(f'{1 - x / whole:.0%}' for x in costs)])
+  for equal, head in results_lib.EQUAL.items():
+    found = (_difference(arm['against'].get(equal), False) for arm in chosen)
+    rows.append([f'loss at {head}', *found])
+  return Table('', ('', *names), rows, prose=True)
 
 
 def all_claims(results: Sequence[Result]) -> Table:
