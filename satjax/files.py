@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+from typing import Any
 
 from satjax import errors
 
@@ -46,6 +47,17 @@ def save(path: pathlib.Path, content: bytes | str) -> None:
 def write_json(path: pathlib.Path, value: object) -> None:
   """The same for a value that JSON can hold."""
   write(path, to_json(value))
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """What `write_json` wrote; DataError: it is damaged, or not there."""
+  try:
+    found = json.loads(path.read_text(encoding='utf-8'))
+  except (OSError, ValueError, RecursionError) as error:
+    found = error
+  if not isinstance(found, dict) or not found:
+    raise errors.DataError(f'{path} is damaged ({found}); remove {path.parent}')
+  return found
 
 
 def to_json(value: object) -> bytes:

@@ -176,9 +176,10 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
   assert np.isfinite(losses).all()
 
 
-def test_what_wins_on_the_page_is_what_the_result_says():
-  path = 'experiments/results/sat_methods_cpt.json'
-  result = results.read(PAGE.parents[1] / path)
+@pytest.mark.parametrize('task', ['cpt', 'sft'])
+def test_what_wins_on_the_page_is_what_the_result_says(task):
+  path = f'experiments/results/sat_methods_{task}'
+  result = results.read(PAGE.parents[1] / f'{path}.json')
   dense, rows = result['arms']['dense'], []
   for name in result_tables.ranked(result):
     arm = result['arms'][name]
@@ -190,6 +191,9 @@ def test_what_wins_on_the_page_is_what_the_result_says():
     seeds = len(arm['runs'])
     rows.append(f'| {name} | {seeds} | {loss} | {time} | {state} | {rate:g} |')
   section = PAGE.read_text().partition('### Which wins')[2].partition('##')[0]
-  lines = [line for line in section.splitlines() if line.startswith('| ')]
+  table = section.partition(f'[table](../{path}.md)')[2].partition('**')[0]
+  lines = [line for line in table.splitlines() if line.startswith('| ')]
   assert lines[2:] == rows
-  assert f' steps, {dense["learning_rate"]:g}.' in ' '.join(section.split())
+  assert f' steps, {dense["learning_rate"]:g} for' in ' '.join(section.split())
+  lora = result['arms']['LoRA']['speedup']['time']
+  assert f'{lora:.2f}' in section

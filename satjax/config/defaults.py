@@ -96,7 +96,8 @@ def _filled(value: Any, otherwise: Any) -> Any:
     return otherwise if value == 'auto' else value
   whole = dict(schema.pairs(otherwise) or dict.fromkeys(AXES, otherwise))
   whole |= {axis: how for axis, how in named if how != 'auto'}
-  return tuple(whole.items())
+  every = set(whole.values())
+  return every.pop() if len(every) == 1 else tuple(whole.items())
 
 
 def _with_tokenizer(config: Groups) -> DataConfig:
@@ -167,6 +168,9 @@ def as_begun(values: Mapping[str, Any], begun: Groups) -> dict[str, Any]:
   found, train = dict(values), values.get('train')
   steps = train.get('num_steps') if isinstance(train, Mapping) else None
   ahead = () if steps == begun.train.num_steps else ('decay_steps',)
+  peak = dict(values.get('optimizer') or {}).get('peak_lr', 'auto')
+  if peak not in ('auto', begun.optimizer.peak_lr):
+    ahead += ('end_lr',)  # of another peak
   for group in ('data', 'train', 'optimizer'):
     chosen = getattr(begun, group)
     if isinstance(values.get(group), Mapping):
@@ -217,11 +221,18 @@ def said(values: Mapping[str, Any], config: Groups) -> list[str]:
       f' {config.sparsity.channel_multiple}: the model has'
       f' {config.model.mlp_dim} channels'
     )
-  how = given['omitted_forward'], config.sparsity.omitted_forward
-  if config.sparsity.is_on and how == ('auto', 'skip'):
+  sparsity, how = config.sparsity, _filled(given['omitted_forward'], 'auto')
+  left = dict(schema.pairs(how) or dict.fromkeys(AXES, how))
+  skipped = [
+    axis
+    for axis, rate in sparsity.rates.items()
+    if rate and (left[axis], sparsity.forward(axis)) == ('auto', 'skip')
+  ]
+  if skipped:
     found.append(
-      "config.sparsity.omitted_forward 'auto' becomes 'skip', which adapters,"
-      " rescale and omitted 'decayed' need; what is left out is missed"
+      f"config.sparsity.omitted_forward 'auto' of {', '.join(skipped)} becomes"
+      " 'skip', which adapters, rescale and omitted 'decayed' need; its output"
+      ' is missed'
     )
   start = start_of(config)
   chosen = [

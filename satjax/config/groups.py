@@ -206,7 +206,8 @@ class SparsityConfig(schema.Group):
   def usual_forward(self) -> str:
     """What 'auto' is beside other settings of the group."""
     moves = self.omitted == 'decayed' and self.execution == 'compact'
-    return 'skip' if moves or self.rescale != 'none' else 'exact'
+    rescales = self.rescale != 'none' and (self.head_rate or self.channel_rate)
+    return 'skip' if moves or rescales else 'exact'
 
   def sees(self, axis: str) -> bool:
     """Whether the forward pass has what is omitted of an axis."""

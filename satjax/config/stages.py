@@ -217,7 +217,7 @@ def _lora_problems(config) -> Iterator[str]:
     named = ' and '.join(f'{sparsity.forward(x)!r} of {x}' for x in seen)
     yield (
       f'config.sparsity.omitted_forward {named} knows no adapters, and'
-      f" config.lora.rank is {rank}; use 'skip' or 'mean'"
+      f" config.lora.rank is {rank}; use 'skip' of them, or 'mean'"
     )
   if sparsity.is_on and sparsity.embed == 'rest':
     yield (

@@ -126,6 +126,14 @@ def test_a_run_goes_on_with_what_it_began_with():
   assert (found.train.num_steps, found.train.eval_every) == (3000, 250)
 
 
+def test_a_peak_of_another_run_brings_an_end_of_its_own():
+  began = Config.from_dict(with_values(AUTO | FROM))
+  for peak, end in ((1e-6, 1e-7), (began.optimizer.peak_lr, 8e-6)):
+    values = with_values(AUTO | FROM | {'optimizer.peak_lr': peak})
+    found = Config.from_dict(defaults.as_begun(values, began)).optimizer
+    assert (found.peak_lr, found.end_lr) == (peak, pytest.approx(end))
+
+
 @pytest.mark.parametrize('steps, decay', [(1000, 150), (3000, 600)])
 def test_a_run_of_another_length_decays_at_its_own_end(steps, decay):
   wsd = {'optimizer.schedule': 'wsd', 'optimizer.decay_steps': 150}
@@ -143,3 +151,33 @@ def test_a_model_that_goes_on_is_told_what_was_chosen_and_why():
   assert 'weight_decay' not in said
   for nothing in (with_values(AUTO), Config.from_dict(values).to_dict()):
     assert not defaults.said(nothing, Config.from_dict(nothing))
+
+
+NEURONS = {'sparsity.head_rate': 0.5, 'sparsity.channel_rate': 0.5}
+LAYERS = {'sparsity.layer_rate': 0.5}
+
+
+@pytest.mark.parametrize(
+  'changes, given, forward, skipped',
+  [
+    (NEURONS | {'lora.rank': 2}, 'auto', 'skip', 'heads, mlp'),
+    (
+      NEURONS | LAYERS | {'lora.rank': 2},
+      *({'layers': 'exact'}, ('skip', 'skip', 'exact'), 'heads, mlp'),
+    ),
+    (
+      NEURONS | {'sparsity.rescale': 'energy'},
+      *({'mlp': 'skip'}, 'skip', 'heads'),
+    ),
+    (LAYERS | {'sparsity.rescale': 'energy'}, 'auto', 'exact', ''),
+    (NEURONS, {'heads': 'exact'}, 'exact', ''),
+  ],
+)
+def test_axes_left_open_that_skip_are_said(changes, given, forward, skipped):
+  values = with_values(changes | {'sparsity.omitted_forward': given})
+  config = Config.from_dict(values)
+  if not isinstance(forward, str):
+    forward = tuple(zip(('heads', 'mlp', 'layers'), forward))
+  assert config.sparsity.omitted_forward == forward
+  said = ' '.join(defaults.said(values, config))
+  assert (f"'auto' of {skipped} becomes 'skip'" in said) == bool(skipped)

@@ -448,7 +448,7 @@ CONTRADICTIONS = [
       'sparsity.omitted_forward': {'heads': 'through'},
       'lora.rank': 4,
     },
-    ["omitted_forward 'through'", 'lora.rank is 4', "'skip' or 'mean'"],
+    ["omitted_forward 'through'", 'lora.rank is 4', "'skip' of them"],
   ),
   (
     {

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from satjax import flops
+from satjax import files, flops
 from satjax.lab.experiment import compare, spec, timing
 from satjax.lab.experiment.trials import Trial
 from satjax.lab.plan import memory
@@ -66,7 +66,7 @@ def result(
   _compare(experiment, arms)
   each = {t.path: t for of_arm in trials.values() for t in of_arm.all}
   first = next(iter(each))
-  environment = json.loads((first / 'environment.json').read_text())
+  environment = files.read_json(first / 'environment.json')
   value = {
     'name': experiment.name,
     'title': experiment.title,

@@ -11,8 +11,8 @@ import pathlib
 import sys
 from typing import Any
 
-from satjax import files
-from satjax.data import readers
+from satjax import errors, files
+from satjax.data import pipeline, readers
 from satjax.lab.experiment import disk, results, spec, tasks, timing, work
 from satjax.lab.experiment.trials import Trial, make_trial, total_flops
 from satjax.lab.report import markdown, plots
@@ -41,12 +41,15 @@ def run(
     StorageError: there is too little disk, or it cannot be written.
     Preempted: asked to stop; the same command goes on.
   """
-  texts = _files(experiment.scenario.config.data)
   folder = pathlib.Path(workdir).resolve() / experiment.scale
+  usual = folder.parent / 'results' / experiment.scale
+  out = pathlib.Path(out) if out else usual
   search = plan(experiment, folder)
   need = disk.needed(every_trial(experiment, folder, search), jobs)
   disk.check(need, folder)
   with work.Pool(jobs) as pool:
+    texts = _files(experiment.scenario.config.data, folder / 'files.json')
+    out.mkdir(parents=True, exist_ok=True)
     print(f'{experiment.name}: {need}', file=sys.stderr)
     _make_bases(pool, search)
     timed = _measure(pool, experiment, folder, search)
@@ -67,20 +70,37 @@ def run(
       for name, of_arm in search.items()
     }
     _train(pool, 'seeds', [t for arm in arms.values() for t in arm.all])
-  value = results.result(experiment, arms, timed) | {'files': texts}
-  usual = folder.parent / 'results' / experiment.scale
-  write(value, pathlib.Path(out) if out else usual)
+  digests = {name: d for own in texts.values() for name, d in own.items()}
+  value = results.result(experiment, arms, timed) | {'files': digests}
+  write(value, out)
   return value
 
 
-def _files(data: Any) -> dict[str, str]:
-  """SHA-256 of files that runs read, by name; what Python brings has none."""
+def _files(data: Any, path: pathlib.Path) -> dict[str, dict[str, str]]:
+  """SHA-256 of files that runs read, by source and name; noted in `path`.
+
+  Raises:
+    DataError: no file is where text should be, or another one than for runs
+      that are there already.
+  """
   found = {}
-  for source in dict.fromkeys((*data.train, *data.eval)):
-    is_files = source.partition(':')[0] in readers.READERS
-    for file in readers.matching(source) if is_files else ():
-      with readers.opened(file.path) as handle:
-        found[file.name] = hashlib.file_digest(handle, 'sha256').hexdigest()
+  for source, _ in pipeline.weighted((*data.train, *data.eval)):
+    if source.partition(':')[0] in readers.READERS and source not in found:
+      found[source] = {}
+      for file in readers.matching(source):
+        with readers.opened(file.path) as handle:
+          digest = hashlib.file_digest(handle, 'sha256').hexdigest()
+        found[source][file.name] = digest
+  before = files.read_json(path) if path.exists() else {}
+  for source, digests in found.items():
+    if before.get(source, digests) != digests:
+      raise errors.DataError(
+        f'{source!r} has other files, or other content, than runs in'
+        f' {path.parent} read; name another --workdir'
+      )
+  if found:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, before | found)
   return found
 
 
@@ -167,7 +187,7 @@ def _measure(
   dense = next(iter(search[experiment.scenario.reference].values())).config
   reference = timing.dense_cell(dense).key
   path = folder / 'timing' / f'{reference}.json'
-  old = json.loads(path.read_text()) if path.exists() else None
+  old = files.read_json(path) if path.exists() else None
   wanted = {
     cell.key: cell
     for trial in _flat(search)

@@ -21,6 +21,7 @@ import ml_collections
 
 from satjax import errors
 from satjax.config import file as config_file
+from satjax.data import sources
 from satjax.interop import settings
 
 SCALES = ('smoke', 'cpu', 'llm', 'gpu', 'paper')
@@ -28,6 +29,8 @@ _ASKS = (
   'an experiment has TITLE, CLAIMS, PAPER, scenario(scale) and sweep(add,'
   ' scenario)'
 )
+# What every run has its own of; the file says which.
+_OWN = ('optimizer.peak_lr', 'train.seed', 'data.seed')
 # What a claim may compare an arm with besides another arm.
 EQUAL = ('steps', 'time', 'flops')
 
@@ -143,6 +146,7 @@ def load(
 
   Raises:
     ConfigError: there is no such file, it fails, or lacks something.
+    DataError: no file is what `data` names.
   """
   file = pathlib.Path(path)
   if not file.is_file() or file.suffix != '.py':
@@ -161,21 +165,7 @@ def load(
     arms[name] = Arm(name, dict(overrides), **how)
 
   with config_file.explained(file, _ASKS):
-    scenario = module.scenario(scale)
-    if data:
-      values = scenario.config.data
-      values.train, values.eval = (data,), (data, *values.eval[1:])
-    config = config_file.override(scenario.config, overrides)
-    if config.model.init_from and scenario.base is not None:
-      raise errors.ConfigError(
-        f'config.model.init_from={config.model.init_from}: scale {scale} trains'
-        ' the model that its runs begin with; leave it out'
-      )
-    if config.model.init_from:
-      resolved = settings.resolve(config.to_dict())
-      config.model.update(dataclasses.asdict(resolved.model))
-      config.data.tokenizer = resolved.data.tokenizer
-    scenario = dataclasses.replace(scenario, config=config)
+    scenario = _scenario(module.scenario(scale), scale, overrides, data)
     for length in sorted(scenario.lengths, reverse=True):
       name = scenario.named(length)
       add(name, {}, group=scenario.reference, length=length)
@@ -193,3 +183,38 @@ def load(
       notes=getattr(module, 'notes', lambda arms: ()),
       answers=getattr(module, 'ANSWERS', ''),
     )
+
+
+def _scenario(
+  scenario: Scenario, scale: str, overrides: Sequence[str], data: str
+) -> Scenario:
+  """With the text, the settings and the model that somebody asked for."""
+  if data:
+    if not data.startswith('tokens:'):
+      sources.find(data)
+    values = scenario.config.data
+    values.train, values.eval = (data,), (data, *values.eval[1:])
+  for argument in overrides:
+    if argument.partition('=')[0].removeprefix('--config.') in _OWN:
+      raise errors.ConfigError(
+        f'{argument}: an experiment has learning rates and seeds of its own;'
+        ' change those of its scenario'
+      )
+  config = config_file.override(scenario.config, overrides)
+  if not config.data.eval:
+    raise errors.ConfigError(
+      'config.data.eval is (): runs are judged by its first source; name one'
+    )
+  # Each is judged by itself, whatever its share.
+  names = (x if isinstance(x, str) else x[0] for x in config.data.eval)
+  config.data.eval = tuple(names)
+  if config.model.init_from and scenario.base is not None:
+    raise errors.ConfigError(
+      f'config.model.init_from={config.model.init_from}: scale {scale} trains'
+      ' the model that its runs begin with; leave it out'
+    )
+  if config.model.init_from:
+    resolved = settings.resolve(config.to_dict())
+    config.model.update(dataclasses.asdict(resolved.model))
+    config.data.tokenizer = resolved.data.tokenizer
+  return dataclasses.replace(scenario, config=config)

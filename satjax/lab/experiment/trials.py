@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import ml_collections
 
-from satjax import errors
+from satjax import errors, files
 from satjax.config import history
 from satjax.config.run import Config
 from satjax.lab.experiment import spec
@@ -66,7 +66,7 @@ class Trial:
     """Why it ended without a model, if it did."""
     path, last = self.path / FAILED, self.config.train.num_steps
     if path.exists():
-      return json.loads(path.read_text())['reason']
+      return files.read_json(path)['reason']
     if any(e['step'] == last and None in e.values() for e in self.evaluations):
       return 'its held-out loss is not a number'
     return None
@@ -152,6 +152,8 @@ def _configure(scenario, arm, learning_rate, seed) -> Config:
   reference = Config.from_dict(scenario.config)
   # Numbers where there was a share of the run, or 'auto'.
   values = ml_collections.ConfigDict(reference.to_dict(), type_safe=False)
+  # But what else an arm says decides what this becomes.
+  values.sparsity.omitted_forward = scenario.config.sparsity.omitted_forward
   values.update_from_flattened_dict(dict(arm.overrides))
   values.optimizer.end_lr *= learning_rate / values.optimizer.peak_lr
   values.optimizer.peak_lr = learning_rate

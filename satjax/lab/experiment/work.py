@@ -53,7 +53,7 @@ class Pool:
     return self
 
   def __exit__(self, kind: Any, *_: Any) -> None:
-    if kind and kind is not KeyboardInterrupt:  # which workers get as well
+    if kind:
       self._stop()
     self._stopping.set()
     self._pool.shutdown(cancel_futures=True)

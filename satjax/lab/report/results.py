@@ -105,7 +105,7 @@ def find(path: str | os.PathLike) -> list[pathlib.Path]:
   path = pathlib.Path(path)
   if path.suffix == '.json' and not path.is_dir():
     return [path]
-  if (path / 'metrics.jsonl').exists():
+  if any((path / n).exists() for n in ('metrics.jsonl', 'config.json')):
     return []
   return sorted(path.glob('*.json'))
 
@@ -150,6 +150,8 @@ def check(values: Any) -> Result:
     DataError: names the key, such as arms.dense.loss.mean, and its value.
   """
   _require(values, _RESULT, '')
+  if not values['arms']:
+    raise errors.DataError('arms is empty')
   for name, arm in values['arms'].items():
     form = _ARM if arm.get('failed') is None else _FAILED
     _require(arm, form, f'arms.{name}')

@@ -156,3 +156,44 @@ def test_a_wrong_setting_names_the_arm(tmp_path):
   experiment = spec.load(str(file), 'smoke')
   with pytest.raises(errors.ConfigError, match=r"arm 'typo'.*head_rat"):
     run_lib.plan(experiment, tmp_path)
+
+
+@pytest.mark.parametrize(
+  'given, message',
+  [
+    ('optimizer.peak_lr=auto', 'learning rates and seeds of its own'),
+    ('train.seed=3', 'learning rates and seeds of its own'),
+    ('data.eval=()', 'judged by its first source'),
+  ],
+)
+def test_settings_that_an_experiment_has_its_own_of_are_refused(given, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    spec.load(str(FILES[0]), 'smoke', [f'--config.{given}'])
+
+
+@pytest.mark.parametrize('data', ['foo:bar', 'jsonl:/nowhere/*.jsonl'])
+def test_text_that_is_not_there_is_refused_before_anything_runs(data):
+  with pytest.raises(errors.SatjaxError, match=data.partition('*')[0]):
+    spec.load(str(FILES[0]), 'smoke', data=data)
+
+
+def test_sources_with_shares_are_judged_one_by_one():
+  both = "(('stdlib:docs', 0.5), ('stdlib:code', 0.5))"
+  given = [f'--config.data.train={both}', f'--config.data.eval={both}']
+  found = spec.load(str(FILES[0]), 'smoke', given).scenario
+  assert found.config.data.eval == ('stdlib:docs', 'stdlib:code')
+  assert found.source == 'stdlib:docs'
+
+
+def test_runs_of_a_workdir_read_the_same_files(tmp_path):
+  text, noted = tmp_path / 'a.txt', tmp_path / 'work' / 'files.json'
+  text.write_text('one')
+  given = [f"--config.data.train=(('text:{text}', 0.5), ('stdlib:docs', 0.5))"]
+  data = spec.load(str(FILES[0]), 'smoke', given).scenario.config.data
+  found = run_lib._files(data, noted)
+  assert found == run_lib._files(data, noted) and 'a.txt' in str(found)
+  text.write_text('two')
+  with pytest.raises(errors.DataError, match='other content'):
+    run_lib._files(data, noted)
+  text.write_text('one')
+  assert found == run_lib._files(data, noted)

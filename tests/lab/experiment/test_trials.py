@@ -108,3 +108,12 @@ def test_a_run_is_done_by_its_last_test_loss_or_its_failure(tmp_path):
   lines.unlink()
   (run.path / 'failed.json').write_text('{"reason": "not finite"}')
   assert run.is_done and run.failure == 'not finite'
+
+
+def test_what_a_scenario_leaves_open_is_chosen_for_each_arm(tmp_path):
+  scenario = scenarios.cpt('cpu')
+  scenario.config.sparsity.omitted_forward = 'auto'
+  for changes, how in (({}, 'exact'), ({'sparsity.rescale': 'energy'}, 'skip')):
+    arm = spec.Arm('', scenarios.SAT | changes)
+    found = make_trial(tmp_path, arm, scenario).config.sparsity
+    assert found.omitted_forward == how

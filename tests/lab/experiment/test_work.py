@@ -1,5 +1,6 @@
 """Workers end with their pool, whatever they were at."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -21,8 +22,9 @@ tasks = [
 ]
 if __name__ == '__main__':
   with work.Pool(2) as pool:
-    pool.run('tasks', tasks)
+    pool.run('tasks', tasks[int(sys.argv[2]):])
 """
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def fail():
@@ -39,18 +41,38 @@ def save_when_asked():
   time.sleep(1)
 
 
-def test_a_busy_worker_ends_though_an_idle_one_was_killed(tmp_path):
+@contextlib.contextmanager
+def started(tmp_path, first):
   file = tmp_path / 'x.py'
   file.write_text(SCRIPT)
-  command = [sys.executable, str(file), str(tmp_path / 'log.txt')]
-  root = pathlib.Path(__file__).parents[3]
-  done = subprocess.run(
-    command,
-    capture_output=True,
+  with subprocess.Popen(
+    [sys.executable, str(file), str(tmp_path / 'log.txt'), str(first)],
+    stderr=subprocess.PIPE,
     text=True,
-    timeout=60,
-    cwd=root,
-    env=os.environ | {'PYTHONPATH': str(root)},
-    check=False,
-  )
-  assert done.returncode == 1 and 'this one fails' in done.stderr
+    cwd=ROOT,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    # Who runs in the background may have been told to ignore it.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+  ) as process:
+    try:
+      yield process
+    finally:
+      process.kill()
+
+
+def test_a_busy_worker_ends_though_an_idle_one_was_killed(tmp_path):
+  with started(tmp_path, 0) as process:
+    _, message = process.communicate(timeout=60)
+  assert process.returncode == 1 and 'this one fails' in message
+
+
+def test_an_interrupt_of_the_parent_alone_reaches_the_workers(tmp_path):
+  with started(tmp_path, 1) as process:
+    deadline = time.monotonic() + 60
+    while not (tmp_path / 'log.txt').exists():
+      assert time.monotonic() < deadline and process.poll() is None
+      time.sleep(0.1)
+    time.sleep(1)  # until its work has begun
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=30)
+  assert 'KeyboardInterrupt' in message

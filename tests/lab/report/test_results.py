@@ -56,6 +56,7 @@ def test_a_missing_key_is_named_with_the_file(path, tmp_path):
     ((*ARM, 'loss'), None, 'loss is None, not an object'),
     ((*ARM, 'runs'), 3, 'runs is 3, not a list'),
     (('claims', 0, 'verdict'), 'yes', "claims.0.verdict is 'yes'"),
+    (('arms',), {}, 'arms is empty'),
   ],
 )
 def test_a_wrong_value_is_named(path, value, message, tmp_path):
@@ -155,3 +156,9 @@ def test_paths_are_runs_files_or_folders_of_files(tmp_path):
   assert 'What sat does: arms' in text and 'results' in text
   with pytest.raises(errors.ConfigError, match='each once'):
     page.read([tmp_path, tmp_path / 'a.json'])
+
+
+def test_a_run_that_has_recorded_nothing_yet_is_no_result(tmp_path):
+  write(tmp_path / 'config.json', {'model': {}})
+  with pytest.raises(errors.ConfigError, match=r'it has no metrics\.jsonl'):
+    page.read([tmp_path])
