@@ -42,10 +42,22 @@ def anew(values: Any) -> Any:
 
   What was nobody's choice is chosen as today: raises as `upgrade`.
   """
-  optimizer = values.get('optimizer') if isinstance(values, Mapping) else None
-  if _never_decays(optimizer):
-    values = {**values, 'optimizer': {**optimizer, 'decay_steps': 'auto'}}
+  if isinstance(values, Mapping):
+    values = dict(values)
+    if _never_decays(values.get('optimizer')):
+      values['optimizer'] = {**values['optimizer'], 'decay_steps': 'auto'}
+    if _is_dense(values.get('sparsity')):
+      values['sparsity'] = {**values['sparsity'], 'omitted_forward': 'auto'}
   return upgrade(values)
+
+
+def _is_dense(sparsity: Any) -> bool:
+  """Nothing was left out, whatever word says what it would have done."""
+  if not isinstance(sparsity, Mapping) or 'omitted_forward' not in sparsity:
+    return False
+  return not any(
+    sparsity.get(f'{x}_rate') for x in ('head', 'channel', 'layer')
+  )
 
 
 def _never_decays(optimizer: Any) -> bool:

@@ -141,3 +141,16 @@ def test_a_run_stays_as_it_began(older):
 def test_another_run_decays_if_its_schedule_does(older):
   change = ['--config.sparsity.head_rate=0.5']
   assert config_file.load(str(older), change).optimizer.decay_steps == 12
+
+
+@pytest.mark.parametrize('rate, expected', [(0.0, 'exact'), (0.25, 'skip')])
+def test_what_a_dense_run_never_left_out_is_no_choice(tmp_path, rate, expected):
+  values = config_file.load('configs/tiny.py').to_dict()
+  values['sparsity'] |= {'omitted_forward': 'skip', 'head_rate': rate}
+  values['sparsity']['channel_rate'] = 0.0
+  file = tmp_path / 'config.json'
+  file.write_text(json.dumps({'version': 3, **values}))
+  change = ['--config.sparsity.head_rate=0.5']
+  found = config_file.load(str(file), change).sparsity
+  assert found.omitted_forward == expected
+  assert config_file.read_json(file).sparsity.omitted_forward == 'skip'
