@@ -56,7 +56,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   except (OSError, ValueError, RecursionError) as error:
     found = error
   if not isinstance(found, dict) or not found:
-    raise errors.DataError(f'{path} is damaged ({found}); remove {path.parent}')
+    raise errors.DataError(f'{path} is damaged ({found}); remove it or its run')
   return found
 
 

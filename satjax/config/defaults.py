@@ -12,7 +12,7 @@ from typing import Any
 
 from satjax.config import schema
 from satjax.config.data import DataConfig
-from satjax.config.groups import AXES, Groups, OptimizerConfig
+from satjax.config.groups import AXES, Groups, OptimizerConfig, of_axis
 
 # Settings of the optimizer by how a run begins; `end_lr` is a tenth of a peak.
 # Under 'wsd' the rate holds until it decays over the last steps, so that a run
@@ -96,8 +96,8 @@ def _filled(value: Any, otherwise: Any) -> Any:
     return otherwise if value == 'auto' else value
   whole = dict(schema.pairs(otherwise) or dict.fromkeys(AXES, otherwise))
   whole |= {axis: how for axis, how in named if how != 'auto'}
-  every = set(whole.values())
-  return every.pop() if len(every) == 1 else tuple(whole.items())
+  first, *others = whole.values()
+  return first if others == [first] * len(others) else tuple(whole.items())
 
 
 def _with_tokenizer(config: Groups) -> DataConfig:
@@ -168,7 +168,8 @@ def as_begun(values: Mapping[str, Any], begun: Groups) -> dict[str, Any]:
   found, train = dict(values), values.get('train')
   steps = train.get('num_steps') if isinstance(train, Mapping) else None
   ahead = () if steps == begun.train.num_steps else ('decay_steps',)
-  peak = dict(values.get('optimizer') or {}).get('peak_lr', 'auto')
+  given = values.get('optimizer')
+  peak = given.get('peak_lr') if isinstance(given, Mapping) else 'auto'
   if peak not in ('auto', begun.optimizer.peak_lr):
     ahead += ('end_lr',)  # of another peak
   for group in ('data', 'train', 'optimizer'):
@@ -221,12 +222,12 @@ def said(values: Mapping[str, Any], config: Groups) -> list[str]:
       f' {config.sparsity.channel_multiple}: the model has'
       f' {config.model.mlp_dim} channels'
     )
-  sparsity, how = config.sparsity, _filled(given['omitted_forward'], 'auto')
-  left = dict(schema.pairs(how) or dict.fromkeys(AXES, how))
+  sparsity, how = config.sparsity, given['omitted_forward']
   skipped = [
     axis
     for axis, rate in sparsity.rates.items()
-    if rate and (left[axis], sparsity.forward(axis)) == ('auto', 'skip')
+    if rate and of_axis(how, axis, 'auto') == 'auto'
+    if sparsity.forward(axis) == 'skip'
   ]
   if skipped:
     found.append(

@@ -192,12 +192,12 @@ class SparsityConfig(schema.Group):
 
   def metric(self, axis: str) -> str:
     """What an axis is chosen by."""
-    found = _of(self.importance, axis, 'auto')
+    found = of_axis(self.importance, axis, 'auto')
     return BEST[axis] if found == 'auto' else found
 
   def forward(self, axis: str) -> str:
     """What omitted units of an axis do; 'skip' where none are left out."""
-    found = _of(self.omitted_forward, axis, 'auto')
+    found = of_axis(self.omitted_forward, axis, 'auto')
     if found == 'auto':
       found = self.usual_forward
     return found if self.rates[axis] else 'skip'
@@ -226,7 +226,7 @@ class SparsityConfig(schema.Group):
     'depth' rises in equal steps up to 1 at the last layer, as in stochastic
     depth (Huang et al., 2016).
     """
-    found = _of(self.layer_scale, axis, ()) or (1.0,) * num_layers
+    found = of_axis(self.layer_scale, axis, ()) or (1.0,) * num_layers
     if found == 'depth':
       found = [(n + 1) / num_layers for n in range(num_layers)]
     first, last = self.dense_layers
@@ -238,7 +238,7 @@ class SparsityConfig(schema.Group):
   @property
   def names_layers(self) -> bool:
     """Whether factors are given layer by layer."""
-    found = [_of(self.layer_scale, axis, ()) for axis in AXES]
+    found = [of_axis(self.layer_scale, axis, ()) for axis in AXES]
     return any(scale and scale != 'depth' for scale in found)
 
   def problems(self) -> Iterator[str]:
@@ -299,7 +299,7 @@ class SparsityConfig(schema.Group):
       )
 
 
-def _of(value: Any, axis: str, otherwise: Any) -> Any:
+def of_axis(value: Any, axis: str, otherwise: Any) -> Any:
   """What holds for an axis: of one value for all, or of pairs."""
   found = schema.pairs(value)
   return value if found is None else dict(found).get(axis, otherwise)
