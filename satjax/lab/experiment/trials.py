@@ -152,8 +152,8 @@ def _configure(scenario, arm, learning_rate, seed) -> Config:
   reference = Config.from_dict(scenario.config)
   # Numbers where there was a share of the run, or 'auto'.
   values = ml_collections.ConfigDict(reference.to_dict(), type_safe=False)
-  # But what else an arm says decides what this becomes.
-  values.sparsity.omitted_forward = scenario.config.sparsity.omitted_forward
+  # But of this, what else an arm says decides what 'auto' becomes.
+  values.sparsity = scenario.config.sparsity.copy_and_resolve_references()
   values.update_from_flattened_dict(dict(arm.overrides))
   values.optimizer.end_lr *= learning_rate / values.optimizer.peak_lr
   values.optimizer.peak_lr = learning_rate
