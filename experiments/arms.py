@@ -175,7 +175,7 @@ def add_longer(
   """Some methods, each for some multiples of the steps."""
   for name, length in itertools.product(names, lengths):
     how = _preset(scenario, name) | {'group': name, 'length': length}
-    add(longer(name, length), label={'times the tokens': length}, **how)
+    add(longer(name, length), label={'length': length}, **how)
 
 
 def longer(name: str, length: float) -> str:

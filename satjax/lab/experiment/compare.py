@@ -48,6 +48,28 @@ def speedup(frontier: Frontier, x: float, loss: float) -> float | None:
   return float(np.exp(reached) / x)
 
 
+def sooner(arms: Mapping[str, Any], reference: str) -> dict[str, list[float]]:
+  """How many times as fast arms by length come to the reference's own loss.
+
+  By group, and in it by seed; none of a group that is not timed, or reaches the
+  loss before its shortest length or after its longest.
+  """
+  found, whole = {}, arms[reference]
+  for group, names in results.by_length(arms).items():
+    of_group = sorted((arms[n] for n in names), key=lambda arm: arm['flops'])
+    xs = [whole['seconds'], *(arm['seconds'] for arm in of_group)]
+    if whole['failed'] or None in xs:
+      continue
+    losses = [losses_of(arm) for arm in of_group]
+    each = [
+      speedup({seed: (np.array(xs[1:]), [x[seed] for x in losses])}, xs[0], y)
+      for seed, y in losses_of(whole).items()
+    ]
+    if None not in each:
+      found[group] = [1 / ratio for ratio in each]
+  return found
+
+
 def difference(
   losses: Losses, other: Losses, usual: float | None = None
 ) -> dict[str, Any]:

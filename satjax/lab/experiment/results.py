@@ -84,6 +84,7 @@ def result(
     'frontier': list(experiment.frontier),
     'arms': arms,
     'timing': timed,
+    'sooner': compare.sooner(arms, scenario.reference),
     'paper': experiment.paper,
     'notes': list(experiment.notes(arms)),
     'claims': [

@@ -52,6 +52,7 @@ _SETTINGS = {  # of matplotlib
   'font.size': 9,
   'image.aspect': 'auto',
   'image.interpolation': 'nearest',
+  'path.simplify_threshold': 1.0,  # pixels that a long line may be off
   'svg.hashsalt': 'satjax',
 }
 _DPI = 100

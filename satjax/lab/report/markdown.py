@@ -36,7 +36,6 @@ def markdown(result: Result, pictures: Sequence[str] = ()) -> str:
     if term not in ('Command', 'Result'):
       head = f'**{escape(term)}.** ' if term else ''
       parts.append(f'{head}{escape(text)}\n')
-  hops = result_tables.hops(result)
   arms = result_tables.arms(result)
   if result['claims']:
     parts += ['## Claims\n', *_claims(result)]
@@ -44,8 +43,9 @@ def markdown(result: Result, pictures: Sequence[str] = ()) -> str:
     name = pathlib.PurePosixPath(link).stem.replace('_', ' ')
     parts.append(f'![{escape(name)}]({link})\n')
   parts += ['## Arms\n', table.markdown(arms), f'{escape(arms.note)}\n']
-  if hops.rows:
-    parts += ['## Growth\n', table.markdown(hops), f'{escape(hops.note)}\n']
+  for each in result_tables.besides(result):
+    parts += [f'## {each.title.capitalize()}\n', table.markdown(each)]
+    parts.append(f'{escape(each.note)}\n')
   return '\n'.join([*parts, '## Notes\n', _list(result_tables.notes(result))])
 
 

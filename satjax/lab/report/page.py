@@ -31,7 +31,7 @@ class Content(NamedTuple):
 
   runs: list[Run]
   results: list[Result]
-  probes: Sequence[probes_lib.Probe] = ()
+  probes: list[probes_lib.Probe]
 
 
 def read(paths: Sequence[str | os.PathLike]) -> Content:
@@ -48,14 +48,14 @@ def read(paths: Sequence[str | os.PathLike]) -> Content:
       f'results {[str(file) for file in named]}: name each once'
     )
   runs = runs_lib.read(workdirs) if workdirs or not named else []
-  read_all = [(file, results_lib.parse(file)) for file in named]
-  probes = [
-    probes_lib.check(x, file) for file, x in read_all if probes_lib.is_probe(x)
-  ]
-  results = [
-    results_lib.read(file) for file, x in read_all if not probes_lib.is_probe(x)
-  ]
-  return Content(runs, results, probes)
+  content = Content(runs, [], [])
+  for file in named:
+    value = results_lib.read(file, probes_lib.is_probe)
+    if probes_lib.is_probe(value):
+      content.probes.append(probes_lib.check(value, file))
+    else:
+      content.results.append(value)
+  return content
 
 
 def tables(content: Content) -> str:
@@ -66,7 +66,7 @@ def tables(content: Content) -> str:
     for each in (
       result_tables.claims(result),
       result_tables.arms(result, brief=True),
-      result_tables.hops(result),
+      *result_tables.besides(result),
     ):
       if each.rows:
         found.append(each._replace(title=f'{name}: {each.title}'))
@@ -122,7 +122,7 @@ def _overview(results: Sequence[Result]) -> Iterator[str]:
 def _experiment(number: int, result: Result) -> Iterator[str]:
   title = html.escape(result_tables.title(result))
   yield f'<h2 id="e{number}">{title}</h2>\n{_doc(result)}'
-  claims, hops = result_tables.claims(result), result_tables.hops(result)
+  claims = result_tables.claims(result)
   if claims.rows:
     yield table.html(claims)
   pictures = [
@@ -132,8 +132,7 @@ def _experiment(number: int, result: Result) -> Iterator[str]:
   yield from pictures[:1]
   yield table.html(result_tables.arms(result))
   yield from pictures[1:]
-  if hops.rows:
-    yield table.html(hops)
+  yield from map(table.html, result_tables.besides(result))
   notes = ''.join(
     f'<p>{html.escape(note)}</p>' for note in result_tables.notes(result)
   )

@@ -4,6 +4,7 @@ The central one has final test losses over FLOPs and over seconds: the reference
 trained for several lengths as a line, every other arm as a point.
 """
 
+import collections
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import functools
 import os
@@ -65,7 +66,10 @@ def keys(result: Result) -> dict[str, figures.Key]:
     if enough and len(set(pairs)) == len(pairs):
       looks = ((rows.index(a), columns.index(b)) for a, b in pairs)
       return {n: figures.key(n, a, b, b) for n, (a, b) in zip(names, looks)}
-  return figures.keys(names)
+  by_length = results_lib.by_length(result['arms']).items()
+  groups = {name: group for group, of in by_length for name in of}
+  looks = figures.keys(dict.fromkeys(groups.get(n, n) for n in names))
+  return {name: looks[groups.get(name, name)] for name in names}
 
 
 def _reference(result: Result) -> Mapping[str, float] | None:
@@ -99,6 +103,8 @@ def _central(
   if panels:
     label = f'{result["reference"]}, by length'
     shown = [key for n, key in looks.items() if result['arms'][n]['loss']]
+    once = collections.Counter(shown)
+    shown = [k if n > 1 else k._replace(dash='') for k, n in once.items()]
     legend = [figures.Key(label, figures.INK, '-', 'o')]
     yield figures.Picture(
       'Loss and cost',
@@ -107,7 +113,7 @@ def _central(
       ' means over the seeds, bars and the band go from the lowest seed to the'
       ' highest. Triangles at the upper edge lie above the frame.',
       panels,
-      legend + [key._replace(dash='') for key in shown],
+      legend + shown,
     )
 
 
@@ -116,6 +122,12 @@ def _draw_central(axis, line, points, looks, axes) -> None:
   if line:
     _draw_reference(line, axes)
   axes.set_ymargin(0.08)
+  of_look = collections.defaultdict(list)  # lengths of one thing share it
+  for name, (cost, loss) in points.items():
+    of_look[looks[name]].append((cost, loss['mean']))
+  for look, pairs in of_look.items():
+    if len(pairs) > 1:
+      axes.plot(*zip(*sorted(pairs)), **look.line, linewidth=1.2)
   for name, (cost, loss) in points.items():
     if loss['mean'] > top:
       figures.above(axes, cost, loss['mean'], looks[name].colour)
@@ -188,6 +200,7 @@ def _by_label(result: Result) -> Iterator[figures.Picture]:
   sets: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
   for arm in result['arms'].values():
     sets.setdefault(tuple(arm['label']), []).append(arm)
+  sets.pop(('length',), None)  # in the central one, over what it costs
   for names, arms in sets.items():
     if len(arms) > 1 and any(arm['loss'] for arm in arms):
       if len(names) == 1:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from satjax.lab.report import results as results_lib
 from satjax.lab.report.results import Result
 from satjax.lab.report.run_tables import HOP_COLUMNS
@@ -47,12 +49,19 @@ def comparisons(claim: Mapping[str, Any]) -> Table:
 
 
 def ranked(result: Result) -> list[str]:
-  """Arms that were compared at equal time, the best first."""
+  """Arms that were compared at equal time, the best first.
+
+  Of one that was run at several lengths, the best of them.
+  """
   differences = {
     name: arm['against']['time']['difference']['mean']
     for name, arm in result['arms'].items()
     if arm['failed'] is None and arm['against'].get('time')
   }
+  for names in results_lib.by_length(result['arms']).values():
+    known = sorted(differences.keys() & names, key=differences.get)
+    for name in known[1:]:
+      del differences[name]
   return sorted(differences, key=differences.get)
 
 
@@ -64,6 +73,8 @@ def trade(result: Result, names: Sequence[str]) -> Table:
     whole, *costs = (arm.get(key) for arm in (reference, *chosen))
     if whole and all(costs):
       rows.append([f'{kind} saved', *(f'{1 - x / whole:.0%}' for x in costs)])
+  if any(speedups := [_speedup(x, 'time', 'seconds') for x in chosen]):
+    rows.append(['faster to its loss', *speedups])
   for equal, head in results_lib.EQUAL.items():
     found = (_difference(arm['against'].get(equal), False) for arm in chosen)
     rows.append([f'loss at {head}', *found])
@@ -103,6 +114,27 @@ def hops(result: Result) -> Table:
     ' of the first seed.'
   )
   return Table('growth', HOP_COLUMNS, rows, note)
+
+
+def sooner(result: Result) -> Table:
+  """Seconds to the reference's own loss, of arms by length."""
+  whole, rows = result['arms'].get(result['reference'], {}).get('seconds'), []
+  for group, times in result.get('sooner', {}).items():
+    spread = f'{np.mean(times):.2f}\n({min(times):.2f} to {max(times):.2f})'
+    rows.append([group, f'{np.mean(whole / np.array(times)):,.1f}', spread])
+  name = results_lib.REFERENCES[result['family']]
+  note = (
+    f'Until an arm ends with the loss of {name}, which takes {whole or 0:,.1f}'
+    ' seconds; read off seed by seed between two of its lengths, each with a'
+    ' full schedule of its own. An arm that is not here has no such length.'
+  )
+  columns = ('arm', 'seconds', 'times as fast')
+  return Table('time to the same loss', columns, rows, note)
+
+
+def besides(result: Result) -> list[Table]:
+  """What stands below the arms, if there is any."""
+  return [each for each in (sooner(result), hops(result)) if each.rows]
 
 
 def arms(result: Result, brief: bool = False) -> Table:

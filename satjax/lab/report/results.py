@@ -4,8 +4,7 @@ A result is a JSON object that `satjax experiment` wrote. Whoever draws it may
 rely on the forms below, and has only to ask for null.
 """
 
-from collections.abc import Mapping
-import contextlib
+from collections.abc import Callable, Mapping
 import json
 import os
 import pathlib
@@ -71,6 +70,7 @@ _RESULT = {
   'source': str,
   'files?': {str: str},
   'answers?': str,
+  'sooner?': {str: [float]},
   'reference': str,
   'frontier': [str],
   'arms': {str: dict},
@@ -110,15 +110,8 @@ def find(path: str | os.PathLike) -> list[pathlib.Path]:
   return sorted(path.glob('*.json'))
 
 
-def parse(path: str | os.PathLike) -> Any:
-  """The JSON of a file; None if it is none, which `read` says."""
-  with contextlib.suppress(OSError, ValueError, RecursionError):
-    return json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
-  return None
-
-
-def read(path: str | os.PathLike) -> Result:
-  """Reads and checks one result file.
+def read(path: str | os.PathLike, is_other: Callable[[Any], bool]) -> Any:
+  """Reads one result file, and checks it, unless what it holds is another kind.
 
   Raises:
     DataError: it is not JSON, or a key is missing or no such value; names both.
@@ -126,7 +119,8 @@ def read(path: str | os.PathLike) -> Result:
   """
   try:
     text = pathlib.Path(path).read_text(encoding='utf-8')
-    return check(json.loads(text, parse_constant=_refuse))
+    values = json.loads(text, parse_constant=_refuse)
+    return values if is_other(values) else check(values)
   except OSError as error:
     raise errors.StorageError(
       f'cannot read {path}: {error.strerror}; name a result file'
@@ -197,6 +191,15 @@ _KINDS = {
   list: ('a list', lambda value: isinstance(value, list)),
   dict: ('an object', lambda value: isinstance(value, dict)),
 }
+
+
+def by_length(arms: Mapping[str, Any]) -> dict[str, list[str]]:
+  """Of a group whose only coordinate is called 'length', the arms."""
+  found: dict[str, list[str]] = {}
+  for name, arm in arms.items():
+    if [*arm['label']] == ['length']:
+      found.setdefault(arm['group'], []).append(name)
+  return found
 
 
 def compared(result: Result) -> list[str]:

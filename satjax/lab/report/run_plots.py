@@ -13,7 +13,6 @@ from satjax.lab.report import figures
 from satjax.lab.report import runs as runs_lib
 from satjax.lab.report.runs import Run
 
-_STRETCHES = 400  # of a long line, of which only extremes are drawn
 _CELLS = 256  # of a heat map, from left to right
 _UNITS = {'heads': 'heads', 'mlp': 'channels', 'layers': 'layers'}
 
@@ -122,13 +121,13 @@ def _draw_line(axes, look, x, y, style) -> None:
   style = {'linewidth': 1.6, **style}
   if look == 'smooth':
     faint = {'linewidth': 0.7, 'alpha': 0.25, 'zorder': 1}
-    axes.plot(*thin(x, y), **style | faint)
+    axes.plot(x, y, **style | faint)
     y = smooth(y)
   elif look == 'stairs':
     style['drawstyle'] = 'steps-pre'
   elif look == 'dots':
     style |= {'marker': 'o', 'markersize': 3.5}
-  axes.plot(*thin(x, y), **style)
+  axes.plot(x, y, **style)
 
 
 def _time_shares(runs: Sequence[Run]) -> Iterator[figures.Picture]:
@@ -213,18 +212,6 @@ def smooth(y: np.ndarray) -> np.ndarray:
   low, high = number - reach, np.minimum(number + reach + 1, len(y))
   total = np.concatenate([[0], np.cumsum(y)])
   return (total[high] - total[low]) / (high - low)
-
-
-def thin(
-  x: np.ndarray, y: np.ndarray, stretches: int = _STRETCHES
-) -> tuple[np.ndarray, np.ndarray]:
-  """The ends of a line, and the lowest and highest value of each stretch."""
-  if len(y) <= 2 * stretches:
-    return x, y
-  parts = np.array_split(np.arange(len(y)), stretches)
-  extremes = [p[[y[p].argmin(), y[p].argmax()]] for p in parts]
-  kept = np.unique([0, len(y) - 1, *np.ravel(extremes)])
-  return x[kept], y[kept]
 
 
 def sort_into_bins(values: np.ndarray, limit: int) -> tuple[np.ndarray, int]:

@@ -41,6 +41,25 @@ def test_a_frontier_that_rises_again_counts_by_its_lowest_point():
   assert compare.speedup(bumpy, 1.0, 2.0) == pytest.approx(2.0)
 
 
+def test_arms_by_length_are_as_much_sooner_as_a_curve_says():
+  def arm(group, seconds, tests, **label):
+    runs = [{'seed': seed, 'test': test} for seed, test in enumerate(tests)]
+    how = {'group': group, 'label': label, 'failed': None, 'early_stop': False}
+    return {'seconds': seconds, 'flops': seconds or 0, 'runs': runs, **how}
+
+  arms = {
+    'dense': arm('dense', 8.0, (2.0, 2.2)),
+    'long': arm('fast', 4.0, (1.5, 1.7), length=1.0),
+    'short': arm('fast', 1.0, (3.0, 3.2), length=0.25),
+    'middle': arm('fast', 2.0, (2.0, 2.7), length=0.5),
+    'never': arm('slow', 4.0, (2.1, 2.1), length=1.0),
+    'no clock': arm('untimed', None, (1.0, 1.0), length=1.0),
+    'other': arm('rates', 4.0, (1.0, 1.0), rate=1.0),
+  }
+  found = compare.sooner(arms, 'dense')
+  assert found == {'fast': pytest.approx([4.0, 8 / 2**1.5])}
+
+
 @pytest.mark.parametrize(
   'losses, other, verdict',
   [

@@ -155,6 +155,25 @@ def growth(**changes):
   return result(arms, 'growth', paper=paper, **changes)
 
 
+def by_length():
+  """Two recipes at three lengths; the slow one never does as well as dense."""
+  cases = (('muon', 0.0, 1.0), ('slow', 0.3, 0.5))
+  arms = {
+    f'{group}, {length:.0%}': arm(
+      more + loss,
+      steps=round(400 * length),
+      cost=cost,
+      group=group,
+      label={'length': length},
+      against={'time': against(2.02, more + loss - 2.02, 'better')},
+    )
+    for group, more, cost in cases
+    for length, loss in ((0.25, 2.12), (0.5, 1.92), (1.0, 1.9))
+  }
+  sooner = {'muon': [2.8, 2.9, 2.7]}
+  return result(arms, answers='Pre-training', sooner=sooner)
+
+
 def two_coordinates(rows=('uniform', 'maxip'), columns=('top_k', 'sample')):
   """An arm for each importance and selection; the first one failed."""
   arms = {}

@@ -144,6 +144,16 @@ def test_lines_of_a_cell_are_lines_of_the_page():
   assert text.splitlines()[-1] == '| a | b;<br>&lt;c&gt; |'
 
 
+def test_arms_by_length_say_when_they_are_as_good_as_the_reference():
+  text = markdown.markdown(samples.by_length())
+  assert '## Time to the same loss' in text
+  found = dict((row[0], row[1:]) for row in tables(text)[-1][1:])
+  assert found == {'muon': ['14.3', '2.80\n(2.70 to 2.90)']}
+  # The best of them stands for all.
+  head, *_ = tables(markdown.results_page([samples.by_length()]))[0]
+  assert head == ['', 'muon, 100%', 'slow, 100%']
+
+
 def test_the_page_begins_with_what_to_take_and_what_to_leave():
   value = samples.sat(answers='Fine-tuning')
   text = markdown.results_page([samples.growth(), value])

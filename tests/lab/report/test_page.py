@@ -12,7 +12,7 @@ from tests.lab.report import samples
 
 
 def write(path, *values):
-  content = page_lib.Content([], [results.check(value) for value in values])
+  content = page_lib.Content([], [results.check(value) for value in values], [])
   page_lib.report(content, path)
   return path.read_text()
 

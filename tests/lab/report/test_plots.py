@@ -46,6 +46,17 @@ def test_the_reference_is_a_line_and_arms_are_points():
   assert axes.get_xlabel() == 'executed FLOPs'
 
 
+def test_lengths_of_one_arm_are_a_line():
+  central, *others = plots.pictures(samples.by_length())
+  assert [key.label for key in central.legend[1:]] == ['muon', 'slow']
+  axes = draw(central.panels[1])
+  curve, *_ = (x for x in axes.lines if len(x.get_xydata()) == 3)
+  np.testing.assert_allclose(
+    curve.get_xydata(), [(10, 2.12), (20, 1.92), (40, 1.9)]
+  )
+  assert [each.title for each in others] == ['Loss by arm']
+
+
 def test_there_is_no_panel_of_time_where_nothing_is_timed():
   assert len(picture(samples.sat(), 'Loss and cost').panels) == 2
   assert len(picture(samples.growth(), 'Loss and cost').panels) == 1

@@ -62,7 +62,7 @@ def test_a_missing_key_is_named_with_the_file(path, tmp_path):
 def test_a_wrong_value_is_named(path, value, message, tmp_path):
   changed = samples.replaced(samples.sat(), path, value)
   with pytest.raises(errors.DataError) as caught:
-    results.read(write(tmp_path / 'x.json', changed))
+    page.read([write(tmp_path / 'x.json', changed)])
   assert message in str(caught.value)
 
 
@@ -72,7 +72,7 @@ def test_a_wrong_value_is_named(path, value, message, tmp_path):
 def test_broken_files_are_refused(text, tmp_path):
   file = write(tmp_path / 'x.json', text)
   with pytest.raises(errors.DataError, match='x.json'):
-    results.read(file)
+    page.read([file])
 
 
 def test_files_that_can_not_be_read_are_an_error(tmp_path):
@@ -113,7 +113,7 @@ def test_null_is_fine_wherever_it_is_allowed(tmp_path):
   values = {make: make() for make in (samples.sat, samples.growth)}
   for make, path in sorted(NULLS, key=lambda null: -len(null[1])):
     values[make] = samples.replaced(values[make], path, None)
-  content = page.Content([], list(map(results.check, values.values())))
+  content = page.Content([], list(map(results.check, values.values())), [])
   page.report(content, tmp_path / 'x.html')
   for text in (page.tables(content), (tmp_path / 'x.html').read_text()):
     assert 'rate 0.25' in text and 'stack' in text
@@ -123,7 +123,7 @@ def test_null_is_fine_wherever_it_is_allowed(tmp_path):
 @pytest.mark.parametrize(('make', 'path'), NULLS)
 def test_each_null_is_fine(make, path):
   found = results.check(samples.replaced(make(), path, None))
-  assert page.tables(page.Content([], [found]))
+  assert page.tables(page.Content([], [found], []))
 
 
 def test_keys_that_are_not_known_are_let_pass():
@@ -137,7 +137,9 @@ def test_a_reference_that_is_not_there_yet_is_no_error():
   value = samples.without(samples.sat(), ('arms', 'dense, 50% of the steps'))
   assert results.check(value)['frontier'] == ['dense']
   value = samples.without(value, ('arms', 'dense'))
-  assert 'rate 0.25' in page.tables(page.Content([], [results.check(value)]))
+  assert 'rate 0.25' in page.tables(
+    page.Content([], [results.check(value)], [])
+  )
 
 
 def test_paths_are_runs_files_or_folders_of_files(tmp_path):

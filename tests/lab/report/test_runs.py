@@ -336,13 +336,10 @@ def test_names_are_as_long_as_it_takes(tmp_path):
     tables([])
 
 
-def test_smoothing_and_thinning_keep_what_matters():
+def test_smoothing_keeps_what_matters():
   line = np.arange(1000.0)
   np.testing.assert_allclose(run_plots.smooth(line)[:960], line[:960])
   assert run_plots.smooth(np.array([3.0])) == [3.0]
-  line[500] = 1e9
-  x, y = run_plots.thin(np.arange(1000), line, 50)
-  assert len(y) <= 102 and y[x == 500] == 1e9 and list(x[[0, -1]]) == [0, 999]
 
 
 def test_bins_keep_the_mean_and_show_the_spread():
