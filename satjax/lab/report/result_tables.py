@@ -74,7 +74,7 @@ def trade(result: Result, names: Sequence[str]) -> Table:
     if whole and all(costs):
       rows.append([f'{kind} saved', *(f'{1 - x / whole:.0%}' for x in costs)])
   if any(speedups := [_speedup(x, 'time', 'seconds') for x in chosen]):
-    rows.append(['faster to its loss', *speedups])
+    rows.append(['speed-up in time', *speedups])
   for equal, head in results_lib.EQUAL.items():
     found = (_difference(arm['against'].get(equal), False) for arm in chosen)
     rows.append([f'loss at {head}', *found])
