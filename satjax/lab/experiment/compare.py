@@ -64,8 +64,9 @@ def sooner(arms: Mapping[str, Any], reference: str) -> dict[str, list[float]]:
     each = [
       speedup({seed: (np.array(xs[1:]), [x[seed] for x in losses])}, xs[0], y)
       for seed, y in losses_of(whole).items()
+      if all(seed in of_arm for of_arm in losses)
     ]
-    if None not in each:
+    if each and None not in each:
       found[group] = [1 / ratio for ratio in each]
   return found
 

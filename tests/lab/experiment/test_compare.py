@@ -52,12 +52,17 @@ def test_arms_by_length_are_as_much_sooner_as_a_curve_says():
     'long': arm('fast', 4.0, (1.5, 1.7), length=1.0),
     'short': arm('fast', 1.0, (3.0, 3.2), length=0.25),
     'middle': arm('fast', 2.0, (2.0, 2.7), length=0.5),
+    'first seed': arm('half', 2.0, (2.0,), length=0.5),
+    'its other': arm('half', 4.0, (1.5,), length=1.0),
     'never': arm('slow', 4.0, (2.1, 2.1), length=1.0),
     'no clock': arm('untimed', None, (1.0, 1.0), length=1.0),
     'other': arm('rates', 4.0, (1.0, 1.0), rate=1.0),
   }
   found = compare.sooner(arms, 'dense')
-  assert found == {'fast': pytest.approx([4.0, 8 / 2**1.5])}
+  assert found == {
+    'fast': pytest.approx([4.0, 8 / 2**1.5]),
+    'half': pytest.approx([4.0]),
+  }
 
 
 @pytest.mark.parametrize(
