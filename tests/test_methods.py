@@ -9,7 +9,7 @@ import pytest
 from configs import methods
 from satjax import errors
 from satjax.config import file, groups, stages
-from satjax.lab.report import result_tables, results
+from satjax.lab.report import page, result_tables, results
 from satjax.sparsity import importance
 from satjax.train import phases
 from tests.train import helpers
@@ -179,12 +179,11 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize('task', ['cpt', 'sft'])
 def test_what_wins_on_the_page_is_what_the_result_says(task):
   path = f'experiments/results/sat_methods_{task}'
-  result = results.read(PAGE.parents[1] / f'{path}.json')
+  [result] = page.read([PAGE.parents[1] / f'{path}.json']).results
   dense, rows = result['arms']['dense'], []
   for name in result_tables.ranked(result):
     arm = result['arms'][name]
-    found = arm['against']['time']
-    loss = f'{found["difference"]["mean"]:+.3f}, {found["verdict"]}'
+    loss = _at_equal_time(arm)
     over = [arm[key] / dense[key] for key in ('seconds', 'state_bytes')]
     rate = arm['learning_rate'] / dense['learning_rate']
     time, state = (f'{x:.2f}' for x in over)
@@ -197,3 +196,25 @@ def test_what_wins_on_the_page_is_what_the_result_says(task):
   assert f' steps, {dense["learning_rate"]:g} for' in ' '.join(section.split())
   lora = result['arms']['LoRA']['speedup']['time']
   assert f'{lora:.2f}' in section
+
+
+def test_what_the_page_says_of_longer_runs_is_what_the_result_says():
+  path = 'experiments/results/sat_methods_longer'
+  [result] = page.read([PAGE.parents[1] / f'{path}.json']).results
+  arms = result['arms']
+  rows = [
+    f'| {name} | {" | ".join(_at_equal_time(arms[n]) for n in names)} |'
+    for name, names in results.by_length(arms).items()
+  ]
+  below = PAGE.read_text().partition(f'[table](../{path}.md)')[2]
+  lines = [line for line in below.splitlines() if line.startswith('| ')]
+  assert lines[2:5] == rows
+  for name in ('lora, 2 x', 'lora, 4 x'):
+    assert arms[name]['learning_rate'] == arms['LoRA']['learning_rate']
+  for name in ('dense, 200% of the steps', 'dense, 400% of the steps'):
+    assert arms[name]['learning_rate'] == arms['dense']['learning_rate']
+
+
+def _at_equal_time(arm):
+  found = arm['against']['time']
+  return f'{found["difference"]["mean"]:+.3f}, {found["verdict"]}'

@@ -51,8 +51,7 @@ def speedup(frontier: Frontier, x: float, loss: float) -> float | None:
 def sooner(arms: Mapping[str, Any], reference: str) -> dict[str, list[float]]:
   """How many times as fast arms by length come to the reference's own loss.
 
-  By group, and in it by seed; none of a group that is not timed, or reaches the
-  loss before its shortest length or after its longest.
+  By group, and by seed; of groups that reach it between two of their lengths.
   """
   found, whole = {}, arms[reference]
   for group, names in results.by_length(arms).items():

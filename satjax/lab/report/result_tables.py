@@ -120,13 +120,15 @@ def sooner(result: Result) -> Table:
   """Seconds to the reference's own loss, of arms by length."""
   whole, rows = result['arms'].get(result['reference'], {}).get('seconds'), []
   for group, times in result.get('sooner', {}).items():
-    spread = f'{np.mean(times):.2f}\n({min(times):.2f} to {max(times):.2f})'
-    rows.append([group, f'{np.mean(whole / np.array(times)):,.1f}', spread])
+    if whole and times:
+      gain, seconds = np.mean(times), np.mean(whole / np.array(times))
+      spread = f'\n({min(times):.2f} to {max(times):.2f})' * (len(times) > 1)
+      rows.append([group, f'{seconds:,.1f}', f'{gain:.2f}{spread}'])
   name = results_lib.REFERENCES[result['family']]
   note = (
     f'Until an arm ends with the loss of {name}, which takes {whole or 0:,.1f}'
-    ' seconds; read off seed by seed between two of its lengths, each with a'
-    ' full schedule of its own. An arm that is not here has no such length.'
+    ' seconds; read off seed by seed between two of its lengths. An arm that is'
+    ' not here has no such length.'
   )
   columns = ('arm', 'seconds', 'times as fast')
   return Table('time to the same loss', columns, rows, note)

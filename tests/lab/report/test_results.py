@@ -99,6 +99,7 @@ NULLS = [
   (samples.sat, ('arms', 'dense', 'seconds')),
   (samples.sat, ('arms', 'rate <b>0.5</b> | x', 'against', 'time')),
   (samples.sat, ('arms', 'rate <b>0.5</b> | x', 'speedup', 'time')),
+  (samples.by_length, ('arms', 'dense', 'seconds')),
   (samples.growth, ('paper',)),
   (samples.growth, ('paper', 'rows', 'stack', 0)),
   *(
@@ -110,7 +111,9 @@ NULLS = [
 
 def test_null_is_fine_wherever_it_is_allowed(tmp_path):
   """All at once, the innermost first; on the page, too."""
-  values = {make: make() for make in (samples.sat, samples.growth)}
+  values = {
+    make: make() for make in (samples.sat, samples.growth, samples.by_length)
+  }
   for make, path in sorted(NULLS, key=lambda null: -len(null[1])):
     values[make] = samples.replaced(values[make], path, None)
   content = page.Content([], list(map(results.check, values.values())), [])
