@@ -66,6 +66,8 @@ def sweep(add, scenario):
         group=name,
         label={'length': length},
         length=length,
+        # Where the search begins: all want more than dense AdamW.
+        rate_factor=4 if 'optimizer.name' in parts else 2,
       )
 
 
