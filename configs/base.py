@@ -171,7 +171,7 @@ def get_config() -> ml_collections.ConfigDict:
     # {'freeze_tokens': N, 'trains': 'new+head'}: old layers stand still
     opt_state='grow',  # moments follow; 'reset': start from zero; 'reset_new':
     # those of new layers do
-    learning_rate='continue',  # 'restart': warm up and decay anew after a hop
+    learning_rate='continue',  # 'restart': warm up and decay anew, if it grew
   )
 
   config.lora = ml_collections.config_dict.create(

@@ -100,7 +100,7 @@ def restarts(config: Groups) -> tuple[int, ...]:
   return tuple(
     before.start + before.length if before.mode == 'learn' else before.start
     for before in stages(config)
-    if before.operators
+    if any(not isinstance(op, Length) for op in before.operators)
   )
 
 

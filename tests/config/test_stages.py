@@ -81,6 +81,13 @@ def test_maps_are_learned_in_steps_of_the_run():
   ) == (8,)
 
 
+def test_longer_rows_are_no_new_model_to_warm_up():
+  hops = (STEP, 'length', 2), (2 * STEP, 'stack', 2)
+  both = (STEP, (('length', 2), ('stack', 2)))
+  assert stages.restarts(make(*hops)) == (2,)
+  assert stages.restarts(make(both)) == (1,)
+
+
 def test_old_layers_freeze_for_some_tokens():
   freeze = {'freeze_tokens': 3 * STEP}
   _, frozen, then = of((STEP, 'stack', 2, freeze))
