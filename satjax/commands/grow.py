@@ -83,19 +83,16 @@ OPTIONS = {
 def run(options: Any) -> None:
   # Growth off the run needs no accelerator, and takes none from a run.
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-  from satjax import console
   from satjax.interop import grow, probe
 
   specs = _specs(options)
-  with console.Progress('grow') as bar:
-    summary = grow.grow(
-      options.model,
-      options.out,
-      specs,
-      seed=options.seed,
-      vocab_multiple=options.vocab_multiple,
-      start=bar.start,
-    )
+  summary = grow.grow(
+    options.model,
+    options.out,
+    specs,
+    seed=options.seed,
+    vocab_multiple=options.vocab_multiple,
+  )
   print(f'wrote {options.out}\n\n{grow.render(summary)}', flush=True)
   if options.probe != 'off':
     reason = options.probe == 'auto' and probe.why_not(options.out)

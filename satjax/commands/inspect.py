@@ -16,10 +16,8 @@ OPTIONS = {
 def run(options: Any) -> None:
   from pathlib import Path
 
-  from satjax import console
   from satjax.interop import inspection, weights
 
-  with console.Progress('checksums') as bar:
-    found = inspection.inspect(options.model, start=bar.start)
+  found = inspection.inspect(options.model)
   print(inspection.render(found))
   weights.refuse(Path(options.model), found.problems)

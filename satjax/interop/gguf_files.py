@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from satjax import console, errors, files
+from satjax import errors, files
 from satjax.config.groups import ModelConfig
 from satjax.interop import gguf_tokenizer, huggingface, llama, weights, writer
 
@@ -100,17 +100,13 @@ def convert(
       raise errors.DataError(f'{file}: {huggingface.not_finite(name)}')
     return np.ascontiguousarray(rows.reshape(slot.shape), stored)
 
-  sizes = {name: slot.shape for name, slot in slots.items()}
-  numbers = sum(int(np.prod(shape)) for shape in sizes.values())
-  with console.Progress('weights', 2 * numbers * stored.itemsize) as bar:
-    writer.write(
-      directory,
-      sizes,
-      tensor,
-      {n: files.to_json(v) for n, v in described.items()} | tokenizer,
-      dtype=stored,
-      tick=bar.advance,
-    )
+  writer.write(
+    directory,
+    {name: slot.shape for name, slot in slots.items()},
+    tensor,
+    {n: files.to_json(v) for n, v in described.items()} | tokenizer,
+    dtype=stored,
+  )
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -61,7 +61,6 @@ def grow(
   seed: int = 0,
   vocab_multiple: int = 0,
   max_shard_bytes: int = 2**30,
-  start: Callable[[int], Callable[[int], None]] | None = None,
 ) -> Summary:
   """Writes the grown model of a Hugging Face Llama directory.
 
@@ -74,8 +73,6 @@ def grow(
     vocab_multiple: words are added, the mean of the others, until every token
       of the model's tokenizer is one and this divides their number; 0: none.
     max_shard_bytes: weights in one file; as much is held in memory.
-    start: from the bytes of work ahead to a function that is called with those
-      that are done; shows progress.
 
   Raises:
     ConfigError: an operator that does not fit, needs a run, or leads to a
@@ -102,7 +99,6 @@ def grow(
     said = small_files.described(Settings.read(source), found, words)
     contents[small_files.GENERATION] = files.to_json(said.generation)
   growth = _Growth(source, wide, headers, operators, after, dtype, seed)
-  num_bytes = flops.num_params(after) * dtype.itemsize
   writer.write(
     out,
     {name: slot.shape for name, slot in growth.slots.items()},
@@ -110,7 +106,6 @@ def grow(
     contents,
     dtype=dtype,
     max_shard_bytes=max_shard_bytes,
-    tick=start(2 * num_bytes) if start else lambda num_bytes: None,
   )
   return Summary(operators, before, after, context)
 

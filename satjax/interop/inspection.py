@@ -39,16 +39,11 @@ class Inspection:
   problems: list[str]
 
 
-def inspect(
-  directory: str | os.PathLike,
-  *,
-  start: Callable[[int], Callable[[int], None]] | None = None,
-) -> Inspection:
+def inspect(directory: str | os.PathLike) -> Inspection:
   """Looks at everything in a model directory.
 
   Checksums are taken of the files that `checksums.json` names, and compared;
-  of all files where there is none. `start` shows progress: a function from the
-  bytes to read to one that is called with those that were read.
+  of all files where there is none.
 
   Raises:
     DataError: there is no such directory.
@@ -60,7 +55,7 @@ def inspect(
       f'{directory} is no directory; name one with config.json and safetensors'
     )
   listed = _attempt(problems, _read_checksums, directory)
-  files = _files(directory, listed, start, problems)
+  files = _files(directory, listed, problems)
   config = _attempt(problems, huggingface.read_config, directory)
   # With a configuration, `check` reports what is wrong with the weights.
   scanned = _attempt([] if config else problems, weights.scan, directory)
@@ -105,7 +100,6 @@ def _read_checksums(directory: Path) -> dict[str, Any] | None:
 def _files(
   directory: Path,
   listed: Mapping[str, Any] | None,
-  start: Callable[[int], Callable[[int], None]] | None,
   problems: list[str],
 ) -> Rows:
   """All files, with checksums; several files are read at a time."""
@@ -122,10 +116,15 @@ def _files(
     name: 0 if name in verdicts else (directory / name).stat().st_size
     for name in {*names, *wanted}
   }
-  tick = start(sum(sizes[n] for n in wanted)) if start else lambda size: None
-  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    taken = pool.map(lambda n: writer.checksum(directory / n, tick), wanted)
-    sums = dict(zip(wanted, taken))
+  total, sums = sum(sizes[n] for n in wanted), {}
+  with (
+    console.Progress('checksums', total) as bar,
+    futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+  ):
+    taken = pool.map(lambda n: writer.checksum(directory / n), wanted)
+    for name, digest in zip(wanted, taken):
+      sums[name] = digest
+      bar.advance(sizes[name])
   for name, expected in sorted((listed or {}).items()):
     if name in verdicts:
       problems.append(f'{name} {verdicts[name]}; {writer.CHECKSUMS} lists it')

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from satjax import errors, files
+from satjax import console, errors, files
 from satjax.interop import weights
 
 OURS = {'written_by': 'satjax'}  # only such a directory is overwritten
@@ -28,7 +28,6 @@ CARD_MARK = 'written_by: satjax'  # in the card itself
 ALGORITHM = 'sha256'
 _SHARDS = 'model-*-of-*.safetensors'
 _TEMPORARY = '.saving-'
-_PART = 2**20  # bytes of a checksum that are read together
 
 
 def write(
@@ -39,7 +38,6 @@ def write(
   *,
   dtype: np.dtype,
   max_shard_bytes: int = MAX_SHARD_BYTES,
-  tick: Callable[[int], None] = lambda num_bytes: None,
   stale: Sequence[str] = (),
 ) -> None:
   """Writes a model directory; a model that satjax wrote there is replaced.
@@ -51,7 +49,6 @@ def write(
     shapes: of the stored tensors, by name, in their order.
     tensor: from a name to that tensor, contiguous; called once each, in order.
     contents: other files by name; a config.json with `OURS` among them.
-    tick: called with the bytes of each tensor, made and again when read back.
     stale: files to delete, unless they are in `contents`.
 
   Raises:
@@ -66,28 +63,30 @@ def write(
   if len(shards) > 1:
     contents[weights.INDEX] = _index(shards, total)
 
-  def made(name):
-    array = tensor(name)
-    tick(array.nbytes)
-    return array
-
   # An interruption leaves what does not load: the old weights go first, and
   # what makes the new ones whole comes last, the index or the one file.
   whole = (weights.SINGLE, weights.INDEX)
   shards_there = [path.name for path in root.glob(_SHARDS)]
-  with replacing(
-    root,
-    foreign_model,
-    num_bytes=total + sum(map(len, contents.values())),
-    stale=[*whole, *shards_there, *(n for n in stale if n not in contents)],
-    last=whole,
-  ) as temporary:
+  with (
+    console.Progress('weights', 2 * total) as bar,  # made, and read back
+    replacing(
+      root,
+      foreign_model,
+      num_bytes=total + sum(map(len, contents.values())),
+      stale=[*whole, *shards_there, *(n for n in stale if n not in contents)],
+      last=whole,
+    ) as temporary,
+  ):
     for file, content in contents.items():
       write_file(temporary / file, content)
       if file != CARD:
         sums[file] = checksum(temporary / file)
     for file, names in shards.items():
-      write_tensors(temporary / file, {n: made(n) for n in names}, tick=tick)
+      arrays = {}
+      for name in names:
+        arrays[name] = tensor(name)
+        bar.advance(sizes[name])
+      write_tensors(temporary / file, arrays, tick=bar.advance)
       sums[file] = checksum(temporary / file)
     listed = {'algorithm': ALGORITHM, 'files': dict(sorted(sums.items()))}
     write_file(temporary / CHECKSUMS, files.to_json(listed))
@@ -184,23 +183,13 @@ def write_tensors(
     tick(array.nbytes)
 
 
-def checksum(
-  path: Path, tick: Callable[[int], None] = lambda num_bytes: None
-) -> str:
-  """By `ALGORITHM`; `tick` is called with the bytes of each part that is read.
-
-  Raises:
-    StorageError: the file cannot be read.
-  """
-  digest = hashlib.new(ALGORITHM)
+def checksum(path: Path) -> str:
+  """By `ALGORITHM`; StorageError: the file cannot be read."""
   try:
     with path.open('rb') as file:
-      while part := file.read(_PART):
-        digest.update(part)
-        tick(len(part))
+      return hashlib.file_digest(file, ALGORITHM).hexdigest()
   except OSError as error:
     raise errors.StorageError(f'{path} cannot be read: {error}') from error
-  return digest.hexdigest()
 
 
 def _cut(
