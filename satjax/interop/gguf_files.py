@@ -15,29 +15,9 @@ import numpy as np
 from satjax import errors, files
 from satjax.config.groups import ModelConfig
 from satjax.interop import gguf_tokenizer, huggingface, llama, weights, writer
+from satjax.model import ops
 
-# Of a GGUF architecture, the family of Hugging Face.
-_FAMILIES = {a: a for a in ('llama', 'qwen2', 'qwen3')}
-# Our paths to names there, without '.weight'; {} is the number of a layer.
-_NAMES = {
-  'embed': 'token_embd',
-  'blocks/attention_norm': 'blk.{}.attn_norm',
-  'blocks/attention/query': 'blk.{}.attn_q',
-  'blocks/attention/key': 'blk.{}.attn_k',
-  'blocks/attention/value': 'blk.{}.attn_v',
-  'blocks/attention/output': 'blk.{}.attn_output',
-  'blocks/attention/query_bias': 'blk.{}.attn_q',
-  'blocks/attention/key_bias': 'blk.{}.attn_k',
-  'blocks/attention/value_bias': 'blk.{}.attn_v',
-  'blocks/attention/query_norm': 'blk.{}.attn_q_norm',
-  'blocks/attention/key_norm': 'blk.{}.attn_k_norm',
-  'blocks/mlp_norm': 'blk.{}.ffn_norm',
-  'blocks/mlp/gate': 'blk.{}.ffn_gate',
-  'blocks/mlp/up': 'blk.{}.ffn_up',
-  'blocks/mlp/down': 'blk.{}.ffn_down',
-  'final_norm': 'output_norm',
-  'unembed': 'output',
-}
+_FAMILIES = ('llama', 'qwen2', 'qwen3')  # called so there and here
 # Keys of config.json to keys there, after the architecture.
 _KEYS = {
   'num_hidden_layers': 'block_count',
@@ -80,25 +60,27 @@ def convert(
   config, seq_len = _config(file, fields, tensors)
   tokenizer = gguf_tokenizer.files_of(file, fields)
   special = gguf_tokenizer.ids_of(fields)
-  stored = weights.DTYPES[{'float32': 'F32', 'bfloat16': 'BF16'}[dtype]]
-  stored = np.dtype(stored)
+  stored = np.dtype(dtype)
   described = {
     'config.json': writer.OURS
     | llama.describe(config, dtype, seq_len)
     | {key: special.get(key) for key in ('bos_token_id', 'eos_token_id')},
     'generation_config.json': special,
   }
-  slots = llama.slots(config)
+  slots, names = llama.slots(config), _names(config)
   is_paired = fields['general.architecture'] == 'llama'
 
   def tensor(name):
-    slot = slots[name]
-    rows = _tensor(tensors, slot)
+    from gguf import dequantize
+
+    slot, one = slots[name], tensors[names[name]]
+    rows = dequantize(one.data, one.tensor_type)
+    rows = np.asarray(rows, np.float32).reshape(slot.shape)
     if is_paired and slot.path.endswith(('/query', '/key')):
       rows = _halves(rows, config.head_dim)
     if not weights.is_finite(rows):
       raise errors.DataError(f'{file}: {huggingface.not_finite(name)}')
-    return np.ascontiguousarray(rows.reshape(slot.shape), stored)
+    return np.ascontiguousarray(rows, stored)
 
   writer.write(
     directory,
@@ -155,7 +137,7 @@ def _config(
     )
   embed = tensors.get('token_embd.weight')
   stored = own | {
-    'model_type': _FAMILIES[kind],
+    'model_type': kind,
     'vocab_size': None if embed is None else int(embed.shape[1]),
     'tie_word_embeddings': 'output.weight' not in tensors,
     'rope_scaling': _scaling(file, fields, tensors, kind),
@@ -181,11 +163,9 @@ def _scaling(file, fields, tensors, kind):
   # Llama 3.1 and later; the file holds what the rule of `ops` comes to.
   found = np.asarray(tensors[_ROPE_FACTORS].data, np.float64)
   factor, steps = float(found.max()), np.arange(len(found)) / len(found)
-  turns = _LLAMA3['original_max_position_embeddings'] / (2 * np.pi)
-  turns *= fields[f'{kind}.rope.freq_base'] ** -steps
-  low, high = _LLAMA3['low_freq_factor'], _LLAMA3['high_freq_factor']
-  share = np.clip((turns - low) / (high - low), 0, 1)
-  if not np.allclose(found, 1 / (share + (1 - share) / factor), rtol=1e-3):
+  frequency = fields[f'{kind}.rope.freq_base'] ** -steps
+  scaled = ops.scale_rope(frequency, 'llama3', factor, *_LLAMA3.values())
+  if not np.allclose(found, frequency / scaled, rtol=1e-3):
     raise errors.DataError(
       f'{file}: {_ROPE_FACTORS} are not those of Llama 3.1 (factors'
       f' {errors.brief(found.tolist())}); take the safetensors directory'
@@ -195,9 +175,9 @@ def _scaling(file, fields, tensors, kind):
 
 def _differences(config, tensors):
   """What is missing, of another shape, or not known."""
-  expected = {_ROPE_FACTORS: (config.head_dim // 2,)} | {
-    _name(slot): slot.shape for slot in llama.slots(config).values()
-  }
+  names, slots = _names(config), llama.slots(config)
+  expected = {names[name]: slot.shape for name, slot in slots.items()}
+  expected[_ROPE_FACTORS] = (config.head_dim // 2,)
   found = {name: tuple(map(int, x.shape[::-1])) for name, x in tensors.items()}
   return [
     f'{name}: found {found.get(name, "nothing")}, expected'
@@ -208,19 +188,16 @@ def _differences(config, tensors):
   ]
 
 
-def _name(slot: llama.Slot) -> str:
-  ending = 'bias' if slot.path.endswith('_bias') else 'weight'
-  return f'{_NAMES[slot.path].format(slot.index)}.{ending}'
+def _names(config: ModelConfig) -> dict[str, str]:
+  """What the tensors of a model directory are called there."""
+  import gguf
 
-
-def _tensor(tensors, slot):
-  """A tensor in float32, rows first."""
-  from gguf import quants
-
-  one = tensors[_name(slot)]
-  shape = tuple(map(int, one.shape[::-1]))
-  values = quants.dequantize(one.data, one.tensor_type)
-  return np.asarray(values, np.float32).reshape(shape)
+  # Of these families the one that has all tensors.
+  known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, config.num_layers)
+  return {
+    name: known.get_name(name, ('.weight', '.bias'))
+    for name in llama.slots(config)
+  }
 
 
 def _halves(rows: np.ndarray, head_dim: int) -> np.ndarray:

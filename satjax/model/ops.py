@@ -78,12 +78,19 @@ def rope_angles(
   `theta` is the base wavelength in tokens; scaling `ModelConfig.rope_scaling`.
   """
   frequency = theta ** (-jnp.arange(0, head_dim, 2) / head_dim)
-  frequency = _scaled(frequency, *scaling) if scaling else frequency
+  frequency = scale_rope(frequency, *scaling) if scaling else frequency
   angle = positions_BT[..., None, None] * frequency
   return jnp.cos(angle), jnp.sin(angle)
 
 
-def _scaled(frequency, kind, factor, low=1.0, high=1.0, original=1.0):
+def scale_rope(
+  frequency: jax.Array,
+  kind: str,
+  factor: float,
+  low: float = 1.0,
+  high: float = 1.0,
+  original: float = 1.0,
+) -> jax.Array:
   """Slower rotations, all alike ('linear') or the slow ones only ('llama3').
 
   Llama 3.1 keeps wavelengths below original / high, divides frequencies by the
