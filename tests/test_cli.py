@@ -442,7 +442,7 @@ def test_a_model_directory_grows_offline(model_dir, tmp_path, capsys):
   grow = ['grow', f'--model={model_dir}', f'--out={tmp_path / "deep"}']
   assert cli.main([*grow, '--layer_map=0,1,0,1']) == 0
   out = capsys.readouterr().out
-  assert '| num_layers | 2 | 4 |' in out and '| 2 to 3 | 0 to 1 | new |' in out
+  assert '| num_layers | 2 | 4 |' in out and '| 2 | 0 | new |' in out
   assert 'Largest change of a logit: ' in out
   options = ('--operator=stack', '--factor=3', '--probe=off')
   assert cli.main([*grow, *options]) == 0

@@ -40,7 +40,6 @@ _SMALL_FILES = (
 )
 _OF_OTHER_WEIGHTS = ('adapter_config.json', writer.CHECKSUMS)
 _MARKS = ('', 'new', 'new, zeroed', 'new, random')  # a later one says more
-_MOST_ROWS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,16 +235,12 @@ def _small_files(
 def render(summary: Summary) -> str:
   """Markdown: sizes before and after, layers and sources, what to expect."""
   layers = _layers(summary.operators, summary.before.num_layers)
-  rows = _rows(layers)
-  shown = []
-  for mark, lines in rows[:_MOST_ROWS]:
-    targets, *sources = map(_numbers, zip(*lines))
-    is_random = mark == _MARKS[-1]
-    shown.append((targets, '-' if is_random else ' and '.join(sources), mark))
-  if len(rows) > _MOST_ROWS:
-    shown.append((f'and {len(rows) - _MOST_ROWS} rows more', '', ''))
+  rows = []
+  for number, (sources, mark) in enumerate(layers):
+    made_of = '-' if mark == _MARKS[-1] else ' and '.join(map(str, sources))
+    rows.append((f'{number}', made_of, mark))
   sizes = console.markdown(('', 'before', 'after'), [*_sizes(summary)])
-  layers_table = console.markdown(('layer', 'made of', ''), shown)
+  layers_table = console.markdown(('layer', 'made of', ''), rows)
   rate = layer_maps.connection_rate([sources[0] for sources, _ in layers])
   return f'{sizes}\n{layers_table}\n{_expect(summary, rate)}'
 
@@ -298,36 +293,3 @@ def _layers(
       for rows, mark in zip(uses, marks)
     ]
   return layers
-
-
-def _rows(
-  layers: Sequence[tuple[tuple[int, ...], str]],
-) -> list[tuple[str, list[tuple[int, ...]]]]:
-  """Layers, each with its sources, in rows of one mark that rise evenly."""
-  rows, last = [], {}
-  for number, (sources, mark) in enumerate(layers):
-    line = (number, *sources)
-    if mark not in last or not _rise_evenly([*last[mark][-2:], line]):
-      last[mark] = []
-      rows.append((mark, last[mark]))
-    last[mark].append(line)
-  return rows
-
-
-def _rise_evenly(lines: Sequence[tuple[int, ...]]) -> bool:
-  steps = {
-    tuple(b - a for a, b in zip(*pair)) for pair in itertools.pairwise(lines)
-  }
-  return len(set(map(len, lines))) == 1 and len(steps) <= 1
-
-
-def _numbers(numbers: Sequence[int]) -> str:
-  """Numbers that rise evenly: '3', '0 to 21' or '0, 2, ..., 42'."""
-  first, last = numbers[0], numbers[-1]
-  if first == last:
-    return f'{first}'
-  if len(numbers) == 2 and last - first != 1:
-    return f'{first}, {last}'
-  if last - first == len(numbers) - 1:
-    return f'{first} to {last}'
-  return f'{first}, {numbers[1]}, ..., {last}'
