@@ -8,7 +8,6 @@ many thousand names, which is read only where a name is not found without it.
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import difflib
-import glob
 import json
 import math
 import os
@@ -105,7 +104,7 @@ def _load(names: Sequence[str], task_dir: str | os.PathLike | None) -> Any:
 
   places = [_OWN]
   if task_dir is not None:
-    places.append(Path(task_dir).expanduser())
+    places.append(Path(task_dir).expanduser().resolve())
     if not places[-1].is_dir():
       raise errors.ConfigError(
         f'task_dir {task_dir} is no folder; name one that has YAML files'
@@ -144,34 +143,18 @@ def _find_beside(manager: Any) -> None:
   beside the YAML. It has no public place to say so.
   """
   factory = manager._factory
-  load = factory._load_full_config
+  build = factory._build_task
 
-  def loaded(entry, overrides=None):
-    config = load(entry, overrides)
+  def built(entry, overrides):
     if entry.yaml_path:
-      folder, options = entry.yaml_path.parent, config.get('dataset_kwargs')
-      if os.sep in str(config.get('dataset_path')):
-        config['dataset_path'] = _beside(folder, config['dataset_path'])
-      # Files are named relative to `data_dir`, if there is one.
-      for key in ('data_dir', 'data_files'):
-        if options and key in options:
-          config['dataset_kwargs'] = options | {
-            key: _beside(folder, options[key])
-          }
-          break
-    return config
+      with (
+        contextlib.suppress(FileNotFoundError),
+        contextlib.chdir(entry.yaml_path.parent),
+      ):
+        return build(entry, overrides)
+    return build(entry, overrides)
 
-  factory._load_full_config = loaded
-
-
-def _beside(folder: Path, found: Any) -> Any:
-  """The same, with paths and globs that match something in a folder whole."""
-  if isinstance(found, Mapping):
-    return {key: _beside(folder, value) for key, value in found.items()}
-  if isinstance(found, list):
-    return [_beside(folder, value) for value in found]
-  path = os.path.join(folder, str(found))
-  return path if glob.glob(path, recursive=True) else found
+  factory._build_task = built
 
 
 def _needed(item: Any, index: Mapping[str, Any]) -> Iterator[str]:
