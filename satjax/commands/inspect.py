@@ -18,6 +18,6 @@ def run(options: Any) -> None:
 
   from satjax.interop import inspection, weights
 
-  found = inspection.inspect(options.model)
-  print(inspection.render(found))
-  weights.refuse(Path(options.model), found.problems)
+  text, problems = inspection.inspect(options.model)
+  print(text)
+  weights.refuse(Path(options.model), problems)

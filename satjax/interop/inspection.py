@@ -7,7 +7,6 @@ goes into a checksum.
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent import futures
-import dataclasses
 import os
 from pathlib import Path
 import re
@@ -20,30 +19,18 @@ from satjax.interop import huggingface, llama, models, weights, writer
 
 _LAYER = re.compile(r'\.\d+\.')
 
-
 Rows = list[tuple[str, ...]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Inspection:
+def inspect(directory: str | os.PathLike) -> tuple[str, list[str]]:
   """What is to say of a model directory, and what is wrong with it.
-
-  There are no facts where config.json cannot be used.
-  """
-
-  facts: dict[str, str]
-  files: Rows  # name, bytes, checksum where it was taken, what came of it
-  # Name with '*' for the layer, shape, dtype, number; in the order of a model.
-  tensors: Rows
-  has_checksums: bool  # to compare with
-  problems: list[str]
-
-
-def inspect(directory: str | os.PathLike) -> Inspection:
-  """Looks at everything in a model directory.
 
   Checksums are taken of the files that `checksums.json` names, and compared;
   of all files where there is none.
+
+  Returns:
+    Markdown: facts, if config.json can be used, files, tensors and a verdict;
+    and the problems.
 
   Raises:
     DataError: there is no such directory.
@@ -67,7 +54,20 @@ def inspect(directory: str | os.PathLike) -> Inspection:
     facts |= _tokenizer(directory, config, problems)
   else:
     problems += more
-  return Inspection(facts, files, _tensors(found), listed is not None, problems)
+  tables = (
+    (('', ''), [*facts.items()]),
+    (('file', 'bytes', writer.ALGORITHM, ''), files),
+    (('tensor', 'shape', 'dtype', 'count'), _tensors(found)),
+  )
+  shown = [
+    # Names from a file may hold what would steer a terminal.
+    console.markdown(
+      heads, [[c if c.isprintable() else ascii(c) for c in row] for row in rows]
+    )
+    for heads, rows in tables
+    if rows
+  ]
+  return '\n'.join([*shown, _verdict(problems, listed is not None)]), problems
 
 
 def _attempt(problems: list[str], fn: Callable[..., Any], *args: Any) -> Any:
@@ -230,28 +230,10 @@ def _tensors(found: Mapping[str, Any]) -> Rows:
   ]
 
 
-def render(inspection: Inspection) -> str:
-  """Markdown: the facts, the files and the tensors, and the verdict."""
-  tables = (
-    (('', ''), inspection.facts.items()),
-    (('file', 'bytes', writer.ALGORITHM, ''), inspection.files),
-    (('tensor', 'shape', 'dtype', 'count'), inspection.tensors),
-  )
-  shown = [
-    # Names from a file may hold what would steer a terminal.
-    console.markdown(
-      heads, [[c if c.isprintable() else ascii(c) for c in row] for row in rows]
-    )
-    for heads, rows in tables
-    if rows
-  ]
-  return '\n'.join([*shown, _verdict(inspection)])
-
-
-def _verdict(inspection: Inspection) -> str:
-  if count := len(inspection.problems):
+def _verdict(problems: list[str], has_checksums: bool) -> str:
+  if count := len(problems):
     return f'{count} problem{"s" if count > 1 else ""}'
-  if inspection.has_checksums:
+  if has_checksums:
     return f'whole: every file of {writer.CHECKSUMS} is as it was written'
   return (
     f'there is no {writer.CHECKSUMS}, and so nothing to compare the checksums'
