@@ -228,12 +228,7 @@ def start(model, params, tokenizer, ids, options, draft, mesh=None, barred=()):
     more = functools.partial(sampling.more, model=model, rule=rule)
     return state, lambda state, limit: more(params, state, numbers, limit)
   small = cached.cast(draft.model, draft.params)
-  state = speculative.start(
-    None if draft.shares_cache else small,
-    state,
-    model=draft.model,
-    longest=longest,
-  )
+  state = speculative.start(small, state, model=draft.model, longest=longest)
   more = functools.partial(
     speculative.more,
     most=options.max_tokens,

@@ -34,14 +34,11 @@ class Draft:
     model: architecture and compute dtype.
     params: of the model.
     num_tokens: proposed in a round.
-    shares_cache: whether its layers are the first ones of the target, which
-      leave the same keys and values; see `first_layers`.
   """
 
   model: ModelConfig
   params: PyTree
   num_tokens: int = 4
-  shares_cache: bool = False
 
   def __post_init__(self):
     if self.num_tokens < 1:
@@ -63,37 +60,28 @@ def first_layers(
       f'a draft of {num_layers} layers; a model of {model.num_layers} can have'
       f' one of 1 to {model.num_layers - 1}'
     )
+  kept, left = [], num_layers
+  for stack in tree.stacks(params):
+    if left:
+      kept.append(jax.tree.map(lambda x, n=left: x[:n], stack))
+      left -= len(jax.tree.leaves(kept[-1])[0])
   return Draft(
     dataclasses.replace(model, num_layers=num_layers),
-    {**params, 'blocks': _first(tree.stacks(params), num_layers)},
+    {**params, 'blocks': tuple(kept)},
     num_tokens,
-    shares_cache=True,
   )
-
-
-def _first(stacks, num_layers):
-  """The first layers of stacks of them: of parameters, or of a cache."""
-  kept = []
-  for stack in stacks:
-    size = len(jax.tree.leaves(stack)[0])
-    if num_layers:
-      kept.append(jax.tree.map(lambda x, n=num_layers: x[:n], stack))
-    num_layers -= min(size, num_layers)
-  return tuple(kept)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'longest'))
 def start(
-  params: PyTree | None, state: State, *, model: ModelConfig, longest: int
+  params: PyTree, state: State, *, model: ModelConfig, longest: int
 ) -> State:
   """A state of `sampling.start` whose prompts the draft has read too.
 
-  `params` and `model` are the draft's; None: it shares the target's cache.
+  `params` and `model` are the draft's.
   """
-  cache, tokens_BS = (), state['tokens']
-  if params is not None:
-    prompt_BT, slots = tokens_BS[:, :longest], tokens_BS.shape[1]
-    _, cache = cached.prefill(model, params, prompt_BT, state['length'], slots)
+  prompt_BT, slots = state['tokens'][:, :longest], state['tokens'].shape[1]
+  _, cache = cached.prefill(model, params, prompt_BT, state['length'], slots)
   zero_B = jnp.zeros_like(state['count'])
   return {**state, 'draft': cache, 'passes': zero_B, 'accepted': zero_B}
 
@@ -131,7 +119,7 @@ def more(
     tokens_BG, draft_BGV, cache = _propose(
       models[1], params[1], state, keys_RB[2:], rule, numbers
     )
-    state = {**state, 'draft': cache if state['draft'] else ()}
+    state = {**state, 'draft': cache}
     share_BTV, state = _check(
       models[0], params[0], state, tokens_BG, rule, numbers
     )
@@ -146,7 +134,6 @@ def more(
 
 def _propose(model, params, state, keys_GB, rule, numbers):
   """Tokens `[B, G]` that the draft draws, their shares, and its cache."""
-  cache = state['draft'] or _first(state['cache'], model.num_layers)
   position_B = state['length'] + state['count']
 
   def draw(logits_BV, keys_B):
@@ -165,7 +152,9 @@ def _propose(model, params, state, keys_GB, rule, numbers):
   # Where all of a round was accepted, the draft has not read its last token.
   last_B2 = position_B[:, None] + jnp.array([-2, -1])
   pair_B2 = jnp.take_along_axis(state['tokens'], last_B2, axis=1)
-  logits_B2V, cache = cached.extend(model, params, cache, pair_B2, last_B2)
+  logits_B2V, cache = cached.extend(
+    model, params, state['draft'], pair_B2, last_B2
+  )
   token_B, share_BV = draw(logits_B2V[:, -1], keys_GB[0])
   (_, _, cache), (rest_GB, rest_GBV) = lax.scan(
     one, (token_B, position_B, cache), keys_GB[1:]
