@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from satjax import console, errors, sharding
-from satjax.config.groups import MeshConfig, ModelConfig
+from satjax.config.groups import ModelConfig
 from satjax.data import tokenizers
 from satjax.generation import generate
 from satjax.model import cached, decoder
@@ -42,9 +42,8 @@ def adaptor(
   tokenizer: tokenizers.Tokenizer,
   *,
   max_length: int,
+  mesh: jax.sharding.Mesh,
   end_ids: Sequence[int] = (),
-  batch_tokens: int | None = None,
-  mesh: jax.sharding.Mesh | None = None,
 ) -> Any:
   """An `lm_eval.api.model.LM` for `lm_eval.simple_evaluate`.
 
@@ -52,10 +51,8 @@ def adaptor(
     params: dense parameters, or a sub-network's.
     max_length: tokens that the model reads at once; longer contexts are cut
       from the left.
+    mesh: where `params` live, or are put.
     end_ids: of the tokens that end a text; (): the tokenizer's alone.
-    batch_tokens: of one pass over the model, padding included; texts that are
-      continued take twice as much room. None: what is fast here.
-    mesh: where `params` live, or are put; None: copies on all devices.
 
   Raises:
     ConfigError: the harness is not installed.
@@ -71,14 +68,7 @@ def adaptor(
   class Satjax(_Adaptor, TemplateLM):
     """Splits texts as the harness does, and scores as `_Adaptor` does."""
 
-  if mesh is None:
-    mesh = sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
-  params = jax.device_put(params, sharding.tree_sharding(mesh, params))
-  if batch_tokens is None:
-    batch_tokens = 1024 if jax.default_backend() == 'cpu' else 8192
-  params = cached.cast(model, params)
-  sizes = max_length, batch_tokens
-  return Satjax(model, params, tokenizer, end_ids, *sizes, mesh)
+  return Satjax(model, params, tokenizer, max_length, mesh, end_ids)
 
 
 def reader(
@@ -92,7 +82,10 @@ def reader(
     context.
   """
   files = tokenizer.files()
-  prefix = prefix_id(tokenizer)
+  prefix = tokenizer.bos_id
+  if prefix is None:
+    named = tokenizer.named_tokens.get('bos_token')
+    prefix = tokenizer.markers.get(named, tokenizer.eos_id)
   if tokenizer.name == 'byte' or 'tokenizer.json' not in files:
     config = json.loads(files['tokenizer_config.json'])
     begin = [prefix] if config.get('add_bos_token') else []
@@ -117,27 +110,21 @@ def reader(
   return encode, prefix
 
 
-def prefix_id(tokenizer: tokenizers.Tokenizer) -> int:
-  """What stands before a text to score it whole: begin of text, or its end."""
-  if tokenizer.bos_id is not None:
-    return tokenizer.bos_id
-  begin = tokenizer.named_tokens.get('bos_token')
-  return tokenizer.markers.get(begin, tokenizer.eos_id)
-
-
 class _Adaptor:
   """The methods that TemplateLM leaves open."""
 
   max_gen_toks = 256  # of a task that does not say
 
-  def __init__(
-    self, model, params, tokenizer, end_ids, max_length, batch_tokens, mesh
-  ):
+  def __init__(self, model, params, tokenizer, max_length, mesh, end_ids):
     super().__init__()
-    self._model, self._params, self._tokenizer = model, params, tokenizer
+    params = jax.device_put(params, sharding.tree_sharding(mesh, params))
+    self._model, self._params = model, cached.cast(model, params)
+    self._tokenizer, self._end_ids = tokenizer, end_ids
     self._encode, self._prefix = reader(tokenizer)
-    self._end_ids, self.max_length = end_ids, max_length
-    self._batch_tokens, self._mesh = batch_tokens, mesh
+    self.max_length, self._mesh = max_length, mesh
+    # Of one pass over the model, padding included; texts that are continued
+    # take twice as much room.
+    self._batch_tokens = 1024 if jax.default_backend() == 'cpu' else 8192
 
   @property
   def eot_token_id(self) -> int:

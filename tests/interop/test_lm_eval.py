@@ -33,14 +33,11 @@ def mesh_of(devices):
   return sharding.make_mesh(shape, jax.devices()[:devices])
 
 
-def adaptor(**changes):
-  return lm_eval.adaptor(
-    MODEL,
-    PARAMS,
-    TOKENIZER,
-    **{'max_length': LENGTH, 'batch_tokens': 9999, 'mesh': mesh_of(1)}
-    | changes,
-  )
+def adaptor(batch_tokens=9999, **changes):
+  how = {'max_length': LENGTH, 'mesh': mesh_of(1)} | changes
+  lm = lm_eval.adaptor(MODEL, PARAMS, TOKENIZER, **how)
+  lm._batch_tokens = batch_tokens
+  return lm
 
 
 def evaluate(tasks, folder, **options):

@@ -12,6 +12,8 @@ pytest.importorskip('accelerate')
 
 import jax  # noqa: E402
 
+from satjax import sharding  # noqa: E402
+from satjax.config.groups import MeshConfig  # noqa: E402
 from satjax.data import tokenizers  # noqa: E402
 from satjax.interop import huggingface, lm_eval  # noqa: E402
 from tests import models  # noqa: E402
@@ -88,8 +90,9 @@ def test_same_numbers_as_the_harness(kind, specs, tasks, tmp_path):
     params,
     tokenizer,
     max_length=huggingface.max_length(tmp_path / 'model'),
-    batch_tokens=500,
+    mesh=sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1)),
   )
+  own._batch_tokens = 500
   assert other.max_length == own.max_length
   assert other.prefix_token_id == own.prefix_token_id
   for text in _SAME.get(kind, TEXTS):

@@ -5,6 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from satjax import sharding
+from satjax.config.groups import MeshConfig
 from satjax.data import tokenizers
 from satjax.generation import generate
 from satjax.interop import huggingface, lm_eval, models
@@ -67,7 +69,10 @@ def test_tasks_score_as_with_the_model_of_the_harness(both, tmp_path):
   folder = lm_eval_samples.write(tmp_path / 'tasks', names, count=12)
   tasks = library.TaskManager(include_path=folder, include_defaults=False)
   length = huggingface.max_length(MODEL)
-  own = lm_eval.adaptor(ours.config, ours.params, tokenizer, max_length=length)
+  mesh = sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
+  own = lm_eval.adaptor(
+    ours.config, ours.params, tokenizer, max_length=length, mesh=mesh
+  )
   # Its cache takes texts that are split elsewhere for the same request.
   options = {'dtype': 'float32', 'batch_size': 4, 'logits_cache': False}
   other = theirs.HFLM(str(MODEL), device='cpu', **options)
