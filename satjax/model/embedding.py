@@ -6,7 +6,6 @@ one-hot rows costs a third of the output layer and waits for nothing.
 Letters as in `ops`, V words, C positions of a chunk.
 """
 
-from collections.abc import Callable
 import functools
 
 import jax
@@ -58,20 +57,11 @@ def _look_up_bwd(dtype, residuals, dx_BTD):
 look_up.defvjp(_look_up_fwd, _look_up_bwd)
 
 
-def _by_platform(*arguments, **options):
-  return lax.platform_dependent(
-    *arguments,
-    cuda=functools.partial(multiplied, **options),
-    default=functools.partial(scattered, **options),
-  )
-
-
 def gradient(
   tokens_BT: jax.Array,
   dx_BTD: jax.Array,
   words: int,
   dtype: jnp.dtype,
-  add_up: Callable[..., jax.Array] = _by_platform,
 ) -> jax.Array:
   """The gradient of the table `[V, D]`, from that of the rows looked up.
 
@@ -86,7 +76,13 @@ def gradient(
     if split:
       own //= lax.axis_size(split)
       first = lax.axis_index(split) * own
-    dtable_VD = add_up(tokens_BT - first, dx_BTD, words=own, dtype=wide)
+    how = {'words': own, 'dtype': wide}
+    dtable_VD = lax.platform_dependent(
+      tokens_BT - first,
+      dx_BTD,
+      cuda=functools.partial(multiplied, **how),
+      default=functools.partial(scattered, **how),
+    )
     return shards.sum_gradient(dtable_VD.astype(dtype), rows)
 
   out = shards.gradient_axes(rows, split, dx_BTD.shape[-1])

@@ -56,12 +56,13 @@ def test_matmuls_add_up_as_a_scatter_does(dtype, chunk):
   [(8, (2, 2, 2)), pytest.param(3, (1, 2, 4), marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize('add_up', [embedding.multiplied, embedding.scattered])
-def test_each_device_adds_up_its_rows_and_words(rows, sizes, add_up):
+def test_each_device_adds_up_its_rows_and_words(
+  rows, sizes, add_up, monkeypatch
+):
+  monkeypatch.setattr(embedding, 'scattered', add_up)  # as on other devices
   tokens, dx = draw(rows, 6, 'float32')
   mesh = sharding.make_mesh(MeshConfig(*sizes))
-  run = functools.partial(
-    embedding.gradient, words=WORDS, dtype=np.float32, add_up=add_up
-  )
+  run = functools.partial(embedding.gradient, words=WORDS, dtype=np.float32)
   with jax.sharding.set_mesh(mesh):
     found = compiled(run)(tokens, dx)
   np.testing.assert_allclose(found, naive(tokens, dx), rtol=1e-5, atol=1e-5)
