@@ -61,7 +61,9 @@ def write(
   total = sum(sizes.values())
   contents, sums = without_foreign_card(root, contents), {}
   if len(shards) > 1:
-    contents[weights.INDEX] = _index(shards, total)
+    owners = {name: file for file, names in shards.items() for name in names}
+    index = {'metadata': {'total_size': total}, 'weight_map': owners}
+    contents[weights.INDEX] = files.to_json(index)
 
   # An interruption leaves what does not load: the old weights go first, and
   # what makes the new ones whole comes last, the index or the one file.
@@ -222,14 +224,6 @@ def foreign_model(root: Path) -> str | None:
         return None
     return 'a model'
   return None
-
-
-def _index(shards: Mapping[str, Sequence[str]], num_bytes: int) -> bytes:
-  """Which file has which tensor."""
-  owners = {name: file for file, names in shards.items() for name in names}
-  return files.to_json(
-    {'metadata': {'total_size': num_bytes}, 'weight_map': owners}
-  )
 
 
 def without_foreign_card(
