@@ -3,7 +3,6 @@
 import contextlib
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,22 +19,8 @@ _CGROUPS = (
 )
 
 
-class Probe(NamedTuple):
-  """Largest change of a logit, largest logit before, and of which tokens."""
-
-  delta: float
-  largest: float
-  tokens: str
-
-  def __str__(self) -> str:
-    return (
-      f'Largest change of a logit: {self.delta:.3g}, where the largest logit'
-      f' was {self.largest:.3g} (float32, {len(_TEXT)} tokens: {self.tokens}).'
-    )
-
-
-def measure(old: str | os.PathLike, new: str | os.PathLike) -> Probe:
-  """Runs two model directories in float32, in turns."""
+def measure(old: str | os.PathLike, new: str | os.PathLike) -> str:
+  """Runs two model directories in float32, in turns, and says what changed."""
   before = _logits(old)
   words = before.shape[-1]  # new ones change nothing of these
   change = np.abs(_logits(new, words)[..., :words] - before)
@@ -43,7 +28,10 @@ def measure(old: str | os.PathLike, new: str | os.PathLike) -> Probe:
   if before.shape[-1] < 256:
     tokens += f' modulo the vocabulary of {before.shape[-1]}'
   # NaN, where it occurs, is the largest.
-  return Probe(float(change.max()), float(np.abs(before).max()), tokens)
+  return (
+    f'Largest change of a logit: {change.max():.3g}, where the largest logit'
+    f' was {np.abs(before).max():.3g} (float32, {len(_TEXT)} tokens: {tokens}).'
+  )
 
 
 def why_not(directory: str | os.PathLike) -> str | None:
