@@ -72,16 +72,6 @@ def _length_of(stored: Mapping[str, Any], where: Path = Path()) -> int | None:
   return length
 
 
-def settings_files(directory: str | os.PathLike) -> dict[str, bytes]:
-  """Those files of a model, by name, that say what its weights do not.
-
-  A run keeps them for its export: config.json, and generation_config.json where
-  there is one. Raises as `read_config`.
-  """
-  read_config(directory)
-  return small_files.files_of(directory)
-
-
 # Rows and columns of a leaf, as a device asks for its part, to numbers.
 Read = Callable[[tuple[slice, ...]], np.ndarray]
 

@@ -20,7 +20,7 @@ from satjax import files, hub
 from satjax.config import defaults
 from satjax.config.run import Config
 from satjax.data.tokenizers import Tokenizer
-from satjax.interop import huggingface, llama, models
+from satjax.interop import llama, models, small_files
 
 TOKENIZER, BASE, PATHS = 'tokenizer', 'base', 'paths.json'
 # Kinds of sources: those that name files by a glob, and folders.
@@ -33,7 +33,7 @@ def contents(tokenizer: Tokenizer, base: str) -> dict[str, bytes]:
   `base`: the model directory that a new run starts from, or empty.
   """
   kept = {f'{TOKENIZER}/{name}': x for name, x in tokenizer.files().items()}
-  settings = huggingface.settings_files(hub.local(base)) if base else {}
+  settings = small_files.files_of(hub.local(base)) if base else {}
   return kept | {f'{BASE}/{name}': x for name, x in settings.items()}
 
 

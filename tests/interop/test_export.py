@@ -202,12 +202,10 @@ def test_a_run_finds_its_base_in_its_folder_or_where_it_was(tmp_path):
   found = small_files.base_of(tmp_path / 'run', str(tmp_path / 'base'))
   assert found == said
   (tmp_path / 'run' / 'base').mkdir(parents=True)
-  for name, content in huggingface.settings_files(tmp_path / 'base').items():
+  for name, content in small_files.files_of(tmp_path / 'base').items():
     (tmp_path / 'run' / 'base' / name).write_bytes(content)
   assert small_files.base_of(tmp_path / 'run', str(tmp_path / 'gone')) == said
   assert small_files.base_of(tmp_path / 'new', '') == Settings()
-  with pytest.raises(errors.DataError, match='config.json is missing'):
-    huggingface.settings_files(tmp_path / 'gone')
 
 
 # --- the tokenizer ----------------------------------------------------------
