@@ -15,7 +15,7 @@ from typing import Any
 from satjax import console, errors, flops
 from satjax.config.groups import ModelConfig
 from satjax.data import tokenizers
-from satjax.interop import huggingface, llama, models, weights, writer
+from satjax.interop import huggingface, models, weights, writer
 
 _LAYER = re.compile(r'\.\d+\.')
 
@@ -214,19 +214,14 @@ def _tokenizer(
 
 def _tensors(found: Mapping[str, Any]) -> Rows:
   """Tensors that differ in the layer alone are counted together."""
-  order = [name.format('*') for name, _ in llama.TENSORS.values()]
   counts = Counter(
     (_LAYER.sub('.*.', name), header.shape, header.dtype)
     for name, header in found.items()
     if header
   )
-  known = {name: place for place, name in enumerate(order)}
-  kinds = sorted(
-    counts, key=lambda kind: (known.get(kind[0], len(order)), kind)
-  )
   return [
-    (name, ' x '.join(map(str, shape)), dtype, f'{counts[name, shape, dtype]}')
-    for name, shape, dtype in kinds
+    (name, ' x '.join(map(str, shape)), dtype, f'{count}')
+    for (name, shape, dtype), count in counts.items()
   ]
 
 
