@@ -131,7 +131,7 @@ def inputs(operator: Operator, num_layers: int) -> list[tuple[int, ...]]:
 
 
 def transform(
-  operator: Depth | Width,
+  operator: Depth | Width | Length,
   name: str,
   parts: Sequence[jax.Array],
   layers: tuple[int, ...] | None,
@@ -143,21 +143,14 @@ def transform(
   `layers`: their numbers in the target; None: the parameter has none.
   `num_layers`: of the model before.
   """
+  if isinstance(operator, Length):
+    return parts[0]
   if isinstance(operator, Depth):
     draws = fresh.Draws(key, name, layers, len(operator.layer_map))
     return depth.transform(operator, parts[0], draws)
   return width.transform(
     operator, *parts, draws=fresh.Draws(key, name, layers, num_layers)
   )
-
-
-def is_copy(operator: Operator, name: str, layer: int | None) -> bool:
-  """Whether a tensor of the grown model is, bit for bit, an old one."""
-  if isinstance(operator, Depth):
-    return depth.keeps(operator, name, layer)
-  if isinstance(operator, Width):
-    return width.keeps(operator, name)
-  return isinstance(operator, Length)
 
 
 def ramp(

@@ -55,19 +55,6 @@ def transform_moment(
   return jnp.where(_flags(gone, layers, x.ndim), 0, x)
 
 
-def keeps(operator: Depth, name: str, layer: int | None) -> bool:
-  """Whether a layer of a parameter stays, bit for bit, what its source is."""
-  is_new, is_fresh, is_silent = (
-    bool(values) and layer is not None and values[layer]
-    for values in (operator.is_new, operator.fresh, operator.zero_out)
-  )
-  changes = is_silent or (is_new and operator.branch_scale != 1)
-  if is_fresh or (changes and name in tree.WRITES.values()):
-    return False
-  noisy = operator.noise and (operator.noise_on == 'all' or is_new)
-  return not noisy or fresh.is_gain(name) or fresh.is_bias(name)
-
-
 def ramp(
   operator: Depth, name: str, x: jax.Array, share: jax.Array
 ) -> jax.Array:

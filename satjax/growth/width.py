@@ -106,14 +106,6 @@ def transform_moment(
   return x
 
 
-def keeps(operator: Width, name: str) -> bool:
-  """Whether a parameter stays, bit for bit, what it was."""
-  if any(_grown_axes(operator, name)):
-    return False
-  is_noisy = operator.noise and operator.noise_on == 'all'
-  return fresh.is_gain(name) or not is_noisy
-
-
 def ramp(
   operator: Width, name: str, x: jax.Array, share: jax.Array
 ) -> jax.Array:

@@ -1,7 +1,7 @@
 """A model directory grown into another one, tensor by tensor, untrained.
 
-Neither model is ever in memory as a whole. Tensors that growth only repeats
-go from file to file as they are; the others are computed in float32.
+Neither model is ever in memory as a whole. All is computed in float32, where
+numbers that growth only repeats stay, bit for bit, what they are.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -121,7 +121,6 @@ class _Growth:
       operators, lambda model, operator: operator.target(model), initial=before
     )
     self._depths = [model.num_layers for model in models][:-1]
-    self._finite = set()
 
   def tensor(self, name: str) -> np.ndarray:
     slot = self.slots[name]
@@ -131,8 +130,7 @@ class _Growth:
     )
     with np.errstate(over='ignore'):
       array = huggingface.to_stored(grown, slot, self._dtype)
-    # A copy, which is an array of NumPy, was looked at when it was read.
-    if not isinstance(grown, np.ndarray) and not weights.is_finite(array):
+    if not weights.is_finite(array):
       raise errors.DataError(
         f'{name}: grown numbers are too large for {self._dtype.name}; convert'
         ' the model to bfloat16 or float32, or use less noise'
@@ -151,10 +149,8 @@ class _Growth:
       ) from error
     if tree.AXES[path][0] == 'vocab':
       matrix = weights.with_rows(matrix, shape[0])
-    if name not in self._finite:
-      if not weights.is_finite(matrix):
-        weights.refuse(self._directory, [huggingface.not_finite(name)])
-      self._finite.add(name)
+    if not weights.is_finite(matrix):
+      weights.refuse(self._directory, [huggingface.not_finite(name)])
     return huggingface.from_stored(matrix, self._old_slots[name], shape)
 
 
@@ -169,7 +165,7 @@ def grown_tensor(
   """One layer of one parameter of the grown model, and no more than it takes.
 
   Equal to what `apply.grow_tree` makes of the whole tree in float32 with
-  `jax.random.key(seed)`; a copy is what `read` returned, and does not wake JAX.
+  `jax.random.key(seed)`.
 
   Args:
     depths: number of layers before each operator.
@@ -186,8 +182,6 @@ def grown_tensor(
     source = layer if layer is None else rows[layer]
     return grown_tensor(before, depths[:-1], name, source, seed, read)
 
-  if apply.is_copy(last, name, layer):
-    return below(maps[0])
   key = jax.random.fold_in(jax.random.key(seed), len(before))
   if layer is None:
     parts = [jnp.asarray(below(maps[0]), jnp.float32)]

@@ -10,7 +10,7 @@ import pytest
 
 from satjax import flops, tree
 from satjax.config import specs as specs_lib
-from satjax.growth import apply, fresh, layer_maps, learned
+from satjax.growth import fresh, layer_maps, learned
 from satjax.interop import grow
 from tests.growth import test_preserves as common
 from tests.growth.test_preserves import KEY, RAGGED
@@ -269,33 +269,3 @@ def test_the_random_numbers_of_a_layer_do_not_depend_on_the_others():
 def test_a_tensor_of_a_learned_model_needs_them_all():
   with pytest.raises(ValueError, match='trains its maps'):
     streamed((operator_of({'factor': 2}),), [2], {}, 'embed', None)
-
-
-@pytest.mark.parametrize(
-  'name, options, most',
-  [
-    ('stack', {}, 1.0),
-    ('interpolate', {'branch_scale': 0.5}, 35 / 39),
-    ('zero', {}, 35 / 39),
-    ('random', {}, 21 / 39),
-    ('stack', {'noise': 0.2, 'noise_on': 'new'}, 25 / 39),
-    ('zero', {'noise': 0.2}, 9 / 39),
-    ('random', {'ramp_tokens': 9}, 21 / 39),
-  ],
-)
-def test_what_is_called_a_copy_is_one_to_the_bit(name, options, most):
-  model = common.make_model()
-  specs = ((name, {'factor': 2, **options}),)
-  (operator,), _, grown = common.grow(specs, model)
-  old, copies, total = tree.flatten(common.make_params(model)), 0, 0
-  for path, leaf in tree.flatten(grown).items():
-    stacked = path.startswith('blocks/')
-    for layer in range(4) if stacked else (None,):
-      total += 1
-      if apply.is_copy(operator, path, layer):
-        copies += 1
-        before, after = old[path], leaf
-        if stacked:
-          before, after = before[operator.layer_map[layer]], leaf[layer]
-        np.testing.assert_array_equal(after, before, path)
-  assert copies / total == pytest.approx(most)  # nothing is copied in vain
