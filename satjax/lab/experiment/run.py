@@ -109,8 +109,8 @@ def write(value: dict[str, Any], folder: pathlib.Path) -> None:
   name, pictures = value['name'], []
   files.save(folder / f'{name}.json', json.dumps(value, indent=2) + '\n')
   if importlib.util.find_spec('matplotlib'):
-    pictures = [path.name for path in plots.write_plots(value, folder)]
-  shown = [name for name in pictures if name.endswith('.png')]
+    pictures = plots.write_plots(value, folder)
+  shown = [markdown.image(path) for path in pictures if path.suffix == '.png']
   files.save(folder / f'{name}.md', markdown.markdown(value, shown))
 
 

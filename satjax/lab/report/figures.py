@@ -6,7 +6,7 @@ display, no state between calls. Where it is not installed, ConfigError is
 raised. Equal pictures give equal bytes.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import html
 import io
 import os
@@ -16,23 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from satjax import errors, files
+from satjax.lab.report import table
 
 INK, GRID = '#24292f', '#d3d8de'
 EDGED = {'markeredgecolor': INK, 'markeredgewidth': 0.6}  # a marker
 # Okabe and Ito (2008), told apart whatever one's colour vision, on white and on
 # black; their yellow is too faint on white, and ink stands for their black.
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
-# Of a marker, its outline in the legend of a page, 10 wide, around (14, 6).
-MARKERS = {
-  'o': 'M14 1.5a4.5 4.5 0 1 0 .01 0z',
-  's': 'M10 2h8v8h-8z',
-  '^': 'M14 1l5 9.5h-10z',
-  'D': 'M14 .5l5.5 5.5-5.5 5.5-5.5-5.5z',
-  'v': 'M14 11l5-9.5h-10z',
-  'P': 'M12 1h4v3h3v4h-3v3h-4v-3h-3v-4h3z',
-  'X': 'M11 1l3 2.5 3-2.5 2 2-2.5 3 2.5 3-2 2-3-2.5-3 2.5-2-2 2.5-3-2.5-3z',
-}
-DASHES = {'-': '', '--': '6 3', ':': '2 2', '-.': '6 2 2 2'}
+MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
+DASHES = ('-', '--', ':', '-.')
 ABSCISSAS = {
   'step': 'steps',
   'tokens': 'tokens',
@@ -94,7 +86,7 @@ class Picture(NamedTuple):
 def key(label: str, colour: int, dash: int, marker: int) -> Key:
   """A look by numbers; where there are no more looks, they begin anew."""
   looks = zip((COLOURS, DASHES, MARKERS), (colour, dash, marker))
-  return Key(label, *(list(some)[at % len(some)] for some, at in looks))
+  return Key(label, *(some[at % len(some)] for some, at in looks))
 
 
 def keys(names: Iterable[str]) -> dict[str, Key]:
@@ -162,43 +154,52 @@ def short(name: str, limit: int) -> str:
   return name if len(name) <= limit else f'...{name[3 - limit :]}'
 
 
-def html_picture(picture: Picture, prefix: str, level: int) -> str:
-  """A section: heading of a level, note, panels, legend.
+def parts(pictures: Iterable[Picture], prefix: str) -> Iterator[str]:
+  """Parts of a Markdown page: headings, notes, and the panels as HTML.
 
   `prefix` is that of ids, which have to be unique in a page.
   """
-  title = html.escape(picture.title)
-  panels = ''.join(
-    f'<div style="flex: {panel.width:g} 1 {88 * panel.width:g}px; max-width:'
-    f' {110 * panel.width:g}px">{_inline(panel, title, f"{prefix}-{number}-")}'
-    '</div>\n'
-    for number, panel in enumerate(picture.panels)
-  )
-  keys = ''.join(
-    f'<li>{_swatch(key)} {html.escape(key.label)}</li>'
-    for key in picture.legend
-  )
-  legend = f'<ul class="legend">{keys}</ul>' if keys else ''
-  return (
-    f'<section class="picture"><h{level}>{title}</h{level}>'
-    f'<p>{html.escape(picture.note)}</p>{legend}<div class="panels">\n{panels}'
-    '</div></section>\n'
-  )
-
-
-def _swatch(key: Key) -> str:
-  paths = ''
-  colour = key.colour.replace(INK, 'currentColor')
-  if key.dash:
-    line = f'<path d="M0 6h28" stroke="{colour}" stroke-width="2"'
-    dashes = DASHES[key.dash]
-    paths += line + (f' stroke-dasharray="{dashes}"/>' if dashes else '/>')
-  if key.marker:
-    paths += (
-      f'<path d="{MARKERS[key.marker]}" fill="{colour}" stroke="currentColor"'
-      ' stroke-width=".7"/>'
+  for number, picture in enumerate(pictures):
+    title, panels = table.escape(picture.title), list(picture.panels)
+    if picture.legend:
+      panels.append(_legend_panel(picture.legend))
+    label = html.escape(picture.title)
+    shown = ''.join(
+      _inline(panel, label, f'{prefix}-{number}-{at}-')
+      for at, panel in enumerate(panels)
     )
-  return f'<svg viewBox="0 0 28 12" aria-hidden="true">{paths}</svg>'
+    yield (
+      f'## {title}\n\n{table.escape(picture.note)}\n\n'
+      f'<div class="panels">\n{shown}</div>\n'
+    )
+
+
+def _legend(keys: Sequence[Key], width: float) -> tuple[dict[str, Any], float]:
+  """What matplotlib is told of a legend, and how many inches it is high."""
+  _matplotlib()
+  from matplotlib import lines
+
+  columns = max(1, int(width / (0.08 * max(len(k.label) for k in keys) + 0.6)))
+  look = {**EDGED, 'lw': 2}
+  handles = [
+    lines.Line2D([], [], color=c, ls=ls or 'none', marker=m or 'none', **look)
+    for _, c, ls, m in keys
+  ]
+  labels = [' ' + key.label for key in keys]  # a first _ would hide it
+  told = {'handles': handles, 'labels': labels}
+  told['ncols'] = min(columns, len(keys))
+  return told, -(-len(keys) // columns) * 0.19
+
+
+def _legend_panel(keys: Sequence[Key]) -> Panel:
+  """A legend that a narrow screen stacks as it does the panels."""
+  told, height = _legend(keys, Panel._field_defaults['width'])
+
+  def draw(axes):
+    axes.set_axis_off()
+    axes.legend(**told, loc='upper left', borderaxespad=0)
+
+  return Panel(draw, height=height + 0.2)
 
 
 def _matplotlib() -> Any:
@@ -236,7 +237,11 @@ def _inline(panel: Panel, label: str, prefix: str) -> str:
     GRID: 'var(--line)',
   }.items():
     body = body.replace(old, new)
-  return f'<svg role="img" aria-label="{label}" viewBox="{box}">{body.strip()}'
+  return (
+    f'<div style="flex: {panel.width:g} 1 {88 * panel.width:g}px; max-width:'
+    f' {110 * panel.width:g}px"><svg role="img" aria-label="{label}"'
+    f' viewBox="{box}">{body.strip()}</div>\n'
+  )
 
 
 def _svg(fig: Any, **options: Any) -> str:
@@ -265,17 +270,14 @@ def save(
 def _compose(picture: Picture) -> Any:
   """One figure of all panels, at most two across, with the legend below."""
   from matplotlib import figure as figure_lib
-  from matplotlib import lines
 
   panels = picture.panels
   across = min(2, len(panels))
   rows = [panels[at : at + across] for at in range(0, len(panels), across)]
   tall = [max(panel.height for panel in row) for row in rows]
   width = max(_NARROWEST, *(sum(p.width for p in row) for row in rows))
-  longest = max((len(key.label) for key in picture.legend), default=1)
-  columns = max(1, int(width / (0.08 * longest + 0.6)))
-  legend = -(-len(picture.legend) // columns) * 0.19
-  size = (width, sum(tall) + legend + 0.2)
+  legend, below = _legend(picture.legend, width) if picture.legend else ({}, 0)
+  size = (width, sum(tall) + below + 0.2)
   fig = figure_lib.Figure(size, layout='constrained', facecolor='white')
   grid = fig.subplots(len(rows), across, squeeze=False, height_ratios=tall)
   for axes, panel in zip(grid.flat, panels):
@@ -283,18 +285,8 @@ def _compose(picture: Picture) -> Any:
   for axes in grid.flat[len(panels) :]:
     axes.set_axis_off()
   fig.suptitle(picture.title)
-  look = {**EDGED, 'lw': 2}
-  handles = [
-    lines.Line2D([], [], color=c, ls=ls or 'none', marker=m or 'none', **look)
-    for _, c, ls, m in picture.legend
-  ]
-  if handles:
-    fig.legend(
-      handles,
-      [' ' + key.label for key in picture.legend],  # a first _ would hide it
-      loc='outside lower center',
-      ncols=min(columns, len(handles)),
-    )
+  if legend:
+    fig.legend(**legend, loc='outside lower center')
   return fig
 
 

@@ -21,7 +21,7 @@ never the size that a paper reports at its own. "Not tested" says just that.
 def markdown(result: Result, pictures: Sequence[str] = ()) -> str:
   """A page of one experiment, such as experiments/results/NAME.md.
 
-  `pictures` are links below the claims, such as 'NAME_loss_and_cost.png'.
+  `pictures` are parts of it that stand below the claims.
 
   Raises:
     DataError: a key of the result is missing or no such value.
@@ -36,17 +36,16 @@ def markdown(result: Result, pictures: Sequence[str] = ()) -> str:
     if term not in ('Command', 'Result'):
       head = f'**{escape(term)}.** ' if term else ''
       parts.append(f'{head}{escape(text)}\n')
-  arms = result_tables.arms(result)
   if result['claims']:
-    parts += ['## Claims\n', *_claims(result)]
-  for link in pictures:
-    name = pathlib.PurePosixPath(link).stem.replace('_', ' ')
-    parts.append(f'![{escape(name)}]({link})\n')
-  parts += ['## Arms\n', table.markdown(arms), f'{escape(arms.note)}\n']
-  for each in result_tables.besides(result):
-    parts += [f'## {each.title.capitalize()}\n', table.markdown(each)]
-    parts.append(f'{escape(each.note)}\n')
+    parts += ['## Claims\n', *claims(result)]
+  tables = result_tables.arms(result), *result_tables.besides(result)
+  parts += [*pictures, *map(table.section, tables)]
   return '\n'.join([*parts, '## Notes\n', _list(result_tables.notes(result))])
+
+
+def image(path: pathlib.Path) -> str:
+  """A picture that lies beside the page."""
+  return f'![{escape(path.stem.replace("_", " "))}]({path.name})\n'
 
 
 def _list(lines: Iterable[str]) -> str:
@@ -97,7 +96,7 @@ def _answer(result: Result) -> Iterator[str]:
   yield table.markdown(result_tables.trade(result, ranked[3:][-3:]))
 
 
-def _claims(result: Mapping[str, Any]) -> Iterator[str]:
+def claims(result: Mapping[str, Any]) -> Iterator[str]:
   """A claim, who says so, our verdict, and below it a comparison a row."""
   for claim in result['claims']:
     paper = f' Published: {escape(claim["paper"])}.' if claim['paper'] else ''
@@ -114,7 +113,7 @@ def _experiment(result: Mapping[str, Any]) -> Iterator[str]:
   name, title = result['name'], escape(result_tables.title(result))
   folder = '../experiments/results'
   yield f'### {title}\n'
-  yield from _claims(result)
+  yield from claims(result)
   if 'arms' not in result:
     yield f'Has not run: [file](../experiments/{name}.py).\n'
     return

@@ -1,15 +1,22 @@
-"""Runs and results of experiments: text for the terminal, and one HTML file."""
+"""Runs, results and probes: text for the terminal, and one HTML file.
+
+The file is their Markdown as HTML, with the pictures in it.
+"""
 
 from collections.abc import Iterator, Sequence
 import html
 import os
 import pathlib
+import re
 import string
 from typing import NamedTuple
+
+import markdown_it
 
 from satjax import errors, files
 from satjax.lab.report import (
   figures,
+  markdown,
   plots,
   result_tables,
   run_plots,
@@ -24,6 +31,9 @@ from satjax.lab.report.runs import Run
 
 # What stands around tables and pictures, and how all of it looks.
 _PAGE = pathlib.Path(__file__).with_name('page.html')
+_VERDICT = re.compile(
+  r'(<td[^>]*>|</strong>: )(better|worse|holds|does not hold)(?=[:.<])'
+)
 
 
 class Content(NamedTuple):
@@ -59,20 +69,13 @@ def read(paths: Sequence[str | os.PathLike]) -> Content:
 
 
 def tables(content: Content) -> str:
-  """The tables as plain text; needs no matplotlib."""
-  found = run_tables.tables(content.runs) if content.runs else []
+  """Claims, and tables as plain text; needs no matplotlib."""
+  parts = list(map(table.text, run_tables.tables(content.runs)))
   for result in content.results:
-    name = result_tables.title(result)
-    for each in (
-      result_tables.claims(result),
-      result_tables.arms(result, brief=True),
-      *result_tables.besides(result),
-    ):
-      if each.rows:
-        found.append(each._replace(title=f'{name}: {each.title}'))
-  for probe in content.probes:
-    found += probes_lib.tables(probe)
-  return '\n'.join(map(table.text, found))
+    parts += [f'# {result_tables.title(result)}\n', *markdown.claims(result)]
+    parts.append(table.text(result_tables.arms(result, brief=True)))
+    parts += map(table.text, result_tables.besides(result))
+  return '\n'.join([*parts, *map(probes_lib.text, content.probes)])
 
 
 def report(content: Content, out: str | os.PathLike) -> None:
@@ -80,79 +83,40 @@ def report(content: Content, out: str | os.PathLike) -> None:
 
   Equal inputs give equal bytes.
   """
-  results = content.results
-  parts = list(_overview(results))
-  for number, result in enumerate(results):
-    parts += _experiment(number, result)
+  parts = list(_overview(content.results))
+  for number, result in enumerate(content.results):
+    parts.append(f'<div id="e{number}"></div>\n')
+    pictures = figures.parts(plots.pictures(result), f'e{number}')
+    parts.append(markdown.markdown(result, pictures))
   for number, probe in enumerate(content.probes):
-    parts += probes_lib.html(number, probe)
+    parts.append(probes_lib.markdown(probe))
+    parts += figures.parts(probes_lib.pictures(probe), f'p{number}')
   if content.runs:
-    is_alone = len(parts) == 0
-    parts += _runs(content.runs, 2 if is_alone else 3)
-  names = [result_tables.title(result) for result in results]
+    parts += ['# Runs\n', *map(table.section, run_tables.tables(content.runs))]
+    parts += figures.parts(run_plots.of_runs(content.runs), 'r')
+  names = [result_tables.title(result) for result in content.results]
   names += map(probes_lib.title, content.probes)
   names += [run.name for run in content.runs]
   page = string.Template(_PAGE.read_text()).substitute(
-    title=html.escape(', '.join(names)),
-    heading=f'satjax {_kind(content)}',
-    body=''.join(parts),
+    title=html.escape(', '.join(names)), body=_html('\n'.join(parts))
   )
   files.save(pathlib.Path(out), page)
 
 
-def _kind(content: Content) -> str:
-  if content.results:
-    return 'experiments'
-  return 'probes' if content.probes else 'runs'
+def _html(text: str) -> str:
+  """Of Markdown; tables scroll by themselves, verdicts can be tinted."""
+  body = markdown_it.MarkdownIt('commonmark').enable('table').render(text)
+  body = body.replace('<table>', '<div class="wide" tabindex="0"><table>')
+  body = body.replace('</table>', '</table></div>')
+  return _VERDICT.sub(r'\1<span class="\2">\2</span>', body)
 
 
 def _overview(results: Sequence[Result]) -> Iterator[str]:
   """Contents and the claims of all, where there are several."""
+  titles = [table.escape(result_tables.title(result)) for result in results]
   if len(results) > 1:
-    items = ''.join(
-      f'<li><a href="#e{number}">{html.escape(title)}</a></li>'
-      for number, title in enumerate(map(result_tables.title, results))
-    )
-    yield f'<nav aria-label="Contents"><ul>{items}</ul></nav>\n'
-    claims = result_tables.all_claims(results)
-    if claims.rows:
-      yield table.html(claims, 2)
-
-
-def _experiment(number: int, result: Result) -> Iterator[str]:
-  title = html.escape(result_tables.title(result))
-  yield f'<h2 id="e{number}">{title}</h2>\n{_doc(result)}'
-  claims = result_tables.claims(result)
-  if claims.rows:
-    yield table.html(claims)
-  pictures = [
-    figures.html_picture(picture, f'e{number}-{order}', 3)
-    for order, picture in enumerate(plots.pictures(result))
-  ]
-  yield from pictures[:1]
-  yield table.html(result_tables.arms(result))
-  yield from pictures[1:]
-  yield from map(table.html, result_tables.besides(result))
-  notes = ''.join(
-    f'<p>{html.escape(note)}</p>' for note in result_tables.notes(result)
-  )
-  yield f'<section><h3>Notes</h3><div class="note">{notes}</div></section>\n'
-
-
-def _doc(result: Result) -> str:
-  """The docstring; its headed paragraphs as a list of terms."""
-  parts = []
-  for term, text in result_tables.doc(result):
-    term, text = html.escape(term), html.escape(text)
-    headed = f'<dt>{term}</dt><dd>{text}</dd>'
-    parts.append(headed if term else f'</dl><p>{text}</p><dl>')
-  return f'<dl>{"".join(parts)}</dl>\n'.replace('<dl></dl>', '')
-
-
-def _runs(runs: Sequence[Run], level: int) -> Iterator[str]:
-  if level > 2:
-    yield '<h2>Runs</h2>\n'
-  for each in run_tables.tables(runs):
-    yield table.html(each, level)
-  for number, picture in enumerate(run_plots.of_runs(runs), 1):
-    yield figures.html_picture(picture, f'r{number}', level)
+    yield f'# Claims\n\n{result_tables.count_verdicts(results)}.\n'
+    yield ''.join(f'- [{t}](#e{n})\n' for n, t in enumerate(titles))
+    for title, result in zip(titles, results):
+      yield f'## {title}\n'
+      yield from markdown.claims(result)

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import functools
-import html as html_lib
 import itertools
 import os
-import textwrap
 from typing import Any
 
 from satjax import errors
@@ -172,29 +170,14 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def text(probe: Probe) -> str:
-  """The tables for a terminal, each with how to read it."""
-  return '\n'.join(
-    f'{table.text(each)}{textwrap.fill(each.note, 80)}\n'
-    for each in tables(probe)
-  )
+  """The tables for a terminal."""
+  return '\n'.join(map(table.text, tables(probe)))
 
 
 def markdown(probe: Probe) -> str:
   """The tables as a page."""
-  parts = [f'# {title(probe)}\n']
-  for each in tables(probe):
-    name = each.title[:1].upper() + each.title[1:]
-    parts.append(f'## {name}\n\n{table.markdown(each)}\n{each.note}\n')
-  return '\n'.join(parts)
-
-
-def html(number: int, probe: Probe) -> Iterator[str]:
-  """The section of a report."""
-  yield f'<h2 id="p{number}">{html_lib.escape(title(probe))}</h2>\n'
-  for order, picture in enumerate(pictures(probe)):
-    yield figures.html_picture(picture, f'p{number}-{order}', 3)
-  for each in tables(probe):
-    yield table.html(each)
+  sections = map(table.section, tables(probe))
+  return '\n'.join([f'# {table.escape(title(probe))}\n', *sections])
 
 
 def pictures(probe: Probe) -> Iterator[figures.Picture]:

@@ -13,31 +13,6 @@ from satjax.lab.report.table import Table, drop_empty
 _COSTS = (('seconds', 'time'), ('flops', 'FLOPs'), ('bytes', 'memory'))
 
 
-def claims(result: Result) -> Table:
-  """What was claimed, what the paper shows, what we found."""
-  columns = ('claim', 'verdict', 'paper', 'ours', 'source')
-  rows = _claim_rows(result, columns)
-  return drop_empty(Table('claims', columns, rows, prose=True))
-
-
-def _claim_rows(result: Result, columns: Sequence[str]) -> list[list[str]]:
-  """A comparison a line."""
-  return [
-    [
-      '\n'.join(map(_in_words, claim['comparisons']))
-      if key == 'ours'
-      else claim[key] or ''
-      for key in columns
-    ]
-    for claim in result['claims']
-  ]
-
-
-def _in_words(comparison: Mapping[str, str]) -> str:
-  arm, against, change, verdict = comparison.values()
-  return f'{arm}, {against}: {", ".join(filter(None, (change, verdict)))}'
-
-
 def comparisons(claim: Mapping[str, Any]) -> Table:
   """What a claim was judged by, a row each."""
   columns = ('arm', 'against', 'change')
@@ -79,14 +54,6 @@ def trade(result: Result, names: Sequence[str]) -> Table:
     found = (_difference(arm['against'].get(equal), False) for arm in chosen)
     rows.append([f'loss at {head}', *found])
   return Table('', ('', *names), rows, prose=True)
-
-
-def all_claims(results: Sequence[Result]) -> Table:
-  """Claims of all experiments, a heading for each, and how many hold."""
-  columns, rows = ['claim', 'verdict', 'paper', 'ours'], []
-  for result in (result for result in results if result['claims']):
-    rows += [[title(result)], *_claim_rows(result, columns)]
-  return Table('Claims', columns, rows, count_verdicts(results), prose=True)
 
 
 def count_verdicts(results: Sequence[Result]) -> str:

@@ -317,7 +317,7 @@ def test_a_report_shows_a_probe(probed, tmp_path, capsys):
   tables = printed.partition('\nwrote ')[0]
   assert max(map(len, tables.splitlines())) <= 80
   page = out.read_text()
-  assert page.count('<svg role="img"') == 8 and 'By layer' in page
+  assert page.count('<svg role="img"') == 9 and 'By layer' in page
   assert '# Probe of' in probed.with_suffix('.md').read_text()
 
 

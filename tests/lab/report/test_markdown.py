@@ -1,5 +1,6 @@
 """Results as Markdown: tables that are whole, verdicts where they belong."""
 
+import pathlib
 import re
 
 import markdown_it
@@ -55,11 +56,12 @@ def test_cells_say_what_the_arms_did():
 
 
 def test_a_page_says_where_it_is_from():
-  text = markdown.markdown(samples.sat(), ['plots/sat_x_loss_and_cost.png'])
+  picture = markdown.image(pathlib.Path('plots/sat_x_loss_and_cost.png'))
+  text = markdown.markdown(samples.sat(), [picture])
   assert text.startswith('# What sat does\n\nGenerated; do not edit.')
   assert 'satjax experiment experiments/x.py --scale=cpu' in text
   assert '**Claim.** one that goes on here.' in text
-  assert '![sat x loss and cost](plots/sat_x_loss_and_cost.png)' in text
+  assert '![sat x loss and cost](sat_x_loss_and_cost.png)' in text
   notes = text.split('## Notes')[1]
   for words in (
     '3 seeds: 0, 1, 2',

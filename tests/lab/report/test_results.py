@@ -158,7 +158,7 @@ def test_paths_are_runs_files_or_folders_of_files(tmp_path):
   content = page.read([tmp_path / 'b.json', tmp_path / 'run'])
   assert len(content.results) == len(content.runs) == 1
   text = page.tables(content)
-  assert 'What sat does: arms' in text and 'results' in text
+  assert '# What sat does' in text and 'results' in text
   with pytest.raises(errors.ConfigError, match='each once'):
     page.read([tmp_path, tmp_path / 'a.json'])
 
