@@ -113,11 +113,6 @@ def label_axes(axes: Any, x: str, title: str = '', y: str = '') -> None:
     axis.set_major_formatter(ticker.EngFormatter(sep=''))
 
 
-def percent(axes: Any) -> None:
-  """Shares up the axis."""
-  axes.yaxis.set_major_formatter(lambda value, _: f'{100 * value:.4g}%')
-
-
 def frame_losses(axes: Any) -> None:
   """Frames lines so that 95 percent of each one's points are inside.
 

@@ -3,9 +3,8 @@
 Columns are float64 [records], NaN where a record has no value.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import functools
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,156 +16,92 @@ _CELLS = 256  # of a heat map, from left to right
 _UNITS = {'heads': 'heads', 'mlp': 'channels', 'layers': 'layers'}
 
 
-class _Panel(NamedTuple):
-  y: str
-  title: str = ''
-  look: str = 'smooth'  # smooth, line, stairs, dots
-  unit: str = 'number'  # number, share
-  low: float | None = None  # end of the axis
-  x: str = 'step'
-
-
-_SPEED = (
-  _Panel('speed/tokens_per_second', 'tokens/s', low=0),
-  _Panel('speed/mfu', 'MFU', unit='share', low=0),
-  _Panel('sparsity/omission_rate', 'omission rate', 'stairs', 'share', 0),
-)
-_SELECTIONS = (
-  _Panel('sparsity/heads_kept', 'heads kept', 'stairs', low=0),
-  _Panel('sparsity/overlap_heads', 'heads: overlap', unit='share', low=0),
-  _Panel('sparsity/visited_heads', 'heads: visited', 'line', 'share', 0),
-  _Panel('sparsity/entropy_heads', 'heads: entropy', 'line', 'share'),
-  _Panel('sparsity/channels_kept', 'channels kept', 'stairs', low=0),
-  _Panel('sparsity/overlap_mlp', 'channels: overlap', unit='share', low=0),
-  _Panel('sparsity/visited_mlp', 'channels: visited', 'line', 'share', 0),
-  _Panel('sparsity/entropy_mlp', 'channels: entropy', 'line', 'share'),
-  _Panel('sparsity/layers_kept', 'layers kept', 'stairs', low=0),
-  _Panel('sparsity/overlap_layers', 'layers: overlap', unit='share', low=0),
-  _Panel('sparsity/visited_layers', 'layers: visited', 'line', 'share', 0),
-  _Panel('sparsity/damage', 'damage, nats', 'line'),
-  _Panel('sparsity/nonfinite_scores', 'not finite', 'line', low=0),
-)
-
-
 def of_runs(runs: Sequence[Run]) -> Iterator[figures.Picture]:
   """What the runs recorded; what none of them has is left out."""
+  names = list(dict.fromkeys(name for run in runs for name in run.columns))
+  held_out = [f'eval/{source}/loss' for source in runs_lib.sources(names)]
   yield from _picture(
     'Training loss',
     'Nats a token: every record, and the running mean over 5% of them; the'
     ' first steps may lie above the frame. Training time is that of steps,'
     ' refreshes and waiting for data.',
-    [_Panel('train/loss', x=x) for x in figures.ABSCISSAS],
+    [(x, 'train/loss') for x in figures.ABSCISSAS],
+    _draw_smooth,
     runs,
   )
   yield from _picture(
     'Held-out loss',
     'Nats a token, by source.',
-    [
-      _Panel(f'eval/{source}/loss', source, 'dots', x=x)
-      for source in runs_lib.sources(n for run in runs for n in run.columns)
-      for x in ('seconds', 'tokens')
-    ],
+    [(x, name) for name in held_out for x in ('seconds', 'tokens')],
+    _draw_dots,
     runs,
   )
-  note = 'By step; records and running means.'
-  yield from _picture('Speed and omission', note, _SPEED, runs)
+  yield from _picture(
+    'Speed',
+    'By step; records and running means.',
+    [('step', name) for name in names if name.startswith('speed/')],
+    _draw_smooth,
+    runs,
+  )
   if any(run.known('sparsity/omission_rate').any() for run in runs):
     yield from _picture(
-      'Selections',
+      'Omission and selections',
       'By step, means over the layers. Overlap: Jaccard similarity of'
       ' successive selections. Visited: share of the neurons that have taken'
       ' part at least once. Entropy: of the importance, as a share of that of'
-      ' equal importance. Damage: what leaving out costs at once, on the rows'
-      ' of the probe.',
-      _SELECTIONS,
+      ' equal importance. Damage: what leaving out costs at once, in nats, on'
+      ' the rows of the probe.',
+      [('step', name) for name in names if name.startswith('sparsity/')],
+      _draw_stairs,
       runs,
     )
-  yield from _time_shares(runs)
   for run in (run for run in runs if run.visits):
     yield _heat_maps(run)
 
 
 def _picture(
-  title: str, note: str, panels: Sequence[_Panel], runs: Sequence[Run]
+  title: str,
+  note: str,
+  panels: Sequence[tuple[str, str]],
+  draw_line: Callable[..., None],
+  runs: Sequence[Run],
 ) -> Iterator[figures.Picture]:
-  """One picture of the panels for which there are values, or none."""
-  panels = [
-    p
-    for p in panels
-    if any(p.x in run.columns and run.known(p.y).any() for run in runs)
+  """One picture of the panels, columns x and y, that have values, or none."""
+  keys = figures.keys(run.name for run in runs)
+  shown = [
+    figures.Panel(functools.partial(_draw, x, y, draw_line, runs, keys))
+    for x, y in panels
+    if any(x in run.columns and run.known(y).any() for run in runs)
   ]
-  if panels:
-    keys = figures.keys(run.name for run in runs)
-    draws = (functools.partial(_draw, p, runs, keys) for p in panels)
-    yield figures.Picture(
-      title, note, list(map(figures.Panel, draws)), figures.lines(keys.values())
-    )
+  if shown:
+    yield figures.Picture(title, note, shown, figures.lines(keys.values()))
 
 
-def _draw(panel, runs, keys, axes) -> None:
-  for run in runs:
-    if {panel.x, panel.y} <= run.columns.keys():
-      x, y = run.columns[panel.x], run.columns[panel.y]
-      known = np.isfinite(x) & np.isfinite(y)
-      _draw_line(axes, panel.look, x[known], y[known], keys[run.name].line)
-  figures.label_axes(axes, panel.x, panel.title)
-  axes.set_ylim(bottom=panel.low)
-  if panel.y == 'train/loss':
+def _draw(x, y, draw_line, runs, keys, axes) -> None:
+  for run in (run for run in runs if {x, y} <= run.columns.keys()):
+    points = np.stack([run.columns[x], run.columns[y]])
+    points = points[:, np.isfinite(points).all(axis=0)]
+    draw_line(axes, *points, linewidth=1.6, **keys[run.name].line)
+  figures.label_axes(axes, x, y.partition('/')[2])
+  if y == 'train/loss':
     figures.frame_losses(axes)
-  if panel.unit == 'share':
-    figures.percent(axes)
+  elif not y.endswith('/loss'):
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    axes.yaxis.set_major_formatter(lambda value, _: f'{value:,.5g}')
 
 
-def _draw_line(axes, look, x, y, style) -> None:
-  style = {'linewidth': 1.6, **style}
-  if look == 'smooth':
-    faint = {'linewidth': 0.7, 'alpha': 0.25, 'zorder': 1}
-    axes.plot(x, y, **style | faint)
-    y = smooth(y)
-  elif look == 'stairs':
-    style['drawstyle'] = 'steps-pre'
-  elif look == 'dots':
-    style |= {'marker': 'o', 'markersize': 3.5}
-  axes.plot(x, y, **style)
+def _draw_smooth(axes, x, y, **look) -> None:
+  faint = {'linewidth': 0.7, 'alpha': 0.25, 'zorder': 1}
+  axes.plot(x, y, **look | faint)
+  axes.plot(x, smooth(y), **look)
 
 
-def _time_shares(runs: Sequence[Run]) -> Iterator[figures.Picture]:
-  """A bar a run, of the seconds in each activity at its last record."""
-  names = dict.fromkeys(
-    name for run in runs for name in run.columns if name.startswith('time/')
-  )
-  timed = [run for run in runs if run.columns.keys() & names]
-  keys = figures.keys(name.removeprefix('time/') for name in names)
+def _draw_stairs(axes, x, y, **look) -> None:
+  axes.plot(x, y, **look, drawstyle='steps-pre')
 
-  def draw(axes):
-    from matplotlib import ticker
 
-    nothing = np.zeros(1)
-    seconds = np.array(
-      [[run.columns.get(n, nothing)[-1] for run in timed] for n in names]
-    )
-    total = np.maximum(seconds.sum(axis=0), 1e-9)
-    left = np.zeros(len(timed))
-    for key, share in zip(keys.values(), seconds / total):
-      bars = axes.barh(range(len(timed)), share, 0.7, left, color=key.colour)
-      texts = [f'{s:.0%}' if s >= 0.06 else '' for s in share]
-      axes.bar_label(bars, texts, label_type='center', color='black')
-      left += share
-    labels = [
-      f'{figures.short(r.name, 30)}  {t:,.0f} s' for r, t in zip(timed, total)
-    ]
-    axes.set_yticks(range(len(timed)), labels)
-    axes.tick_params(axis='y', length=0, gridOn=False)
-    axes.set(xlim=(0, 1), ylim=(len(timed) - 0.5, -0.5))
-    axes.xaxis.set_major_formatter(ticker.PercentFormatter(1))
-
-  if timed:
-    yield figures.Picture(
-      'Where the time went',
-      'Up to the last record.',
-      [figures.Panel(draw, 6.0, 0.5 + 0.36 * len(timed))],
-      [key._replace(dash='', marker='s') for key in keys.values()],
-    )
+def _draw_dots(axes, x, y, **look) -> None:
+  axes.plot(x, y, **look, marker='o', markersize=3.5)
 
 
 def _heat_maps(run: Run) -> figures.Picture:

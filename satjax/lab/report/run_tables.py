@@ -28,6 +28,7 @@ def tables(runs: Sequence[Run]) -> list[table.Table]:
   found = [
     _table('results', runs, list(map(_results, runs))),
     *_growth(runs),
+    _table('where the time went', runs, list(map(_times, runs))),
     _table('settings that differ', runs, differing),
     _table('environment', runs, list(map(_environment, runs))),
   ]
@@ -96,6 +97,16 @@ def _num_params(run: Run, layers: Sequence[float]) -> list[float]:
     return [flops.num_params(model)]
   except (AttributeError, KeyError, TypeError):
     return []
+
+
+def _times(run: Run) -> dict[str, str]:
+  """Seconds of each activity up to the last record, and their shares."""
+  times = {n: x[-1] for n, x in run.columns.items() if n.startswith('time/')}
+  total = sum(times.values()) or 1.0
+  return {
+    name.removeprefix('time/'): f'{seconds:,.1f} s ({seconds / total:.0%})'
+    for name, seconds in times.items()
+  }
 
 
 def _environment(run: Run) -> dict[str, str]:

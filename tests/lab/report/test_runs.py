@@ -140,6 +140,7 @@ def test_the_tables_say_what_the_runs_did(runs):
   assert table['tokens/s (median)'][0] == '128'
   assert table['executed FLOPs'] == ['2.000e+13', '1.475e+13', '-']
   assert table['MFU (median)'][:2] == ['25.0%', '25.0%']
+  assert table['data'] == ['2.0 s (13%)', '2.0 s (11%)', '-']
   assert table['omission rate by rung'] == ['0', '0.5, 0.25, 0', '-']
   assert table['sparsity.head_rate'] == ['-', '0.5', '-']
   assert 'model.num_layers' not in table  # all have the same
@@ -270,9 +271,8 @@ def test_every_plot_is_there_and_takes_the_colours_of_the_page(page):
   assert pictures(page) == [
     'Training loss',
     'Held-out loss',
-    'Speed and omission',
-    'Selections',
-    'Where the time went',
+    'Speed',
+    'Omission and selections',
     'Visits: _sat&lt;1&gt;&amp;$x$',
   ]
   assert 'a cell is the mean of 12 neighbours' in page  # of 3000, at most 256
@@ -300,7 +300,8 @@ def test_what_nobody_recorded_is_left_out(runs, tmp_path):
 
 def test_dense_runs_have_no_selections(runs):
   titles = [p.title for p in run_plots.of_runs(runs_lib.read(runs[:1]))]
-  assert 'Selections' not in titles and 'Training loss' in titles
+  assert 'Omission and selections' not in titles
+  assert 'Training loss' in titles
 
 
 def test_a_clock_that_starts_anew_goes_on(tmp_path):
