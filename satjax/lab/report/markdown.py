@@ -22,11 +22,7 @@ def markdown(result: Result, pictures: Sequence[str] = ()) -> str:
   """A page of one experiment, such as experiments/results/NAME.md.
 
   `pictures` are parts of it that stand below the claims.
-
-  Raises:
-    DataError: a key of the result is missing or no such value.
   """
-  result = results_lib.check(result)
   command = shlex.join(result['environment']['command'])
   parts = [
     f'# {escape(result_tables.title(result))}\n',

@@ -47,7 +47,7 @@ class Content(NamedTuple):
 def read(paths: Sequence[str | os.PathLike]) -> Content:
   """Reads folders of runs, result files, and folders of result files.
 
-  Raises, besides what `runs.read` and `results.read` do:
+  Raises, besides what `runs.read` and `results.check` do:
     ConfigError: nothing to show, or something given twice.
   """
   found = [(path, results_lib.find(path)) for path in paths]
@@ -60,11 +60,11 @@ def read(paths: Sequence[str | os.PathLike]) -> Content:
   runs = runs_lib.read(workdirs) if workdirs or not named else []
   content = Content(runs, [], [])
   for file in named:
-    value = results_lib.read(file, probes_lib.is_probe)
+    value = results_lib.parsed(file, results_lib.from_json, 'a result')
     if probes_lib.is_probe(value):
       content.probes.append(probes_lib.check(value, file))
     else:
-      content.results.append(value)
+      content.results.append(results_lib.check(value, file))
   return content
 
 

@@ -36,11 +36,7 @@ def write_plots(
   """Writes what arms cost and reach, and over coordinates, as PNG and SVG.
 
   Returns paths, such as directory/NAME_loss.png; each PNG before its SVG.
-
-  Raises:
-    DataError: a key of the result is missing or no such value.
   """
-  result = results_lib.check(result)
   title, named = result_tables.title(result), {}
   for each in pictures(result):
     slug = re.sub(r'[\W_]+', '_', each.title.lower()).strip('_')

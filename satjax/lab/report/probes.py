@@ -18,9 +18,9 @@ _SHOWN = 'of', 'text', 'dense_loss', 'damage', 'by_layer', 'equal'
 _ENOUGH = 512
 
 
-def is_probe(values: Any) -> bool:
+def is_probe(values: Mapping[str, Any]) -> bool:
   """Whether the content of a JSON file is a probe."""
-  return isinstance(values, dict) and values.get('kind') == allocation.KIND
+  return values.get('kind') == allocation.KIND
 
 
 def check(probe: Probe, file: str | os.PathLike) -> Probe:

@@ -4,11 +4,12 @@ A result is a JSON object that `satjax experiment` wrote. Whoever draws it may
 rely on the forms below, and has only to ask for null.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import json
 import os
 import pathlib
 from typing import Any
+import zipfile
 
 from satjax import errors
 from satjax.config import schema
@@ -19,6 +20,9 @@ VERDICTS = ('holds', 'holds partly', 'does not hold', 'not tested')
 EQUAL = {'steps': 'equal steps', 'time': 'equal time', 'flops': 'equal FLOPs'}
 # What a reference is called in a sentence.
 REFERENCES = {'sat': 'dense training', 'growth': 'training from scratch'}
+
+# What is raised by reading a file whose content is broken.
+_BROKEN = (ValueError, TypeError, EOFError, RecursionError, zipfile.BadZipFile)
 
 # Forms: a type; words, one of which it is; (form, None) of what may be null;
 # [form] of a list; {str: form} of an object with any keys; forms by key, where
@@ -110,53 +114,70 @@ def find(path: str | os.PathLike) -> list[pathlib.Path]:
   return sorted(path.glob('*.json'))
 
 
-def read(path: str | os.PathLike, is_other: Callable[[Any], bool]) -> Any:
-  """Reads one result file, and checks it, unless what it holds is another kind.
+def parsed(
+  path: pathlib.Path, parse: Callable[[pathlib.Path], Any], kind: str
+) -> Any:
+  """What `parse` makes of a file of some kind.
 
   Raises:
-    DataError: it is not JSON, or a key is missing or no such value; names both.
+    DataError: its content is broken.
     StorageError: it cannot be read.
   """
   try:
-    text = pathlib.Path(path).read_text(encoding='utf-8')
-    values = json.loads(text, parse_constant=_refuse)
-    return values if is_other(values) else check(values)
+    return parse(path)
   except OSError as error:
     raise errors.StorageError(
-      f'cannot read {path}: {error.strerror}; name a result file'
+      f'cannot read {path}: {error.strerror}; name another, or make it readable'
     ) from error
-  except (ValueError, RecursionError) as error:
-    is_json = isinstance(error, errors.DataError)
-    what = error if is_json else f'it is not valid JSON ({error})'
+  except _BROKEN as error:
     raise errors.DataError(
-      f'{path} cannot be used: {what}; write it again with `satjax experiment`'
+      f'{path} cannot be used as {kind}: {error}; write it again, or leave it'
+      ' out'
     ) from error
+
+
+def from_json(path: pathlib.Path) -> dict[str, Any]:
+  """The object of a JSON file, for `parsed`."""
+  text = path.read_text(encoding='utf-8')
+  value = json.loads(text, parse_constant=_refuse)
+  if not isinstance(value, dict):
+    raise ValueError(f'it is {errors.brief(value)}, not an object')
+  return value
 
 
 def _refuse(name: str) -> None:
   raise ValueError(f'{name} is no number of JSON; null is')
 
 
-def check(values: Any) -> Result:
+def check(values: dict[str, Any], file: str | os.PathLike = 'it') -> Result:
   """A result that has every key, and whose frontier has only arms of it.
 
   Raises:
     DataError: names the key, such as arms.dense.loss.mean, and its value.
   """
-  _require(values, _RESULT, '')
-  if not values['arms']:
-    raise errors.DataError('arms is empty')
-  for name, arm in values['arms'].items():
-    form = _ARM if arm.get('failed') is None else _FAILED
-    _require(arm, form, f'arms.{name}')
+  for problem in _problems(values):
+    raise errors.DataError(
+      f'{file} cannot be used: {problem}; write it again with `satjax'
+      ' experiment`'
+    )
   # Of a run that stopped early, some arms are not there yet.
   return values | {
     'frontier': [name for name in values['frontier'] if name in values['arms']]
   }
 
 
-def _require(value: Any, form: Any, where: str) -> None:
-  """Raises DataError if a value does not have the form."""
+def _problems(values: dict[str, Any]) -> Iterator[str]:
+  """What is wrong with a result; only the first may be asked for."""
+  yield from _misfits(values, _RESULT, '')
+  if not values['arms']:
+    yield 'arms is empty'
+  for name, arm in values['arms'].items():
+    form = _ARM if arm.get('failed') is None else _FAILED
+    yield from _misfits(arm, form, f'arms.{name}')
+
+
+def _misfits(value: Any, form: Any, where: str) -> Iterator[str]:
+  """Where a value does not have the form; only the first may be asked for."""
   if isinstance(form, tuple) and form[-1] is None:
     if value is None:
       return
@@ -167,20 +188,18 @@ def _require(value: Any, form: Any, where: str) -> None:
     wanted, is_kind = _KINDS[form if isinstance(form, type) else type(form)]
     fine = is_kind(value)
   if not fine:
-    raise errors.DataError(
-      f'{where or "the file"} is {errors.brief(value)}, not {wanted}'
-    )
+    yield f'{where} is {errors.brief(value)}, not {wanted}'
   if isinstance(form, list):
     for number, inner in enumerate(value):
-      _require(inner, form[0], f'{where}.{number}')
+      yield from _misfits(inner, form[0], f'{where}.{number}')
   elif isinstance(form, dict):
     for key, inside in form.items():
       for name in value if key is str else [key.removesuffix('?')]:
         path = f'{where}.{name}' if where else name
         if name in value:
-          _require(value[name], inside, path)
+          yield from _misfits(value[name], inside, path)
         elif not key.endswith('?'):
-          raise errors.DataError(f'{path} is missing')
+          yield f'{path} is missing'
 
 
 _KINDS = {

@@ -10,19 +10,17 @@ import json
 import os
 import pathlib
 from typing import Any
-import zipfile
 
 import numpy as np
 
 from satjax import errors
 from satjax.config import schema
+from satjax.lab.report import results
 
 # Activities that training consists of; the others prepare, look or save.
 _TRAINING = tuple(
   f'time/{name}' for name in ('step', 'data', 'probe', 'gather', 'write_back')
 )
-# What is raised by reading a file whose content is broken.
-_BROKEN = (ValueError, TypeError, EOFError, RecursionError, zipfile.BadZipFile)
 _TOTALS = ('tokens', 'flops')  # so far, as time/* are
 
 
@@ -74,36 +72,23 @@ def read(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
     Run(
       name='/'.join(path.parts[-length:]),
       columns=_columns(_records(path)),
-      config=_read_json(path / 'config.json'),
-      environment=_read_json(path / 'environment.json'),
-      visits=_read(path / 'visits.npz', 'counts of visits', _counts) or {},
+      config=_read(path / 'config.json', results.from_json),
+      environment=_read(path / 'environment.json', results.from_json),
+      visits=_read(path / 'visits.npz', _counts),
     )
     for path in paths
   ]
 
 
-def _read(
-  path: pathlib.Path, kind: str, parse: Callable[[pathlib.Path], Any]
-) -> Any:
-  """What `parse` makes of a file of some kind; None where there is none."""
-  try:
-    return parse(path)
-  except (FileNotFoundError, NotADirectoryError):
-    return None
-  except OSError as error:
-    raise errors.StorageError(
-      f'cannot read {path}: {error.strerror}; make it readable'
-    ) from error
-  except _BROKEN as error:
-    raise errors.DataError(
-      f'{path} cannot be used as {kind}: {error}; repair it, or leave'
-      f' {path.parent} out'
-    ) from error
+def _read(path: pathlib.Path, parse: Callable[[pathlib.Path], Any]) -> Any:
+  """What `parse` makes of a file of a run; empty where there is none."""
+  kind = f'{path.name} of a run'
+  return results.parsed(path, parse, kind) if path.exists() else {}
 
 
 def _records(workdir: pathlib.Path) -> list[dict[str, float | None]]:
-  records = _read(workdir / 'metrics.jsonl', 'metrics', _lines)
-  if records is None:
+  records = _read(workdir / 'metrics.jsonl', _lines)
+  if not records:
     below = sorted(str(p.parent) for p in workdir.glob('*/metrics.jsonl'))
     wanted = ' '.join(below) or 'a folder that `satjax train` wrote'
     raise errors.ConfigError(
@@ -140,18 +125,8 @@ def _is_record(value: Any) -> bool:
   return all(v is None or schema.is_number(v) for v in value.values())
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  def parse(path):
-    value = json.loads(path.read_text(encoding='utf-8'))
-    if not isinstance(value, dict):
-      raise ValueError(f'it is {errors.brief(value)}')
-    return value
-
-  return _read(path, 'a JSON object', parse) or {}
-
-
-def _counts(path: pathlib.Path) -> dict[str, np.ndarray] | None:
-  """How often neurons took part; None if nobody selected any."""
+def _counts(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """How often neurons took part; empty if nobody selected any."""
   with np.load(path, allow_pickle=False) as file:
     visits = dict(file)
   ranks = {n: a.ndim for n, a in visits.items() if a.dtype.kind in 'iu'}
@@ -159,7 +134,7 @@ def _counts(path: pathlib.Path) -> dict[str, np.ndarray] | None:
   fine = {'selections', *visits} == ranks.keys()
   if not fine or not ranks.items() <= expected.items():
     raise ValueError(f'its integers have ranks {ranks}, not {expected}')
-  return visits if len(visits) > 1 and visits['selections'] > 0 else None
+  return visits if len(visits) > 1 and visits['selections'] > 0 else {}
 
 
 def _columns(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

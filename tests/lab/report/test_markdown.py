@@ -6,7 +6,6 @@ import re
 import markdown_it
 import pytest
 
-from satjax import errors
 from satjax.lab.report import markdown, table
 from tests.lab.report import samples
 
@@ -119,12 +118,6 @@ def test_the_page_of_results_groups_verdicts():
 def test_at_the_size_of_the_papers_nobody_says_otherwise():
   text = markdown.results_page([samples.sat(scale='paper')])
   assert "The papers' own sizes" not in text
-
-
-def test_a_missing_key_is_named():
-  value = samples.without(samples.sat(), ('arms', 'dense', 'flops'))
-  with pytest.raises(errors.DataError, match='arms.dense.flops is missing'):
-    markdown.markdown(value)
 
 
 def test_text_is_taken_as_it_stands():
