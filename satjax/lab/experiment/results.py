@@ -10,6 +10,7 @@ from satjax import files, flops
 from satjax.lab.experiment import compare, spec, timing
 from satjax.lab.experiment.trials import Trial
 from satjax.lab.plan import memory
+from satjax.lab.report import runs
 from satjax.train import phases, workdir
 
 
@@ -170,7 +171,7 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
     for source in others[0]
     for losses in [[of[source] for of in others]]
   }
-  value['growth'] = _growth(some.records)
+  value['growth'] = runs.hops(some.records)
   return value
 
 
@@ -222,18 +223,3 @@ def _compare(experiment: spec.Experiment, arms: dict[str, Any]) -> None:
       if equal != 'steps':
         mean = arm['loss']['mean']
         arm['speedup'][equal] = compare.speedup(frontier, arm[name], mean)
-
-
-def _growth(records) -> list[dict[str, float]]:
-  """The hops of a run."""
-  hops = []
-  for record in records:
-    if 'growth/loss_before' in record:
-      hops.append(dict(record))
-    elif hops and 'growth/steps_to_recover' in record:
-      hops[-1]['growth/steps_to_recover'] = record['growth/steps_to_recover']
-  wanted = ('loss_before', 'loss_after', 'steps_to_recover')
-  return [
-    {'step': hop['step'], **{n: hop.get(f'growth/{n}') for n in wanted}}
-    for hop in hops
-  ]

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from satjax.lab.report import results as results_lib
+from satjax.lab.report import run_tables
 from satjax.lab.report.results import Result
-from satjax.lab.report.run_tables import HOP_COLUMNS
 from satjax.lab.report.table import Table, drop_empty
 
 _COSTS = (('seconds', 'time'), ('flops', 'FLOPs'), ('bytes', 'memory'))
@@ -65,22 +65,8 @@ def count_verdicts(results: Sequence[Result]) -> str:
 
 def hops(result: Result) -> Table:
   """Where arms grew, of the first seed; no rows where none did."""
-  rows = [
-    [
-      f'{name}, hop {order}',
-      f'{hop["step"]:,}',
-      _number(hop['loss_before'], '{:.4f}') or '-',
-      _number(hop['loss_after'], '{:.4f}') or '-',
-      _number(hop['steps_to_recover'], '{:,.0f}') or 'not yet',
-    ]
-    for name, arm in result['arms'].items()
-    for order, hop in enumerate(arm['growth'], 1)
-  ]
-  note = (
-    'Loss on the same rows before and after, and the steps until it is back;'
-    ' of the first seed.'
-  )
-  return Table('growth', HOP_COLUMNS, rows, note)
+  grown = {name: arm['growth'] for name, arm in result['arms'].items()}
+  return run_tables.growth(grown, '; of the first seed')
 
 
 def sooner(result: Result) -> Table:

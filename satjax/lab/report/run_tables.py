@@ -10,9 +10,6 @@ from satjax.lab.report import runs as runs_lib
 from satjax.lab.report import speedup, table
 from satjax.lab.report.runs import Run
 
-HOP_COLUMNS = ('hop', 'step', 'loss before', 'loss after', 'steps to recover')
-_LOSSES = ('growth/loss_before', 'growth/loss_after')
-
 
 def tables(runs: Sequence[Run]) -> list[table.Table]:
   """A row a quantity, a column a run; growth has its own columns."""
@@ -27,7 +24,8 @@ def tables(runs: Sequence[Run]) -> list[table.Table]:
   ]
   found = [
     _table('results', runs, list(map(_results, runs))),
-    *_growth(runs),
+    growth({run.name: run.hops for run in runs}),
+    _sooner(runs),
     _table('where the time went', runs, list(map(_times, runs))),
     _table('settings that differ', runs, differing),
     _table('environment', runs, list(map(_environment, runs))),
@@ -126,51 +124,48 @@ def _flat(values: Mapping[str, Any], prefix: str = '') -> Iterable[tuple]:
       yield prefix + name, value
 
 
-def _growth(runs: Sequence[Run]) -> list[table.Table]:
-  """What growth did to some runs; no rows where none grew.
+def growth(hops: Mapping[str, Sequence[Any]], whose: str = '') -> table.Table:
+  """A row for every hop of `runs.hops`, by the name of what grew."""
 
-  'growth' has a row for every hop. 'speed-up at equal loss' has one for every
-  run that grew against every run that did not: `speedup.speedup_at_equal_loss`
-  of their training losses and of each held-out loss that both have, at shares
-  of the FLOPs of the run that did not grow, '-' where its loss was not
-  reached. FLOPs are those executed, base model included.
+  def cell(value, form, otherwise='-'):
+    return otherwise if value is None else format(value, form)
+
+  rows = [
+    [
+      f'{name}, hop {order}',
+      f'{hop["step"]:,.0f}',
+      cell(hop['loss_before'], '.4f'),
+      cell(hop['loss_after'], '.4f'),
+      cell(hop['steps_to_recover'], ',.0f', 'not yet'),
+    ]
+    for name, of_one in hops.items()
+    for order, hop in enumerate(of_one, 1)
+  ]
+  columns = ('hop', 'step', 'loss before', 'loss after', 'steps to recover')
+  note = (
+    'Loss on the same rows before and after, and the steps until it is'
+    f' back{whose}.'
+  )
+  return table.Table('growth', columns, rows, note)
+
+
+def _sooner(runs: Sequence[Run]) -> table.Table:
+  """A row for every run that grew against every run that did not.
+
+  `speedup.speedup_at_equal_loss` of their training losses and of each held-out
+  loss that both have, at shares of the FLOPs of the run that did not grow, '-'
+  where its loss was not reached. FLOPs are those executed, base model included.
   """
-  grown = [run for run in runs if _hops(run)]
-  others = [run for run in runs if not _hops(run)]
-  hops = [row for run in grown for row in _hop_rows(run)]
+  grown = [run for run in runs if run.hops]
+  others = [run for run in runs if not run.hops]
   gains = [row for a in grown for b in others for row in _gains(a, b)]
   shares = [f'at {share:.0%} of its FLOPs' for share in speedup.SHARES]
-  return [
-    table.Table('growth', HOP_COLUMNS, hops),
-    table.Table('speed-up at equal loss', ['runs', *shares], gains),
-  ]
-
-
-def _hops(run: Run) -> list[int]:
-  """Records at which a run grew; the steps after theirs are of more layers."""
-  marks = [np.isfinite(run.columns[x]) for x in _LOSSES if x in run.columns]
-  return np.flatnonzero(np.any(marks, axis=0)).tolist() if marks else []
-
-
-def _hop_rows(run: Run) -> Iterator[list[str]]:
-  def first(column, where, form):
-    values = run.known(column, where)
-    return format(values[0], form) if len(values) else '-'
-
-  hops = _hops(run)
-  ends = [*hops[1:], len(run.columns['step'])]
-  for number, (hop, end) in enumerate(zip(hops, ends), 1):
-    yield [
-      f'{run.name}, hop {number}',
-      f'{run.columns["step"][hop]:,.0f}',
-      *(first(name, slice(hop, hop + 1), '.4f') for name in _LOSSES),
-      first('growth/steps_to_recover', slice(hop, end), ',.0f'),
-    ]
+  return table.Table('speed-up at equal loss', ['runs', *shares], gains)
 
 
 def _gains(run: Run, other: Run) -> Iterator[list[str]]:
   """Speed-ups of a run that grew, by loss."""
-  last = run.columns['step'][_hops(run)[-1]]
+  last = run.hops[-1]['step']
   losses = {'training': 'train/loss'}
   for source in runs_lib.sources(run.columns):
     losses[f'held-out, {source}'] = f'eval/{source}/loss'

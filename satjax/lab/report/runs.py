@@ -36,6 +36,7 @@ class Run:
   # the training time.
   columns: Mapping[str, np.ndarray]
   visits: Mapping[str, np.ndarray]  # arrays of visits.npz, or empty
+  hops: Sequence[Mapping[str, Any]]  # where it grew: see `hops`
 
   def known(self, column: str, where: Any = slice(None)) -> np.ndarray:
     """The finite values of some records; none where the column is absent."""
@@ -71,13 +72,27 @@ def read(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
   return [
     Run(
       name='/'.join(path.parts[-length:]),
-      columns=_columns(_records(path)),
+      columns=_columns(records),
       config=_read(path / 'config.json', results.from_json),
       environment=_read(path / 'environment.json', results.from_json),
       visits=_read(path / 'visits.npz', _counts),
+      hops=hops(records),
     )
-    for path in paths
+    for path, records in zip(paths, map(_records, paths))
   ]
+
+
+def hops(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Where a run grew: losses before and after, steps until the loss is back."""
+  found = []
+  wanted = ('loss_before', 'loss_after', 'steps_to_recover')
+  for record in records:
+    if 'growth/loss_before' in record:
+      hop = {name: record.get(f'growth/{name}') for name in wanted}
+      found.append({'step': record['step'], **hop})
+    elif found and 'growth/steps_to_recover' in record:
+      found[-1]['steps_to_recover'] = record['growth/steps_to_recover']
+  return found
 
 
 def _read(path: pathlib.Path, parse: Callable[[pathlib.Path], Any]) -> Any:

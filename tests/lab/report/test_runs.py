@@ -212,7 +212,7 @@ def test_every_hop_has_a_row(tmp_path):
     *('step', 'loss before', 'loss after', 'steps to recover')
   ]
   assert table['run, hop 1'] == ['10', '3.5000', '4.2500', '7']
-  assert table['run, hop 2'] == ['1,020', '2.5000', '-', '-']
+  assert table['run, hop 2'] == ['1,020', '2.5000', '-', 'not yet']
   assert 'speed-up at equal loss' not in table  # with what?
 
 
@@ -240,7 +240,7 @@ def test_a_run_that_ends_as_it_grows_is_not_compared(tmp_path):
     write(tmp_path / 'grown', grown_run(1)),
   ]
   table = rows(tables(runs))
-  assert table['grown, hop 1'] == ['20', '3.5000', '4.2500', '-']
+  assert table['grown, hop 1'] == ['20', '3.5000', '4.2500', 'not yet']
   assert 'speed-up at equal loss' not in table
 
 
