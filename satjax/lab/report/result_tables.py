@@ -1,6 +1,7 @@
 """Tables of the results of experiments, and what stands around them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+import re
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from satjax.lab.report import results as results_lib
 from satjax.lab.report import run_tables
 from satjax.lab.report.results import Result
-from satjax.lab.report.table import Table, drop_empty
+from satjax.lab.report.table import Table
 
 _COSTS = (('seconds', 'time'), ('flops', 'FLOPs'), ('bytes', 'memory'))
 
@@ -103,18 +104,19 @@ def arms(result: Result, brief: bool = False) -> Table:
     for name, arm in result['arms'].items()
     if arm['failed'] is None
   }
-  columns = next(iter(cells.values()), {})
+  every = next(iter(cells.values()), {})
+  columns = [c for c in every if any(own[c] for own in cells.values())]
   rows, last = [], ''
   for group, name in _order(result):
     if group not in ('', last):
       rows.append([group])
     last = group
     if name in cells:
-      rows.append([name, *cells[name].values()])
+      rows.append([name, *(cells[name][column] for column in columns)])
     else:
       rows.append([name, _failure(result, name)])
   note = ' '.join(_reading(result))
-  return drop_empty(Table('arms', ['arm', *columns], rows, note))
+  return Table('arms', ['arm', *columns], rows, note)
 
 
 def _order(result: Result) -> Iterator[tuple[str, str]]:
@@ -296,25 +298,16 @@ def _notes_on_time(result: Result) -> Iterator[str]:
     yield f'All runs together took {hours:.2f} hours of one process.'
 
 
-def doc(result: Result) -> list[tuple[str, str]]:
+def doc(result: Result) -> Iterator[tuple[str, str]]:
   """The docstring as (term, paragraph).
 
   A line such as 'Claim     a model that ...' begins a term; what follows it
   indented belongs to it. Other paragraphs have the term ''. The first line is
   left out where it only repeats the title.
   """
-  parts: list[tuple[str, list[str]]] = []
-  for line in result['doc'].strip().splitlines():
-    term, gap, rest = line.partition('  ')
-    if not line.strip():
-      parts.append(('', []))
-    elif term and gap and ' ' not in term:
-      parts.append((term, [rest.strip()]))
-    elif parts and (line.startswith(' ') or not parts[-1][0]):
-      parts[-1][1].append(line.strip())
-    else:
-      parts.append(('', [line.strip()]))
-  joined = [(term, ' '.join(lines)) for term, lines in parts if lines]
-  if joined and joined[0][1].rstrip('.') == title(result):
-    joined = joined[1:]
-  return [(term, text.replace(' \\ ', ' ')) for term, text in joined]
+  blocks = re.split(r'\n\s*\n|\n(?=\S+  )', result['doc'].strip())
+  for number, block in enumerate(blocks):
+    term, text = re.fullmatch(r'(?:(\S+)  )?(.*)', block, re.DOTALL).groups('')
+    text = ' '.join(text.split()).replace(' \\ ', ' ')
+    if number or text.rstrip('.') != title(result):
+      yield term, text

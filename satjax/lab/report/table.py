@@ -21,23 +21,6 @@ class Table(NamedTuple):
   prose: bool = False  # cells are sentences, not figures
 
 
-def drop_empty(table: Table) -> Table:
-  """Without columns in which no row says anything."""
-  used = {
-    number
-    for row in table.rows
-    for number, cell in enumerate(row)
-    if number == 0 or cell and len(row) == len(table.columns)
-  }
-  return table._replace(
-    columns=[c for n, c in enumerate(table.columns) if n in used],
-    rows=[
-      [c for n, c in enumerate(row) if n in used or len(row) == 2]
-      for row in table.rows
-    ],
-  )
-
-
 def text(table: Table) -> str:
   """For a terminal; the title is the head of the labels, the note below."""
   head = [table.title, *table.columns[1:]]
