@@ -5,7 +5,7 @@ trained for several lengths as a line, every other arm as a point.
 """
 
 import collections
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 import functools
 import os
 import pathlib
@@ -198,27 +198,26 @@ def _by_label(result: Result) -> Iterator[figures.Picture]:
     sets.setdefault(tuple(arm['label']), []).append(arm)
   sets.pop(('length',), None)  # in the central one, over what it costs
   for names, arms in sets.items():
-    if len(arms) > 1 and any(arm['loss'] for arm in arms):
-      if len(names) == 1:
-        yield _lines(result, *names, arms)
-      elif len(names) == 2:
-        yield _maps(result, names, arms)
+    if names and len(arms) > 1 and any(arm['loss'] for arm in arms):
+      yield _lines(result, names, arms)
 
 
-def _groups(arms: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-  groups = {}
+def _lines(result, names, arms) -> figures.Picture:
+  """A line a group, and a value of the other coordinate where there are two.
+
+  With the bands of their seeds and the reference's loss; over what is a number.
+  """
+  reference = _reference(result)
+  name, *other = sorted(names, key=lambda n: not _is_numeric(arms, n))
+  groups: dict[str, list[Mapping[str, Any]]] = {}
   for arm in arms:
-    groups.setdefault(arm['group'], []).append(arm)
-  return groups
-
-
-def _lines(result, name, arms) -> figures.Picture:
-  """A line a group, with the band of its seeds and the reference's loss."""
-  reference, groups = _reference(result), _groups(arms)
+    parts = arm['group'], *(_text(arm['label'][n]) for n in other)
+    groups.setdefault(', '.join(filter(None, parts)), []).append(arm)
   looks = figures.keys(groups)
-  values = _ordered(arm['label'][name] for arm in arms)
-  numeric = all(map(schema.is_number, values))
-  places = {v: v if numeric else n for n, v in enumerate(values)}
+  numeric = _is_numeric(arms, name)
+  values = dict.fromkeys(arm['label'][name] for arm in arms)
+  ordered = sorted(values) if numeric else values
+  places = {v: v if numeric else n for n, v in enumerate(ordered)}
   top = figures.top([arm['loss'] for arm in arms if arm['loss']])
 
   def draw(axes):
@@ -244,8 +243,13 @@ def _lines(result, name, arms) -> figures.Picture:
   legend = legend if len(legend) > 1 else []
   if reference:
     legend.append(figures.Key(result['reference'], figures.INK, '--'))
-  title, panel = f'Loss over {_words(name)}', figures.Panel(draw, 5.6, 3.2)
+  title = f'Loss over {" and ".join(map(_words, names))}'
+  panel = figures.Panel(draw, 5.6, 3.2)
   return figures.Picture(title, _note(result), [panel], legend)
+
+
+def _is_numeric(arms: Iterable[Mapping[str, Any]], name: str) -> bool:
+  return all(schema.is_number(arm['label'][name]) for arm in arms)
 
 
 def _ticks(axes, places, numeric) -> None:
@@ -257,68 +261,6 @@ def _ticks(axes, places, numeric) -> None:
   is_long = sum(len(str(v)) for v in places) > 50
   look = {'rotation': 30, 'ha': 'right'} if is_long else {}
   axes.set_xticks(list(places.values()), list(map(_text, places)), **look)
-
-
-def _maps(result, names, arms) -> figures.Picture:
-  """A map a group, whose cells say the loss."""
-  losses = [arm['loss'] for arm in arms if arm['loss']]
-  top = figures.top(losses)
-  shown = [loss['mean'] for loss in losses if loss['mean'] <= top]
-  limits = min(shown), max(shown)
-  panels = [
-    _map(names, group, of_group, limits)
-    for group, of_group in _groups(arms).items()
-  ]
-  note = (
-    'Final test loss in nats a token, mean over the seeds; darker is lower.'
-  )
-  if len(shown) < len(losses):
-    note += f' The palest stands for {limits[1]:.4f} and all above.'
-  if reference := _reference(result):
-    note += f' {result["reference"]}: {reference["mean"]:.4f}.'
-  title = f'Loss over {_words(names[0])} and {_words(names[1])}'
-  return figures.Picture(title, note, panels)
-
-
-def _map(names, title, arms, limits) -> figures.Panel:
-  rows, columns = (_ordered(arm['label'][n] for arm in arms) for n in names)
-  mean = np.full((len(rows), len(columns)), np.nan)
-  texts: dict[tuple[int, int], list[str]] = {}
-  for arm in arms:
-    row, column = (arm['label'][name] for name in names)
-    at = rows.index(row), columns.index(column)
-    if arm['loss']:
-      mean[at] = arm['loss']['mean']
-    text = f'{mean[at]:.3f}' if arm['loss'] else 'failed'
-    texts.setdefault(at, []).append(text)
-  shade = np.clip((mean - limits[0]) / (np.ptp(limits) or 1.0), 0, 1)
-
-  def draw(axes):
-    axes.pcolormesh(
-      shade, vmin=0, vmax=1, edgecolors=figures.GRID, linewidth=0.8
-    )
-    for at, lines in texts.items():
-      failed, dark = np.isnan(shade[at]), shade[at] < 0.55
-      look = {'ha': 'center', 'va': 'center', 'fontsize': 'small'}
-      look['color'] = figures.INK if failed else 'white' if dark else 'black'
-      axes.text(at[1] + 0.5, at[0] + 0.5, '\n'.join(lines), **look)
-    axes.set_title(title)
-    axes.set(xlabel=_words(names[1]), ylabel=_words(names[0]))
-    axes.set_xticks(np.arange(len(columns)) + 0.5, list(map(_text, columns)))
-    axes.set_yticks(np.arange(len(rows)) + 0.5, list(map(_text, rows)))
-    axes.tick_params(length=0)
-    axes.grid(False)
-    axes.invert_yaxis()
-
-  longest = max(len(_text(row)) for row in rows)
-  width = max(4.0, 1.6 + 0.07 * longest + 0.8 * len(columns))
-  return figures.Panel(draw, width, 1.1 + 0.34 * len(rows))
-
-
-def _ordered(values: Iterable[Any]) -> list[Any]:
-  """Numbers by size, anything else as it comes; each once."""
-  found = list(dict.fromkeys(values))
-  return sorted(found) if all(map(schema.is_number, found)) else found
 
 
 def _words(name: str) -> str:

@@ -100,29 +100,24 @@ def test_two_coordinates_are_colour_and_marker():
   assert len({(key.colour, key.marker) for key in found}) == 16
 
 
-def test_a_map_says_the_loss_of_each_cell():
+def test_of_two_coordinates_one_is_a_line_for_each_value():
   value = samples.two_coordinates()
   found = picture(value, 'Loss over importance and selection')
+  assert [key.label for key in found.legend] == ['top_k', 'sample', 'dense']
   axes = draw(found.panels[0])
-  texts = {t.get_position(): t.get_text() for t in axes.texts}
-  assert texts == {
-    (0.5, 0.5): 'failed',
-    (1.5, 0.5): '2.080',
-    (0.5, 1.5): '2.090',
-    (1.5, 1.5): '2.070',
-  }
-  assert [t.get_text() for t in axes.get_xticklabels()] == ['top_k', 'sample']
-  assert 'dense: 2.0200' in found.note
+  top_k, sample, dense = (line.get_xydata() for line in axes.lines)
+  np.testing.assert_allclose(top_k, [(1, 2.09)])  # the other one failed
+  np.testing.assert_allclose(sample, [(0, 2.08), (1, 2.07)])
+  np.testing.assert_allclose(dense[:, 1], 2.02)
+  ticks = [label.get_text() for label in axes.get_xticklabels()]
+  assert ticks == ['uniform', 'maxip']
 
 
-def test_numbers_of_a_map_are_sorted():
-  value = samples.two_coordinates(rows=(8, 2, 4), columns=(0.5, 0.25))
+def test_what_is_a_number_goes_along_the_axis():
+  value = samples.two_coordinates(columns=(0.5, 0.25))
   found = picture(value, 'Loss over importance and selection')
-  axes = draw(found.panels[0])
-  labels = [
-    [t.get_text() for t in a.get_ticklabels()] for a in axes._axis_map.values()
-  ]
-  assert labels == [['0.25', '0.5'], ['2', '4', '8']]
+  assert [key.label for key in found.legend] == ['uniform', 'maxip', 'dense']
+  assert draw(found.panels[0]).get_xlabel() == 'selection'
 
 
 def test_one_coordinate_is_a_line_a_group_over_the_reference():
