@@ -13,6 +13,13 @@ from satjax.lab.report.table import Table
 
 Probe = Mapping[str, Any]
 _NAMES = {'heads': 'heads', 'mlp': 'channels', 'layers': 'layers'}
+_BY_LAYER = {
+  'influence': 'influence',
+  'sensitivity': 'sensitivity',
+  'heads': 'some heads',
+  'mlp': 'half of channels',
+  'layers': 'the layer',
+}
 _SHOWN = 'of', 'text', 'dense_loss', 'damage', 'by_layer', 'equal'
 # Of so many tokens, draws differ by a tenth of a nat (experiments/results).
 _ENOUGH = 512
@@ -47,19 +54,17 @@ def tables(probe: Probe) -> list[Table]:
 
 
 def _damage(probe):
-  metrics = list(dict.fromkeys(row['metric'] for row in probe['damage']))
-  points = [*dict.fromkeys(map(_point, probe['damage']))]
-  found = {(_point(r), r['metric']): r['damage'] for r in probe['damage']}
+  points: dict[tuple, dict[str, float]] = {}  # what is left out: by metric
+  for row in probe['damage']:
+    point = row['axis'], row['left_out'], row['of']
+    points.setdefault(point, {})[row['metric']] = row['damage']
   heads = [f'{gone / n:.0%} {_NAMES[axis]}' for axis, gone, n in points]
-  lines = []
-  for metric in metrics:
-    cells = []
-    for point in points:
-      value = found.get((point, metric))
-      own = [x for (p, _), x in found.items() if p == point]
-      mark = '*' if value == min(own) else ' '
-      cells.append('' if value is None else f'{value:.2f}{mark}')
-    lines.append([metric, *cells])
+  lines = [[metric] for metric in _metrics(probe)]
+  for of_point in points.values():
+    for line in lines:
+      value = of_point.get(line[0])
+      mark = '*' if value == min(of_point.values()) else ' '
+      line.append('' if value is None else f'{value:.2f}{mark}')
   text, few = probe['text'], ''
   if text['tokens'] < _ENOUGH:
     few = (
@@ -77,27 +82,19 @@ def _damage(probe):
   )
 
 
-def _point(row):
-  return row['axis'], row['left_out'], row['of']
+def _metrics(probe):
+  return list(dict.fromkeys(row['metric'] for row in probe['damage']))
 
 
 def _by_layer(probe):
-  by_layer = _relative(probe)
-  names = {
-    'influence': 'influence',
-    'sensitivity': 'sensitivity',
-    'heads': 'some heads',
-    'mlp': 'half of channels',
-    'layers': 'the layer',
-  }
-  columns = [name for name in names if name in by_layer]
+  columns = _relative(probe)
   rows = [
     [str(number), *(f'{x:.3f}' for x in values)]
-    for number, values in enumerate(zip(*(by_layer[n] for n in columns)))
+    for number, values in enumerate(zip(*columns.values()))
   ]
   return Table(
     'layer',
-    ['layer', *(names[n] for n in columns)],
+    ['layer', *columns],
     rows,
     'Influence: 1 - cos of what goes into a layer and what comes out;'
     ' sensitivity: of the change it makes, weighed by gradients, over the'
@@ -107,10 +104,11 @@ def _by_layer(probe):
 
 
 def _relative(probe):
-  """By layer, the sensitivity over the largest one."""
-  by_layer = probe['by_layer']
-  most = max(by_layer['sensitivity']) or 1.0
-  return by_layer | {'sensitivity': [x / most for x in by_layer['sensitivity']]}
+  """Values by layer of all there is; the sensitivity over the largest one."""
+  values = dict(probe['by_layer'])
+  most = max(values['sensitivity']) or 1.0
+  values['sensitivity'] = [x / most for x in values['sensitivity']]
+  return {name: values[key] for key, name in _BY_LAYER.items() if key in values}
 
 
 def _compared(probe):
@@ -124,10 +122,9 @@ def _compared(probe):
       _NAMES[a] if n is None else f'{n} {_NAMES[a]}' for a, n in gone
     )
     how = ', '.join(dict.fromkeys(row['metrics'].values()))
-    if 'loss' not in row:
-      rows.append([f'equal: {what}', how, 'not as much', ''])
-      continue
-    cells = f'{row["saving"]:.1%}', f'{row["damage"]:.3f}'
+    cells = 'not as much', ''
+    if 'loss' in row:
+      cells = f'{row["saving"]:.1%}', f'{row["damage"]:.3f}'
     rows.append([f'equal: {what}', how, *cells])
   return Table(
     f'saving {probe["wanted_saving"]:.1%}',
@@ -182,8 +179,7 @@ def markdown(probe: Probe) -> str:
 
 def pictures(probe: Probe) -> Iterator[figures.Picture]:
   """Damage over what is left out, by metric; and by layer."""
-  metrics = list(dict.fromkeys(row['metric'] for row in probe['damage']))
-  looks = figures.keys(metrics)
+  looks = figures.keys(_metrics(probe))
   axes = [a for a in _NAMES if any(r['axis'] == a for r in probe['damage'])]
   yield figures.Picture(
     'What leaving out costs at once',
@@ -195,7 +191,6 @@ def pictures(probe: Probe) -> Iterator[figures.Picture]:
     ],
     list(looks.values()),
   )
-  shown = [n for n in ('heads', 'mlp', 'layers') if n in probe['by_layer']]
   yield figures.Picture(
     'By layer',
     'Nats that are estimated where a layer leaves out some heads or half of its'
@@ -203,7 +198,7 @@ def pictures(probe: Probe) -> Iterator[figures.Picture]:
     ' largest.',
     [
       figures.Panel(functools.partial(_draw_layers, probe, name))
-      for name in (*shown, 'influence', 'sensitivity')
+      for name in _relative(probe)
     ],
   )
 
@@ -223,13 +218,6 @@ def _draw_rates(probe, axis, looks, axes):
   axes.xaxis.set_major_formatter(lambda x, _: f'{100 * x:.3g}%')
 
 
-_TITLES = {
-  'heads': 'some heads left out',
-  'mlp': 'half of the channels left out',
-  'layers': 'the layer left out',
-}
-
-
 def _draw_layers(probe, name, axes):
   values = _relative(probe)[name]
   gone = {
@@ -237,6 +225,5 @@ def _draw_layers(probe, name, axes):
   }
   colours = [figures.COLOURS[n in gone] for n in range(len(values))]
   axes.bar(range(len(values)), values, color=colours)
-  heading = _TITLES.get(name, name)
-  figures.label_axes(axes, 'layer (in orange: left out)', heading)
+  figures.label_axes(axes, 'layer (in orange: left out)', name)
   axes.yaxis.set_major_formatter(lambda y, _: f'{y:g}')
