@@ -43,9 +43,7 @@ OPTIONS = shared.required(
     '--rounds': shared.value(
       'N', 'paired rounds (default: 21; with --ladder 3)', int
     ),
-    '--steps': shared.value(
-      'N', 'steps in a visit of an arm (default: 2)', int, default=2
-    ),
+    '--steps': shared.preset('N', 'steps in a visit of an arm', 2),
     '--memory': shared.value(
       'BYTES',
       'of a device, that arms may take together; those that do not fit are'

@@ -25,11 +25,8 @@ OPTIONS = shared.required(
       " the papers' own sizes",
       default='smoke',
     ),
-    '--jobs': shared.value(
-      'N',
-      'runs at a time, each with its share of the cores (default: 1)',
-      int,
-      default=1,
+    '--jobs': shared.preset(
+      'N', 'runs at a time, each with its share of the cores', 1
     ),
     '--plan': shared.flag(
       'print the runs, their FLOPs and their disk, and run nothing'

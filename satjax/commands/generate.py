@@ -17,21 +17,18 @@ OPTIONS = shared.MODEL | {
     'text to continue (default: none); may be given several times',
     action='append',
   ),
-  '--max_tokens': shared.value(
-    'N', 'new tokens, at most (default: 128)', int, default=128
-  ),
+  '--max_tokens': shared.preset('N', 'new tokens, at most', 128),
   '--temperature': shared.value(
     'T',
     '0: always the most likely token (default); 1: sample',
     float,
     default=0.0,
   ),
-  '--top_p': shared.value(
+  '--top_p': shared.preset(
     'P',
     'sample among the most likely tokens alone that have this probability'
-    ' together (default: 1, all)',
-    float,
-    default=1.0,
+    ' together; 1: all',
+    1.0,
   ),
   '--stop': shared.value(
     'TEXT',
@@ -45,9 +42,7 @@ OPTIONS = shared.MODEL | {
     ' directory; a number, for as many of the first layers of the model; or'
     ' before_growth:N of --workdir',
   ),
-  '--num_draft': shared.value(
-    'N', 'tokens that it proposes at a time (default: 4)', int, default=4
-  ),
+  '--num_draft': shared.preset('N', 'tokens that it proposes at a time', 4),
   '--compare': shared.flag(
     'generate without the draft too, five times in turns, and say how'
     ' much faster it is with it'
@@ -57,7 +52,7 @@ OPTIONS = shared.MODEL | {
     ' the model stops'
   ),
   '--template': shared.TEXT['--template'],
-  '--seed': shared.value('N', 'of the sampling (default: 0)', int, default=0),
+  '--seed': shared.preset('N', 'of the sampling', 0),
 }
 
 

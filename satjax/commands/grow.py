@@ -51,11 +51,8 @@ _OF_OPERATOR = {
 OPTIONS = {
   '--model': shared.value('MODEL_DIR', 'Hugging Face directory', required=True),
   '--out': shared.value('MODEL_DIR', 'directory to write', required=True),
-  '--seed': shared.value(
-    'N',
-    'of new weights, noise and random duplicates (default: 0)',
-    int,
-    default=0,
+  '--seed': shared.preset(
+    'N', 'of new weights, noise and random duplicates', 0
   ),
   '--operator': shared.value(
     'NAME',
@@ -63,13 +60,11 @@ OPTIONS = {
     ' map (default with --layer_map), direct, fpi, aki, zero, random or length',
   ),
   **_OF_OPERATOR,
-  '--vocab_multiple': shared.value(
+  '--vocab_multiple': shared.preset(
     'N',
     'add words, the mean of the others, until every token of the tokenizer is'
-    ' one and N divides their number, such as 64; needs no operator (default:'
-    ' 0, none)',
-    int,
-    default=0,
+    ' one and N divides their number, such as 64; needs no operator; 0: none',
+    0,
   ),
   '--probe': shared.choice(
     ('auto', 'on', 'off'),

@@ -1,5 +1,6 @@
 """satjax prepare."""
 
+import dataclasses
 import time
 from typing import Any
 
@@ -23,37 +24,23 @@ OPTIONS = {
     'W', 'of each --source in training (default: 1)', float, action='append'
   ),
   **shared.TEXT,
-  '--held_out': shared.value(
+  '--held_out': shared.preset(
     'SHARE',
-    'of the documents, for evaluation (default: 0.05); 1: all, of a file of'
-    ' its own; 0: none',
-    float,
-    default=0.05,
+    'of the documents, for evaluation; 1: all, of a file of its own; 0: none',
+    0.05,
   ),
-  '--test': shared.value(
-    'SHARE',
-    'of the documents, for final numbers (default: 0)',
-    float,
-    default=0.0,
-  ),
+  '--test': shared.preset('SHARE', 'of the documents, for final numbers', 0.0),
   '--duplicates': shared.value(
     'RULE',
     'keep (default); exact: leave out documents of the same words;'
     ' near: and those of nearly the same',
     default='keep',
   ),
-  '--min_tokens': shared.value(
-    'N', 'leave out shorter documents (default: 0)', int, default=0
-  ),
+  '--min_tokens': shared.preset('N', 'leave out shorter documents', 0),
   '--max_tokens': shared.value(
     'N', 'leave out longer documents (default: no limit)', int
   ),
-  '--shard_tokens': shared.value(
-    'N',
-    'tokens after which a file ends (default: 67108864)',
-    int,
-    default=2**26,
-  ),
+  '--shard_tokens': shared.preset('N', 'tokens after which a file ends', 2**26),
   '--workers': shared.value(
     'N',
     'processes that tokenise; 0: none but this one (default: one for'
@@ -82,19 +69,12 @@ def _prepare(options: Any) -> None:
   from satjax import console
   from satjax.data import prepare, tokenise
 
+  names = {field.name for field in dataclasses.fields(tokenise.Settings)}
+  asked = {n: value for n, value in vars(options).items() if n in names}
   settings = tokenise.Settings(
+    **asked | {'tokenizer': options.tokenizer or 'byte'},
     sources=tuple(options.source),
     weights=tuple(options.weight or [1.0] * len(options.source)),
-    columns=options.columns,
-    shard_tokens=options.shard_tokens,
-    tokenizer=options.tokenizer or 'byte',
-    template=options.template,
-    held_out=options.held_out,
-    test=options.test,
-    duplicates=options.duplicates,
-    min_tokens=options.min_tokens,
-    max_tokens=options.max_tokens,
-    reasoning=options.reasoning,
   )
   workers = options.workers
   workers = len(runtime.cores()) if workers is None else workers

@@ -11,12 +11,8 @@ SUMMARY = (
 OPTIONS = (
   shared.required(shared.CONFIG, '--config')
   | {
-    '--batch': shared.value(
-      'N', 'number of the batch, from 0 (default: 0)', int, default=0
-    ),
-    '--rows': shared.value(
-      'N', 'of the batch, at most (default: 4)', int, default=4
-    ),
+    '--batch': shared.preset('N', 'number of the batch, from 0', 0),
+    '--rows': shared.preset('N', 'of the batch, at most', 4),
   }
   | shared.OUT
   | {

@@ -9,6 +9,28 @@ SUMMARY = (
   ' a model at once, without training, and which rates by layer cost least for'
   ' a wanted saving; `satjax train --allocation=FILE.json` trains with them'
 )
+_SIZES = {
+  '--saving': shared.preset(
+    'SHARE',
+    "of a step's FLOPs, on rows of --seq_len, that the rates are to save",
+    0.3,
+  ),
+  '--sizes': shared.preset(
+    'N',
+    'groups of layers in a row that keep the same, at most: each is compiled'
+    ' by itself',
+    4,
+  ),
+  '--channel_multiple': shared.preset(
+    'N', 'kept channels are a multiple, as in config.sparsity', 64
+  ),
+  '--rows': shared.preset(
+    'N',
+    'of text that units are scored on, and as many others that losses are of',
+    4,
+  ),
+  '--seq_len': shared.preset('N', 'tokens in a row', 128),
+}
 OPTIONS = (
   shared.MODEL
   | {
@@ -17,37 +39,8 @@ OPTIONS = (
       'text to look at, such as text:books/*.txt (default: stdlib:docs, or'
       ' config.data.eval of the run)',
     ),
-    '--saving': shared.value(
-      'SHARE',
-      "of a step's FLOPs, on rows of --seq_len, that the rates are to save"
-      ' (default: 0.3)',
-      float,
-      default=0.3,
-    ),
-    '--sizes': shared.value(
-      'N',
-      'groups of layers in a row that keep the same, at most: each is compiled'
-      ' by itself (default: 4)',
-      int,
-      default=4,
-    ),
-    '--channel_multiple': shared.value(
-      'N',
-      'kept channels are a multiple, as in config.sparsity (default: 64)',
-      int,
-      default=64,
-    ),
-    '--rows': shared.value(
-      'N',
-      'of text that units are scored on, and as many others that losses are'
-      ' of (default: 4)',
-      int,
-      default=4,
-    ),
-    '--seq_len': shared.value(
-      'N', 'tokens in a row (default: 128)', int, default=128
-    ),
   }
+  | _SIZES
   | shared.OUT
 )
 
@@ -58,11 +51,10 @@ def run(options: Any) -> None:
   from satjax.lab.report import probes
 
   bench_table.check(options.out)
-  names = ('saving', 'sizes', 'channel_multiple', 'rows', 'seq_len')
   found = probe.of_subject(
     shared.open_subject(options),
     source=options.data,
-    **{name: getattr(options, name) for name in names},
+    **{flag[2:]: getattr(options, flag[2:]) for flag in _SIZES},
   )
   print(probes.text(found))
   if options.out:

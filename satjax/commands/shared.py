@@ -15,6 +15,12 @@ def value(
   return {'metavar': metavar, 'help': text, 'type': kind, **more}
 
 
+def preset(metavar: str, text: str, default: float, **more: Any) -> Option:
+  """An option with a number, and the number that it has by default."""
+  text = f'{text} (default: {default})'
+  return value(metavar, text, type(default), default=default, **more)
+
+
 def flag(text: str) -> Option:
   """An option without a value: off, unless it is given."""
   return {'action': 'store_true', 'help': text}
@@ -77,11 +83,8 @@ PROCESSES = {
   ),
   '--num_processes': value('N', 'processes of the run', int),
   '--process_id': value('I', 'number of this process, from 0', int),
-  '--heartbeat': value(
-    'SECONDS',
-    'silence after which a process counts as lost (default: 60)',
-    int,
-    default=60,
+  '--heartbeat': preset(
+    'SECONDS', 'silence after which a process counts as lost', 60
   ),
 }
 # Of commands that take a run or a model directory; see `is_run`.
