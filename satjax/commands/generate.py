@@ -67,15 +67,9 @@ def run(options: Any) -> None:
   if options.chat:
     prompts, stop_id = _chat(options, prompts, tokenizer)
     end_ids = (*end_ids, stop_id)
-  how = generate.Options(
-    max_tokens=options.max_tokens,
-    temperature=options.temperature,
-    top_p=options.top_p,
-    seed=options.seed,
-    stop=options.stop,
-    end_ids=end_ids,
-    is_answer=options.chat,
-  )
+  named = ('max_tokens', 'temperature', 'top_p', 'seed', 'stop')
+  asked = {name: getattr(options, name) for name in named}
+  how = generate.Options(**asked, end_ids=end_ids, is_answer=options.chat)
   task = (model.config, model.params, tokenizer, prompts, how, draft)
   if options.compare:
     drafted, plain = generate.compare(*task)

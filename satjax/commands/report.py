@@ -26,7 +26,7 @@ OPTIONS = {
 
 
 def run(options: Any) -> None:
-  from satjax.lab.report import page
+  from satjax.lab.report import markdown, page, plots
 
   claims = [path for path in options.paths if path.endswith('.py')]
   if claims and not options.page:
@@ -40,8 +40,23 @@ def run(options: Any) -> None:
       '--plots and --page are of results; name a result file of an experiment,'
       ' or a folder of them'
     )
+  untested = _untested(claims, content.results)
   print(page.tables(content), end='')
-  for path in _write(content, _untested(claims, content.results), options):
+  written = []
+  if options.out:
+    out = pathlib.Path(options.out)
+    if out.is_dir() or options.out.endswith('/'):
+      out = out / 'report.html'
+    page.report(content, out)
+    written.append(out)
+  if options.plots:
+    for result in content.results:
+      written += plots.write_plots(result, options.plots)
+  if options.page:
+    text = markdown.results_page(content.results, untested)
+    files.save(pathlib.Path(options.page), text)
+    written.append(options.page)
+  for path in written:
     print(f'wrote {path}')
 
 
@@ -53,23 +68,3 @@ def _untested(claims: list[str], results: list[Any]) -> list[Any]:
   done = {result['name'] for result in results}
   experiments = [spec.load(path, 'cpu') for path in claims]
   return [results_lib.untested(e) for e in experiments if e.name not in done]
-
-
-def _write(content: Any, untested: list[Any], options: Any) -> list[Any]:
-  from satjax.lab.report import markdown, page, plots
-
-  paths = []
-  if options.out:
-    out = pathlib.Path(options.out)
-    if out.is_dir() or options.out.endswith('/'):
-      out = out / 'report.html'
-    page.report(content, out)
-    paths.append(out)
-  if options.plots:
-    for result in content.results:
-      paths += plots.write_plots(result, options.plots)
-  if options.page:
-    text = markdown.results_page(content.results, untested)
-    files.save(pathlib.Path(options.page), text)
-    paths.append(options.page)
-  return paths

@@ -25,20 +25,13 @@ class Trials(NamedTuple):
     return [*self.search.values(), *self.by_seed.values()]
 
 
-def best_rate(arm: spec.Arm, search: Mapping[float, Trial]) -> float | None:
-  """The learning rate of the lowest validation loss; None: all failed."""
-  known = _known_losses(arm, search)
-  return min(known, key=known.get) if known else None
-
-
-def best_loss(arm: spec.Arm, search: Mapping[float, Trial]) -> float | None:
-  """The lowest validation loss itself."""
-  return min(_known_losses(arm, search).values(), default=None)
-
-
-def _known_losses(arm, search):
-  losses = {rate: _validation(arm, trial) for rate, trial in search.items()}
-  return {rate: loss for rate, loss in losses.items() if loss is not None}
+def best(
+  arm: spec.Arm, search: Mapping[float, Trial]
+) -> tuple[float, float] | tuple[None, None]:
+  """The lowest validation loss and its learning rate; None: all failed."""
+  losses = ((_validation(arm, trial), rate) for rate, trial in search.items())
+  known = (found for found in losses if found[0] is not None)
+  return min(known, default=(None, None))
 
 
 def _validation(arm, trial) -> float | None:
@@ -121,7 +114,7 @@ def _process_seconds(trial) -> float:
 def _arm(arm, trials, timed) -> dict[str, Any]:
   search, by_seed = trials
   reasons = [trial.failure for trial in trials.all if trial.failure]
-  rate = best_rate(arm, search)
+  _, rate = best(arm, search)
   some = next(iter((by_seed or search).values()))
   config, num_steps = some.config, some.config.train.num_steps
   last = phases.phase_at(config, num_steps - 1).stage.model

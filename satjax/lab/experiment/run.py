@@ -117,15 +117,14 @@ def write(value: dict[str, Any], folder: pathlib.Path) -> None:
 def plan(experiment: spec.Experiment, folder: pathlib.Path) -> Search:
   """The trials of the search; checks all of them."""
   scenario = experiment.scenario
-  return {
-    name: {
-      rate * arm.rate_factor: make_trial(
-        folder, scenario, arm, rate, scenario.seeds[0]
-      )
-      for rate in scenario.learning_rates
+  search = {}
+  for name, arm in experiment.arms.items():
+    rates = (rate * arm.rate_factor for rate in scenario.learning_rates)
+    search[name] = {
+      rate: make_trial(folder, scenario, arm, rate, scenario.seeds[0])
+      for rate in rates
     }
-    for name, arm in experiment.arms.items()
-  }
+  return search
 
 
 def every_trial(
@@ -222,13 +221,12 @@ def widened(
   scenario, added = experiment.scenario, []
   for name, of_arm in search.items():
     arm = experiment.arms[name]
-    best = results.best_rate(arm, of_arm)
-    if best not in (min(of_arm), max(of_arm)):
-      continue
-    rate = best / 2 if best == min(of_arm) else 2 * best
-    own = arm, rate / arm.rate_factor, scenario.seeds[0]
-    of_arm[rate] = trial = make_trial(folder, scenario, *own)
-    added.append(trial)
+    _, best = results.best(arm, of_arm)
+    if best in (min(of_arm), max(of_arm)):
+      rate = best / 2 if best == min(of_arm) else 2 * best
+      trial = make_trial(folder, scenario, arm, rate, scenario.seeds[0])
+      of_arm[rate] = trial
+      added.append(trial)
   return added
 
 
@@ -240,7 +238,7 @@ def finalists(experiment: spec.Experiment, search: Search) -> list[str]:
   scenario = experiment.scenario
   always = [*experiment.frontier, *(arm.name for arm in scenario.baselines)]
   others = {
-    name: results.best_loss(experiment.arms[name], of_arm)
+    name: results.best(experiment.arms[name], of_arm)[0]
     for name, of_arm in search.items()
     if name not in always
   }
@@ -257,12 +255,9 @@ def _with_seeds(
 ) -> results.Trials:
   """The trials of an arm whose search is done: the best rate, its seeds."""
   arm, scenario = experiment.arms[name], experiment.scenario
-  best = results.best_rate(arm, of_arm)
-  if best is None:
-    return results.Trials(of_arm, {})
-  rate = best / arm.rate_factor
+  _, rate = results.best(arm, of_arm)
+  seeds = scenario.seeds[: None if all else 1] if rate else ()
   by_seed = {
-    seed: make_trial(folder, scenario, arm, rate, seed)
-    for seed in scenario.seeds[: None if all else 1]
+    seed: make_trial(folder, scenario, arm, rate, seed) for seed in seeds
   }
   return results.Trials(of_arm, by_seed)

@@ -121,13 +121,13 @@ def make_trial(
   learning_rate: float,
   seed: int,
 ) -> Trial:
-  """The trial of an arm with a learning rate of the search and a seed.
+  """The trial of an arm with a learning rate of its own and a seed.
 
   Raises:
     ConfigError: the arm's settings cannot be; names the arm.
   """
   try:
-    config = _configure(scenario, arm, learning_rate * arm.rate_factor, seed)
+    config = _configure(scenario, arm, learning_rate, seed)
   except (KeyError, TypeError, ValueError) as error:
     raise errors.ConfigError(f'arm {arm.name!r}: {error}') from error
   base = None

@@ -54,7 +54,7 @@ def test_a_length_scales_schedule_and_evaluations(tmp_path):
 
 
 def test_the_rate_of_the_search_scales_the_whole_schedule(tmp_path):
-  config = make_trial(tmp_path, spec.Arm('', {}, rate_factor=3.0)).config
+  config = make_trial(tmp_path, spec.Arm('', {}), rate=3e-3).config
   assert config.optimizer.peak_lr == pytest.approx(3e-3)
   assert config.optimizer.end_lr == pytest.approx(3e-4)
 
