@@ -143,15 +143,14 @@ def _expectation(
 ) -> tuple[bool | None, dict[str, str]]:
   """Whether it came true (None: not tested), and the figures."""
   arm, other = arms.get(expect.arm), expect.other
-  if other in spec.EQUAL:
-    kind = {'flops': 'FLOPs'}.get(other, other)
-    other = f'{reference} at equal {kind}'
+  if other in results.EQUAL:
+    other = f'{reference} at {results.EQUAL[other]}'
   said = {'arm': expect.arm, 'against': other, 'change': '', 'verdict': ''}
   if arm is None or arm['failed']:
     return None, said | {'verdict': 'not run' if arm is None else 'failed'}
   if expect.relation == 'faster':
     return _is_faster(expect, arm, arms.get(other), said)
-  if expect.other in spec.EQUAL:
+  if expect.other in results.EQUAL:
     found = arm['against'].get(expect.other)
   else:
     against = arms.get(other)

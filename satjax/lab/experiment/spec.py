@@ -31,8 +31,6 @@ _ASKS = (
 )
 # What every run has its own of; the file says which.
 _OWN = ('optimizer.peak_lr', 'train.seed', 'data.seed')
-# What a claim may compare an arm with besides another arm.
-EQUAL = ('steps', 'time', 'flops')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +101,7 @@ class Expect(NamedTuple):
 
   arm: str
   relation: Literal['below', 'not above', 'faster']
-  other: str  # an arm, or one of `EQUAL`: the reference at as much of that
+  other: str  # an arm; or steps, time, flops: the reference at as much of that
   by: float = 1.0  # how many times faster, at least
 
 

@@ -97,11 +97,6 @@ def keys(names: Iterable[str]) -> dict[str, Key]:
   }
 
 
-def lines(some: Iterable[Key]) -> list[Key]:
-  """For a legend of lines without markers."""
-  return [each._replace(marker='') for each in some]
-
-
 def label_axes(axes: Any, x: str, title: str = '', y: str = '') -> None:
   """Words and numbers along the axes of a drawing over `x`."""
   from matplotlib import ticker

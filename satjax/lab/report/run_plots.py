@@ -12,7 +12,6 @@ from satjax.lab.report import figures
 from satjax.lab.report import runs as runs_lib
 from satjax.lab.report.runs import Run
 
-_CELLS = 256  # of a heat map, from left to right
 _UNITS = {'heads': 'heads', 'mlp': 'channels', 'layers': 'layers'}
 
 
@@ -74,7 +73,8 @@ def _picture(
     if any(x in run.columns and run.known(y).any() for run in runs)
   ]
   if shown:
-    yield figures.Picture(title, note, shown, figures.lines(keys.values()))
+    legend = [key._replace(marker='') for key in keys.values()]
+    yield figures.Picture(title, note, shown, legend)
 
 
 def _draw(x, y, draw_line, runs, keys, axes) -> None:
@@ -107,30 +107,28 @@ def _draw_dots(axes, x, y, **look) -> None:
 def _heat_maps(run: Run) -> figures.Picture:
   """Shares of the selections that each neuron was in, a row a layer."""
   panels, total = [], int(run.visits['selections'])
-  note = f'Share of the {total:,} selections that each neuron was in.'
   for unit in (unit for unit in _UNITS if unit in run.visits):
     share = run.visits[unit] / total
     share = share.reshape(len(share), -1)  # layers have one number each
-    width, never = share.shape[1], np.mean(share == 0)
+    never = np.mean(share == 0)
     label = _UNITS[unit] + (f' ({never:.1%} never)' if never else '')
-    if unit == 'mlp' or width > _CELLS:
-      share, size = sort_into_bins(share, _CELLS)
-      note += (
-        f' {_UNITS[unit].capitalize()} are sorted in each layer, the most'
-        ' visited first'
-        + (f'; a cell is the mean of {size} neighbours.' if size > 1 else '.')
-      )
-    draw = functools.partial(_draw_visits, label, share, width)
+    if unit == 'mlp':
+      share = -np.sort(-share, axis=1)
+    draw = functools.partial(_draw_visits, label, share)
     height = min(max(2, 1 + 0.16 * len(share)), 8)
     panels.append(figures.Panel(draw, height=height))
+  note = (
+    f'Share of the {total:,} selections that each neuron was in. Channels are'
+    ' sorted in each layer, the most visited first.'
+  )
   return figures.Picture(f'Visits: {run.name}', note, panels)
 
 
-def _draw_visits(title, share, width, axes) -> None:
+def _draw_visits(title, share, axes) -> None:
   from matplotlib import ticker
 
-  extent = (-0.5, width - 0.5, len(share) - 0.5, -0.5)
-  image = axes.imshow(share, vmin=0, vmax=1, extent=extent)
+  # Of more neurons than there is room for, neighbours are averaged.
+  image = axes.imshow(share, vmin=0, vmax=1, interpolation='antialiased')
   axes.set_title(figures.short(title, 60))
   axes.set_ylabel('layer')
   axes.grid(False)
@@ -147,17 +145,3 @@ def smooth(y: np.ndarray) -> np.ndarray:
   low, high = number - reach, np.minimum(number + reach + 1, len(y))
   total = np.concatenate([[0], np.cumsum(y)])
   return (total[high] - total[low]) / (high - low)
-
-
-def sort_into_bins(values: np.ndarray, limit: int) -> tuple[np.ndarray, int]:
-  """Sorts each row [L, F], the most first, and averages neighbours.
-
-  Returns:
-    [L, at most `limit`], and how many values are averaged; the last of a row
-    has the rest.
-  """
-  ordered = -np.sort(-values.astype(np.float64), axis=1)
-  size = -(-ordered.shape[1] // limit)
-  starts = np.arange(0, ordered.shape[1], size)
-  sizes = np.diff([*starts, ordered.shape[1]])
-  return np.add.reduceat(ordered, starts, axis=1) / sizes, size

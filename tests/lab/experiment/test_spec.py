@@ -11,6 +11,7 @@ from satjax import errors
 from satjax.interop import models as interop
 from satjax.lab.experiment import run as run_lib
 from satjax.lab.experiment import spec
+from satjax.lab.report import results
 from tests import models
 
 FOLDER = pathlib.Path(spec.__file__).parents[3] / 'experiments'
@@ -59,7 +60,7 @@ def test_an_experiment_says_what_it_claims_and_what_would_refute_it(name):
   for term in ('Claim', 'Source', 'Runs', 'Cost', 'Command', 'Result'):
     assert f'\n{term}' in experiment.doc, term
   assert f'experiments/{name}.py' in experiment.doc
-  known = {*experiment.arms, *spec.EQUAL}
+  known = {*experiment.arms, *results.EQUAL}
   for claim in experiment.claims:
     assert claim.expects, claim.text
     for expect in claim.expects:

@@ -275,7 +275,7 @@ def test_every_plot_is_there_and_takes_the_colours_of_the_page(page):
     'Omission and selections',
     'Visits: _sat&lt;1&gt;&amp;$x$',
   ]
-  assert 'a cell is the mean of 12 neighbours' in page  # of 3000, at most 256
+  assert 'Channels are sorted in each layer' in page
   assert 'currentColor' in page and 'prefers-color-scheme: dark' in page
   assert page.count('#24292f') == 1  # in the style alone
   for svg in re.findall(r'<svg.*?</svg>', page, re.S):
@@ -341,13 +341,6 @@ def test_smoothing_keeps_what_matters():
   line = np.arange(1000.0)
   np.testing.assert_allclose(run_plots.smooth(line)[:960], line[:960])
   assert run_plots.smooth(np.array([3.0])) == [3.0]
-
-
-def test_bins_keep_the_mean_and_show_the_spread():
-  values = np.array([[1, 9, 5, 5, 0], [2, 2, 2, 2, 2]])
-  binned, size = run_plots.sort_into_bins(values, 3)
-  assert size == 2
-  np.testing.assert_array_equal(binned, [[7, 3, 0], [2, 2, 2]])
 
 
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path, runs):
