@@ -52,7 +52,7 @@ _ARM = {
   **dict.fromkeys(('bytes?', 'state_bytes?'), _NUMBER),
   'other?': {str: _NUMBER},
   'runs': [{'seed': int, 'test': _NUMBER}],
-  'loss': _SPREAD,
+  'loss': (_SPREAD, None),  # only of an arm that failed
   'early_stop': bool,
   'against': {f'{key}?': (_AGAINST, None) for key in EQUAL},
   'speedup': {'time?': _NUMBER, 'flops?': _NUMBER},
@@ -77,7 +77,7 @@ _RESULT = {
   'sooner?': {str: [float]},
   'reference': str,
   'frontier': [str],
-  'arms': {str: dict},
+  'arms': {str: _ARM},
   'timing': ({'noise?': _NUMBER, 'cores?': (int, None)}, None),
   'notes': [str],
   'paper': ({'columns': [str], 'rows': {str: list}}, None),
@@ -89,8 +89,6 @@ _RESULT = {
     }
   ],
 }
-# Of an arm that failed there is no loss.
-_FAILED = _ARM | {'loss': (_SPREAD, None)}
 
 
 def in_words(difference: Mapping[str, float], between: str = ' ') -> str:
@@ -172,8 +170,8 @@ def _problems(values: dict[str, Any]) -> Iterator[str]:
   if not values['arms']:
     yield 'arms is empty'
   for name, arm in values['arms'].items():
-    form = _ARM if arm.get('failed') is None else _FAILED
-    yield from _misfits(arm, form, f'arms.{name}')
+    if arm['loss'] is None and arm['failed'] is None:
+      yield f'arms.{name}.loss is None, not an object'
 
 
 def _misfits(value: Any, form: Any, where: str) -> Iterator[str]:
