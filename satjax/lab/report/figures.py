@@ -83,16 +83,16 @@ class Picture(NamedTuple):
   legend: Sequence[Key] = ()
 
 
-def key(label: str, colour: int, dash: int, marker: int) -> Key:
-  """A look by numbers; where there are no more looks, they begin anew."""
-  looks = zip((COLOURS, DASHES, MARKERS), (colour, dash, marker))
-  return Key(label, *(some[at % len(some)] for some, at in looks))
-
-
 def keys(names: Iterable[str]) -> dict[str, Key]:
   """Looks for some names: 24 lines, or 42 points, can be told apart."""
+  colours, dashes, markers = len(COLOURS), len(DASHES), len(MARKERS)
   return {
-    name: key(name, number, number // len(COLOURS), number)
+    name: Key(
+      name,
+      COLOURS[number % colours],
+      DASHES[number // colours % dashes],
+      MARKERS[number % markers],
+    )
     for number, name in enumerate(names)
   }
 

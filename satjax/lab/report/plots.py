@@ -47,21 +47,8 @@ def write_plots(
 
 
 def keys(result: Result) -> dict[str, figures.Key]:
-  """The looks of arms other than the reference, by name.
-
-  Of two coordinates one is the colour, and one the marker or the dashes, where
-  all arms have both and there are colours and markers enough.
-  """
+  """The looks of arms other than the reference; lengths of one share theirs."""
   names = results_lib.compared(result)
-  labels = [result['arms'][name]['label'] for name in names]
-  if len({tuple(label) for label in labels}) == 1 and len(labels[0]) == 2:
-    pairs = [tuple(map(str, label.values())) for label in labels]
-    rows, columns = (list(dict.fromkeys(values)) for values in zip(*pairs))
-    enough = len(rows) <= len(figures.COLOURS)
-    enough &= len(columns) <= len(figures.DASHES)
-    if enough and len(set(pairs)) == len(pairs):
-      looks = ((rows.index(a), columns.index(b)) for a, b in pairs)
-      return {n: figures.key(n, a, b, b) for n, (a, b) in zip(names, looks)}
   by_length = results_lib.by_length(result['arms']).items()
   groups = {name: group for group, of in by_length for name in of}
   looks = figures.keys(dict.fromkeys(groups.get(n, n) for n in names))

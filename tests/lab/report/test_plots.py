@@ -89,17 +89,6 @@ def test_looks_of_many_arms_differ():
   assert len({(key.colour, key.dash) for key in lines}) == 24
 
 
-def test_two_coordinates_are_colour_and_marker():
-  found = plots.keys(results.check(samples.two_coordinates()))
-  a, b = found['uniform, sample'], found['maxip, sample']
-  assert a.marker == b.marker and a.colour != b.colour
-  c = found['maxip, top_k']
-  assert b.colour == c.colour and b.marker != c.marker
-  many = samples.two_coordinates(rows=list('abcdefgh'))
-  found = plots.keys(results.check(many)).values()
-  assert len({(key.colour, key.marker) for key in found}) == 16
-
-
 def test_of_two_coordinates_one_is_a_line_for_each_value():
   value = samples.two_coordinates()
   found = picture(value, 'Loss over importance and selection')
