@@ -130,9 +130,10 @@ class EvalBatches(Sequence):
     self, parts: Sequence[rows_lib.Rows], batch_size: int, count: int
   ):
     """Takes `count` of the rows, spread evenly over them."""
-    self._parts, self._batch_size, self._count = parts, batch_size, count
-    self._ends = np.cumsum([len(part) for part in parts])
-    self.num_left = int(self._ends[-1]) - count
+    self._parts, self._batch_size = parts, batch_size
+    every = [(n, row) for n, p in enumerate(parts) for row in range(len(p))]
+    self._taken = [every[i * len(every) // count] for i in range(count)]
+    self.num_left = len(every) - count
     sizes = [len(part.table.starts) for part in parts]
     self._firsts = np.cumsum([0, *sizes[:-1]])
     self.num_found = sum(part.table.num_found for part in parts)
@@ -145,11 +146,11 @@ class EvalBatches(Sequence):
     self.num_documents = int(is_read.sum())
 
   def __len__(self) -> int:
-    return -(-self._count // self._batch_size)
+    return -(-len(self._taken) // self._batch_size)
 
   def __getitem__(self, number: int) -> Batch:
     """Returns a batch: the keys of `rows.rows`, all [B, T]."""
-    taken = [part[row] for part, row, _ in self._rows(number)]
+    taken = [self._parts[part][row] for part, row in self._rows(number)]
     padding = taken[0] | {'weights': np.zeros_like(taken[0]['weights'])}
     taken += [padding] * (self._batch_size - len(taken))
     return {key: np.stack([row[key] for row in taken]) for key in padding}
@@ -157,7 +158,8 @@ class EvalBatches(Sequence):
   def documents(self, number: int) -> np.ndarray:
     """int64 [B, T]: the document of each target of a batch, where it counts."""
     taken = [
-      first + part.documents(row) for part, row, first in self._rows(number)
+      self._firsts[part] + self._parts[part].documents(row)
+      for part, row in self._rows(number)
     ]
     return np.stack(taken + taken[:1] * (self._batch_size - len(taken)))
 
@@ -167,19 +169,10 @@ class EvalBatches(Sequence):
     ids, place = self._parts[number].table.ids, document - self._firsts[number]
     return ids[place] if ids else f'{self._parts[number].table.name}#{place}'
 
-  def _rows(self, number: int) -> list[tuple[rows_lib.Rows, int, int]]:
-    """Of a batch: the part of each row, its number there, and of documents."""
+  def _rows(self, number: int) -> list[tuple[int, int]]:
+    """Of a batch: the part of each row, and its number there."""
     first = range(len(self))[number] * self._batch_size  # or IndexError
-    last = min(first + self._batch_size, self._count)
-    found = []
-    for row in (
-      i * int(self._ends[-1]) // self._count for i in range(first, last)
-    ):
-      part = int(np.searchsorted(self._ends, row, side='right'))
-      rows = self._parts[part]
-      place = row - int(self._ends[part]) + len(rows)
-      found.append((rows, place, int(self._firsts[part])))
-    return found
+    return self._taken[first : first + self._batch_size]
 
 
 def eval_batches(
