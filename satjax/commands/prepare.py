@@ -95,12 +95,12 @@ def _prepare(options: Any) -> None:
 
 def _render(part: Any) -> str:
   """What came of a source."""
-  from satjax.data import encode, prepare
+  from satjax.data import encode
 
   counts = dict(part.counts)
   lines = [f'{part.source}: {counts.pop("documents"):,} documents']
   lines += [
-    f'  {prepare.COUNTS.get(name) or encode.in_words(name):28} {count:14,}'
+    f'  {encode.in_words(name):28} {count:14,}'
     for name, count in counts.items()
     if count
   ]

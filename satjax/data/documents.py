@@ -39,13 +39,6 @@ CALLS = ('tool_calls', 'function_call')
 # What a message was thought with, by any name.
 REASONING = ('reasoning_content', 'thinking', 'reasoning')
 _CALLED, _CALL = CALLS  # the second is also a speaker, who says JSON
-# What is counted of records, and in words; other names are those of fields.
-COUNTS = {
-  'empty': 'empty, left out',
-  'empty_prompt': 'empty prompts',
-  'empty_answer': 'empty answers, not learned',
-  'null': 'messages that are null, read as empty',
-}
 
 
 class Message(NamedTuple):
@@ -90,7 +83,7 @@ def from_record(
       two, a prompt and its answer. (): a text in "text", messages in "messages"
       or "conversations", or one of the usual pairs.
     place: of the record, for messages of errors.
-    counts: what is found, by `COUNTS`, and fields that are not read, by name.
+    counts: what is found, by `encode.COUNTS`, and unread fields, by name.
 
   Raises:
     DataError: the fields are not there, or hold something else.
@@ -244,12 +237,6 @@ def _count_unread(
 def field(name: str) -> str:
   """How a field that is not read is counted."""
   return f'field {name!r}'
-
-
-def in_words(name: str) -> str:
-  """What a count is of."""
-  is_field = name.startswith('field ')
-  return f'with a {name}, not read' if is_field else COUNTS.get(name, name)
 
 
 def _listed(value: Any, name: str, place: str) -> Any:

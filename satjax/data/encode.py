@@ -15,9 +15,17 @@ from satjax.data.documents import Document, Message
 from satjax.data.rendering import Part
 from satjax.data.tokenizers import Tokenizer
 
-# What is counted while documents are encoded, and in words.
+# What is counted of a source, and in words; other names are those of fields.
 COUNTS = {
+  'empty': 'empty, left out',
+  'cut': 'very long, cut',
   'replaced': 'characters that are U+FFFD',
+  'too_short': 'too short, left out',
+  'too_long': 'too long, left out',
+  'duplicates': 'duplicates, left out',
+  'empty_prompt': 'empty prompts',
+  'empty_answer': 'empty answers, not learned',
+  'null': 'messages that are null, read as empty',
   'unclear': 'answers whose place the template hides, not learned',
   'shared': 'answers that share a token with their prompt, learned with it',
   'changed': 'messages that the template leaves out or changes',
@@ -65,7 +73,7 @@ class Encoder:
     documents: Sequence[Document],
     counts: Counter[str] | None = None,
   ) -> list[Encoded]:
-    """The tokens of some documents; adds to `counts` of `COUNTS` and fields.
+    """The tokens of some documents; adds to `counts`, by `COUNTS`.
 
     Raises:
       DataError: the tokenizer gives an id outside of its vocabulary, or the
@@ -191,8 +199,9 @@ class Encoder:
 
 
 def in_words(name: str) -> str:
-  """What a count is of, of records or of what is encoded."""
-  return COUNTS.get(name) or documents.in_words(name)
+  """What a count is of."""
+  is_field = name.startswith('field ')
+  return f'with a {name}, not read' if is_field else COUNTS.get(name, name)
 
 
 def trained(found: Sequence[Encoded]) -> np.ndarray | None:

@@ -20,9 +20,7 @@ from satjax.data import (
   blocks,
   chat,
   chunks,
-  documents,
   duplicates,
-  encode,
   prepared,
   sources,
 )
@@ -34,16 +32,10 @@ from satjax.data.tokenise import Settings, Tokenised, Tokeniser, Workers
 
 _JOURNAL = 'journal.sqlite'
 STARTS = 'starts.npy'
-# What is counted of a source beside its documents, and in words; more, where
-# there is some of it, is in `encode.in_words`.
-COUNTS = {
-  'empty': documents.COUNTS['empty'],
-  'cut': 'very long, cut',
-  'replaced': encode.COUNTS['replaced'],
-  'too_short': 'too short, left out',
-  'too_long': 'too long, left out',
-  'duplicates': 'duplicates, left out',
-}
+# What is counted of every source, be it 0; the rest of `encode.COUNTS` only
+# where there is some of it.
+_COUNTED = ('documents', 'empty', 'cut', 'replaced')
+_COUNTED += ('too_short', 'too_long', 'duplicates')
 
 
 def prepare(
@@ -109,7 +101,7 @@ def _manifest(settings: Settings, found: Sequence[Source]) -> Manifest:
     'stop_id': encoder.stop_id,
   }
   splits = [name for name in tables.SPLITS if name != 'test' or settings.test]
-  counts = dict.fromkeys(('documents', *COUNTS), 0)
+  counts = dict.fromkeys(_COUNTED, 0)
   parts = [
     Part(name, weight, dict(counts), {split: Split() for split in splits})
     for name, weight in zip(settings.sources, settings.weights)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from satjax import errors
-from satjax.data import blocks, table
+from satjax.data import blocks
 from satjax.data.encode import Encoder
 from satjax.data.table import TokenTable
 from satjax.data.tokenizers import Tokenizer
@@ -182,8 +182,6 @@ def open_tables(
     DataError: a file is missing or has another size, or a source has no
       document in the split.
   """
-  if split not in table.SPLITS:
-    raise errors.ConfigError(f'split {split!r}; allowed: {table.SPLITS}')
   root = Path(directory).expanduser()
   found = _read_finished(root)
   shares = {'held_out': held_out, 'test': test}

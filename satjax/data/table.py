@@ -131,11 +131,9 @@ def build_table(
       whole, whatever the split. None: there are no other files.
 
   Raises:
-    ConfigError: `source` or `split` is unknown.
+    ConfigError: `source` is unknown.
     DataError: a file cannot be used, or the split has no document.
   """
-  if split not in SPLITS:
-    raise errors.ConfigError(f'split {split!r}; allowed: {SPLITS}')
   if _shared is None:
     return _build(source, encoder, split, held_out, test, columns, trained)
   own = encoder.tokenizer.fingerprint, encoder.template, encoder.reasoning

@@ -148,8 +148,6 @@ def test_other_settings_than_those_of_the_run(folder):
     opened(folder / 'out', held_out=0.1)
   with pytest.raises(errors.ConfigError, match='test 0.2; data.test is 0.0'):
     opened(folder / 'out', test=0.0)
-  with pytest.raises(errors.ConfigError, match="split 'validation'"):
-    opened(folder / 'out', 'validation')
   with pytest.raises(errors.ConfigError, match='has no table.json'):
     opened(folder)
 

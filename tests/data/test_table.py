@@ -242,11 +242,6 @@ def test_empty_split_is_refused_with_its_numbers(tmp_path):
     )
 
 
-def test_unknown_split_is_refused(source):
-  with pytest.raises(errors.ConfigError, match="'validation'; allowed.*test"):
-    table.build_table(source, Encoder(BYTE), split='validation', held_out=0.1)
-
-
 class WideTokenizer(tokenizers.ByteTokenizer):
   vocab_size = 100_000
   bos_id = 99_999
