@@ -1,7 +1,7 @@
-"""How a source is read: chunk after chunk, from any of them on.
+"""How a source is read: chunk after chunk, the same ones every time.
 
 A chunk is cheap to read and to send to another process. Its documents are made
-where they are tokenised.
+where they are tokenised, so that chunks that are done already cost little.
 """
 
 from collections import Counter
@@ -16,7 +16,6 @@ CHUNK_BYTES = 2**19  # about this much is read at a time
 # Tokenizers take up to 150 bytes of memory for a character of a single text.
 MAX_CHARS = 2**20
 _MARKS = ('\n\n', '\n \n', '\n', ' ', '')  # '' is found at the end
-Position = tuple[int, ...]  # (): the beginning
 
 
 class Chunk(NamedTuple):
@@ -26,8 +25,7 @@ class Chunk(NamedTuple):
   # processes: a function of a module, with its arguments.
   documents: Callable[[Counter[str]], Iterator[Document]]
   volume: int  # about how many bytes of text it holds
-  next: Position  # where the chunk after it begins
-  done: int  # of the size of the source, what lies before `next`
+  done: int  # of the size of the source, what lies before its end
 
 
 class Source(NamedTuple):
@@ -35,9 +33,7 @@ class Source(NamedTuple):
 
   identity: str  # of its files, by their names and sizes
   size: int  # of the whole, in bytes where that is known
-  # Reads on from a position, about so many bytes at a time. The chunks after a
-  # position that was given are always the same.
-  chunks: Callable[[Position, int], Iterator[Chunk]]
+  chunks: Callable[[int], Iterator[Chunk]]  # of about so many bytes each
 
 
 def of_record(

@@ -8,6 +8,7 @@ is the same.
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import itertools
 import math
 import os
 from pathlib import Path
@@ -30,7 +31,7 @@ from satjax.data.journal import Journal
 from satjax.data.prepared import Manifest, Part, Shard, Split
 from satjax.data.tokenise import Settings, Tokenised, Tokeniser, Workers
 
-_JOURNAL = 'journal.sqlite'
+_JOURNAL = 'progress.sqlite'
 STARTS = 'starts.npy'
 # What is counted of every source, be it 0; the rest of `encode.COUNTS` only
 # where there is some of it.
@@ -167,12 +168,12 @@ class TableWriter:
     self._out = out
     self._journal = journal
     self.manifest, self.number = empty, 0
-    self._next, self.done = (), 0
+    self._num_chunks, self.done = 0, 0
     if state := journal.state():
       self.manifest = Manifest.from_json(state['manifest'])
       prepared.check_same(self.manifest, empty, out)
       self.number, self.done = state['number'], state['done']
-      self._next = tuple(state['next'])
+      self._num_chunks = state['num_chunks']
     else:
       self._commit()
 
@@ -197,14 +198,15 @@ class TableWriter:
       )
       for name, split in part.splits.items()
     }
-    some = source.chunks(self._next, chunks.CHUNK_BYTES)
-    batches = chunks.grouped(some, lambda c: c.volume, chunks.CHUNK_BYTES)
+    every = source.chunks(chunks.CHUNK_BYTES)
+    left = itertools.islice(every, self._num_chunks, None)
+    batches = chunks.grouped(left, lambda c: c.volume, chunks.CHUNK_BYTES)
     try:
       for batch, found in pool.tokenise(batches):
         self._add(part, writers, found)
-        if batch[-1].done > self.done:
-          advance(batch[-1].done - self.done)
-        self._next, self.done = batch[-1].next, batch[-1].done
+        advance(batch[-1].done - self.done)
+        self._num_chunks += len(batch)
+        self.done = batch[-1].done
         if sum(w.num_tokens for w in writers.values()) >= shard_tokens:
           for writer in writers.values():
             writer.finish()
@@ -220,7 +222,7 @@ class TableWriter:
         ' it out, or change --min_tokens or --max_tokens; and name another'
         ' --out'
       )
-    self.number, self._next, self.done = self.number + 1, (), 0
+    self.number, self._num_chunks, self.done = self.number + 1, 0, 0
     self._commit()
 
   def _add(
@@ -246,7 +248,7 @@ class TableWriter:
       {
         'manifest': self.manifest.to_json(),
         'number': self.number,
-        'next': self._next,
+        'num_chunks': self._num_chunks,
         'done': self.done,
       }
     )

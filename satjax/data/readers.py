@@ -1,7 +1,4 @@
-"""Sources that are files which the user names with a glob.
-
-What is in a text, JSONL or Parquet file is read from a position on.
-"""
+"""Sources that are text, JSONL or Parquet files, named with a glob."""
 
 import codecs
 from collections import Counter
@@ -10,7 +7,6 @@ import contextlib
 import functools
 import glob
 import hashlib
-import itertools
 import json
 import os
 import pathlib
@@ -19,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from satjax import errors
 from satjax.data import chunks
-from satjax.data.chunks import Chunk, Position, Source
+from satjax.data.chunks import Chunk, Source
 from satjax.data.documents import Document
 
 # A longer text becomes several documents, so that a share of a single book can
@@ -48,17 +44,12 @@ def source(name: str, columns: Sequence[str]) -> Source:
   kind = name.partition(':')[0]
   files = matching(name)
 
-  def read(start: Position, size: int) -> Iterator[Chunk]:
-    # A file has positions of its own, and each of its chunks what is done of
-    # it; those of the source begin with the number of the file.
-    first, *place = start or (0,)
-    before = sum(file.size for file in files[:first])
-    for number, file in enumerate(files[first:], first):
-      for chunk in READERS[kind](tuple(columns), file, tuple(place), size):
-        yield chunk._replace(
-          next=(number, *chunk.next), done=before + chunk.done
-        )
-      before, place = before + file.size, ()
+  def read(size: int) -> Iterator[Chunk]:
+    before = 0
+    for file in files:
+      for chunk in READERS[kind](tuple(columns), file, size):
+        yield chunk._replace(done=before + chunk.done)
+      before += file.size
 
   return Source(identity(files), sum(file.size for file in files), read)
 
@@ -132,21 +123,19 @@ def reading(path: str) -> Iterator[None]:
 
 
 def texts(
-  columns: Sequence[str], file: SourceFile, start: Position, size: int
+  columns: Sequence[str], file: SourceFile, size: int
 ) -> Iterator[Chunk]:
-  """One document a file, or several; positions are their numbers."""
+  """One document a file, or several."""
   del columns
-  (first,) = start or (0,)
+  first = 0
   with opened(file.path) as handle:
     pieces = chunks.cut(_decoded(handle), _UNCUT_CHARS, _PIECE_CHARS)
-    left = itertools.islice(pieces, first, None)
-    for some in chunks.grouped(left, len, size):
+    for some in chunks.grouped(pieces, len, size):
       made = functools.partial(_pieces, file.name, first, some)
       first += len(some)
-      yield Chunk(made, sum(map(len, some)), (first,), handle.tell())
+      yield Chunk(made, sum(map(len, some)), handle.tell())
   if not first:  # there is no text: its document is counted as empty
-    made = functools.partial(_pieces, file.name, 0, [])
-    yield Chunk(made, 0, (1,), file.size)
+    yield Chunk(functools.partial(_pieces, file.name, 0, []), 0, file.size)
 
 
 def _pieces(
@@ -170,29 +159,25 @@ def _decoded(data: BinaryIO) -> Iterator[str]:
 
 
 def jsonl(
-  columns: Sequence[str], file: SourceFile, start: Position, size: int
+  columns: Sequence[str], file: SourceFile, size: int
 ) -> Iterator[Chunk]:
-  """One document a line that is not empty.
-
-  Positions are a byte and the number of its line, from 1.
-  """
-  offset, line = start or (0, 1)
+  """One document a line that is not empty."""
+  first = 1
   with opened(file.path) as handle:
-    while data := _whole_lines(handle, offset, size, file, line):
-      made = functools.partial(_of_lines, file, line, data, columns)
-      offset, line = offset + len(data), line + data.count(b'\n')
-      yield Chunk(made, len(data), (offset, line), offset)
+    for lines in chunks.grouped(_lines(handle, file), len, size):
+      made = functools.partial(_of_lines, file, first, lines, columns)
+      first += len(lines)
+      yield Chunk(made, sum(map(len, lines)), handle.tell())
 
 
 def _of_lines(
   file: SourceFile,
   first: int,
-  data: bytes,
+  lines: list[bytes],
   columns: Sequence[str],
   counts: Counter[str],
 ) -> Iterator[Document]:
-  # Not splitlines: JSON strings may hold U+2028 and its like.
-  for number, line in enumerate(data.split(b'\n'), first):
+  for number, line in enumerate(lines, first):
     text = line.decode('utf-8-sig', errors='replace')
     if not text.strip():
       continue
@@ -208,45 +193,38 @@ def _of_lines(
     yield from chunks.of_record(record, columns, id, place, counts)
 
 
-def _whole_lines(
-  handle: BinaryIO, offset: int, size: int, file: SourceFile, line: int
-) -> bytes:
-  """Reads about `size` bytes, up to the end of a line."""
-  handle.seek(offset)
-  data = handle.read(size)
-  if len(data) < size:
-    return data
-  if end := data.rfind(b'\n') + 1:
-    return data[:end]
-  data += handle.readline(_MAX_LINE_BYTES)
-  if len(data) > _MAX_LINE_BYTES:
-    raise errors.DataError(
-      f'{file.path}, line {line}: longer than {_MAX_LINE_BYTES:,} bytes; write'
-      ' one object a line, or use text:GLOB'
-    )
-  return data
+def _lines(handle: BinaryIO, file: SourceFile) -> Iterator[bytes]:
+  """Lines as bytes have them: JSON strings may hold U+2028 and its like."""
+  number = 1
+  while line := handle.readline(_MAX_LINE_BYTES + 1):
+    if len(line) > _MAX_LINE_BYTES:
+      raise errors.DataError(
+        f'{file.path}, line {number}: longer than {_MAX_LINE_BYTES:,} bytes;'
+        ' write one object a line, or use text:GLOB'
+      )
+    yield line
+    number += 1
 
 
 def parquet(
-  columns: Sequence[str], file: SourceFile, start: Position, size: int
+  columns: Sequence[str], file: SourceFile, size: int
 ) -> Iterator[Chunk]:
-  """One document a row; positions are numbers of rows, from 0."""
+  """One document a row."""
   import pyarrow
   from pyarrow.parquet import ParquetFile
 
-  (first,) = start or (0,)
   try:
     # A buffer of its own keeps it from reading whole groups of rows.
     with (
       opened(file.path) as handle,
       ParquetFile(handle, buffer_size=2**20) as found,
     ):
-      names = _names(found, columns, file)
-      for end, rows in _batches(found, names, first, size):
-        begin = end - rows.num_rows
-        made = functools.partial(_of_rows, file, begin, rows, columns)
-        done = file.size * end // found.metadata.num_rows
-        yield Chunk(made, rows.nbytes, (end,), done)
+      first = 0
+      for rows in _batches(found, _names(found, columns, file), size):
+        made = functools.partial(_of_rows, file, first, rows, columns)
+        first += rows.num_rows
+        done = file.size * first // found.metadata.num_rows
+        yield Chunk(made, rows.nbytes, done)
   except pyarrow.ArrowException as error:
     raise errors.DataError(
       f'{file.path} is no Parquet file that can be read ({error}); write it'
@@ -276,16 +254,10 @@ def _of_rows(
     yield from chunks.of_record(record, columns, id, place, counts)
 
 
-def _batches(
-  found: Any, names: list[str], first: int, size: int
-) -> Iterator[tuple[int, Any]]:
-  """Rows from a number on, and the number after them."""
-  end = 0
+def _batches(found: Any, names: list[str], size: int) -> Iterator[Any]:
+  """The rows of a file, about so many bytes at a time."""
   for group in range(found.num_row_groups):
     described = found.metadata.row_group(group)
-    if end + described.num_rows <= first:
-      end += described.num_rows
-      continue
     in_columns = (described.column(i) for i in range(described.num_columns))
     volume = sum(
       column.total_uncompressed_size
@@ -293,12 +265,9 @@ def _batches(
       if column.path_in_schema.split('.')[0] in names
     )
     count = size * described.num_rows // max(1, volume)
-    for rows in found.iter_batches(
+    yield from found.iter_batches(
       max(1, min(_MAX_ROWS, count)), row_groups=[group], columns=names
-    ):
-      end += rows.num_rows
-      if end > first:
-        yield end, rows
+    )
 
 
 def _names(found: Any, columns: Sequence[str], file: SourceFile) -> list[str]:

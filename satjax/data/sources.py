@@ -126,6 +126,6 @@ def documents(
   counts = Counter() if counts is None else counts
   return (
     document
-    for chunk in found.chunks((), chunks.CHUNK_BYTES)
+    for chunk in found.chunks(chunks.CHUNK_BYTES)
     for document in chunk.documents(counts)
   )

@@ -17,7 +17,7 @@ import warnings
 
 from satjax import errors
 from satjax.data import chunks, readers
-from satjax.data.chunks import Chunk, Position, Source
+from satjax.data.chunks import Chunk, Source
 from satjax.data.documents import Document
 from satjax.data.readers import SourceFile
 
@@ -40,13 +40,12 @@ def source(name: str) -> Source | None:
   modules = tuple(_files(name))
   found = reads[name](modules)
 
-  def read(start: Position, size: int) -> Iterator[Chunk]:
-    (first,) = start or (0,)
-    done = _size(found[:first])
-    for some in chunks.grouped(found[first:], chunks.num_chars, size):
+  def read(size: int) -> Iterator[Chunk]:
+    done = 0
+    for some in chunks.grouped(found, chunks.num_chars, size):
       volume = _size(some)
-      first, done = first + len(some), done + volume
-      yield Chunk(functools.partial(_part, some), volume, (first,), done)
+      done += volume
+      yield Chunk(functools.partial(_part, some), volume, done)
 
   return Source(readers.identity(modules), _size(found), read)
 

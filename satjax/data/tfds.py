@@ -12,7 +12,7 @@ from typing import Any
 
 from satjax import errors
 from satjax.data import chunks
-from satjax.data.chunks import Chunk, Position, Source
+from satjax.data.chunks import Chunk, Source
 from satjax.data.documents import Document
 
 _REMEDY = (
@@ -34,13 +34,12 @@ def source(name: str, columns: Sequence[str]) -> Source:
   full_name, examples, average = _opened(name)
   count = len(examples)
 
-  def read(start: Position, size: int) -> Iterator[Chunk]:
-    (first,) = start or (0,)
+  def read(size: int) -> Iterator[Chunk]:
     step = max(1, size // average)
-    for begin in range(first, count, step):
+    for begin in range(0, count, step):
       end = min(count, begin + step)
       made = functools.partial(_documents, name, begin, end, tuple(columns))
-      yield Chunk(made, average * (end - begin), (end,), average * end)
+      yield Chunk(made, average * (end - begin), average * end)
 
   return Source(f'{full_name} {count} {average}', average * count, read)
 

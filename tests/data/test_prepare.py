@@ -416,7 +416,6 @@ def test_settings_are_checked_before_anything_is_written(
 class Deadly:
   """A chunk that ends the process that reads it."""
 
-  next: tuple = (0,)
   done: int = 1
   volume: int = 1
 

@@ -1,4 +1,4 @@
-"""Sources are read in chunks: nothing is lost, and any chunk is a beginning."""
+"""Sources are read in chunks: nothing is lost, and they are always the same."""
 
 from collections import Counter
 import itertools
@@ -16,10 +16,9 @@ def read(source, columns=()):
   return list(sources.documents(source, columns))
 
 
-def chunked(source, columns=(), start=(), size=chunks.CHUNK_BYTES):
+def chunked(source, size):
   """Documents of each chunk, as other processes get them, and the chunks."""
-  found = sources.find(source, columns)
-  some = list(found.chunks(start, size))
+  some = list(sources.find(source).chunks(size))
   sent = [pickle.loads(pickle.dumps(chunk)) for chunk in some]
   return [list(chunk.documents(Counter())) for chunk in sent], some
 
@@ -101,7 +100,7 @@ def many(tmp_path):
     ('parquet', 'parquet'),
   ],
 )
-def test_every_chunk_is_a_beginning(many, kind, ext):
+def test_chunks_are_the_whole_and_the_same_again(many, kind, ext):
   source = f'{kind}:{many}/*.{ext}'
   whole = read(source)
   assert len(whole) > 9
@@ -112,20 +111,16 @@ def test_every_chunk_is_a_beginning(many, kind, ext):
   done = [chunk.done for chunk in some]
   assert done == sorted(done)
   assert done[-1] == size
-  for i, chunk in enumerate(some):
-    position = tuple(json.loads(json.dumps(chunk.next)))
-    rest, after = chunked(source, start=position, size=300)
-    assert rest == found[i + 1 :]
-    assert [c.done for c in after] == done[i + 1 :]
+  again, after = chunked(source, size=300)
+  assert again == found
+  assert [chunk.done for chunk in after] == done
 
 
-def test_every_chunk_of_the_library_is_a_beginning():
+def test_chunks_of_the_library():
   source = 'stdlib:docstrings'
   found, some = chunked(source, size=300_000)
   assert len(some) > 2
   assert list(itertools.chain(*found)) == read(source)
-  rest, _ = chunked(source, start=some[0].next, size=300_000)
-  assert rest == found[1:]
   assert some[-1].done == sources.find(source).size
 
 
@@ -149,7 +144,7 @@ def test_empty_documents_are_counted(many):
   ):
     counts[kind] = Counter()
     found = sources.find(f'{kind}:{many}/*.{ext}')
-    for chunk in found.chunks((), 300):
+    for chunk in found.chunks(300):
       list(chunk.documents(counts[kind]))
   assert counts == {
     'text': {'empty': 3},  # of 3 bytes not one line
@@ -172,7 +167,7 @@ def test_line_of_ten_megabytes(tmp_path):
 def test_line_that_is_too_long_is_named(tmp_path, monkeypatch):
   monkeypatch.setattr(readers, '_MAX_LINE_BYTES', 3000)
   write_jsonl(tmp_path / 'a', [{'text': 'x' * 2900}, {'text': 'y' * 4000}])
-  some = sources.find(f'jsonl:{tmp_path}/a').chunks((), 500)
+  some = sources.find(f'jsonl:{tmp_path}/a').chunks(500)
   assert next(some).volume == 2913
   with pytest.raises(
     errors.DataError, match='a, line 2: longer than 3,000 byt'
