@@ -54,14 +54,15 @@ def chats() -> dict[str, list[dict]]:
   found, seen = {'train': [], 'validation': []}, set()
   for document in sources.documents('stdlib:docstrings'):
     name = document.id.partition('#')[2]
-    paragraph = ' '.join(document.text.partition('\n\n')[0].split())
+    prompt, docstring = (turn.content for turn in document.messages)
+    paragraph = ' '.join(docstring.partition('\n\n')[0].split())
     answer = re.split(r'(?<=[.!?])\s', paragraph)[0]
     is_public = not re.search(r'(^|\.)(_|test)', name)
     is_sentence = re.fullmatch(r'[A-Z].{18,158}\.', answer)
     if not (is_public and is_sentence) or answer in seen:
       continue
     seen.add(answer)
-    is_class = document.prompt.partition('\n\n')[2].startswith('class')
+    is_class = prompt.partition('\n\n')[2].startswith('class')
     asked = f'What is `{name}`' if is_class else f'What does `{name}` do'
     chat = [
       {'role': 'user', 'content': f'{asked} in Python?'},

@@ -53,7 +53,7 @@ def of_record(
   if size <= MAX_CHARS:
     yield document
     return
-  if document.turns:
+  if document.messages:
     raise errors.DataError(
       f'{place}: a conversation of {size:,} characters; the most is'
       f' {MAX_CHARS:,}; leave it out, or split it'
@@ -105,7 +105,7 @@ def grouped(
 def num_chars(document: Document) -> int:
   """Characters of a document, whatever it consists of."""
   messages = sum(len(message.content) for message in document.messages)
-  return len(document.prompt or '') + len(document.text) + messages
+  return len(document.text) + messages
 
 
 def text_of(value: Any) -> Any:

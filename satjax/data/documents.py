@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 from satjax import errors
 
 ROLES = ('system', 'user', 'assistant', 'tool')
-# Fields that a record is looked through for, in this order.
-_TEXTS = ('text',)
+# Fields that a record is looked through for, in this order: a text, messages,
+# or a prompt and its answer.
 _CHATS = ('messages', 'conversations')
-_PAIRS = (
+_KNOWN = (
+  ('text',),
+  *((name,) for name in _CHATS),
   ('prompt', 'answer'),
   ('prompt', 'completion'),
   ('prompt', 'response'),
@@ -51,22 +53,14 @@ class Message(NamedTuple):
 
 
 class Document(NamedTuple):
-  """A text, a pair of a prompt and its answer, or a conversation."""
+  """A text, or a conversation; a prompt and its answer are one of two turns."""
 
   id: str  # path inside the source
-  text: str  # what is learned; empty for a conversation only
-  prompt: str | None = None  # stands before the text and is read only
+  text: str = ''  # all of it is learned; empty for a conversation
+  messages: tuple[Message, ...] = ()  # of a conversation
   # Documents of one group fall into the same split; empty: `id` decides alone.
   group: str = ''
-  messages: tuple[Message, ...] = ()  # of a conversation
   tools: tuple[Any, ...] = ()  # what it may call, as JSON schemas
-
-  @property
-  def turns(self) -> tuple[Message, ...]:
-    """The messages of a conversation or a pair; of a text: none."""
-    if self.prompt is not None:
-      return Message('user', self.prompt), Message('assistant', self.text)
-    return self.messages
 
 
 def from_record(
@@ -94,21 +88,16 @@ def from_record(
   names = tuple(columns) or _known(record)
   if names is None or not record.keys() >= set(names):
     raise _misfit(place, f'its keys are {sorted(map(str, record))}', columns)
-  values = [record[name] for name in names]
-  is_chat = names[0] in _CHATS or bool(columns) and len(names) == 1
-  if is_chat:
-    turns = _listed(values[0], names[0], place)
-  else:
-    turns = _of_both(names, values, place, counts)
-  read, document = {*names}, None
-  if turns or (is_chat and turns is not None):
-    document = Document(id, '', messages=_messages(turns, place, counts))
+  read, turns, document = {*names}, None, None
+  if len(names) == 2:
+    turns = _of_pair(record, names, place, columns, counts, read)
+  elif columns or names[0] in _CHATS:
+    turns = _listed(record[names[0]], names[0], place)
+  if turns is not None:
+    document = Document(id, messages=_messages(turns, place, counts))
     document = _with_more(document, record, place)
-  elif turns is None:
-    document = _of_texts(record, names, values, id, place, columns, counts)
-    read |= {_BEFORE} if _said_before(record) else set()
-    if names[0] == 'instruction' and isinstance(record.get(_MORE), str):
-      read.add(_MORE)
+  elif len(names) == 1 and (text := _text(record, names[0], place, columns)):
+    document = Document(id, text)
   if document is None:
     counts['empty'] += 1
   elif not columns:
@@ -116,81 +105,73 @@ def from_record(
   return document
 
 
-def _of_both(
-  names: Sequence[str], values: Sequence[Any], place: str, counts: Counter[str]
-) -> list[Any] | None:
-  """The turns of a prompt, not learned, and of what is said to it.
-
-  TRL's lists of messages, one perhaps a text; None: no list; []: nothing said.
-  """
-  if len(values) < 2:
-    return None
-  found = [_listed(v, n, place) for n, v in zip(names, values)]
-  if not any(isinstance(x, list) for x in found):
-    return None
-  asked, said = (
-    x if x is not None else [{'role': role, 'content': v}] if v else []
-    for x, v, role in zip(found, values, ROLES[1:])
-  )
-  if said and not asked:
-    counts['empty_prompt'] += 1
-  read = [m | {'weight': 0} if isinstance(m, dict) else m for m in asked]
-  return read + said if said else []
-
-
 def _known(record: Mapping[str, Any]) -> tuple[str, ...] | None:
   """The fields to read: the first that say something."""
-  names = [(name,) for name in (*_TEXTS, *_CHATS)] + list(_PAIRS)
-  there = [each for each in names if record.keys() >= set(each)]
-  full = (each for each in there if record[each[-1]])
+  there = [names for names in _KNOWN if record.keys() >= set(names)]
+  full = (names for names in there if record[names[-1]])
   return next(full, there[0] if there else None)
 
 
-def _of_texts(
+def _text(
+  record: Mapping[str, Any], name: str, place: str, columns: Sequence[str]
+) -> str:
+  """What a field says; nothing, where it is null."""
+  value = record[name]
+  if not isinstance(value, str | None):
+    kind = type(value).__name__
+    raise _misfit(place, f'its "{name}" is a {kind}, not a string', columns)
+  return value or ''
+
+
+def _of_pair(
   record: Mapping[str, Any],
   names: Sequence[str],
-  values: Sequence[Any],
-  id: str,
   place: str,
   columns: Sequence[str],
   counts: Counter[str],
-) -> Document | None:
-  """A text, or a pair and what belongs to it; None: there is no answer."""
-  for name, value in zip(names, values):
-    if not isinstance(value, str | None):
-      kind = type(value).__name__
-      raise _misfit(place, f'its "{name}" is a {kind}, not a string', columns)
-  *prompt, text = (value or '' for value in values)
-  if not text:
-    return None
-  if not prompt:
-    return Document(id, text)
-  more = record.get(_MORE)
+  read: set[str],
+) -> list[Any] | None:
+  """The turns of a prompt and of what is said to it; None: nothing is said.
+
+  Either may be a list of messages, as TRL has them: then nothing of the prompt
+  is learned. `read` gets the other fields that belong to a pair of texts.
+  """
+  sides = [_listed(record[name], name, place) for name in names]
+  if any(isinstance(side, list) for side in sides):
+    asked, said = (
+      side if side is not None else _turns(role, record[name])
+      for side, role, name in zip(sides, ROLES[1:], names)
+    )
+    if said and not asked:
+      counts['empty_prompt'] += 1
+    asked = [m | {'weight': 0} if isinstance(m, dict) else m for m in asked]
+    return asked + said if said else None
+  prompt, answer = (_text(record, name, place, columns) for name in names)
+  more, before = record.get(_MORE), record.get(_BEFORE)
   if names[0] == 'instruction' and isinstance(more, str):
-    prompt = ['\n\n'.join(filter(None, (*prompt, more)))]
-  document = Document(id, text, *prompt)
-  counts.update(() if document.prompt else ('empty_prompt',))
-  if before := _said_before(record):
+    read.add(_MORE)
+    prompt = '\n\n'.join(filter(None, (prompt, more)))
+  before = _json(before) if isinstance(before, str) else before
+  if not answer:
+    return None
+  pairs = [(prompt, answer)]
+  if isinstance(before, list) and before:
+    read.add(_BEFORE)
     if not all(map(_is_pair, before)):
       raise errors.DataError(
         f'{place}: its "{_BEFORE}" holds {errors.brief(before)}; write pairs'
         ' [["question", "answer"], ...]'
       )
-    said = [
-      _message({'role': role, 'content': text}, place, counts)
-      for pair in before
-      for role, text in zip(ROLES[1:], pair)
-    ]
-    turns = (*said, *document.turns)
-    document = Document(id, '', messages=turns)
-  return _with_more(document, record, place)
+    pairs = [*before, *pairs]
+  return [
+    {'role': role, 'content': text}
+    for pair in pairs
+    for role, text in zip(ROLES[1:], pair)
+  ]
 
 
-def _said_before(record: Mapping[str, Any]) -> list[Any] | None:
-  """The pairs of a history, which may be JSON in a string."""
-  before = record.get(_BEFORE)
-  before = _json(before) if isinstance(before, str) else before
-  return before if isinstance(before, list) else None
+def _turns(role: str, content: Any) -> list[Any]:
+  return [{'role': role, 'content': content}] if content else []
 
 
 def _is_pair(value: Any) -> bool:
@@ -203,10 +184,10 @@ def _with_more(
 ) -> Document:
   """With what a record has beside the turns: the system, and tools."""
   system, tools = record.get(_SYSTEM), record.get(_TOOLS)
-  turns = document.turns
+  turns = document.messages
   if isinstance(system, str) and system and turns[0].role != 'system':
     turns = (Message('system', system), *turns)
-    document = Document(document.id, '', messages=turns)
+    document = document._replace(messages=turns)
   if tools:
     tools = _listed(tools, _TOOLS, place)
     tools = [tools] if isinstance(tools, Mapping) else tools
@@ -221,9 +202,8 @@ def _count_unread(
   counts: Counter[str],
 ) -> None:
   """Counts the fields that say something and are not in the document."""
-  turns = document.turns
-  known = {*_CHATS, *(name for pair in _PAIRS for name in pair)}
-  known |= {_MORE, _BEFORE, _SYSTEM, _TOOLS}
+  turns = document.messages
+  known = {_MORE, _BEFORE, _SYSTEM, _TOOLS}.union(*_KNOWN)
   if turns and turns[0].content == record.get(_SYSTEM):
     read.add(_SYSTEM)
   if document.tools:

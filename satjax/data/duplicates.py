@@ -62,7 +62,7 @@ def _near() -> Keys:
 
 
 def _words(document: Document) -> list[str]:
-  texts = [turn.content for turn in document.turns] or [document.text]
+  texts = [turn.content for turn in document.messages] or [document.text]
   # Who said what counts: no word has a zero.
   return '\0 '.join(texts).split()
 

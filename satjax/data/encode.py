@@ -81,11 +81,11 @@ class Encoder:
     """
     counts = Counter() if counts is None else counts
     for document in documents:
-      texts = [turn.content for turn in document.turns] or [document.text]
+      texts = [turn.content for turn in document.messages] or [document.text]
       counts['replaced'] += sum(text.count('\ufffd') for text in texts)
     texts = iter(
       self.tokenizer.encode_batch(
-        [d.text for d in documents if not self._is_chat(d)]
+        [_said(d) for d in documents if not self._is_chat(d)]
       )
     )
     chats = self._chats([d for d in documents if self._is_chat(d)], counts)
@@ -122,8 +122,9 @@ class Encoder:
 
   def _is_chat(self, document: Document) -> bool:
     # Without a template around it, an answer to nothing is a text.
-    is_bare = document.prompt == '' and not self.chat.joins
-    return bool(document.turns) and not is_bare
+    nothing = Message('user', ''), Message('assistant', _said(document))
+    is_bare = document.messages == nothing and not self.chat.joins
+    return bool(document.messages) and not is_bare
 
   def _text(self, ids: np.ndarray, id: str) -> Encoded:
     begin = self.tokenizer.bos_id
@@ -139,7 +140,7 @@ class Encoder:
     written = []
     for document in found:
       try:
-        one = self.chat.write(document.turns, document.tools)
+        one = self.chat.write(document.messages, document.tools)
       except RecursionError as error:
         raise errors.DataError(
           f'document {document.id!r}: lists or objects nested too deeply; leave'
@@ -196,6 +197,11 @@ class Encoder:
         ' the tokenizer files'
       )
     return ids
+
+
+def _said(document: Document) -> str:
+  """A text, or what is said at the end of a conversation."""
+  return document.messages[-1].content if document.messages else document.text
 
 
 def in_words(name: str) -> str:

@@ -18,7 +18,7 @@ import warnings
 from satjax import errors
 from satjax.data import chunks, readers
 from satjax.data.chunks import Chunk, Source
-from satjax.data.documents import Document
+from satjax.data.documents import Document, Message
 from satjax.data.readers import SourceFile
 
 # Tests differ between distributions; the rest is not the standard library.
@@ -106,7 +106,11 @@ def _pairs(modules: tuple[SourceFile, ...]) -> tuple[Document, ...]:
   the same modules as in `_docs` and `_code`.
   """
   return tuple(
-    Document(f'{file.name}#{name}', answer, prompt, file.name)
+    Document(
+      f'{file.name}#{name}',
+      messages=(Message('user', prompt), Message('assistant', answer)),
+      group=file.name,
+    )
     for file, source, module in _parsed(modules)
     for name, (prompt, answer) in sorted(
       pairs(source, module, _dotted(file)).items()

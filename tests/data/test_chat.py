@@ -38,6 +38,10 @@ WRITTEN = {
 }
 
 
+def pair(prompt, answer):
+  return Message('user', prompt), Message('assistant', answer)
+
+
 def shown(parts):
   """Parts in the notation of `WRITTEN`."""
   names = {BYTE.bos_id: '{begin}', BYTE.eos_id: '{stop}'}
@@ -122,8 +126,8 @@ def test_a_batch_is_its_documents_one_by_one(chatty):
   encoder = Encoder(chatty, 'chatml')
   batch = [
     Document('a', 'only text'),
-    Document('b', 'yes', 'is it?'),
-    Document('c', '', messages=CHAT),
+    Document('b', messages=pair('is it?', 'yes')),
+    Document('c', messages=CHAT),
   ]
   for together, alone in zip(
     encoder(batch), map(encoder, ([d] for d in batch))
@@ -138,7 +142,7 @@ def test_a_batch_is_its_documents_one_by_one(chatty):
 
 def test_a_table_without_an_end_is_refused():
   """Another tokenizer than that of the template: it would never stop."""
-  encoded = Encoder(BYTE)([Document('a', 'answer', 'prompt')])
+  encoded = Encoder(BYTE)([Document('a', messages=pair('prompt', 'answer'))])
   assert table.join(encoded, 'made up', BYTE.eos_id).first_target == 8
   with pytest.raises(errors.DataError, match=r'no token that ends.*id 300'):
     table.join(encoded, 'made up', 300)
@@ -161,7 +165,10 @@ def read(record, *columns):
   ],
 )
 def test_fields_of_a_record(record, columns, prompt, text):
-  assert read(record, *columns) == Document('x#1', text, prompt)
+  expected = Document('x#1', text)
+  if prompt is not None:
+    expected = Document('x#1', messages=pair(prompt, text))
+  assert read(record, *columns) == expected
 
 
 @pytest.mark.parametrize('name', ['messages', 'conversations', 'own'])

@@ -505,7 +505,8 @@ def test_reasoning_by_option(tmp_path):
 
 def test_an_empty_prompt_keeps_its_template(tmp_path):
   encoder = Encoder(byte_like(tmp_path, CHATML))
-  (found,) = encoder([Document('a', 'x', '')])
+  turns = Message('user', ''), Message('assistant', 'x')
+  (found,) = encoder([Document('a', messages=turns)])
   assert found.tokens.tolist() == ids(
     *(START, 'user\n', STOP, '\n', START, 'assistant\nx', STOP, '\n')
   )

@@ -83,6 +83,10 @@ def test_columns_are_bytes_and_other_line_ends_are_none():
   assert answer == 'Doc.'
 
 
+def said(document):
+  return [message.content for message in document.messages]
+
+
 @pytest.fixture(scope='module')
 def documents():
   return list(sources.documents('stdlib:docstrings'))
@@ -93,23 +97,25 @@ def test_stdlib_pairs_are_complete(documents):
   for document in documents:
     file, name = document.id.split('#')
     assert document.group == file
-    first, blank, signature, *_, last = document.prompt.split('\n')
+    prompt, answer = said(document)
+    first, blank, signature, *_, last = prompt.split('\n')
     assert first == f'Write the docstring of {name}.'
     assert (blank, last) == ('', '')
     words = ('def ', 'async def ', 'class ')
     assert signature.startswith(words)
     assert name.split('.')[-1] in signature
-    assert document.text.strip()
+    assert answer.strip()
   ids = [document.id for document in documents]
   assert ids == sorted(ids)
 
 
 def test_stdlib_pairs_are_the_source(documents):
   (dumps,) = (d for d in documents if d.id == 'json/__init__.py#json.dumps')
+  prompt, answer = said(dumps)
   with open(json.__file__, encoding='utf-8') as file:
-    assert dumps.prompt.split('\n\n', 1)[1] in file.read()
-  assert dumps.text.startswith('Serialize ``obj`` to a JSON formatted ``str``')
-  assert dumps.text == ast.get_docstring(
+    assert prompt.split('\n\n', 1)[1] in file.read()
+  assert answer.startswith('Serialize ``obj`` to a JSON formatted ``str``')
+  assert answer == ast.get_docstring(
     ast.parse(f'def f():\n  """{json.dumps.__doc__}"""').body[0]
   )
 
@@ -129,9 +135,9 @@ def test_modules_are_held_out_whole_as_in_the_documentation(documents):
     ]
     assert len(expected) > 50
     assert byte.decode(built.tokens) == ''.join(
-      document.prompt + document.text for document in expected
+      ''.join(said(document)) for document in expected
     )
-    lengths = [len(document.prompt.encode()) + 1 for document in expected]
+    lengths = [len(said(document)[0].encode()) + 1 for document in expected]
     trained = np.flatnonzero(built.is_trained)
     first = trained[np.searchsorted(trained, built.starts)]
     assert (first - built.starts).tolist() == lengths

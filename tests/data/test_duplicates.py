@@ -14,6 +14,11 @@ def text(seed, size=400):
   return random.Random(seed).choices(WORDS, k=size)
 
 
+def turns(prompt, answer):
+  said = Message('user', prompt), Message('assistant', answer)
+  return Document('id', messages=said)
+
+
 def changed(words, count, seed=1):
   """Some words replaced, far from each other."""
   words, draw = list(words), random.Random(seed)
@@ -52,14 +57,10 @@ def test_exact_is_the_words():
 @pytest.mark.parametrize('rule', ['exact', 'near'])
 def test_prompts_and_turns_count(rule):
   keys = duplicates.finder(rule)
-  pair = Document('id', 'b c', 'a')
+  pair = turns('a', 'b c')
   assert share(keys, pair, pair._replace(id='other', group='g'))
-  assert not share(keys, pair, Document('id', 'c', 'a b'))
-  turns = Document(
-    '', '', messages=(Message('user', 'a'), Message('user', 'b'))
-  )
-  assert share(keys, turns, turns)
-  assert not share(keys, turns, document(['a', 'b']))
+  assert not share(keys, pair, turns('a b', 'c'))
+  assert not share(keys, turns('a', 'b'), document(['a', 'b']))
 
 
 def test_near_finds_what_is_nearly_the_same():

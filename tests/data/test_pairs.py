@@ -10,7 +10,7 @@ import pytest
 from satjax import errors
 from satjax.data import pipeline, sources, table, tokenizers
 from satjax.data import rows as rows_lib
-from satjax.data.documents import Document
+from satjax.data.documents import Document, Message
 from satjax.data.encode import Encoded, Encoder
 from satjax.train import loss
 from tests import models
@@ -45,6 +45,10 @@ def write(path, *records):
 
 def pair(prompt, answer):
   return {'prompt': prompt, 'answer': answer}
+
+
+def turns(prompt, answer):
+  return Message('user', prompt), Message('assistant', answer)
 
 
 def settings(*train, seq_len=8, held_out=0.2):
@@ -134,9 +138,9 @@ def test_table_of_a_file_that_mixes_both_forms(tmp_path):
     pair('q', 'no') | {'id': 7},
   )
   assert list(sources.documents(source)) == [
-    Document('a.jsonl#1', 'yes', 'é?'),
+    Document('a.jsonl#1', messages=turns('é?', 'yes')),
     Document('a.jsonl#2', 'plain'),
-    Document('a.jsonl#4', 'no', 'q'),
+    Document('a.jsonl#4', messages=turns('q', 'no')),
   ]
   built = table.build_table(source, Encoder(BYTE), split='train', held_out=1e-9)
   assert built.starts.tolist() == [0, 9, 16]
@@ -225,8 +229,12 @@ def test_held_out_loss_counts_answers_only(tmp_path):
     for document in sources.documents(source)
     if table.split_of(document.id, 0.2) == 'held_out'
   ]
-  targets = [id for d in held_out for id in [*d.text.encode(), EOS]]
-  num_tokens = sum(len(d.prompt + d.text) + 2 for d in held_out)
+  targets = [
+    id for d in held_out for id in [*d.messages[-1].content.encode(), EOS]
+  ]
+  num_tokens = sum(
+    sum(len(m.content) for m in d.messages) + 2 for d in held_out
+  )
   assert (num_tokens - 1) % 5  # what fills no row is there all the same
   total = sum(
     float(loss.cross_entropy_sum(np.broadcast_to(logits, (4, 5, 258)), batch))

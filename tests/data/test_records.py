@@ -80,7 +80,7 @@ def test_the_system_may_stand_beside_the_turns():
   )
   for shape in shapes:
     found, counts = read(shape | said)
-    assert found.turns == (system, *READ) and counts == {}
+    assert found.messages == (system, *READ) and counts == {}
   inside = {'messages': [{'role': 'system', 'content': 'Hm.'}, *TURNS]}
   found, counts = read(inside | said)
   assert found.messages[0].content == 'Hm.'
@@ -140,11 +140,11 @@ def test_what_was_said_before_is_held_to_the_same_rules():
     record = {'instruction': '', 'output': 'c', 'history': before}
     found, counts = read(record)
     assert counts == empty
-    said = [m.counts for m in found.turns if m.role == 'assistant']
+    said = [m.counts for m in found.messages if m.role == 'assistant']
     assert said == [False, True, True]
   for before in ('User: hi', {'a': 'b'}, 3):
     found, counts = read({'prompt': 'a', 'answer': 'b', 'history': before})
-    assert len(found.turns) == 2 and counts == {"field 'history'": 1}
+    assert len(found.messages) == 2 and counts == {"field 'history'": 1}
   _, counts = read({'prompt': '', 'answer': 'b', 'system': 'c'})
   assert counts == {'empty_prompt': 1}
 
@@ -169,14 +169,14 @@ def test_alpaca_with_a_history():
     }
   )
   asked = Message('user', 'and\n\nyou?')
-  assert found.turns == (*READ, asked, Message('assistant', 'yes'))
+  assert found.messages == (*READ, asked, Message('assistant', 'yes'))
   assert counts == {}
 
 
 def test_parts_of_an_instruction():
   def asked(**record):
     found, counts = read(record | {'output': 'x'})
-    return found.prompt, counts
+    return found.messages[0].content, counts
 
   assert asked(instruction='a', input='b') == ('a\n\nb', {})
   assert asked(instruction='', input='b') == ('b', {})
@@ -195,7 +195,7 @@ def test_calls_of_sharegpt():
   ]
   found, counts = read({'conversations': turns})
   calls = {'tool_calls': [{'type': 'function', 'function': call}]}
-  assert found.turns == (
+  assert found.messages == (
     READ[0],
     Message('assistant', '', fields=calls),
     Message('tool', 'sunny'),
@@ -235,7 +235,7 @@ def test_tools_lie_beside_the_turns_as_a_list_or_as_json():
 
 def test_empty_prompts_and_answers():
   found, counts = read({'prompt': '', 'completion': 'hello'})
-  assert found.prompt == '' and found.turns[1].content == 'hello'
+  assert [m.content for m in found.messages] == ['', 'hello']
   assert counts == {'empty_prompt': 1}
   _, counts = read({'messages': [{'role': 'user', 'content': ''}, TURNS[1]]})
   assert counts == {'empty_prompt': 1}

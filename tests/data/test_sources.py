@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from satjax import errors
-from satjax.data import sources, stdlib
+from satjax.data import chunks, sources, stdlib
 
 
 def read(source):
@@ -18,7 +18,7 @@ def read(source):
 def texts(source):
   """Identifiers and texts of documents that are no pairs."""
   documents = read(source)
-  assert not any(document.prompt or document.group for document in documents)
+  assert not any(document.messages or document.group for document in documents)
   return [(document.id, document.text) for document in documents]
 
 
@@ -34,13 +34,13 @@ def folder(tmp_path, monkeypatch):
 def test_stdlib_is_large_ordered_and_free_of_tests(source):
   documents = read(source)
   ids = [document.id for document in documents]
-  assert sum(len(document.text) for document in documents) > 1_000_000
+  assert sum(map(chunks.num_chars, documents)) > 1_000_000
   paths = [id.partition('#')[0] for id in ids]
   assert paths == sorted(paths)
   assert len(set(ids)) == len(ids)
   parts = {part for path in paths for part in path.split('/')}
   assert not parts & {'test', 'tests', 'idle_test', 'site-packages'}
-  assert all(document.text for document in documents)
+  assert all(chunks.num_chars(document) for document in documents)
   assert read(source) == documents
 
 

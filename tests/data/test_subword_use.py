@@ -80,11 +80,12 @@ def test_bytes_per_token_are_those_of_the_source(
   skipped = [
     tokenizer.encode(d.text)[:1]
     for d in documents
-    if tokenizer.bos_id is None and not d.turns
+    if tokenizer.bos_id is None and not d.messages
   ]
-  num_bytes = sum(len(d.text.encode()) for d in documents)
+  said = [d.messages[-1].content if d.messages else d.text for d in documents]
+  num_bytes = sum(len(text.encode()) for text in said)
   num_bytes -= sum(int(tokenizer.id_bytes[ids].sum()) for ids in skipped)
-  targets = sum(len(tokenizer.encode(d.text)) + 1 for d in documents)
+  targets = sum(len(tokenizer.encode(text)) + 1 for text in said)
   targets -= len(skipped)
   assert evaluator.bytes_per_token() == {source: num_bytes / targets}
 
