@@ -4,21 +4,21 @@ Begin and end of text are never found inside of a text: a document that spells
 them is read as the characters that it has.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import functools
 import hashlib
 import importlib
-import itertools
 import json
 import os
 from pathlib import Path
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from satjax import errors, files
 from satjax.data import special_tokens
+from satjax.data.tokenizers import Parts, Tokenizer
 
 # What AutoTokenizer may read; of a directory these are exported.
 FILES = (
@@ -32,61 +32,12 @@ _SPACE = '\u2581'  # how sentencepiece writes a space in a token
 _BYTE = re.compile('<0x[0-9A-Fa-f]{2}>')
 
 
-def clean(text: str) -> str:
-  """U+FFFD for what is no text; see `special_tokens.spelled`."""
+def _clean(text: str) -> str:
+  """U+FFFD for what no library takes; see `special_tokens.spelled`."""
   return _NO_TEXT.sub('\ufffd', text)
 
 
-class Parts(NamedTuple):
-  """The tokens of a text that is given in parts."""
-
-  ids: np.ndarray  # integers [num_tokens]
-  first: np.ndarray  # int64 [num_tokens], number of the part each begins in
-  last: np.ndarray  # int64 [num_tokens], and of the one it ends in
-
-
-class Subword:
-  """What both kinds share; a kind sets the attributes of `Tokenizer`."""
-
-  chat_templates: Mapping[str, str] = {}
-
-  def _identify(self, content: bytes) -> None:
-    """Sets the fingerprint, which does not depend on where the file is."""
-    kind = self.name.partition(':')[0]
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(f'{kind}/{self.bos_id}/{self.eos_id}/'.encode())
-    digest.update(content)
-    self.fingerprint = digest.hexdigest()
-
-  def encode(self, text: str) -> np.ndarray:
-    """uint32 [num_tokens].
-
-    Lone surrogates, which neither library takes, become U+FFFD.
-    """
-    return self.encode_batch([text])[0]
-
-  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-    """`encode` of each text; threads of the library share the work."""
-    ids = self._encode([clean(text) for text in texts])
-    return [np.array(row, np.uint32) for row in ids]
-
-  def decode(self, ids: Iterable[int]) -> str:
-    """Returns the text of a document; broken UTF-8 becomes U+FFFD.
-
-    Special tokens and the unused rows of a padded vocabulary are skipped. A
-    space that the tokenizer puts before a text is taken off again: text that
-    goes on from other text has to be decoded together with it.
-    """
-    ids = np.asarray(ids, np.int64).ravel()
-    return self._decode(ids[(ids >= 0) & (ids < self.vocab_size)].tolist())
-
-  @functools.cached_property
-  def prefix_bytes(self) -> int:
-    """Bytes that `id_bytes` counts at the start of a text, but it lacks."""
-    return max(0, int(self.id_bytes[self.encode('a')].sum()) - 1)
-
-
-class HuggingFaceTokenizer(Subword):
+class HuggingFaceTokenizer(Tokenizer):
   """A tokenizer.json, and the settings beside it where a directory is named."""
 
   def __init__(self, path: str):
@@ -130,7 +81,7 @@ class HuggingFaceTokenizer(Subword):
       if one['special'] and one['content'] in vocab
     }
     self._read_with(library, vocab)
-    self._identify(self._content)
+    self.fingerprint = _fingerprint(self, self._content)
 
   def _read_with(self, library: Any, vocab: Mapping[str, int]) -> None:
     """Sets what encodes: special tokens are spelled as no text spells them."""
@@ -145,7 +96,8 @@ class HuggingFaceTokenizer(Subword):
       if all(map(self._is_found, ids, found)):
         break
     added = self._reader.get_added_tokens_decoder()
-    self._ids = np.arange(max((self.vocab_size - 1, *added)) + 1)
+    size = max((self.vocab_size - 1, *added)) + 1
+    self._ids = np.arange(size, dtype=np.uint32)
     for number, token in added.items():
       self._ids[number] = (vocab | ids)[token.content]
 
@@ -155,13 +107,18 @@ class HuggingFaceTokenizer(Subword):
   def token(self, number: int) -> str:
     return self._tokenizer.id_to_token(number) or f'<{number}>'
 
-  def _encode(self, texts: list[str]) -> list[np.ndarray]:
-    found = self._reader.encode_batch_fast(texts, add_special_tokens=False)
+  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    found = self._reader.encode_batch_fast(
+      list(map(_clean, texts)), add_special_tokens=False
+    )
     return [self._ids[encoding.ids] for encoding in found]
 
   def encode_parts(self, texts: Sequence[Sequence[str | int]]) -> list[Parts]:
     written = [
-      [special_tokens.spelled(p) if isinstance(p, int) else clean(p) for p in t]
+      [
+        special_tokens.spelled(p) if isinstance(p, int) else _clean(p)
+        for p in t
+      ]
       for t in texts
     ]
     found = self._reader.encode_batch(
@@ -201,7 +158,7 @@ class HuggingFaceTokenizer(Subword):
       else:
         rest.append(number)
     # After other text, so that a space at its start is not taken off.
-    before = self._encode(['a'])[0].tolist()
+    before = self.encode('a').tolist()
     texts = self._tokenizer.decode_batch([[*before, i] for i in rest])
     short = len(self._decode(before).encode())
     sizes[rest] = [max(0, len(text.encode()) - short) for text in texts]
@@ -231,7 +188,7 @@ class HuggingFaceTokenizer(Subword):
     return found | {'tokenizer_config.json': files.to_json(config)}
 
 
-class SentencePieceTokenizer(Subword):
+class SentencePieceTokenizer(Tokenizer):
   """A sentencepiece model."""
 
   def __init__(self, path: str):
@@ -260,20 +217,19 @@ class SentencePieceTokenizer(Subword):
     self.markers = {self._pieces.id_to_piece(n): n for n in numbers}
     kinds = {'bos_token': begin, 'eos_token': self.eos_id}
     self.named_tokens = {k: self.token(n) for k, n in kinds.items() if n >= 0}
-    self._identify(self._content)
+    self.fingerprint = _fingerprint(self, self._content)
 
   def token(self, number: int) -> str:
     known = 0 <= number < self.vocab_size
     return self._pieces.id_to_piece(number) if known else f'<{number}>'
 
-  def _encode(self, texts: list[str]) -> list[list[int]]:
-    return self._pieces.encode(texts, add_bos=False, add_eos=False)
-
-  def encode_parts(self, texts: Sequence[Sequence[str | int]]) -> list[Parts]:
-    return [join_parts(text, self._encode_run) for text in texts]
+  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    texts = list(map(_clean, texts))
+    found = self._pieces.encode(texts, add_bos=False, add_eos=False)
+    return [np.array(ids, np.uint32) for ids in found]
 
   def _encode_run(self, texts: list[str]) -> Parts:
-    texts = list(map(clean, texts))
+    texts = list(map(_clean, texts))
     found = self._pieces.encode(''.join(texts), return_type='proto').pieces
     ids = np.array([piece.id for piece in found], np.uint32)
     offsets = [(piece.begin, piece.end) for piece in found]
@@ -316,24 +272,6 @@ class SentencePieceTokenizer(Subword):
     }
 
 
-def join_parts(
-  text: Sequence[str | int], encode: Callable[[list[str]], Parts]
-) -> Parts:
-  """Parts with special tokens between; `encode` gets texts that adjoin."""
-  found, at = [], 0
-  for is_marker, run in itertools.groupby(text, lambda p: isinstance(p, int)):
-    run = list(run)
-    if is_marker:
-      places = np.arange(len(run))
-      part = Parts(np.array(run, np.uint32), places, places)
-    else:
-      part = encode(run)
-    found.append(Parts(part.ids, part.first + at, part.last + at))
-    at += len(run)
-  none = np.empty(0, np.int64)
-  return Parts(*(np.concatenate([none, *each]) for each in zip(*found)))
-
-
 def _parts(
   ids: np.ndarray,
   offsets: Sequence[tuple[int, int]],
@@ -354,6 +292,13 @@ def _parts(
     np.where(is_marker[first], first, last),
   )
   return Parts(ids, first, last)
+
+
+def _fingerprint(tokenizer: Tokenizer, content: bytes) -> str:
+  """Of what a file holds, wherever it is."""
+  kind = tokenizer.name.partition(':')[0]
+  rule = f'{kind}/{tokenizer.bos_id}/{tokenizer.eos_id}/'
+  return hashlib.blake2b(rule.encode() + content, digest_size=16).hexdigest()
 
 
 def _import_library(name: str, spec: str) -> Any:
