@@ -9,9 +9,6 @@ near   most of the same runs of five words, whatever their case: MinHash
 
 from collections.abc import Callable
 import hashlib
-import zlib
-
-import numpy as np
 
 from satjax import errors
 from satjax.data.documents import Document
@@ -22,7 +19,6 @@ _RUN = 5  # words
 _THRESHOLD = 0.8
 _NUM_HASHES = 128
 _RUNS_AT_A_TIME = 4096  # times `_NUM_HASHES` numbers of 4 bytes
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def finder(rule: str) -> Keys | None:
@@ -46,15 +42,14 @@ def _near() -> Keys:
       '--duplicates=near needs the library datasketch, which is not installed;'
       " run: pip install -e '.[data]'"
     ) from None
-  # Runs are hashed before, much faster than one by one.
-  empty = datasketch.MinHash(_NUM_HASHES, hashfunc=lambda number: number)
+  empty = datasketch.MinHash(_NUM_HASHES)
   bands = datasketch.MinHashLSH(_THRESHOLD, _NUM_HASHES)
 
   def keys(document: Document) -> list[bytes]:
     sketch = empty.copy()
-    hashes = _runs(_words(document))
-    for first in range(0, len(hashes), _RUNS_AT_A_TIME):
-      sketch.update_batch(hashes[first : first + _RUNS_AT_A_TIME].tolist())
+    runs = _runs(_words(document))
+    for first in range(0, len(runs), _RUNS_AT_A_TIME):
+      sketch.update_batch(runs[first : first + _RUNS_AT_A_TIME])
     parts = sketch.digest()[: bands.b * bands.r].reshape(bands.b, bands.r)
     return [_hash(f'{i}/{part.tolist()}') for i, part in enumerate(parts)]
 
@@ -67,15 +62,12 @@ def _words(document: Document) -> list[str]:
   return '\0 '.join(texts).split()
 
 
-def _runs(words: list[str]) -> np.ndarray:
-  """uint32 hashes of all different runs of words."""
-  data = (word.lower().encode('utf-8', 'surrogatepass') for word in words)
-  hashes = np.fromiter(map(zlib.crc32, data), np.uint64, len(words))
-  size = min(_RUN, len(words))
-  runs = np.zeros(len(words) - max(0, size - 1), np.uint64)
-  for i in range(size):  # of polynomials, modulo 2**64
-    runs = runs * _FACTOR + hashes[i : i + len(runs)]
-  return np.unique((runs * _FACTOR >> np.uint64(32)).astype(np.uint32))
+def _runs(words: list[str]) -> list[bytes]:
+  """All different runs of words, in small letters."""
+  words = [word.lower() for word in words]
+  first = range(max(1, len(words) - _RUN + 1))
+  runs = {' '.join(words[i : i + _RUN]) for i in first}
+  return [run.encode('utf-8', 'surrogatepass') for run in runs]
 
 
 def _hash(text: str) -> bytes:
