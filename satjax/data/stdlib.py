@@ -7,7 +7,6 @@ import ast
 from collections import Counter
 from collections.abc import Iterator, Sequence
 import functools
-import gc
 import importlib.util
 import os
 import pathlib
@@ -127,23 +126,15 @@ def _parsed(
   modules: tuple[SourceFile, ...],
 ) -> Iterator[tuple[SourceFile, str, ast.Module]]:
   """Yields files with source and syntax tree, one tree in memory at a time."""
-  was_enabled = gc.isenabled()
-  # Syntax trees have no cycles; looking for them doubles the time, or worse
-  # with JAX, which hooks into every collection.
-  gc.disable()
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # about invalid escapes in the sources
-      for file in modules:
-        try:
-          source = importlib.util.decode_source(readers.read(file.path))
-          module = ast.parse(source)
-        except (SyntaxError, ValueError):
-          continue  # Python itself could not import that file either
-        yield file, source, module
-  finally:
-    if was_enabled:
-      gc.enable()
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # about invalid escapes in the sources
+    for file in modules:
+      try:
+        source = importlib.util.decode_source(readers.read(file.path))
+        module = ast.parse(source)
+      except (SyntaxError, ValueError):
+        continue  # Python itself could not import that file either
+      yield file, source, module
 
 
 def _topics(module: ast.Module) -> dict[str, str]:

@@ -73,14 +73,6 @@ def test_stdlib_is_read_without_importing_it():
   assert result.stdout == 'set()\n'
 
 
-def test_garbage_collection_is_restored():
-  modules = stdlib._parsed(stdlib._files('stdlib:docs')[:2])
-  next(modules)
-  assert not stdlib.gc.isenabled()
-  modules.close()
-  assert stdlib.gc.isenabled()
-
-
 def test_docstrings_inside_if_and_try_are_found():
   tree = stdlib.ast.parse(
     '"""Top."""\n'
