@@ -173,22 +173,18 @@ def pairs(
 
 
 def _definitions(node: ast.AST, name: str) -> Iterator[tuple[str, ast.AST]]:
-  """Yields what a module or class defines, but nothing inside of functions."""
-  for member in _members(node):
-    qualified = f'{name}.{member.name}'
-    yield qualified, member
-    if not isinstance(member, _FUNCTIONS):
-      yield from _definitions(member, qualified)
+  """Yields what a module or class defines, also inside of `if` and `try`.
 
-
-def _members(node: ast.AST) -> Iterator[ast.AST]:
-  """Yields classes and functions, also those inside `if` and `try`."""
+  But nothing inside of functions.
+  """
   for block in ('body', 'handlers', 'orelse', 'finalbody'):
     for child in getattr(node, block, ()):
       if isinstance(child, (ast.ClassDef, *_FUNCTIONS)):
-        yield child
+        yield f'{name}.{child.name}', child
+      if isinstance(child, ast.ClassDef):
+        yield from _definitions(child, f'{name}.{child.name}')
       elif isinstance(child, (ast.If, ast.Try, ast.ExceptHandler)):
-        yield from _members(child)
+        yield from _definitions(child, name)
 
 
 def _signature(lines: list[str], node: ast.AST) -> str:
