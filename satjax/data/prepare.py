@@ -19,7 +19,6 @@ from satjax import errors, files
 from satjax.config import data as config_data
 from satjax.data import (
   blocks,
-  chat,
   chunks,
   duplicates,
   prepared,
@@ -112,43 +111,36 @@ def _manifest(settings: Settings, found: Sequence[Source]) -> Manifest:
 
 def _check(s: Settings, workers: int) -> None:
   """Raises ConfigError if a setting is out of range."""
-  known = duplicates.RULES
   is_weight = (0 < weight < math.inf for weight in s.weights)
   fits_in = s.max_tokens is None or s.max_tokens >= max(1, s.min_tokens)
   rules = {
-    'source': (s.sources, s.sources, 'at least one'),
     'weight': (
-      s.weights,
       len(s.weights) == len(s.sources) and all(is_weight),
       'one above 0 for each --source, or none at all',
     ),
-    'columns': (s.columns, len(s.columns) <= 2, 'two at most'),
-    'shard_tokens': (s.shard_tokens, s.shard_tokens > 0, 'above 0'),
+    'columns': (len(s.columns) <= 2, 'two at most'),
+    'shard_tokens': (s.shard_tokens > 0, 'above 0'),
     'template': (
-      s.template,
       config_data.names_template(s.template),
       config_data.TEMPLATES,
     ),
-    'reasoning': (
-      s.reasoning,
-      s.reasoning in chat.REASONING,
-      chat.REASONING,
-    ),
-    'held_out': (s.held_out, 0 <= s.held_out <= 1, 'from 0 to 1'),
+    'held_out': (0 <= s.held_out <= 1, 'from 0 to 1'),
     'test': (
-      s.test,
       s.test >= 0 and s.held_out + s.test <= 1,
       'from 0, and with --held_out up to 1 together',
     ),
-    'duplicates': (s.duplicates, s.duplicates in known, known),
-    'min_tokens': (s.min_tokens, s.min_tokens >= 0, '0 or more'),
-    'max_tokens': (s.max_tokens, fits_in, 'at least --min_tokens, and 1'),
-    'workers': (workers, workers >= 0, '0 or more'),
+    'duplicates': (
+      s.duplicates in duplicates.RULES,
+      ', '.join(duplicates.RULES),
+    ),
+    'min_tokens': (s.min_tokens >= 0, '0 or more'),
+    'max_tokens': (fits_in, 'at least --min_tokens, and 1'),
+    'workers': (workers >= 0, '0 or more'),
   }
-  for flag, (value, is_right, allowed) in rules.items():
+  values = vars(s) | {'weight': s.weights, 'workers': workers}
+  for flag, (is_right, allowed) in rules.items():
     if not is_right:
-      words = allowed if isinstance(allowed, str) else ', '.join(allowed)
-      raise errors.ConfigError(f'--{flag} {value}; allowed: {words}')
+      raise errors.ConfigError(f'--{flag} {values[flag]}; allowed: {allowed}')
 
 
 class TableWriter:
