@@ -12,6 +12,7 @@ of text where it has no such token, so that there always is one token that says:
 stop.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 import functools
 import hashlib
@@ -20,12 +21,12 @@ import json
 import multiprocessing
 import os
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import logging
 
 from satjax import errors
-from satjax.data import rendering
+from satjax.data import documents
 from satjax.data.documents import CALLS, Message
 from satjax.data.rendering import CLOSE, OPEN, PLACE, Part, Renderer
 from satjax.data.tokenizers import Tokenizer
@@ -97,21 +98,12 @@ BUILT_IN = {
   ),
 }
 REASONING = ('template', 'think', 'drop')
-_TEXTS = ('content', *rendering.REASONING)
+_TEXTS = ('content', *documents.REASONING)
 _SYSTEM, _ASKED, _SAID = (
   {'role': 'system', 'content': 'Be brief.'},
   {'role': 'user', 'content': 'One?'},
   {'role': 'assistant', 'content': 'Yes.'},
 )
-
-
-class Written(NamedTuple):
-  """A conversation as a model reads it."""
-
-  parts: list[Part]
-  unclear: int = 0  # answers whose place cannot be told, not learned
-  unread: tuple[str, ...] = ()  # fields that the template does not look at
-  changed: int = 0  # texts of messages that are not written as they are
 
 
 class Chat:
@@ -155,17 +147,22 @@ class Chat:
       self.identity = f'model:{digest.hexdigest()[:16]}'
     else:
       self.source, self.identity = built_in(tokenizer, template), template
-    self._renderer = _renderer(tokenizer, self.source)
+    self._renderer = Renderer(self.source, tokenizer)
     self._for_tools = self._renderer
     if template == 'model' and 'tool_use' in own:  # as transformers chooses
-      self._for_tools = _renderer(tokenizer, own['tool_use'])
+      self._for_tools = Renderer(own['tool_use'], tokenizer)
     if self._is_own:
       self.stop = _stop(self._renderer)
     else:
       self.stop = _ending(tokenizer, BUILT_IN[template][1])
 
-  def write(self, turns: Sequence[Message], tools: Sequence[Any]) -> Written:
-    """A conversation, and which of it is learned.
+  def write(
+    self, turns: Sequence[Message], tools: Sequence[Any], counts: Counter[str]
+  ) -> list[Part]:
+    """A conversation as a model reads it, and which of it is learned.
+
+    Args:
+      counts: what is found, by `encode.COUNTS`, and unread fields, by name.
 
     Raises:
       DataError: the template cannot write it.
@@ -176,27 +173,26 @@ class Chat:
     unread = {*every} - {'role', 'content'}
     if self._is_own:
       unread = renderer.unread(unread, written, messages, tools)
+    counts.update(documents.field(key) for key in every if key in unread)
     keys = [key for key in _TEXTS if key not in unread]
     texts = (str(m.get(k) or '') for m in messages for k in keys)
-    changed = renderer.missing(written, texts)
-    if self._reasoning == 'drop' or unread & {*rendering.REASONING}:
+    counts['changed'] += renderer.missing(written, texts)
+    if self._reasoning == 'drop' or unread & {*documents.REASONING}:
       # Nothing but a thought that is not written is not learned.
       says = (bool(t.content or t.fields.keys() & CALLS) for t in turns)
       turns = [t._replace(counts=t.counts and x) for t, x in zip(turns, says)]
-    learned, unclear = [t.counts for t in turns if t.role == 'assistant'], 0
-    if renderer.marks:
-      if self.stop:
-        written = written.replace(CLOSE + self.stop, self.stop + CLOSE)
-      if not all(learned) and written.count(OPEN) != len(learned):
-        learned, unclear = [False] * written.count(OPEN), sum(learned)
-      elif all(learned):
-        learned = []
-    else:
-      written, unclear = self._marked(renderer, written, messages, tools, turns)
-      learned = []
-    parts = renderer.parts(written, learned)
-    left = tuple(key for key in every if key in unread)
-    return Written(parts, unclear, left, changed)
+    learned = []  # all that is marked
+    if not renderer.marks:
+      written = self._marked(renderer, written, messages, tools, turns, counts)
+    elif self.stop:
+      written = written.replace(CLOSE + self.stop, self.stop + CLOSE)
+    asked = [turn.counts for turn in turns if turn.role == 'assistant']
+    if renderer.marks and not all(asked):
+      learned = asked
+      if written.count(OPEN) != len(asked):
+        learned = [False] * written.count(OPEN)
+        counts['unclear'] += sum(asked)
+    return renderer.parts(written, learned)
 
   def opening(
     self, turns: Sequence[Message], tools: Sequence[Any] = ()
@@ -213,50 +209,43 @@ class Chat:
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Any],
     turns: Sequence[Message],
-  ) -> tuple[str, int]:
-    """With marks around what is learned; and how many answers are unclear."""
+    counts: Counter[str],
+  ) -> str:
+    """With marks around what is learned; counts what is unclear."""
     if self.stop is None:
       raise errors.DataError(
         'the chat template of the tokenizer writes no special token after an'
         ' answer, and the model would never learn to stop; name a built-in'
         ' template as data.template'
       )
+
+    def span(number: int) -> tuple[int, int] | None:
+      """Where an answer begins and its turn ends; None: it cannot be told."""
+      opening = renderer.tried(messages[:number], tools, opens=True)
+      # A loop over turns writes nothing before the first.
+      if not number and renderer.tried([], tools) in (None, opening):
+        return None
+      following, end = messages[number + 1 : number + 2], len(written)
+      if following:  # up to what is said next
+        other = {**following[0], 'content': PLACE}
+        other = renderer.tried([*messages[: number + 1], other], tools)
+        end = len(os.path.commonprefix([written, other or '']))
+      if opening is None or not written.startswith(opening):
+        return None
+      markers = renderer.marker_in(written, len(opening), end)
+      stop = next((m.end() for m in markers if m[0] == self.stop), None)
+      return stop and (len(opening), stop)
+
     spans = [
-      self._span(renderer, written, messages, tools, number)
+      span(number)
       for number, turn in enumerate(turns)
       if turn.role == 'assistant' and turn.counts
     ]
+    counts['unclear'] += spans.count(None)
     for begin, end in sorted(filter(None, spans), reverse=True):
       answer = f'{OPEN}{written[begin:end]}{CLOSE}'
       written = written[:begin] + answer + written[end:]
-    return written, spans.count(None)
-
-  def _span(
-    self,
-    renderer: Renderer,
-    written: str,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Any],
-    number: int,
-  ) -> tuple[int, int] | None:
-    """Where an answer begins and its turn ends; None: it cannot be told."""
-    following, end = messages[number + 1 : number + 2], len(written)
-    try:
-      opening = renderer(messages[:number], tools, opens=True)
-      if not number and opening == renderer([], tools):
-        return None  # a loop over turns writes nothing before the first
-      if following:  # up to what is said next
-        other = {**following[0], 'content': PLACE}
-        other = renderer([*messages[: number + 1], other], tools)
-        end = len(os.path.commonprefix([written, other]))
-    except errors.DataError:
-      return None
-    begin = len(opening)
-    markers = renderer.marker_in(written, begin, end)
-    stop = next((m.end() for m in markers if m[0] == self.stop), None)
-    if stop is None or not written.startswith(opening):
-      return None
-    return begin, stop
+    return written
 
   def _prepared(
     self, turns: Sequence[Message], tools: Sequence[Any]
@@ -279,9 +268,9 @@ class Chat:
 
   def _as_dict(self, turn: Message) -> dict[str, Any]:
     content, fields = turn.content, dict(turn.fields)
-    thought = next(filter(None, map(fields.get, rendering.REASONING)), None)
+    thought = next(filter(None, map(fields.get, documents.REASONING)), None)
     if self._reasoning != 'template':
-      fields = {k: v for k, v in fields.items() if k not in rendering.REASONING}
+      fields = {k: v for k, v in fields.items() if k not in documents.REASONING}
     if self._reasoning == 'think' and thought:
       content = f'<think>\n{thought}\n</think>\n\n{content}'
     return {'role': turn.role, 'content': content, **fields}
@@ -320,16 +309,9 @@ def _named(tokenizer: Tokenizer, name: str) -> str:
   )
 
 
-def _renderer(tokenizer: Tokenizer, source: str) -> Renderer:
-  return Renderer(source, tokenizer.markers, tokenizer.named_tokens)
-
-
 def _stop(renderer: Renderer) -> str | None:
   """The marker that ends a turn of the assistant; None: there is none."""
-  try:
-    written = renderer([_ASKED, _SAID | {'content': PLACE}])
-  except errors.DataError:
-    return None
+  written = renderer.tried([_ASKED, _SAID | {'content': PLACE}]) or ''
   written = written.replace(CLOSE, '')
   markers = renderer.marker_in(written, written.find(PLACE), len(written))
   return next((match[0] for match in markers), None)
@@ -338,13 +320,9 @@ def _stop(renderer: Renderer) -> str | None:
 @functools.cache
 def _knows_tools(renderer: Renderer) -> bool:
   """Whether what a tool says is written."""
-  if re.search(r'[\'"]tool[\'"]', renderer.source):
-    return True
   heard = {'role': 'tool', 'content': PLACE}
-  try:
-    return PLACE in renderer([_ASKED, _SAID, heard, _SAID])
-  except errors.DataError:
-    return False
+  written = renderer.tried([_ASKED, _SAID, heard, _SAID]) or ''
+  return PLACE in written or bool(re.search('[\'"]tool[\'"]', renderer.source))
 
 
 def _takes_own(tokenizer: Tokenizer, name: str) -> bool:
@@ -356,8 +334,8 @@ def _takes_own(tokenizer: Tokenizer, name: str) -> bool:
   """
   if 'default' not in tokenizer.chat_templates:
     return False
-  own = _renderer(tokenizer, _named(tokenizer, ''))
-  ours = _renderer(tokenizer, built_in(tokenizer, name))
+  own = Renderer(_named(tokenizer, ''), tokenizer)
+  ours = Renderer(built_in(tokenizer, name), tokenizer)
   begin = tokenizer.named_tokens.get('bos_token', '')
   chats = (
     ([_SYSTEM, _ASKED, _SAID, _ASKED], True),
@@ -366,13 +344,8 @@ def _takes_own(tokenizer: Tokenizer, name: str) -> bool:
   )
   alike, difference = [], None
   for chat, opens in chats:
-    written = []
-    for renderer in (ours, own):
-      try:
-        text = renderer(chat, opens=opens)
-      except errors.DataError as error:
-        text = str(error)
-      written.append(text.replace(OPEN, '').replace(CLOSE, ''))
+    written = [r.tried(chat, opens=opens) or '' for r in (ours, own)]
+    written = [text.replace(OPEN, '').replace(CLOSE, '') for text in written]
     difference = difference or _difference(*written)
     alike.append(len({text.replace(begin, '') for text in written}) == 1)
   is_same = all(alike[:2])

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from satjax import errors
-from satjax.data import chunks, documents
+from satjax.data import chunks
 from satjax.data.chat import Chat
 from satjax.data.documents import Document, Message
 from satjax.data.rendering import Part
@@ -140,7 +141,7 @@ class Encoder:
     written = []
     for document in found:
       try:
-        one = self.chat.write(document.messages, document.tools)
+        parts = self.chat.write(document.messages, document.tools, counts)
       except RecursionError as error:
         raise errors.DataError(
           f'document {document.id!r}: lists or objects nested too deeply; leave'
@@ -148,10 +149,7 @@ class Encoder:
         ) from error
       except errors.DataError as error:
         raise errors.DataError(f'document {document.id!r}: {error}') from error
-      counts['unclear'] += one.unclear
-      counts['changed'] += one.changed
-      counts.update(map(documents.field, one.unread))
-      written.append((document.id, one.parts))
+      written.append((document.id, parts))
     for encoded in self._encoded(written, counts):
       counts['unlearned'] += not encoded.is_trained.any()
       yield encoded
@@ -163,20 +161,17 @@ class Encoder:
   ) -> Iterator[Encoded]:
     """Yields the tokens of texts in parts, which have the id of a document."""
     # What is encoded as one: a text, or each of its parts.
-    whole = [
-      group
+    groups = [
+      [parts] if self.chat.joins else [[part] for part in parts]
       for _, parts in written
-      for group in ([parts] if self.chat.joins else ([p] for p in parts))
     ]
-    found = iter(
-      self.tokenizer.encode_parts(
-        [[part.content for part in group] for group in whole]
-      )
+    contents = (
+      [part.content for part in group] for group in itertools.chain(*groups)
     )
-    for id, parts in written:
-      groups = [parts] if self.chat.joins else [[part] for part in parts]
+    found = iter(self.tokenizer.encode_parts(list(contents)))
+    for (id, _), of_text in zip(written, groups):
       tokens, is_trained = [], []
-      for group in groups:
+      for group in of_text:
         ids, first, last = next(found)
         of_part = np.array([part.is_trained for part in group], bool)
         tokens.append(self._checked(ids, id))

@@ -18,6 +18,7 @@ from jinja2 import ext, nodes, sandbox
 
 from satjax import errors
 from satjax.data.documents import CALLS, REASONING
+from satjax.data.tokenizers import Tokenizer
 
 # Code points that Unicode keeps from ever being characters. Around what the
 # template says the assistant generates, and around special tokens that a
@@ -53,23 +54,6 @@ def _raise(message: str) -> None:
   raise jinja2.TemplateError(message)
 
 
-def _to_json(
-  value, ensure_ascii=False, indent=None, separators=None, sort_keys=False
-) -> str:
-  """`tojson` without the escapes of HTML that are Jinja's own."""
-  return json.dumps(
-    value,
-    ensure_ascii=ensure_ascii,
-    indent=indent,
-    separators=separators,
-    sort_keys=sort_keys,
-  )
-
-
-def _strftime_now(form: str) -> str:
-  return datetime.datetime.now().strftime(form)
-
-
 @functools.cache
 def _compile(source: str) -> jinja2.Template:
   environment = sandbox.ImmutableSandboxedEnvironment(
@@ -77,33 +61,31 @@ def _compile(source: str) -> jinja2.Template:
     lstrip_blocks=True,
     extensions=[_Generation, ext.loopcontrols],
   )
-  environment.filters['tojson'] = _to_json
+  # Without the escapes of HTML that are Jinja's own.
+  environment.filters['tojson'] = functools.partial(
+    json.dumps, ensure_ascii=False
+  )
   environment.globals['raise_exception'] = _raise
-  environment.globals['strftime_now'] = _strftime_now
+  environment.globals['strftime_now'] = lambda form: (
+    datetime.datetime.now().strftime(form)
+  )
   return environment.from_string(source)
 
 
 class Renderer:
   """A template, with the special tokens that it may write."""
 
-  def __init__(
-    self, source: str, markers: Mapping[str, int], named: Mapping[str, str]
-  ):
-    """Compiles a template.
-
-    Args:
-      source: Jinja.
-      markers: special tokens, and ids.
-      named: variables such as 'eos_token'.
+  def __init__(self, source: str, tokenizer: Tokenizer):
+    """Compiles a template, which is Jinja.
 
     Raises:
       ConfigError: it is no template.
     """
     self.source = source
     self.marks = bool(_MARKS.search(source))  # what is generated
-    self._named = named
-    self.markers = markers
-    longest_first = sorted(markers, key=len, reverse=True)
+    self._named = tokenizer.named_tokens
+    self._markers = tokenizer.markers
+    longest_first = sorted(self._markers, key=len, reverse=True)
     any_of = '|'.join(map(re.escape, longest_first)) or '(?!)'
     self._marker = re.compile(any_of)
     self._tokens = re.compile(
@@ -146,6 +128,19 @@ class Renderer:
         f'the chat template refuses it: {error}; leave it out, or use another'
         ' data.template'
       ) from error
+
+  def tried(
+    self,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any] = (),
+    *,
+    opens: bool = False,
+  ) -> str | None:
+    """The same; None: the template refuses the conversation."""
+    try:
+      return self(messages, tools, opens=opens)
+    except errors.DataError:
+      return None
 
   def calling(
     self, messages: list[dict[str, Any]], tools: Sequence[Any]
@@ -194,10 +189,7 @@ class Renderer:
 
     def without(field: str) -> str | None:
       bare = [{k: v for k, v in m.items() if k != field} for m in messages]
-      try:
-        return self(bare, () if field == 'tools' else tools)
-      except errors.DataError:
-        return None
+      return self.tried(bare, () if field == 'tools' else tools)
 
     return {field for field in fields if without(field) == written}
 
@@ -241,26 +233,23 @@ class Renderer:
     def add(content: str | int) -> None:
       is_trained = depth > 0 and (not learned or learned[number - 1])
       last = found[-1] if found else Part(0)
-      if not isinstance(content, str) or not isinstance(last.content, str):
-        found.append(Part(content, is_trained))
-      elif is_trained == last.is_trained:
+      is_text = isinstance(content, str) and isinstance(last.content, str)
+      if is_text and is_trained == last.is_trained:
         found[-1] = Part(last.content + content, is_trained)
-      else:
+      elif content != '':
         found.append(Part(content, is_trained))
 
     for match in self._tokens.finditer(written):
       add(written[at : match.start()])
       at = match.end()
-      if match['marker']:
-        add(self.markers[match['marker']])
-      elif match['text']:
-        add(match['text'])
-      elif match[0] == OPEN:
+      if match[0] == OPEN:
         depth, number = depth + 1, number + (depth == 0)
       elif match[0] == CLOSE:
         depth -= 1
+      else:
+        add(self._markers.get(match['marker'], match['text'] or ''))
     add(written[at:])
-    return [part for part in found if part.content != '']
+    return found
 
 
 def _aliased(message: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Templates: what is written, and what of it is learned."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -51,18 +53,18 @@ def shown(parts):
 
 @pytest.mark.parametrize('template', chat.BUILT_IN)
 def test_what_is_written_and_learned(template):
-  found = chat.Chat(BYTE, template).write(CHAT, ())
-  assert shown(found.parts) == WRITTEN[template]
-  assert not found.unclear and not found.unread
+  counts = Counter()
+  parts = chat.Chat(BYTE, template).write(CHAT, (), counts)
+  assert shown(parts) == WRITTEN[template]
+  assert not counts.total()
 
 
 @pytest.mark.parametrize('prompt', ['Q: x? A: ', 'def f():\n\t', 'ask\n', ''])
 def test_plain_puts_nothing_where_a_space_is(prompt):
   turns = Message('user', prompt), Message('assistant', 'b')
   found = chat.Chat(BYTE, 'plain')
-  assert (
-    shown(found.write(turns, ()).parts) == f'{{begin}}{prompt}[b][{{stop}}]'
-  )
+  parts = found.write(turns, (), Counter())
+  assert shown(parts) == f'{{begin}}{prompt}[b][{{stop}}]'
   assert shown(found.opening(turns[:1])) == f'{{begin}}{prompt}'
 
 

@@ -1,5 +1,7 @@
 """Chats have the ids that transformers gives them."""
 
+from collections import Counter
+
 import pytest
 
 from satjax.data.documents import Document, Message
@@ -90,7 +92,7 @@ def test_texts_of_templates_without_headings_are_the_same(tmp_path, template):
       parts = (
         encoder.chat.opening(some)
         if opens
-        else encoder.chat.write(some, ()).parts
+        else encoder.chat.write(some, (), Counter())
       )
       names = {number: name for name, number in tokenizer.markers.items()}
       own = ''.join(names.get(part.content, part.content) for part in parts)
