@@ -29,7 +29,6 @@ class Rows:
   """
 
   num_cut = num_dropped = 0  # documents that are longer than a row
-  num_unlearned = 0  # of which nothing is learned
 
   def __init__(
     self,
@@ -44,15 +43,8 @@ class Rows:
     self._seq_len = seq_len
     self._vocab_size = vocab_size
     self._is_whole = is_whole
-    self.num_unlearned = self._unlearned(len(table.tokens))
-
-  def _unlearned(self, most: int) -> int:
-    """Documents of which nothing is learned, if so many tokens are read."""
-    if self.table.is_trained is None:
-      return 0
-    ends = np.append(self.table.starts[1:], len(self.table.tokens))
-    sizes = np.minimum(ends - self.table.starts, most)
-    return self.table.num_unlearned(sizes)
+    # Documents of which nothing is learned.
+    self.num_unlearned = table.num_unlearned(len(table.tokens))
 
   def __len__(self) -> int:
     places = max(0, len(self.table.tokens) - 1)
@@ -144,7 +136,7 @@ class PackedRows(Rows):
       self.num_cut = int(is_long[taken].sum())
       self.num_dropped = int(is_long.sum()) - self.num_cut
       if self.num_cut:
-        self.num_unlearned = self._unlearned(seq_len + 1)
+        self.num_unlearned = table.num_unlearned(seq_len + 1)
     # Of a piece, a document or a part of one.
     self._sizes = np.minimum(sizes, seq_len)
     self._rows = _pack(taken, self._sizes, seq_len)
@@ -232,22 +224,23 @@ def rows(
     return packed
   cut = Rows(*settings)
   if not is_whole:
-    _refuse_what_teaches_nothing(table, seq_len, len(cut))
+    _refuse_what_teaches_nothing(cut, seq_len)
   return cut
 
 
-def _refuse_what_teaches_nothing(table, seq_len, num_rows):
+def _refuse_what_teaches_nothing(cut: Rows, seq_len: int) -> None:
   """Raises DataError for less than a row, or a prompt that fills them all."""
-  num_tokens = len(table.tokens)
+  table, num_tokens = cut.table, len(cut.table.tokens)
   if num_tokens < seq_len + 1:
     raise errors.DataError(
       f'{table.name} has {num_tokens} tokens in {len(table.starts)} documents;'
       f' a row needs data.seq_len + 1 = {seq_len + 1}; shorten data.seq_len, or'
       ' give this split more text (data.held_out and data.test move documents)'
     )
-  if table.first_target > num_rows * seq_len:
+  has_turns = table.is_trained is not None
+  if has_turns and not any(row['weights'].any() for row in cut):
     raise errors.DataError(
-      f'{table.name}: its first prompt has {table.first_target - 1} tokens, and'
-      f' no answer falls into its {num_rows} rows of data.seq_len {seq_len};'
-      ' shorten the prompt, or give this split more pairs'
+      f'{table.name}: no answer falls into its {len(cut)} rows of data.seq_len'
+      f' {seq_len}, which prompts fill; shorten the prompts, or give this split'
+      ' more pairs'
     )

@@ -12,7 +12,6 @@ trained   0   0 0 1 1   1     0   1   1
 from collections import Counter
 from collections.abc import Iterator, Mapping
 import dataclasses
-import functools
 import hashlib
 from typing import Any
 
@@ -47,16 +46,6 @@ class TokenTable:
   num_found: int = 0  # documents of the source, in whatever split
   unlearned: int | None = None  # those that teach nothing; None: not counted
 
-  @functools.cached_property
-  def first_target(self) -> int:
-    """Where the first token stands that the loss counts."""
-    size, block = len(self.tokens), 2**20
-    for first in range(0, size, block):
-      found = np.flatnonzero(self.weights(first, min(size, first + block)))
-      if len(found):
-        return first + int(found[0])
-    return size
-
   def weights(self, first: int, last: int) -> np.ndarray:
     """float32 [last - first]: 1 where a token counts as a target."""
     if self.is_trained is not None:
@@ -66,23 +55,19 @@ class TokenTable:
     weights[self.starts[begin:end] - first] = 0
     return weights
 
-  def num_unlearned(self, sizes: np.ndarray) -> int:
-    """How many documents teach nothing by their first tokens.
+  def num_unlearned(self, most: int) -> int:
+    """How many documents teach nothing, if so many tokens are read of each.
 
     Of a table on disk only those are looked at that are longer, since `satjax
     prepare` has counted the others.
-
-    Args:
-      sizes: int64 [num_documents], how many tokens are read of each.
     """
-    ends = self.starts + sizes
-    if isinstance(self.is_trained, np.ndarray):
-      before = np.concatenate([[0], np.cumsum(self.is_trained)])
-      return int(np.sum(before[ends] == before[self.starts]))
+    if self.is_trained is None:
+      return 0
     lasts = np.append(self.starts[1:], len(self.tokens))
+    ends = np.minimum(self.starts + most, lasts)
     is_read = (ends < lasts) | (self.unlearned is None)
     places = zip(self.starts[is_read], ends[is_read], lasts[is_read])
-    if self.unlearned is None:  # by an earlier version
+    if self.unlearned is None:
       return sum(not self.is_trained[a:b].any() for a, b, _ in places)
     return self.unlearned + sum(
       not self.is_trained[a:b].any() and self.is_trained[b:c].any()

@@ -145,7 +145,8 @@ def test_a_batch_is_its_documents_one_by_one(chatty):
 def test_a_table_without_an_end_is_refused():
   """Another tokenizer than that of the template: it would never stop."""
   encoded = Encoder(BYTE)([Document('a', messages=pair('prompt', 'answer'))])
-  assert table.join(encoded, 'made up', BYTE.eos_id).first_target == 8
+  found = table.join(encoded, 'made up', BYTE.eos_id)
+  assert np.flatnonzero(found.is_trained)[0] == 8
   with pytest.raises(errors.DataError, match=r'no token that ends.*id 300'):
     table.join(encoded, 'made up', 300)
 
