@@ -68,7 +68,7 @@ def from_record(
   columns: Sequence[str],
   id: str,
   place: str,
-  counts: Counter[str] | None = None,
+  counts: Counter[str],
 ) -> Document | None:
   """The document that a record holds; None: its text is empty.
 
@@ -82,136 +82,140 @@ def from_record(
   Raises:
     DataError: the fields are not there, or hold something else.
   """
-  counts = Counter() if counts is None else counts
-  if not isinstance(record, Mapping):
-    raise _misfit(place, f'it is a {type(record).__name__}')
-  names = tuple(columns) or _known(record)
-  if names is None or not record.keys() >= set(names):
-    raise _misfit(place, f'its keys are {sorted(map(str, record))}', columns)
-  read, turns, document = {*names}, None, None
-  if len(names) == 2:
-    turns = _of_pair(record, names, place, columns, counts, read)
-  elif columns or names[0] in _CHATS:
-    turns = _listed(record[names[0]], names[0], place)
-  if turns is not None:
-    document = Document(id, messages=_messages(turns, place, counts))
-    document = _with_more(document, record, place)
-  elif len(names) == 1 and (text := _text(record, names[0], place, columns)):
-    document = Document(id, text)
+  document = _Record(record, columns, place, counts, set()).document(id)
   if document is None:
     counts['empty'] += 1
-  elif not columns:
-    _count_unread(record, read, document, counts)
   return document
 
 
-def _known(record: Mapping[str, Any]) -> tuple[str, ...] | None:
-  """The fields to read: the first that say something."""
-  there = [names for names in _KNOWN if record.keys() >= set(names)]
-  full = (names for names in there if record[names[-1]])
-  return next(full, there[0] if there else None)
+class _Record(NamedTuple):
+  """A record that becomes a document, and the names that it was read by."""
 
+  values: Any
+  columns: Sequence[str]
+  place: str
+  counts: Counter[str]
+  read: set[str]
 
-def _text(
-  record: Mapping[str, Any], name: str, place: str, columns: Sequence[str]
-) -> str:
-  """What a field says; nothing, where it is null."""
-  value = record[name]
-  if not isinstance(value, str | None):
-    kind = type(value).__name__
-    raise _misfit(place, f'its "{name}" is a {kind}, not a string', columns)
-  return value or ''
+  def document(self, id: str) -> Document | None:
+    if not isinstance(self.values, Mapping):
+      raise self.misfit(f'it is a {type(self.values).__name__}')
+    names = tuple(self.columns) or self.known()
+    if names is None or not self.values.keys() >= set(names):
+      raise self.misfit(f'its keys are {sorted(map(str, self.values))}')
+    self.read.update(names)
+    first, *second = names
+    if second:
+      turns = self.of_pair(names)
+    elif self.columns or first in _CHATS:
+      turns = _listed(self.values[first], first, self.place)
+    else:
+      turns = None
+    if turns is not None:
+      document = self.of_turns(id, _messages(turns, self.place, self.counts))
+    elif not second and (text := self.text(first)):
+      document = Document(id, text)
+    else:
+      return None
+    if not self.columns:
+      self.count_unread(is_text=turns is None)
+    return document
 
+  def known(self) -> tuple[str, ...] | None:
+    """The fields to read: the first that say something."""
+    there = [names for names in _KNOWN if self.values.keys() >= set(names)]
+    full = (names for names in there if self.values[names[-1]])
+    return next(full, there[0] if there else None)
 
-def _of_pair(
-  record: Mapping[str, Any],
-  names: Sequence[str],
-  place: str,
-  columns: Sequence[str],
-  counts: Counter[str],
-  read: set[str],
-) -> list[Any] | None:
-  """The turns of a prompt and of what is said to it; None: nothing is said.
+  def text(self, name: str) -> str:
+    """What a field says; nothing, where it is null."""
+    value = self.values[name]
+    if not isinstance(value, str | None):
+      raise self.misfit(
+        f'its "{name}" is a {type(value).__name__}, not a string'
+      )
+    return value or ''
 
-  Either may be a list of messages, as TRL has them: then nothing of the prompt
-  is learned. `read` gets the other fields that belong to a pair of texts.
-  """
-  sides = [_listed(record[name], name, place) for name in names]
-  if any(isinstance(side, list) for side in sides):
+  def of_pair(self, names: Sequence[str]) -> list[Any] | None:
+    """The turns of a prompt and of what is said to it; None: nothing is said.
+
+    Either may be a list of messages, as TRL has them: then nothing of the
+    prompt is learned.
+    """
+    values = [self.values[name] for name in names]
+    sides = [_listed(v, n, self.place) for v, n in zip(values, names)]
+    if not any(isinstance(side, list) for side in sides):
+      return self.of_texts(names)
     asked, said = (
-      side if side is not None else _turns(role, record[name])
-      for side, role, name in zip(sides, ROLES[1:], names)
+      side if side is not None else [_turn(role, value)] if value else []
+      for side, role, value in zip(sides, ROLES[1:], values)
     )
     if said and not asked:
-      counts['empty_prompt'] += 1
+      self.counts['empty_prompt'] += 1
     asked = [m | {'weight': 0} if isinstance(m, dict) else m for m in asked]
     return asked + said if said else None
-  prompt, answer = (_text(record, name, place, columns) for name in names)
-  more, before = record.get(_MORE), record.get(_BEFORE)
-  if names[0] == 'instruction' and isinstance(more, str):
-    read.add(_MORE)
-    prompt = '\n\n'.join(filter(None, (prompt, more)))
-  before = _json(before) if isinstance(before, str) else before
-  if not answer:
-    return None
-  pairs = [(prompt, answer)]
-  if isinstance(before, list) and before:
-    read.add(_BEFORE)
-    if not all(map(_is_pair, before)):
-      raise errors.DataError(
-        f'{place}: its "{_BEFORE}" holds {errors.brief(before)}; write pairs'
-        ' [["question", "answer"], ...]'
-      )
-    pairs = [*before, *pairs]
-  return [
-    {'role': role, 'content': text}
-    for pair in pairs
-    for role, text in zip(ROLES[1:], pair)
-  ]
+
+  def of_texts(self, names: Sequence[str]) -> list[Any] | None:
+    """The same of texts, with what an instruction is about, and a history."""
+    prompt, answer = map(self.text, names)
+    if not answer:
+      return None
+    more, before = self.values.get(_MORE), self.values.get(_BEFORE)
+    if names[0] == 'instruction' and isinstance(more, str):
+      self.read.add(_MORE)
+      prompt = '\n\n'.join(filter(None, (prompt, more)))
+    pairs = [(prompt, answer)]
+    before = _json(before) if isinstance(before, str) else before
+    if isinstance(before, list) and before:
+      self.read.add(_BEFORE)
+      if not all(map(_is_pair, before)):
+        raise errors.DataError(
+          f'{self.place}: its "{_BEFORE}" holds {errors.brief(before)}; write'
+          ' pairs [["question", "answer"], ...]'
+        )
+      pairs = [*before, *pairs]
+    return [_turn(*one) for pair in pairs for one in zip(ROLES[1:], pair)]
+
+  def of_turns(self, id: str, turns: tuple[Message, ...]) -> Document:
+    """With what a record has beside the turns: the system, and tools."""
+    system, tools = self.values.get(_SYSTEM), self.values.get(_TOOLS)
+    if isinstance(system, str) and system and turns[0].role != 'system':
+      turns = (Message('system', system), *turns)
+    if turns[0].content == system:
+      self.read.add(_SYSTEM)
+    if tools:
+      self.read.add(_TOOLS)
+      tools = _listed(tools, _TOOLS, self.place)
+      tools = [tools] if isinstance(tools, Mapping) else tools
+    return Document(id, messages=turns, tools=tuple(tools or ()))
+
+  def count_unread(self, is_text: bool) -> None:
+    """Counts fields that say something; of a text only those of other forms."""
+    known = {_MORE, _BEFORE, _SYSTEM, _TOOLS}.union(*_KNOWN)
+    for key, value in self.values.items():
+      is_said = value is not None and value != '' and value != []
+      if is_said and key not in self.read and (key in known or not is_text):
+        self.counts[field(key)] += 1
+
+  def misfit(self, found: str) -> errors.DataError:
+    needed = (
+      'an object with a string field "text", or with string fields "prompt" and'
+      ' "answer", or with "messages", is needed; name other fields in'
+      ' data.columns'
+    )
+    if self.columns:
+      fields = ' and '.join(f'"{name}"' for name in self.columns)
+      needed = f'the fields {fields} of data.columns are needed'
+    return errors.DataError(f'{self.place}: {needed}; {found}')
 
 
-def _turns(role: str, content: Any) -> list[Any]:
-  return [{'role': role, 'content': content}] if content else []
+def _turn(role: str, content: Any) -> dict[str, Any]:
+  return {'role': role, 'content': content}
 
 
 def _is_pair(value: Any) -> bool:
   is_list = isinstance(value, list | tuple) and len(value) == 2
   return is_list and all(isinstance(text, str) for text in value)
-
-
-def _with_more(
-  document: Document, record: Mapping[str, Any], place: str
-) -> Document:
-  """With what a record has beside the turns: the system, and tools."""
-  system, tools = record.get(_SYSTEM), record.get(_TOOLS)
-  turns = document.messages
-  if isinstance(system, str) and system and turns[0].role != 'system':
-    turns = (Message('system', system), *turns)
-    document = document._replace(messages=turns)
-  if tools:
-    tools = _listed(tools, _TOOLS, place)
-    tools = [tools] if isinstance(tools, Mapping) else tools
-    return document._replace(tools=tuple(tools))
-  return document
-
-
-def _count_unread(
-  record: Mapping[str, Any],
-  read: set[str],
-  document: Document,
-  counts: Counter[str],
-) -> None:
-  """Counts the fields that say something and are not in the document."""
-  turns = document.messages
-  known = {_MORE, _BEFORE, _SYSTEM, _TOOLS}.union(*_KNOWN)
-  if turns and turns[0].content == record.get(_SYSTEM):
-    read.add(_SYSTEM)
-  if document.tools:
-    read.add(_TOOLS)
-  for key, value in record.items():
-    is_said = value is not None and value != '' and value != []
-    if is_said and key not in read and (turns or key in known):
-      counts[field(key)] += 1
 
 
 def field(name: str) -> str:
@@ -350,18 +354,3 @@ def _joined(parts: Sequence[Any], counts: Counter[str]) -> str | None:
     for part in parts
   ]
   return ''.join(texts) if all(isinstance(t, str) for t in texts) else None
-
-
-def _misfit(
-  place: str, found: str, columns: Sequence[str] = ()
-) -> errors.DataError:
-  if columns:
-    fields = ' and '.join(f'"{name}"' for name in columns)
-    return errors.DataError(
-      f'{place}: the fields {fields} of data.columns are needed; {found}'
-    )
-  return errors.DataError(
-    f'{place}: an object with a string field "text", or with string fields'
-    ' "prompt" and "answer", or with "messages", is needed; name other fields'
-    f' in data.columns; {found}'
-  )

@@ -152,7 +152,7 @@ def test_a_table_without_an_end_is_refused():
 
 
 def read(record, *columns):
-  return documents.from_record(record, columns, 'x#1', 'x, line 1')
+  return documents.from_record(record, columns, 'x#1', 'x, line 1', Counter())
 
 
 @pytest.mark.parametrize(
