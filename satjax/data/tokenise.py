@@ -15,12 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from satjax import errors
-from satjax.data import chunks, duplicates, encode, table, tokenizers
+from satjax.data import duplicates, encode, table, tokenizers
 from satjax.data.chunks import Chunk
 from satjax.data.encode import Encoded, Encoder
-
-# Text that all processes together have before them.
-_MAX_VOLUME = 16 * chunks.CHUNK_BYTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +135,7 @@ class Workers(contextlib.AbstractContextManager):
       for batch in batches:
         job = self._pool.submit(_tokenise, self._settings, batch)
         waiting.append((batch, job))
-        while self._is_enough(waiting):
+        while len(waiting) > 2 * self._count:
           first, job = waiting.popleft()
           yield first, job.result()
       for batch, job in waiting:
@@ -148,10 +145,6 @@ class Workers(contextlib.AbstractContextManager):
         'a worker process was killed, most likely for want of memory; run the'
         ' same command again with fewer --workers, and it goes on'
       ) from error
-
-  def _is_enough(self, waiting: deque) -> bool:
-    volume = sum(chunk.volume for batch, _ in waiting for chunk in batch)
-    return len(waiting) > 2 * self._count or volume > _MAX_VOLUME
 
 
 def _tokenise(settings: Settings, batch: Batch) -> Tokenised:
