@@ -42,17 +42,15 @@ class Batches:
     """Returns batch `step`: the keys of `rows.rows`, all [B, T]."""
     return self._dataset[_counted(step)]
 
-  def iterate(self, start_step: int, *, prefetch: int = 4) -> Iterator[Batch]:
+  def iterate(self, start_step: int) -> Iterator[Batch]:
     """Yields batches from `start_step` on, at the cost of one, in order.
 
-    A background thread keeps `prefetch` batches ready; 0: there is no thread.
+    A background thread keeps some of them ready.
     """
     import grain
 
     # Rows are in memory: a second thread would only wait for the first.
-    options = grain.ReadOptions(
-      num_threads=min(prefetch, 1), prefetch_buffer_size=prefetch
-    )
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     rest = self._dataset.slice(slice(_counted(start_step), None))
     return iter(rest.to_iter_dataset(options))
 
@@ -243,19 +241,14 @@ def _parts(
 ) -> list[tuple[rows_lib.Rows, float]]:
   """Rows of a source, in as many parts as it was prepared from, and shares."""
   shares = {'held_out': c.held_out, 'test': c.test}
+  encoder = Encoder(tokenizer, c.template, c.reasoning)
   if source.startswith('tokens:'):
     if split != 'train' and not is_trained_on(c, source):
       shares = dict.fromkeys(shares)
     found = prepared.open_tables(
-      source.removeprefix('tokens:'),
-      split,
-      tokenizer,
-      template=c.template,
-      reasoning=c.reasoning,
-      **shares,
+      source.removeprefix('tokens:'), split, encoder, **shares
     )
   else:
-    encoder = Encoder(tokenizer, c.template, c.reasoning)
     trained = None
     if split != 'train':
       trained = sources.trained_names(source, _trained(c))

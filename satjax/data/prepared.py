@@ -13,7 +13,6 @@ from satjax import errors
 from satjax.data import blocks
 from satjax.data.encode import Encoder
 from satjax.data.table import TokenTable
-from satjax.data.tokenizers import Tokenizer
 
 FORMAT = 2
 NAME = 'table.json'
@@ -159,10 +158,8 @@ def file_of(path: Path) -> WrittenFile:
 def open_tables(
   directory: str | os.PathLike,
   split: str,
-  tokenizer: Tokenizer,
+  encoder: Encoder,
   *,
-  template: str,
-  reasoning: str = 'template',
   held_out: float | None,
   test: float | None,
 ) -> list[tuple[TokenTable, float]]:
@@ -184,12 +181,11 @@ def open_tables(
   """
   root = Path(directory).expanduser()
   found = _read_finished(root)
-  shares = {'held_out': held_out, 'test': test}
-  settings = dict(shares)
+  settings = {'held_out': held_out, 'test': test}
   if found.has_turns:
-    encoder = Encoder(tokenizer, template, reasoning)
-    settings |= {'template': encoder.chat.identity, 'reasoning': reasoning}
-  _check_made(found, root, tokenizer, settings)
+    settings['template'] = encoder.chat.identity
+    settings['reasoning'] = encoder.reasoning
+  _check_made(found, root, encoder.tokenizer, settings)
   total = sum(part.weight for part in found.parts)
   tables = []
   for number, part in enumerate(found.parts):

@@ -40,11 +40,10 @@ def files_of(out):
   return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 
-def opened(out, split='train', spec='byte', **changes):
-  names = ('template', 'held_out', 'test')
-  known = {name: getattr(SETTINGS, name) for name in names}
-  tokenizer = tokenizers.get_tokenizer(spec)
-  return prepared.open_tables(out, split, tokenizer, **known | changes)
+def opened(out, split='train', spec='byte', template='plain'):
+  encoder = Encoder(tokenizers.get_tokenizer(spec), template)
+  shares = {'held_out': SETTINGS.held_out, 'test': SETTINGS.test}
+  return prepared.open_tables(out, split, encoder, **shares)
 
 
 def built(source, split, spec='byte', template='plain', columns=()):

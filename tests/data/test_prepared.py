@@ -13,7 +13,7 @@ from satjax.data.encode import Encoder
 from tests.data import test_records
 
 BYTE = tokenizers.get_tokenizer('byte')
-KNOWN = {'template': 'plain', 'held_out': 0.2, 'test': 0.2}
+KNOWN = {'held_out': 0.2, 'test': 0.2}
 
 
 @pytest.fixture
@@ -89,8 +89,9 @@ def run(root, *more):
   assert cli.main(['prepare', *sources, *shares, *more]) == 0
 
 
-def opened(out, split='train', tokenizer=BYTE, **changes):
-  return prepared.open_tables(out, split, tokenizer, **KNOWN | changes)
+def opened(out, split='train', tokenizer=BYTE, template='plain', **changes):
+  encoder = Encoder(tokenizer, template)
+  return prepared.open_tables(out, split, encoder, **KNOWN | changes)
 
 
 def test_rows_are_those_of_a_table_in_memory(folder):
