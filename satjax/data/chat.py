@@ -151,10 +151,7 @@ class Chat:
     self._for_tools = self._renderer
     if template == 'model' and 'tool_use' in own:  # as transformers chooses
       self._for_tools = Renderer(own['tool_use'], tokenizer)
-    if self._is_own:
-      self.stop = _stop(self._renderer)
-    else:
-      self.stop = _ending(tokenizer, BUILT_IN[template][1])
+    self.stop = _stop(self._renderer)
 
   def write(
     self, turns: Sequence[Message], tools: Sequence[Any], counts: Counter[str]
@@ -282,18 +279,15 @@ def built_in(tokenizer: Tokenizer, name: str) -> str:
   begin = '' if tokenizer.bos_id is None else _name(tokenizer, tokenizer.bos_id)
   if begin in source:  # it begins every turn
     begin = ''
-  variables = {'begin': begin, 'stop': _ending(tokenizer, stop)}
+  if stop not in tokenizer.markers:
+    stop = _name(tokenizer, tokenizer.eos_id)
+  variables = {'begin': begin, 'stop': stop}
   named = (f'{{% set {k} = {json.dumps(v)} %}}' for k, v in variables.items())
   return ''.join(named) + source
 
 
 def _name(tokenizer: Tokenizer, number: int) -> str:
   return next(name for name, n in tokenizer.markers.items() if n == number)
-
-
-def _ending(tokenizer: Tokenizer, stop: str) -> str:
-  is_known = stop in tokenizer.markers
-  return stop if is_known else _name(tokenizer, tokenizer.eos_id)
 
 
 def _named(tokenizer: Tokenizer, name: str) -> str:

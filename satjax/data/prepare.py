@@ -42,10 +42,8 @@ def prepare(
   settings: Settings,
   out: str | os.PathLike,
   *,
-  workers: int = 0,
-  start: Callable[[int], Callable[[int], None]] = lambda size: (
-    lambda done: None
-  ),
+  workers: int,
+  start: Callable[[int], Callable[[int], None]],
 ) -> Manifest:
   """Writes a table, or goes on with one.
 

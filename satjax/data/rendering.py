@@ -153,7 +153,9 @@ class Renderer:
       DataError: what is called is not written.
     """
     called = [key for key in CALLS if any(key in m for m in messages)]
-    for empty in ('', None) if called else ():
+    if not called:
+      return messages
+    for empty, render in (('', self), (None, self.tried)):
       tried = [
         m | {'content': m['content'] or empty} if m.keys() & CALLS else m
         for m in messages
@@ -163,20 +165,12 @@ class Renderer:
         for m in tried
       ]
       num_calls = json.dumps(placed, ensure_ascii=False).count(PLACE)
-      try:
-        written = self(placed, tools)
-      except errors.DataError:
-        if empty is not None:
-          raise
-        break
-      if written.count(PLACE) >= num_calls:
+      if (render(placed, tools) or '').count(PLACE) >= num_calls:
         return tried
-    if called:
-      raise errors.DataError(
-        f'it has {called[0]}, which the template does not write; leave it out,'
-        " or use data.template='model' with a tokenizer that knows tools"
-      )
-    return messages
+    raise errors.DataError(
+      f'it has {called[0]}, which the template does not write; leave it out,'
+      " or use data.template='model' with a tokenizer that knows tools"
+    )
 
   def unread(
     self,

@@ -96,16 +96,14 @@ class HuggingFaceTokenizer(Tokenizer):
       self._reader.no_padding()
       found = self._reader.encode_batch([f'a{name}a' for name in ids])
       # A normaliser, or a flag, may keep one from being found inside of a text.
-      if all(map(self._is_found, ids, found)):
+      numbers = map(self._reader.token_to_id, ids)
+      if all(n in encoding.ids for n, encoding in zip(numbers, found)):
         break
     added = self._reader.get_added_tokens_decoder()
     size = max((self.vocab_size - 1, *added)) + 1
     self._ids = np.arange(size, dtype=np.uint32)
     for number, token in added.items():
       self._ids[number] = (vocab | ids)[token.content]
-
-  def _is_found(self, name: str, encoding: Any) -> bool:
-    return self._reader.token_to_id(name) in encoding.ids
 
   def token(self, number: int) -> str:
     return self._tokenizer.id_to_token(number) or f'<{number}>'

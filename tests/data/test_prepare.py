@@ -31,7 +31,9 @@ def run(sources, out, count=0, **changes):
   """Prepares sources of weight 1."""
   changes = {'weights': (1.0,) * len(sources)} | changes
   settings = dataclasses.replace(SETTINGS, sources=tuple(sources), **changes)
-  return prepare.prepare(settings, out, workers=count)
+  return prepare.prepare(
+    settings, out, workers=count, start=lambda size: lambda done: None
+  )
 
 
 def files_of(out):
