@@ -26,6 +26,7 @@ from satjax.data import (
 )
 from satjax.data import table as tables
 from satjax.data.chunks import Source
+from satjax.data.encode import Encoded
 from satjax.data.journal import Journal
 from satjax.data.prepared import Manifest, Part, Shard, Split
 from satjax.data.tokenise import Settings, Tokenised, Tokeniser, Workers
@@ -220,18 +221,11 @@ class TableWriter:
   ) -> None:
     for name, count in (+found.counts).items():
       part.counts[name] = part.counts.get(name, 0) + count
-    is_kept = np.ones(len(found.lengths), bool)
-    if found.keys is not None:
-      is_kept[:] = [self._journal.add(keys) for keys in found.keys]
-      part.counts['duplicates'] += int(np.sum(~is_kept))
-    for name, writer in writers.items():
-      is_mine = (found.splits == tables.SPLITS.index(name)) & is_kept
-      is_token = np.repeat(is_mine, found.lengths)
-      writer.add(
-        found.tokens[is_token],
-        found.lengths[is_mine],
-        None if found.is_trained is None else found.is_trained[is_token],
-      )
+    for encoded, split, keys in found.documents:
+      if keys and not self._journal.add(keys):
+        part.counts['duplicates'] += 1
+      else:
+        writers[split].add(encoded)
 
   def _commit(self) -> None:
     self._journal.commit(
@@ -262,30 +256,23 @@ class SplitWriter:
     """Tokens that are not finished yet."""
     return self._shard.num_tokens if self._shard else 0
 
-  def add(
-    self, tokens: np.ndarray, lengths: np.ndarray, is_trained: np.ndarray | None
-  ) -> None:
-    """Appends documents, end to end; `tokenise.Tokenised` has the shapes."""
-    if not len(lengths):
-      return
+  def add(self, encoded: Encoded) -> None:
+    """Appends a document."""
     if self._shard is None:
       self._shard = blocks.BlockWriter(self._partial, self._dtype)
-    starts = np.cumsum(lengths) - lengths
-    self._starts.append(starts + self._split.num_tokens + self.num_tokens)
+    self._starts.append(self._split.num_tokens + self.num_tokens)
+    tokens, is_trained = encoded
     if is_trained is None:
-      is_trained = np.ones(len(tokens), bool)
-      is_trained[starts] = False
+      is_trained = np.arange(len(tokens)) > 0
     else:
       self._has_turns = True
-      before = np.concatenate([[0], np.cumsum(is_trained)])
-      is_none = before[starts + lengths] == before[starts]
-      self._num_unlearned += int(is_none.sum())
+      self._num_unlearned += not is_trained.any()
     self._shard.add(tokens, is_trained)
 
   def finish(self) -> None:
     """Ends the shard; afterwards it is on disk, and the split counts it."""
     split = self._split
-    starts = np.concatenate([np.empty(0, np.int64), *self._starts])
+    starts = np.array(self._starts, np.int64)
     _append(self._folder / STARTS, starts, split.num_documents)
     if self._shard is not None:
       self._shard.close()

@@ -12,10 +12,8 @@ import signal
 import threading
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from satjax import errors
-from satjax.data import duplicates, encode, table, tokenizers
+from satjax.data import duplicates, table, tokenizers
 from satjax.data.chunks import Chunk
 from satjax.data.encode import Encoded, Encoder
 
@@ -38,15 +36,18 @@ class Settings:
   reasoning: str = 'template'  # of `chat.REASONING`
 
 
-class Tokenised(NamedTuple):
-  """Documents end to end, but for those whose length leaves them out."""
+class Taken(NamedTuple):
+  """A document that is not left out for its length."""
 
-  tokens: np.ndarray  # uint16 or uint32 [num_tokens]
-  lengths: np.ndarray  # int64 [num_documents], in tokens
-  # bool [num_tokens]; None: no document has turns.
-  is_trained: np.ndarray | None
-  splits: np.ndarray  # uint8 [num_documents], numbers in `table.SPLITS`
-  keys: list[list[bytes]] | None  # see `duplicates`; None: all are kept
+  encoded: Encoded
+  split: str  # of `table.SPLITS`
+  keys: list[bytes]  # see `duplicates`; []: all are kept
+
+
+class Tokenised(NamedTuple):
+  """What comes of a batch."""
+
+  documents: list[Taken]
   counts: Counter[str]  # of the documents that there were
 
 
@@ -60,32 +61,22 @@ class Tokeniser:
     self._keys = duplicates.finder(settings.duplicates)
 
   def __call__(self, batch: Sequence[Chunk]) -> Tokenised:
-    """The tokens of some chunks, one after the other.
+    """The documents of some chunks, one after the other.
 
     Raises:
       DataError: a document cannot be used.
     """
-    s, counts, splits, keys, found = self._settings, Counter(), [], [], []
+    s, counts, found = self._settings, Counter(), []
     documents = (d for chunk in batch for d in chunk.documents(counts))
     for document, encoded in self.encoder.each(documents, counts):
       counts['documents'] += 1
       if self._is_taken(encoded, counts):
-        found.append(encoded)
         name = document.group or document.id
         split = table.split_of(name, s.held_out, s.test)
-        splits.append(table.SPLITS.index(split))
-        if self._keys:
-          keys.append(self._keys(document))
+        keys = self._keys(document) if self._keys else []
+        found.append(Taken(encoded, split, keys))
     counts['documents'] += counts['empty']
-    none = np.empty(0, self.encoder.dtype)
-    return Tokenised(
-      np.concatenate([none, *(encoded.tokens for encoded in found)]),
-      np.array([len(encoded.tokens) for encoded in found], np.int64),
-      encode.trained(found),
-      np.array(splits, np.uint8),
-      keys if self._keys else None,
-      counts,
-    )
+    return Tokenised(found, counts)
 
   def _is_taken(self, encoded: Encoded, counts: Counter[str]) -> bool:
     size, most = len(encoded.tokens), self._settings.max_tokens
