@@ -203,15 +203,3 @@ def in_words(name: str) -> str:
   """What a count is of."""
   is_field = name.startswith('field ')
   return f'with a {name}, not read' if is_field else COUNTS.get(name, name)
-
-
-def trained(found: Sequence[Encoded]) -> np.ndarray | None:
-  """What is trained of documents end to end; None: all but their first."""
-  if all(encoded.is_trained is None for encoded in found):
-    return None
-  return np.concatenate(
-    [
-      np.arange(len(tokens)) > 0 if is_trained is None else is_trained
-      for tokens, is_trained in found
-    ]
-  )

@@ -148,8 +148,8 @@ def _build(source, encoder, split, held_out, test, columns, trained):
         ids.append(document.id)
   except errors.DataError as error:
     raise errors.DataError(f'{source!r}, {error}') from error
-  found = {encode.in_words(key): n for key, n in counts.items() if n}
-  words = '; '.join(f'{n:,} {key}' for key, n in found.items())
+  found = ((n, encode.in_words(name)) for name, n in counts.items() if n)
+  words = '; '.join(f'{n:,} {what}' for n, what in found)
   if not num_documents:
     more = f' ({words})' if words else ''
     raise errors.DataError(f'{source!r} has no document{more}; add some')
@@ -183,12 +183,13 @@ def join(encoded: list[Encoded], name: str, stop_id: int | None) -> TokenTable:
   lengths = [len(one.tokens) for one in encoded]
   starts = np.cumsum([0, *lengths[:-1]], dtype=np.int64)
   tokens = np.concatenate([one.tokens for one in encoded])
-  is_trained = encode.trained(encoded)
-  if (
-    is_trained is not None
-    and np.any(is_trained)
-    and not np.any(tokens[is_trained] == stop_id)
-  ):
+  is_trained, learned = None, tokens[:0]
+  if any(one.is_trained is not None for one in encoded):
+    is_trained = np.concatenate(
+      [np.arange(len(t)) > 0 if x is None else x for t, x in encoded]
+    )
+    learned = tokens[is_trained]
+  if len(learned) and stop_id not in learned:
     raise errors.DataError(
       f'{name}: the loss counts no token that ends an answer (id {stop_id}),'
       ' and the model would never learn to stop; the template must fit the'
