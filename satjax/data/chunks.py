@@ -104,8 +104,7 @@ def grouped(
 
 def num_chars(document: Document) -> int:
   """Characters of a document, whatever it consists of."""
-  messages = sum(len(message.content) for message in document.messages)
-  return len(document.text) + messages
+  return sum(map(len, document.texts))
 
 
 def text_of(value: Any) -> Any:

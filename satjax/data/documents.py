@@ -62,6 +62,11 @@ class Document(NamedTuple):
   group: str = ''
   tools: tuple[Any, ...] = ()  # what it may call, as JSON schemas
 
+  @property
+  def texts(self) -> list[str]:
+    """All that is written in it."""
+    return [turn.content for turn in self.messages] or [self.text]
+
 
 def from_record(
   record: Any,

@@ -57,9 +57,8 @@ def _near() -> Keys:
 
 
 def _words(document: Document) -> list[str]:
-  texts = [turn.content for turn in document.messages] or [document.text]
   # Who said what counts: no word has a zero.
-  return '\0 '.join(texts).split()
+  return '\0 '.join(document.texts).split()
 
 
 def _runs(words: list[str]) -> list[bytes]:

@@ -82,11 +82,10 @@ class Encoder:
     """
     counts = Counter() if counts is None else counts
     for document in documents:
-      texts = [turn.content for turn in document.messages] or [document.text]
-      counts['replaced'] += sum(text.count('\ufffd') for text in texts)
+      counts['replaced'] += '\0'.join(document.texts).count('\ufffd')
     texts = iter(
       self.tokenizer.encode_batch(
-        [_said(d) for d in documents if not self._is_chat(d)]
+        [d.texts[-1] for d in documents if not self._is_chat(d)]
       )
     )
     chats = self._chats([d for d in documents if self._is_chat(d)], counts)
@@ -123,7 +122,7 @@ class Encoder:
 
   def _is_chat(self, document: Document) -> bool:
     # Without a template around it, an answer to nothing is a text.
-    nothing = Message('user', ''), Message('assistant', _said(document))
+    nothing = Message('user', ''), Message('assistant', document.texts[-1])
     is_bare = document.messages == nothing and not self.chat.joins
     return bool(document.messages) and not is_bare
 
@@ -192,11 +191,6 @@ class Encoder:
         ' the tokenizer files'
       )
     return ids
-
-
-def _said(document: Document) -> str:
-  """A text, or what is said at the end of a conversation."""
-  return document.messages[-1].content if document.messages else document.text
 
 
 def in_words(name: str) -> str:

@@ -284,8 +284,7 @@ class SplitWriter:
       split.num_tokens += self.num_tokens
       split.num_documents += len(starts)
       split.has_turns |= self._has_turns
-      if split.num_unlearned is not None:
-        split.num_unlearned += self._num_unlearned
+      split.num_unlearned += self._num_unlearned
     files.sync(self._folder)
     self._shard, self._starts, self._num_unlearned = None, [], 0
 

@@ -79,6 +79,8 @@ class Manifest:
   @classmethod
   def from_json(cls, described: dict[str, Any]) -> 'Manifest':
     fields = {key: described[key] for key in described if key != 'format'}
+    for key, value in _ADDED.items():
+      fields['made_from'].setdefault(key, value)
     found = cls(**fields | {'parts': [_part(p) for p in fields['parts']]})
     if described['format'] == 1 and found.has_turns:
       name = found.made_from['template']
@@ -128,7 +130,7 @@ def read(directory: Path) -> Manifest | None:
 def check_same(before: Manifest, now: Manifest, directory: Path) -> None:
   """Raises ConfigError unless both are made from the same."""
   asked = json.loads(json.dumps(now.made_from))
-  made = _ADDED | before.made_from
+  made = before.made_from
   for key, value in asked.items():
     if made.get(key) != value:
       flag = {'sources': 'source', 'weights': 'weight'}.get(key, key)
@@ -193,10 +195,10 @@ def open_tables(
     name = f'tokens:{directory}, {part.source} ({split})'
     if described is None or not described.num_documents:
       key = 'test' if split == 'test' else 'held_out'
-      share = (_ADDED | found.made_from)[key]
       raise errors.DataError(
-        f'{name}: no document fell into this split ({key} {share}); add'
-        f' documents, or prepare it with another --{key}'
+        f'{name}: no document fell into this split ({key}'
+        f' {found.made_from[key]}); add documents, or prepare it with another'
+        f' --{key}'
       )
     opened = _table(root / folder(number, split), described, found.dtype, name)
     count = sum(one.num_documents for one in part.splits.values())
@@ -241,7 +243,7 @@ def _read_finished(root: Path) -> Manifest:
 
 
 def _check_made(found, root, tokenizer, settings) -> None:
-  made = _ADDED | found.made_from
+  made = found.made_from
   if made['tokenizer'] != tokenizer.fingerprint:
     raise errors.ConfigError(
       f'{root} was prepared with the tokenizer {found.tokenizer["name"]} of'
