@@ -6,6 +6,7 @@ where they are tokenised, so that chunks that are done already cost little.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
 from typing import Any, NamedTuple
 
 from satjax import errors
@@ -34,6 +35,20 @@ class Source(NamedTuple):
   identity: str  # of its files, by their names and sizes
   size: int  # of the whole, in bytes where that is known
   chunks: Callable[[int], Iterator[Chunk]]  # of about so many bytes each
+
+
+def of_documents(found: Sequence[Document], done: int) -> Chunk:
+  """A chunk of documents that are there already; none is an empty one."""
+  volume = sum(map(num_chars, found))
+  return Chunk(functools.partial(_counted, found), volume, done)
+
+
+def _counted(
+  found: Sequence[Document], counts: Counter[str]
+) -> Iterator[Document]:
+  if not found:
+    counts['empty'] += 1
+  return iter(found)
 
 
 def of_record(

@@ -1,6 +1,6 @@
 """What of a long work is done: whatever kills it, it goes on from there."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import contextlib
 import json
 import os
@@ -40,9 +40,14 @@ class Journal(contextlib.AbstractContextManager):
         f'{path} cannot be opened ({error}); {remedy}'
       ) from error
 
-  def __exit__(self, *_: Any) -> None:
-    """Forgets what was not committed."""
+  def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    """Forgets what was not committed; explains why something cannot be."""
     self._database.close()
+    if isinstance(error, sqlite3.Error):
+      raise errors.StorageError(
+        f'{self._path} cannot be written ({error}); make room, and run the'
+        ' same command again'
+      ) from error
 
   def state(self) -> Any:
     """The state as last committed; None: never."""
@@ -53,29 +58,17 @@ class Journal(contextlib.AbstractContextManager):
     """Adds keys, unless one of them is there: then none, and returns False."""
     places = ', '.join('?' * len(keys))
     query = f'SELECT 1 FROM seen WHERE key IN ({places}) LIMIT 1'
-    with self._writing():
-      if self._database.execute(query, keys).fetchone():
-        return False
-      self._database.executemany(
-        'INSERT OR IGNORE INTO seen VALUES (?)', ((key,) for key in keys)
-      )
+    if self._database.execute(query, keys).fetchone():
+      return False
+    self._database.executemany(
+      'INSERT OR IGNORE INTO seen VALUES (?)', ((key,) for key in keys)
+    )
     return True
 
   def commit(self, state: Any) -> None:
     """Keeps the state and all keys that were added, on disk."""
     run = self._database.execute
-    with self._writing():
-      run('DELETE FROM state')
-      run('INSERT INTO state VALUES (?)', (json.dumps(state),))
-      run('COMMIT')
-      run('BEGIN EXCLUSIVE')
-
-  @contextlib.contextmanager
-  def _writing(self) -> Iterator[None]:
-    try:
-      yield
-    except sqlite3.Error as error:
-      raise errors.StorageError(
-        f'{self._path} cannot be written ({error}); make room, and run the'
-        ' same command again'
-      ) from error
+    run('DELETE FROM state')
+    run('INSERT INTO state VALUES (?)', (json.dumps(state),))
+    run('COMMIT')
+    run('BEGIN EXCLUSIVE')

@@ -77,8 +77,8 @@ def matching(source: str) -> list[SourceFile]:
 def below(root: str, path: str) -> SourceFile:
   """A file, named as seen from a folder above it."""
   name = pathlib.Path(os.path.relpath(path, root)).as_posix()
-  with reading(path):
-    return SourceFile(name, path, os.path.getsize(path))
+  with opened(path) as file:
+    return SourceFile(name, path, os.fstat(file.fileno()).st_size)
 
 
 def identity(files: Sequence[SourceFile]) -> str:
@@ -106,15 +106,9 @@ def read(path: str) -> bytes:
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[BinaryIO]:
   """A file to read; explains why it cannot be."""
-  with reading(path), open(path, 'rb') as file:
-    yield file
-
-
-@contextlib.contextmanager
-def reading(path: str) -> Iterator[None]:
-  """Explains why a file cannot be read."""
   try:
-    yield
+    with open(path, 'rb') as file:
+      yield file
   except OSError as error:
     raise errors.DataError(
       f'{path} cannot be read ({error.strerror}); fix its permissions, or'
@@ -131,20 +125,12 @@ def texts(
   with opened(file.path) as handle:
     pieces = chunks.cut(_decoded(handle), _UNCUT_CHARS, _PIECE_CHARS)
     for some in chunks.grouped(pieces, len, size):
-      made = functools.partial(_pieces, file.name, first, some)
+      numbered = enumerate(some, first)
+      found = [Document(f'{file.name}#{n}', text) for n, text in numbered]
       first += len(some)
-      yield Chunk(made, sum(map(len, some)), handle.tell())
-  if not first:  # there is no text: its document is counted as empty
-    yield Chunk(functools.partial(_pieces, file.name, 0, []), 0, file.size)
-
-
-def _pieces(
-  name: str, first: int, found: list[str], counts: Counter[str]
-) -> Iterator[Document]:
-  if not found:
-    counts['empty'] += 1
-  for number, text in enumerate(found, first):
-    yield Document(f'{name}#{number}', text)
+      yield chunks.of_documents(found, handle.tell())
+  if not first:
+    yield chunks.of_documents([], file.size)
 
 
 def _decoded(data: BinaryIO) -> Iterator[str]:

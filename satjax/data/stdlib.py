@@ -4,8 +4,7 @@ Modules are read and parsed, never imported.
 """
 
 import ast
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import functools
 import importlib.util
 import os
@@ -42,20 +41,12 @@ def source(name: str) -> Source | None:
   def read(size: int) -> Iterator[Chunk]:
     done = 0
     for some in chunks.grouped(found, chunks.num_chars, size):
-      volume = _size(some)
-      done += volume
-      yield Chunk(functools.partial(_part, some), volume, done)
+      chunk = chunks.of_documents(some, done)
+      done += chunk.volume
+      yield chunk._replace(done=done)
 
-  return Source(readers.identity(modules), _size(found), read)
-
-
-def _part(found: Sequence[Document], counts: Counter) -> Iterator[Document]:
-  del counts  # none is empty
-  return iter(found)
-
-
-def _size(found: Sequence[Document]) -> int:
-  return sum(map(chunks.num_chars, found))
+  size = sum(map(chunks.num_chars, found))
+  return Source(readers.identity(modules), size, read)
 
 
 def _files(source: str) -> list[SourceFile]:

@@ -67,10 +67,12 @@ def test_file_that_is_no_journal(tmp_path):
 
 
 def test_full_disk_is_explained(tmp_path):
-  with Journal(tmp_path / 'j') as journal:
+  with (
+    pytest.raises(errors.StorageError, match='make room'),
+    Journal(tmp_path / 'j') as journal,
+  ):
     journal.commit(1)
     journal._database.execute('PRAGMA max_page_count = 4')
-    with pytest.raises(errors.StorageError, match='make room'):
-      journal.commit('x' * 10**5)
+    journal.commit('x' * 10**5)
   with Journal(tmp_path / 'j') as journal:
     assert journal.state() == 1
