@@ -242,13 +242,11 @@ class SplitWriter:
   """Writes the documents of one split below a folder, shard after shard."""
 
   def __init__(self, folder: Path, dtype: np.dtype, split: Split):
-    """Goes on after what a split has; it is changed by `finish`."""
+    """Goes on after what a split has; it counts what is added at once."""
     self._folder = folder
-    self._partial = folder / 'shard.tmp'
     self._dtype = dtype
     self._split = split
-    self._shard = None
-    self._starts, self._has_turns, self._num_unlearned = [], False, 0
+    self._shard, self._starts = None, []
     folder.mkdir(parents=True, exist_ok=True)
 
   @property
@@ -256,37 +254,38 @@ class SplitWriter:
     """Tokens that are not finished yet."""
     return self._shard.num_tokens if self._shard else 0
 
+  @property
+  def _path(self) -> Path:
+    return self._folder / f'{len(self._split.shards):05}.array_record'
+
   def add(self, encoded: Encoded) -> None:
     """Appends a document."""
     if self._shard is None:
-      self._shard = blocks.BlockWriter(self._partial, self._dtype)
-    self._starts.append(self._split.num_tokens + self.num_tokens)
+      self._shard = blocks.BlockWriter(self._path, self._dtype)
     tokens, is_trained = encoded
+    self._starts.append(self._split.num_tokens)
+    self._split.num_documents += 1
+    self._split.num_tokens += len(tokens)
     if is_trained is None:
       is_trained = np.arange(len(tokens)) > 0
     else:
-      self._has_turns = True
-      self._num_unlearned += not is_trained.any()
+      self._split.has_turns = True
+      self._split.num_unlearned += not is_trained.any()
     self._shard.add(tokens, is_trained)
 
   def finish(self) -> None:
-    """Ends the shard; afterwards it is on disk, and the split counts it."""
-    split = self._split
+    """Ends the shard; afterwards it is on disk."""
     starts = np.array(self._starts, np.int64)
-    _append(self._folder / STARTS, starts, split.num_documents)
+    count = self._split.num_documents - len(starts)
+    _append(self._folder / STARTS, starts, count)
     if self._shard is not None:
       self._shard.close()
-      files.sync(self._partial)
-      path = self._folder / f'{len(split.shards):05}.array_record'
-      self._partial.replace(path)
-      written = dataclasses.asdict(prepared.file_of(path))
-      split.shards.append(Shard(**written, num_tokens=self.num_tokens))
-      split.num_tokens += self.num_tokens
-      split.num_documents += len(starts)
-      split.has_turns |= self._has_turns
-      split.num_unlearned += self._num_unlearned
+      files.sync(self._path)
+      written = dataclasses.asdict(prepared.file_of(self._path))
+      shard = Shard(**written, num_tokens=self.num_tokens)
+      self._split.shards.append(shard)
     files.sync(self._folder)
-    self._shard, self._starts, self._num_unlearned = None, [], 0
+    self._shard, self._starts = None, []
 
   def close(self) -> None:
     """Ends the shard, and the split."""
