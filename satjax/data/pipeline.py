@@ -129,9 +129,12 @@ class EvalBatches(Sequence):
   ):
     """Takes `count` of the rows, spread evenly over them."""
     self._parts, self._batch_size = parts, batch_size
-    every = [(n, row) for n, p in enumerate(parts) for row in range(len(p))]
-    self._taken = [every[i * len(every) // count] for i in range(count)]
-    self.num_left = len(every) - count
+    ends = np.cumsum([len(part) for part in parts])
+    numbers = np.arange(count) * ends[-1] // count
+    of = np.searchsorted(ends, numbers, side='right')
+    rows = numbers - np.array([0, *ends])[of]
+    self._taken = [*zip(of.tolist(), rows.tolist())]
+    self.num_left = int(ends[-1]) - count
     sizes = [len(part.table.starts) for part in parts]
     self._firsts = np.cumsum([0, *sizes[:-1]])
     self.num_found = sum(part.table.num_found for part in parts)
