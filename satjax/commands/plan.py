@@ -55,14 +55,13 @@ def run(options: Any) -> None:
   bench_table.check(options.out)
   plan_devices.use_host()
   config = shared.load_config(options)
+  ladder = stretches.render(stretches.plan(config))
   if not options.topology:
-    ladder = stretches.render(stretches.plan(config))
     print(f'{ladder}\n\n{plan_table.render_memory(config)}')
     return
   topology = plan_devices.parse(options.topology)
   result = plan_topology.plan(config, topology, console.say)
-  ladder = stretches.render(stretches.plan(result.config))
   text = f'{ladder}\n\n{plan_table.render(result)}'
   print(text)
   if options.out:
-    bench_table.write(options.out, plan_table.as_json(result), text + '\n')
+    bench_table.write(options.out, result, text + '\n')

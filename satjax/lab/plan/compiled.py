@@ -5,6 +5,7 @@ import dataclasses
 import math
 import re
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,49 +20,46 @@ from satjax.train.window import Window
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 
 
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-  """What the compiler says of a step; bytes are of one device."""
-
-  seconds: float  # that it took
-  # Bytes of state, batch and what the forward pass gets besides.
-  arguments: float = 0
-  temporaries: float = 0  # bytes that only live during the step, and its code
-  parked: float = 0  # bytes that lie beside the step's own, in a window of SAT
-  exchanged: tuple[collectives.Collective, ...] = ()  # its collectives
-  # Why there is no program: it needs more memory than there is. Then
-  # `temporaries` is what the compiler counted, and the rest unknown.
-  refusal: str = ''
-
-  @property
-  def total(self) -> float:
-    return self.arguments + self.temporaries + self.parked
-
-
 def compile_at(
   config: Config, step: int, devices: Sequence[jax.Device]
-) -> Compiled:
-  """Compiles what a run compiles after `step` steps; nothing is allocated."""
+) -> tuple[dict[str, Any], list[collectives.Collective]]:
+  """Compiles what a run compiles after `step` steps; nothing is allocated.
+
+  Returns:
+    What the compiler says of the step, as JSON has it: the 'seconds' that it
+    took; bytes of one device, of state, batch and what the forward pass gets
+    besides ('argument'), of what only lives during the step, and its code
+    ('temporary'), and of what lies beside the step's own in a window of SAT
+    ('parked'); the 'largest' of its collectives. 'refusal' is why there is no
+    program: it needs more memory than there is. Then 'temporary' is what the
+    compiler counted, and the rest unknown.
+
+    And its collectives.
+  """
   start = time.perf_counter()
   setup = setup_lib.make_setup(config, devices)
   # Of the setup's configuration: it names the kernels of these devices.
   phase = phases.phase_at(setup.config, step)
   batch = batch_of(setup.config)
   opened = programs.shapes(setup, batch, phase)
+  sizes, refusal, exchanged = (0, 0, 0), '', []
   try:
     program = programs.compile_step(setup, batch, phase, opened)
+    sizes = *step_bytes(program), parked_bytes(opened)
+    exchanged = collectives.read(program.as_text(), loop_rounds(phase))
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    needed = needed_bytes(str(error))
-    text = str(error).partition('\n')[0]
-    return Compiled(time.perf_counter() - start, 0, needed, refusal=text)
-  return Compiled(
-    time.perf_counter() - start,
-    *step_bytes(program),
-    parked_bytes(opened),
-    tuple(collectives.read(program.as_text(), loop_rounds(phase))),
-  )
+    refusal = str(error).partition('\n')[0]
+    sizes = 0, needed_bytes(str(error)), 0
+  largest = collectives.largest(exchanged)
+  found = {
+    'seconds': time.perf_counter() - start,
+    **dict(zip(('argument_bytes', 'temporary_bytes', 'parked_bytes'), sizes)),
+    'refusal': refusal,
+    'largest': [dataclasses.asdict(one) for one in largest],
+  }
+  return found, exchanged
 
 
 def loop_rounds(phase: phases.Phase) -> float:

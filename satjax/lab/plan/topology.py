@@ -7,78 +7,40 @@ of `memory` and `step_time` stands in, and every row says which it is.
 
 from collections.abc import Callable
 import dataclasses
+from importlib import metadata
+from typing import Any
 
 from satjax import errors
 from satjax.config.run import Config
-from satjax.interop import models
 from satjax.lab.plan import advice as plan_advice
 from satjax.lab.plan import collectives, stretches
 from satjax.lab.plan import compiled as plan_compile
 from satjax.lab.plan import devices as plan_devices
 from satjax.lab.plan import memory as plan_memory
 from satjax.lab.plan import step_time as plan_time
-from satjax.lab.plan.compiled import Compiled
 from satjax.lab.plan.devices import Topology
-from satjax.lab.plan.memory import Memory, Program
-from satjax.train import phases
+from satjax.train import phases, workdir
 from satjax.train.phases import Phase
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One phase on one device."""
-
-  program: Program  # the phase, and how many steps have it
-  flops: float  # of a step, as executed, without what remat computes again
-  closed: Memory  # bytes in closed form
-  compiled: Compiled | None  # None: the compiler was not asked
-  # Collectives by kind: how often, and bytes.
-  exchanged: dict[str, tuple[int, int]]
-  # Seconds of a step; None: there is no such program.
-  modelled: plan_time.Modelled | None
-
-  @property
-  def name(self) -> str:
-    return describe(self.program.phase)
-
-  @property
-  def total(self) -> float:
-    """Bytes that it needs."""
-    step = self.compiled.total if self.compiled else self.closed.total
-    return max(step, self.closed.between)
-
-  def fits(self, topology: Topology) -> bool:
-    refused = self.compiled is not None and self.compiled.refusal
-    return not refused and self.total <= topology.chip.memory
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-  """A run on a topology."""
-
-  config: Config
-  topology: Topology
-  rows: tuple[Row, ...]  # its phases; none if the mesh does not match
-  remarks: tuple[str, ...]  # what else there is to say
-  # The configuration with settings that fit, if these do not.
-  advice: Config | None = None
-  # The phase of the advice that needs most, compiled.
-  confirmed: Row | None = None
 
 
 def plan(
   config: Config,
   topology: Topology,
   say: Callable[[str], None],
-) -> Result:
+) -> dict[str, Any]:
   """Every phase of a run, compiled or in closed form, and advice.
 
   `say` gets a line whenever something takes long.
 
+  Returns:
+    What `satjax plan --out` writes: bytes, FLOPs and seconds of one device and
+    one step. 'phases' is empty where the mesh does not match. 'advice' has
+    settings that fit, as flags, and their largest phase; it is None where the
+    phases fit, or nothing that was tried does.
+
   Raises:
-    ConfigError: there is no such topology, or tokenizer.
+    ConfigError: there is no such topology.
   """
-  config = models.resolve(config)
   remarks, devices = [], None
   try:
     devices = plan_devices.compiler_devices(topology)
@@ -89,12 +51,21 @@ def plan(
   try:
     rows = _rows(config, topology, devices, say)
   except errors.ConfigError as error:
-    rows = ()
+    rows = []
     remarks.append(f'No plan for these settings: {error}.')
-  if rows and all(row.fits(topology) for row in rows):
-    return Result(config, topology, rows, tuple(remarks))
-  advice, confirmed = _advice(config, topology, devices, say)
-  return Result(config, topology, rows, tuple(remarks), advice, confirmed)
+  fits = rows and all(row['fits'] for row in rows)
+  compilers = (x.version for x in metadata.distributions(name='libtpu'))
+  return {
+    'topology': topology.label,
+    'chip': {**dataclasses.asdict(topology.chip), 'flops': topology.chip.flops},
+    'chips': topology.count,
+    'environment': workdir.environment(),
+    'libtpu': next(compilers, None),
+    'config': config.to_dict(),
+    'remarks': remarks,
+    'phases': rows,
+    'advice': None if fits else _advice(config, topology, devices, say),
+  }
 
 
 def _rows(config, topology, devices, say):
@@ -102,32 +73,46 @@ def _rows(config, topology, devices, say):
   for program in plan_memory.distinct(config):
     row = _row(config, program, topology, devices, say)
     rows.append(row)
-    if row.compiled and row.compiled.refusal:
+    if row['compiler'] and row['compiler']['refusal']:
       devices = None  # these settings are out: the other phases by closed form
-  return tuple(rows)
+  return rows
 
 
 def _row(config, program, topology, devices, say):
-  phase = program.phase
+  """A phase on one device; without `devices` the compiler is not asked."""
+  phase, chip, compiled = program.phase, topology.chip, None
   mesh = plan_memory.abstract_mesh(config, topology.count)
-  lanes, compiled = topology.chip.lanes, None
-  exchanged = plan_time.exchanges(config, phase, mesh, lanes)
+  closed = plan_memory.memory(config, phase, mesh)
+  exchanged = plan_time.exchanges(config, phase, mesh, chip.lanes)
+  total, refusal = closed.total, ''
   if devices is not None:
     say(f'compiling {describe(phase)} for {topology.label}')
-    compiled = plan_compile.compile_at(config, program.step, devices)
-    say(compiled.refusal or f'compiled in {compiled.seconds:.0f} s')
-    exchanged = compiled.exchanged
-  refused = compiled and compiled.refusal
-  return Row(
-    program=program,
-    flops=phases.phase_flops(config, phase) / topology.count,
-    closed=plan_memory.memory(config, phase, mesh),
-    compiled=compiled,
-    exchanged=collectives.total(exchanged),
-    modelled=None
-    if refused
-    else plan_time.step_time(config, phase, mesh, topology.chip, exchanged),
-  )
+    compiled, exchanged = plan_compile.compile_at(config, program.step, devices)
+    refusal = compiled['refusal']
+    say(refusal or f'compiled in {compiled["seconds"]:.0f} s')
+    sizes = (n for key, n in compiled.items() if key.endswith('_bytes'))
+    total = max(sum(sizes), closed.between)
+  modelled = None  # there is no such program
+  if not refusal:
+    found = plan_time.step_time(config, phase, mesh, chip, exchanged)
+    modelled = dataclasses.asdict(found)
+    modelled |= {'total': found.total, 'bound': found.bound}
+  return {
+    'phase': describe(phase),
+    'steps': program.steps,
+    # As executed, without what remat computes again.
+    'flops': phases.phase_flops(config, phase) / topology.count,
+    'fits': not refusal and total <= chip.memory,
+    'total_bytes': total,
+    'closed_form_bytes': dataclasses.asdict(closed)
+    | {'temporaries': closed.temporaries, 'total': closed.total},
+    'exchanged': {
+      kind: {'count': count, 'bytes': size}
+      for kind, (count, size) in collectives.total(exchanged).items()
+    },
+    'compiler': compiled,
+    'modelled_seconds': modelled,
+  }
 
 
 def _advice(config, topology, devices, say):
@@ -137,14 +122,18 @@ def _advice(config, topology, devices, say):
   for _ in range(3):
     advice = plan_advice.cheapest(config, topology, room)
     if advice is None:
-      return None, None
-    closed = _rows(advice, topology, None, say)
-    most = max(closed, key=lambda row: row.total).program
+      return None
+    mesh = plan_memory.abstract_mesh(advice, topology.count)
+    most = max(
+      plan_memory.distinct(advice),
+      key=lambda program: plan_memory.memory(advice, program.phase, mesh).total,
+    )
     row = _row(advice, most, topology, devices, say)
-    if row.fits(topology):
-      return advice, row
-    room *= 0.9 * min(1.0, topology.chip.memory / row.total)
-  return None, None
+    if row['fits']:
+      flags = plan_advice.flags(config, advice)
+      return {'flags': flags, 'largest_phase': row}
+    room *= 0.9 * min(1.0, topology.chip.memory / row['total_bytes'])
+  return None
 
 
 def describe(phase: Phase) -> str:
