@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from jax.sharding import AbstractMesh, AxisType
 from satjax import sharding, tree
 from satjax.config import stages
 from satjax.config.run import Config
-from satjax.lab.plan import share as plan_share
+from satjax.lab.plan.share import shares
 from satjax.sparsity import subnetwork
 from satjax.train import phases, programs
 from satjax.train import setup as setup_lib
@@ -28,14 +29,11 @@ from satjax.train.phases import Phase
 
 # Names and dtypes of a batch; sizes come with the stage.
 BATCH = {
-  name: jax.ShapeDtypeStruct((1, 1), dtype)
-  for name, dtype in (
-    ('tokens', jnp.int32),
-    ('targets', jnp.int32),
-    ('positions', jnp.int32),
-    ('segments', jnp.int32),
-    ('weights', jnp.float32),
-  )
+  **dict.fromkeys(
+    ('tokens', 'targets', 'positions', 'segments'),
+    jax.ShapeDtypeStruct((1, 1), jnp.int32),
+  ),
+  'weights': jax.ShapeDtypeStruct((1, 1), jnp.float32),
 }
 
 
@@ -201,9 +199,7 @@ def memory(config: Config, phase: Phase, mesh: AbstractMesh) -> Memory:
   """Bytes of one device of a mesh, the step of a phase running."""
   sums = sizes(config, phase, mesh)
   parked = sums['parked'] if config.sparsity.rest == 'device' else 0
-  part = plan_share.share(config, phase, mesh)
-  rest, passes = plan_share.resting(config, phase, mesh)
-  beside = plan_share.beside(config, phase, mesh)
+  part, rest, passes, beside = shares(config, phase, mesh)
   size, is_split = part.itemsize, mesh.shape['fsdp'] > 1
   copies = size if size < 4 else 0
   copies += 4 if part.microbatches > 1 else 0
@@ -235,19 +231,12 @@ def memory(config: Config, phase: Phase, mesh: AbstractMesh) -> Memory:
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Program:
-  """A phase that needs a program of its own.
+class Program(NamedTuple):
+  """A phase that needs a program of its own."""
 
-  Attributes:
-    phase: its shapes.
-    step: completed steps before its first.
-    steps: how many there are.
-  """
-
-  phase: Phase
-  step: int
-  steps: int
+  phase: Phase  # its shapes
+  step: int  # completed steps before its first
+  steps: int  # how many there are
 
 
 def distinct(config: Config) -> tuple[Program, ...]:
@@ -260,7 +249,6 @@ def _distinct(config):
   found = {}
   for start, stop, phase in phases.stretches(config):
     key = programs.key_of(config, phase)
-    program = found.setdefault(key, Program(phase, start, 0))
-    steps = program.steps + stop - start
-    found[key] = dataclasses.replace(program, steps=steps)
+    program = found.get(key, Program(phase, start, 0))
+    found[key] = program._replace(steps=program.steps + stop - start)
   return tuple(found.values())

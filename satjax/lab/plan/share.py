@@ -1,6 +1,7 @@
 """What one device of a mesh computes of a train step, as a few numbers."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
@@ -61,96 +62,61 @@ class Share:
     return numbers[remat] * self.itemsize
 
 
-def share(config: Config, phase: Phase, mesh: AbstractMesh) -> Share:
+class Shares(NamedTuple):
+  """What one device computes of a phase, by how that takes part."""
+
+  trains: Share
+  rests: Share  # of layers that count though they rest
+  passes: int  # that these take, of `phases.PASSES`
+  # Of neurons that count in the forward pass though they rest, in layers that
+  # train. Its `layers` are 0 where there are none; so are those of `rests`.
+  beside: Share
+
+
+def shares(config: Config, phase: Phase, mesh: AbstractMesh) -> Shares:
   """What one device of a mesh computes."""
-  model, train, kept = phase.stage.model, config.train, phase.mean_kept
-  if config.sparsity.execution == 'masked':
-    kept = dict(
-      zip(
-        ('heads', 'mlp', 'layers'),
-        (model.num_heads, model.mlp_dim, model.num_layers),
-      )
-    )
-    kv_heads = model.num_kv_heads
-  else:
-    kv_heads = sum(x.kv_heads for x in phase.layers) / len(phase.layers)
-    if phase.is_sparse:
-      kept = kept | _through(config, model)
+  model, train, sparsity = phase.stage.model, config.train, config.sparsity
+  size, tensor = model.head_dim, mesh.shape['tensor']
   parts = train.batch_size // (train.microbatch_size or train.batch_size)
-  rows = phase.stage.batch_size / parts
-  size, tensor = model.head_dim, mesh.shape['tensor']
-  shards = mesh.shape['data'] * mesh.shape['fsdp']
-  tokens = rows * phase.stage.seq_len / shards
-  return Share(
-    tokens=tokens,
-    microbatches=parts,
-    layers=kept['layers'],
-    width=model.embed_dim,
-    heads=size * (kept['heads'] + 2 * kv_heads) / tensor,
-    mixed=size * kept['heads'] / tensor,
-    channels=kept['mlp'] / tensor,
-    vocab=model.vocab_size / tensor,
-    predicted=min(tokens, train.loss_chunk or tokens),
-    itemsize=jnp.dtype(model.dtype).itemsize,
+  tokens = phase.stage.batch_size / parts * phase.stage.seq_len
+  tokens /= mesh.shape['data'] * mesh.shape['fsdp']
+
+  def share(layers, heads, kv_heads, channels):
+    return Share(
+      tokens=tokens,
+      microbatches=parts,
+      layers=layers,
+      width=model.embed_dim,
+      heads=size * (heads + 2 * kv_heads) / tensor,
+      mixed=size * heads / tensor,
+      channels=channels / tensor,
+      vocab=model.vocab_size / tensor,
+      predicted=min(tokens, train.loss_chunk or tokens),
+      itemsize=jnp.dtype(model.dtype).itemsize,
+    )
+
+  # Query heads, key/value heads and channels of a layer.
+  whole = model.num_heads, model.num_kv_heads, model.mlp_dim
+  passes = phases.PASSES[sparsity.forward('layers')]
+  if sparsity.execution == 'masked':
+    trains, nothing = share(model.num_layers, *whole), share(0, *whole)
+    return Shares(trains, nothing, passes, nothing)
+  kept = phase.mean_kept
+  kv_heads = sum(x.kv_heads for x in phase.layers) / len(phase.layers)
+  trained = kept['heads'], kv_heads, kept['mlp']
+  forward = [sparsity.forward(axis) for axis in ('heads', 'heads', 'mlp')]
+  # What gradients go through is there, whether it trains or not.
+  there = [
+    n if how == 'through' else part
+    for n, part, how in zip(whole, trained, forward)
+  ]
+  exact = [
+    n - part if how == 'exact' else 0
+    for n, part, how in zip(whole, trained, forward)
+  ]
+  return Shares(
+    trains=share(kept['layers'], *there),
+    rests=share(sum(phase.omitted) if passes else 0, *whole),
+    passes=passes,
+    beside=share(kept['layers'] if any(exact) else 0, *exact),
   )
-
-
-def _through(config, model):
-  """Neurons that gradients go through are there, whether they train or not."""
-  sizes = {'heads': model.num_heads, 'mlp': model.mlp_dim}
-  return {
-    axis: size
-    for axis, size in sizes.items()
-    if config.sparsity.forward(axis) == 'through'
-  }
-
-
-def resting(
-  config: Config, phase: Phase, mesh: AbstractMesh
-) -> tuple[Share, int]:
-  """The same of layers that count though they rest; how many passes they take.
-
-  Passes: of `phases.PASSES`.
-  """
-  model = phase.stage.model
-  passes = phases.PASSES[config.sparsity.forward('layers')]
-  is_masked = config.sparsity.execution == 'masked'
-  size, tensor = model.head_dim, mesh.shape['tensor']
-  found = dataclasses.replace(
-    share(config, phase, mesh),
-    layers=sum(phase.omitted) if passes and not is_masked else 0,
-    heads=size * (model.num_heads + 2 * model.num_kv_heads) / tensor,
-    mixed=size * model.num_heads / tensor,
-    channels=model.mlp_dim / tensor,
-  )
-  return found, passes
-
-
-def beside(config: Config, phase: Phase, mesh: AbstractMesh) -> Share:
-  """The same of neurons that count in the forward pass though they rest.
-
-  They are in layers that train; its `layers` are 0 where there are none.
-  """
-  model, part = phase.stage.model, share(config, phase, mesh)
-  tensor, size = mesh.shape['tensor'], model.head_dim
-  mixed, heads, channels = 0.0, 0.0, 0.0
-  if config.sparsity.forward('heads') == 'exact':
-    mixed = size * model.num_heads / tensor - part.mixed
-    whole = size * (model.num_heads + 2 * model.num_kv_heads) / tensor
-    heads = whole - part.heads
-  if config.sparsity.forward('mlp') == 'exact':
-    channels = model.mlp_dim / tensor - part.channels
-  layers = part.layers if mixed or channels else 0
-  return dataclasses.replace(
-    part, layers=layers, mixed=mixed, heads=heads, channels=channels
-  )
-
-
-def sums_whole(width: int, mesh: AbstractMesh, lanes: int) -> bool:
-  """Whether gradients are summed whole over fsdp, instead of scattered.
-
-  So does the TPU compiler where shards along embed_dim are no multiple of its
-  `lanes`, or where copies of the model take part too.
-  """
-  narrow = width % (mesh.shape['fsdp'] * lanes) != 0
-  return lanes > 1 and (narrow or mesh.shape['data'] > 1)

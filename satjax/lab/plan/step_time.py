@@ -12,9 +12,9 @@ from jax.sharding import AbstractMesh
 from satjax.config.run import Config
 from satjax.lab.plan import collectives
 from satjax.lab.plan import memory as plan_memory
-from satjax.lab.plan import share as plan_share
 from satjax.lab.plan.collectives import Collective
 from satjax.lab.plan.devices import BETWEEN_GROUPS, Chip
+from satjax.lab.plan.share import shares
 from satjax.train import phases
 from satjax.train.phases import Phase
 
@@ -23,8 +23,6 @@ from satjax.train.phases import Phase
 COMPUTE_SHARE = 0.6
 MEMORY_SHARE = 0.8
 NETWORK_SHARE = 0.5
-# Forward passes that remat adds to one forward and one backward (of two).
-_RECOMPUTED = {'none': 0.0, 'minimal': 0.0, 'full': 1.0}
 _HOST_LINK = 25e9  # bytes a second between a device and its host
 
 
@@ -59,7 +57,8 @@ def step_time(
   if exchanged is None:
     exchanged = exchanges(config, phase, mesh, chip.lanes)
   model = phase.stage.model
-  recomputed = 1 + _RECOMPUTED[model.remat] / 3
+  # One forward pass more, to the forward and the backward pass (of two).
+  recomputed = 4 / 3 if model.remat == 'full' else 1
   executed = recomputed * phases.phase_flops(config, phase) / mesh.size
   peak = chip.flops if model.dtype == 'bfloat16' else chip.flops / 2
   near = chip.group or mesh.size
@@ -83,13 +82,18 @@ def exchanges(
   Over fsdp every microbatch gathers the matrices twice, for its two passes, and
   scatters their gradients once; over data it sums gradients; over tensor it
   sums activations after attention and MLP, in both passes. What rests takes
-  part in the passes that it has. `lanes`: of `share.sums_whole`.
+  part in the passes that it has.
+
+  Gradients are summed whole over fsdp, as the TPU compiler does it, where
+  shards along embed_dim are no multiple of the chip's `lanes`, or where copies
+  of the model take part too.
   """
-  part = plan_share.share(config, phase, mesh)
+  part, rest, passes, beside = shares(config, phase, mesh)
   data, fsdp, tensor = (mesh.shape[x] for x in ('data', 'fsdp', 'tensor'))
   layers, times = part.layers, part.microbatches
   ends = 2 * part.vocab * part.width
-  whole = plan_share.sums_whole(part.width, mesh, lanes)
+  is_narrow = part.width % (fsdp * lanes) != 0
+  sums_whole = lanes > 1 and (is_narrow or data > 1)
   found = []
 
   def exchange(kind, numbers, count, group):
@@ -97,13 +101,11 @@ def exchanges(
     if group > 1 and count:
       found.append(Collective(kind, (int(numbers),), '', size, count, group))
 
-  rest, passes = plan_share.resting(config, phase, mesh)
-  beside = plan_share.beside(config, phase, mesh)
   for of, count in ((rest, passes * rest.layers), (beside, beside.layers)):
     exchange('all-gather', of.layer_weights, count * times, fsdp)
   for numbers, count in ((part.layer_weights, layers), (ends / 2, 2)):
     exchange('all-gather', numbers, 2 * count * times, fsdp)
-    if whole:
+    if sums_whole:
       exchange('all-reduce', numbers, count * times, fsdp * data)
       continue
     exchange('reduce-scatter', numbers, count * times, fsdp)
@@ -117,16 +119,14 @@ def exchanges(
 
 def _traffic(config, phase, mesh):
   """Bytes between a chip and its memory in a step."""
-  part = plan_share.share(config, phase, mesh)
-  rest, passes = plan_share.resting(config, phase, mesh)
-  beside = plan_share.beside(config, phase, mesh)
-  remat = phase.stage.model.remat
+  part, rest, passes, beside = shares(config, phase, mesh)
+  recomputed = phase.stage.model.remat == 'full'
   state = plan_memory.sizes(config, phase, mesh)['state']
   logits = 5 * part.tokens * part.vocab * part.itemsize
   layers = sum(
     of.layers
     * (
-      of.layer_weights * of.itemsize * (count + _RECOMPUTED[remat])
+      of.layer_weights * of.itemsize * (count + recomputed)
       # Every intermediate value is written, read, and has a gradient.
       + 3.2 * count / 3 * of.tokens * of.layer_values
     )
@@ -144,7 +144,7 @@ def _host_bytes(config, phase, mesh):
   if config.sparsity.rest != 'host' or not phase.is_sparse:
     return 0.0
   rows = plan_memory.sizes(config, phase, mesh)['parked']
-  rest, passes = plan_share.resting(config, phase, mesh)
+  _, rest, passes, _ = shares(config, phase, mesh)
   layers = 4 * rest.layer_weights * rest.layers / mesh.shape['fsdp']
   fetched = passes * rest.microbatches * layers
   return 2 * rows / config.sparsity.refresh_every + fetched
