@@ -1,6 +1,5 @@
 """`satjax plan` for a model that is to grow: when, from what, and what for."""
 
-from collections.abc import Sequence
 import dataclasses
 import json
 import math
@@ -125,56 +124,46 @@ def _expected(num_params, tokens):
 
 
 def render(s: Schedule) -> str:
-  """The schedule as a Markdown table, what to expect of it, and warnings."""
-  after, both = s.target_flops, [s.base_flops + x for x in s.target_flops]
-  target_tokens = [x / (6 * s.num_params) for x in after]
-  base = [s.num_params / s.factor], [s.base_tokens], [s.base_flops]
-  stages = (
-    ('before growth', *base),
-    (f'after growth by {s.factor:g}', [s.num_params], target_tokens, after),
-    ('both', [], [], both),
-    ('from scratch', [s.num_params], [s.tokens], [s.scratch_flops]),
+  """The schedule as Markdown, what papers advise for it, and warnings."""
+  after, low_high = s.target_flops, '{:.3e} to {:.3e}'.format
+  target_tokens = (_count(x / (6 * s.num_params)) for x in after)
+  size, small = _count(s.num_params), _count(s.num_params / s.factor)
+  rows = (
+    ('before growth', small, _count(s.base_tokens), f'{s.base_flops:.3e}'),
+    (
+      f'after growth by {s.factor:g}',
+      *(size, ' to '.join(target_tokens), low_high(*after)),
+    ),
+    ('both', '', '', low_high(*(s.base_flops + x for x in after))),
+    ('from scratch', size, _count(s.tokens), f'{s.scratch_flops:.3e}'),
   )
-  rows = [
-    (name, _counts(params), _counts(tokens), _range(of_stage, '.3e'))
-    for name, params, tokens, of_stage in stages
-  ]
-  saving, gain = [1 - 1 / x for x in s.speedup], [x - 1 for x in s.speedup]
-  lines = [
-    console.markdown(('stage', 'parameters', 'tokens', 'FLOPs'), rows),
-    f'Expected saving: {_range(saving, ".1%")} of the FLOPs from scratch, at'
-    f' the same loss (a speed-up of {_range(gain, ".1%")}). This is what'
-    f' the {s.basis} came to (Du et al., 2024); whether yours does, only a run'
-    ' tells.',
-    '',
-    render_published(s),
-    *(f'Warning: {note}.' for note in s.notes),
-  ]
-  return '\n'.join(lines)
-
-
-def render_published(s: Schedule) -> str:
-  """What papers advise for a budget, and our verdict, as Markdown."""
+  shares = '{:.1%} to {:.1%}'.format
+  saving = shares(*(1 - 1 / x for x in s.speedup))
+  gain = shares(*(x - 1 for x in s.speedup))
   budget = {
     'tokens': _count(s.base_tokens),
     'most': _count(0.8 * s.tokens),
     'each': f'{s.tokens / s.num_params:.3g}',
   }
-  lines = [
+  published = [
     f'* {p["source"]}: {p["advice"].format(**budget)}. Shown for'
     f' {p["shown_for"]}. In our runs: {p["claim"]}: {p["verdict"]}'
     f' ({p["tested_by"]}).'
     for p in json.loads(PUBLISHED.read_text())
   ]
-  return '\n'.join(('What is published on growth in depth:', '', *lines, ''))
-
-
-def _counts(numbers: Sequence[float]) -> str:
-  return ' to '.join(map(_count, numbers))
-
-
-def _range(values: Sequence[float], form: str) -> str:
-  return ' to '.join(format(value, form) for value in values)
+  lines = [
+    console.markdown(('stage', 'parameters', 'tokens', 'FLOPs'), rows),
+    f'Expected saving: {saving} of the FLOPs from scratch, at the same loss (a'
+    f' speed-up of {gain}). This is what the {s.basis} came to (Du et al.,'
+    ' 2024); whether yours does, only a run tells.',
+    '',
+    'What is published on growth in depth:',
+    '',
+    *published,
+    '',
+    *(f'Warning: {note}.' for note in s.notes),
+  ]
+  return '\n'.join(lines)
 
 
 def _count(number: float) -> str:
