@@ -53,8 +53,9 @@ def forward_flops_per_token(
   `layers`: what takes part in each layer; None: everything.
   """
   layers = layers or dense_layers(model)
-  blocks = sum(_layer_flops(model, seq_len, layer) for layer in layers)
-  return blocks + _head_flops(model)
+  return train_flops_per_token(
+    model, seq_len, layers, passes=[1] * len(layers), head_passes=1
+  )
 
 
 def train_flops_per_token(
@@ -131,11 +132,6 @@ def peak_flops(device_kind: str) -> float | None:
   """Data-sheet FLOPs a second of a device; None where unknown (CPUs)."""
   known = [name for name in PEAK if device_kind.startswith(name)]
   return PEAK[max(known, key=len)] if known else None
-
-
-def _layer_flops(model, seq_len, layer):
-  halves = (_half_flops(model, seq_len, layer, x)[0] for x in ('heads', 'mlp'))
-  return sum(halves)
 
 
 def _half_flops(model, seq_len, layer, axis):
