@@ -33,6 +33,11 @@ class Allocation:
     """The layers that take part."""
     return tuple(x for x, gone in zip(self.layers, self.left_out) if not gone)
 
+  def counts(self, axis: str) -> list[int]:
+    """How many heads or channels ('mlp') take part of each layer."""
+    name = {'heads': 'heads', 'mlp': 'channels'}[axis]
+    return [getattr(layer, name) for layer in self.layers]
+
   @property
   def groups(self) -> list[tuple[int, int, flops.Layer, list[int]]]:
     """Equal layers in a row: first, one past the last, what takes part of each,
@@ -93,17 +98,6 @@ class Costs:
     """The largest saving: one layer takes part, with as little as can be."""
     return max(self.saving([option]) for option in self.options)
 
-  def of_option(self) -> np.ndarray:
-    """FLOPs of a layer by option, as a share of those of a dense step."""
-    dense = self.spent(flops.dense_layers(self.model))
-    twice = [self.spent([x, x]) - self.spent([x]) for x in self.options]
-    return np.array(twice) / dense
-
-  def everything(self) -> Allocation:
-    """Nothing is left out."""
-    layers = flops.dense_layers(self.model)
-    return Allocation(layers, (False,) * len(layers))
-
   def equal(self, saving: float, axes: Sequence[str]) -> Allocation | None:
     """Equal rates of some axes on all layers: the lowest that save as much.
 
@@ -146,7 +140,9 @@ class Costs:
     """
     omit_L = np.array(omit_L, float)
     omit_L[np.argmax(omit_L)] = _NEVER
-    spent_O = self.of_option()
+    # Of a layer by option, as a share of a dense step.
+    twice = [self.spent([x, x]) - self.spent([x]) for x in self.options]
+    spent_O = np.array(twice) / self.spent(flops.dense_layers(self.model))
 
     def at(price):
       chosen_L, out_L = _split(costs_LO + price * spent_O, omit_L, sizes)
@@ -194,16 +190,16 @@ def _joined(chosen_L, out_L):
 
 
 def settings(
-  costs: Costs, allocation: Allocation, metrics: Mapping[str, str]
+  costs: Costs, allocation: Allocation, best: Mapping[str, str]
 ) -> dict[str, Any]:
   """The keys of `config.sparsity` that a run takes to leave out the same.
 
-  On the first rung of its ladder.
+  On the first rung of its ladder. `best`: the metric of each axis.
   """
   model = costs.model
   rates = {
-    'heads': [1 - x.heads / model.num_heads for x in allocation.layers],
-    'mlp': [1 - x.channels / model.mlp_dim for x in allocation.layers],
+    'heads': [1 - n / model.num_heads for n in allocation.counts('heads')],
+    'mlp': [1 - n / model.mlp_dim for n in allocation.counts('mlp')],
     'layers': [_ALL_OF_THEM * gone for gone in allocation.left_out],
   }
   highest = {axis: max(some) for axis, some in rates.items()}
@@ -219,7 +215,7 @@ def settings(
     }
     or [],
     'dense_layers': [0, 0],
-    'importance': dict(metrics),
+    'importance': {a: m for a, m in best.items() if highest[a]},
     'selection': 'top_k',
     **({'granularity': 'per_group'} if highest['heads'] else {}),
     **({'channel_multiple': costs.steps['mlp']} if highest['mlp'] else {}),

@@ -19,7 +19,7 @@ from satjax.config import allocation
 from satjax.config.groups import AXES, BEST
 from satjax.data import pipeline
 from satjax.lab.probe import table as tables
-from satjax.lab.probe.allocation import Allocation, Costs, settings
+from satjax.lab.probe.allocation import RATES, Allocation, Costs, settings
 from satjax.lab.probe.damage import PASS, Prober
 from satjax.train import subjects
 
@@ -158,7 +158,6 @@ def probe(prober: Prober, costs: Costs, saving: float, sizes: int) -> dict:
   search = _Search(prober, costs, table, saving, sizes)
   found, loss = search.best()
   equal = _equal(prober, costs, table.best, saving, dense)
-  metrics = {a: m for a, m in table.best.items() if _is_cut(costs, found, a)}
   return {
     'dense_loss': dense,
     'damage': table.rows,
@@ -181,16 +180,8 @@ def probe(prober: Prober, costs: Costs, saving: float, sizes: int) -> dict:
         for start, stop, layer, gone in found.groups
       ],
     },
-    'sparsity': settings(costs, found, metrics),
+    'sparsity': settings(costs, found, table.best),
   }
-
-
-def _is_cut(costs, found: Allocation, axis: str) -> bool:
-  if axis == 'layers':
-    return any(found.left_out)
-  names = {'heads': 'heads', 'mlp': 'channels'}
-  whole = getattr(costs.options[0], names[axis])
-  return any(getattr(x, names[axis]) < whole for x in found.layers)
 
 
 def quick(
@@ -206,8 +197,7 @@ def quick(
   )
   search = _Search(prober, costs, table, saving, sizes)
   found, loss = search.best(_FIRST[:2], near=False)
-  metrics = {a: m for a, m in table.best.items() if _is_cut(costs, found, a)}
-  return settings(costs, found, metrics), loss - dense
+  return settings(costs, found, table.best), loss - dense
 
 
 def _passes(prober, costs) -> int:
@@ -231,14 +221,12 @@ class _Search:
     self._prober, self._costs, self._best = prober, costs, table.best
     self._saving, self._sizes = saving, sizes
     self.tried = 0
-    whole = costs.options[0]
-    self._rows = {'heads': {}, 'mlp': {}}  # [L] by how many take part
-    for axis, name in (('heads', 'heads'), ('mlp', 'channels')):
-      for count in sorted({getattr(x, name) for x in costs.options}):
-        estimate_L = np.zeros(prober.model.num_layers)
-        if count < getattr(whole, name):
-          estimate_L = self._nats(table, axis, count)
-        self._rows[axis][count] = estimate_L
+    nothing_L = np.zeros(prober.model.num_layers)
+    self._rows = {}  # [L] by how many take part, by axis
+    for axis in ('heads', 'mlp'):
+      whole, *fewer = costs.kept(axis, RATES)
+      self._rows[axis] = {n: self._nats(table, axis, n) for n in fewer[::-1]}
+      self._rows[axis][whole] = nothing_L
     self._omit_L = np.full(prober.model.num_layers, _NEVER)
     if 'layers' in table.best:
       _, factors = table.calibration['layers']
@@ -280,8 +268,8 @@ class _Search:
 
   def _loss(self, found: Allocation) -> float:
     kept = {'layers': ~np.array(found.left_out)}
-    for axis, name in (('heads', 'heads'), ('mlp', 'channels')):
-      each = [getattr(x, name) for x in found.layers]
+    for axis in ('heads', 'mlp'):
+      each = found.counts(axis)
       if min(each) < self._prober.sizes[axis]:
         kept[axis] = self._prober.keep(axis, self._best[axis], each)
     return self._prober.loss(kept)
