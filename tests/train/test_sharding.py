@@ -76,8 +76,8 @@ def step_collectives(config):
 def assert_cheaper(sparse, dense, keep):
   """No more collectives of any kind, and `keep` of the bytes of weights."""
   sparse_all, dense_all = (collectives.total(c[0]) for c in (sparse, dense))
-  for kind, (count, _) in sparse_all.items():
-    assert count <= dense_all[kind][0], kind
+  for kind, found in sparse_all.items():
+    assert found['count'] <= dense_all[kind]['count'], kind
   sparse_bytes, dense_bytes = (
     sum(one.bytes * one.times for one in weights)
     for _, weights in (sparse, dense)
@@ -124,8 +124,8 @@ def test_layers_at_rest_send_no_more_than_dense_ones(mesh):
     sparse = step_collectives(config)
     assert_cheaper(sparse, dense, keep=share)
     totals = [collectives.total(found) for found, _ in (sparse, dense)]
-    for kind, (_, size) in totals[0].items():
-      assert size <= totals[1][kind][1], (how, kind)
+    for kind, found in totals[0].items():
+      assert found['bytes'] <= totals[1][kind]['bytes'], (how, kind)
 
 
 def exchanged(config, shards):

@@ -8,6 +8,7 @@ Compare ratios: XLA's CPU compiler sends bfloat16 as float32, and writes a
 reduce-scatter as an all-reduce.
 """
 
+import collections
 from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
@@ -35,13 +36,16 @@ class Collective:
   group: int  # how many devices take part together
 
 
-def total(found: Sequence[Collective]) -> dict[str, tuple[int, int]]:
-  """How often arrays are exchanged and their bytes, by kind, loops counted."""
-  sums = {}
+def total(found: Sequence[Collective]) -> dict[str, dict[str, int]]:
+  """The 'count' of arrays and their 'bytes', by kind, loops counted."""
+  counts, sizes = collections.Counter(), collections.Counter()
   for one in found:
-    count, size = sums.get(one.kind, (0, 0))
-    sums[one.kind] = count + one.times, size + one.times * one.bytes
-  return {k: (round(count), round(size)) for k, (count, size) in sums.items()}
+    counts[one.kind] += one.times
+    sizes[one.kind] += one.times * one.bytes
+  return {
+    kind: {'count': round(count), 'bytes': round(sizes[kind])}
+    for kind, count in counts.items()
+  }
 
 
 def largest(found: Sequence[Collective], most: int = 5) -> list[Collective]:

@@ -55,20 +55,13 @@ _COMPILED = ('v5e', 'v5p', 'v6e')
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """Chips that train together, `count` of them over all `slices`.
+  """Chips that train together; a data-centre network connects slices."""
 
-  `name`: chip and shape of a slice; a data-centre network connects slices.
-  """
-
-  name: str
+  label: str  # as given
+  name: str  # chip and shape of a slice
   chip: Chip
-  count: int
+  count: int  # over all slices
   slices: int = 1
-
-  @property
-  def label(self) -> str:
-    """As given."""
-    return self.name if self.slices == 1 else f'{self.slices}*{self.name}'
 
 
 def parse(name: str) -> Topology:
@@ -88,8 +81,8 @@ def parse(name: str) -> Topology:
   count = slices * math.prod(map(int, match[3].split('x')))
   if not count:
     raise errors.ConfigError(f'--topology={name} has no chips')
-  name = f'{match[2]}:{match[3]}'
-  return Topology(name, CHIPS[match[2]], count, slices)
+  of_slice = f'{match[2]}:{match[3]}'
+  return Topology(name, of_slice, CHIPS[match[2]], count, slices)
 
 
 class NoCompiler(Exception):

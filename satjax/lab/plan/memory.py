@@ -90,22 +90,13 @@ class Memory:
     return max(self.state + self.parked + self.temporaries, self.between)
 
 
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-  """One array that a run holds: on all devices, before it is split.
-
-  `role`: 'state', 'parked' (may go to the host) or 'fixed' (may not).
-  """
+class Leaf(NamedTuple):
+  """One array that a run holds: on all devices, before it is split."""
 
   path: str
   shape: tuple[int, ...]
   itemsize: int
-  role: str
-
-  def bytes_on(self, mesh: AbstractMesh) -> int:
-    """Of the part that a device of a mesh holds."""
-    where = sharding.leaf_sharding(mesh, self.path, self.shape)
-    return math.prod(where.shard_shape(self.shape)) * self.itemsize
+  role: str  # 'state', 'parked' (may go to the host) or 'fixed' (may not)
 
 
 def abstract_mesh(config: Config, count: int) -> AbstractMesh:
@@ -184,7 +175,8 @@ def _by_role(config, phase, mesh):
   sums = dict.fromkeys(('state', 'parked', 'fixed', 'numbers'), 0)
   leaves, whole = _leaves(config, phase), collections.Counter()
   for leaf in leaves:
-    size = leaf.bytes_on(mesh)
+    where = sharding.leaf_sharding(mesh, leaf.path, leaf.shape)
+    size = math.prod(where.shard_shape(leaf.shape)) * leaf.itemsize
     sums[leaf.role] += size
     if leaf.role == 'state' and leaf.path.startswith('params/'):
       sums['numbers'] += size // leaf.itemsize

@@ -106,10 +106,7 @@ def _row(config, program, topology, devices, say):
     'total_bytes': total,
     'closed_form_bytes': dataclasses.asdict(closed)
     | {'temporaries': closed.temporaries, 'total': closed.total},
-    'exchanged': {
-      kind: {'count': count, 'bytes': size}
-      for kind, (count, size) in collectives.total(exchanged).items()
-    },
+    'exchanged': collectives.total(exchanged),
     'compiler': compiled,
     'modelled_seconds': modelled,
   }

@@ -95,8 +95,8 @@ def test_total_and_largest():
   found = [one('all-gather', 8, 3), one('all-gather', 1, 1)]
   found += [one('all-reduce', 2, 5), one('all-reduce', 2, 5)]
   assert collectives.total(found) == {
-    'all-gather': (4, 25),
-    'all-reduce': (10, 20),
+    'all-gather': {'count': 4, 'bytes': 25},
+    'all-reduce': {'count': 10, 'bytes': 20},
   }
   assert [c.bytes for c in collectives.largest(found, 2)] == [8, 2]
 
@@ -186,8 +186,8 @@ to_apply=%add
 def test_the_words_of_the_tpu_compiler():
   found = collectives.read(TPU)
   assert collectives.total(found) == {
-    'all-gather': (32 + 2, 32 * 8 * 16 * 2 + (8 + 16) * 4),
-    'reduce-scatter': (32, 32 * 8 * 16 * 2),
-    'collective-permute': (1, 32),
+    'all-gather': {'count': 32 + 2, 'bytes': 32 * 8 * 16 * 2 + (8 + 16) * 4},
+    'reduce-scatter': {'count': 32, 'bytes': 32 * 8 * 16 * 2},
+    'collective-permute': {'count': 1, 'bytes': 32},
   }
   assert {c.group for c in found if c.kind != 'collective-permute'} == {4}
