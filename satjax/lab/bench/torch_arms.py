@@ -6,11 +6,11 @@ imports without PyTorch; making an arm needs it, and transformers.
 
 from collections.abc import Mapping, Sequence
 import contextlib
-import dataclasses
 import importlib.metadata
 import importlib.util
 import os
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,13 @@ from satjax.train import phases
 from satjax.train import setup as setup_lib
 
 _PACKAGES = ('torch', 'transformers')
-_CAUSAL = 'satjax_causal'  # our attention, as transformers knows it
+# A name for PyTorch's attention. Of 'sdpa' transformers knows that it takes a
+# mask, and passes one while it compiles, which flash attention does not take
+# and which makes the others slower.
+_UNMASKED = 'satjax_unmasked'
 
 
-@dataclasses.dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
   """A way to run the model."""
 
   mode: str = ''  # of `torch.compile`; '' is eager
@@ -126,10 +128,13 @@ class TorchArm:
 
   def _gradient(self, parts):
     """Adds up the gradients of the parts of a batch; the batch's loss."""
-    total = 0.0
+    total, half = 0.0, self._config.model.dtype != 'float32'
+    precision = self._torch.autocast(
+      self._device, self._torch.bfloat16, enabled=half
+    )
     with self._kernels():
       for tokens, targets in parts:
-        with self._precision():
+        with precision:
           logits = self._forward(input_ids=tokens, use_cache=False).logits
         loss = self._torch.nn.functional.cross_entropy(
           logits.float().flatten(0, 1), targets.flatten()
@@ -144,11 +149,6 @@ class TorchArm:
     if not self._attention:
       return contextlib.nullcontext()
     return attention.sdpa_kernel(getattr(attention.SDPBackend, self._attention))
-
-  def _precision(self):
-    if self._config.model.dtype == 'float32':
-      return contextlib.nullcontext()
-    return self._torch.autocast(self._device, self._torch.bfloat16)
 
   def _cut(self, batch):
     train = self._config.train
@@ -168,14 +168,17 @@ def _load(config, directory, device):
   """
   import torch
   import transformers
+  from transformers.integrations import sdpa_attention
 
   torch.set_num_threads(os.cpu_count())
   transformers.utils.logging.disable_progress_bar()
-  transformers.AttentionInterface.register(_CAUSAL, _attention)
+  transformers.AttentionInterface.register(
+    _UNMASKED, sdpa_attention.sdpa_attention_forward
+  )
   model = transformers.LlamaForCausalLM.from_pretrained(
     directory,
     dtype=torch.float32,
-    attn_implementation=_CAUSAL,
+    attn_implementation=_UNMASKED,
     local_files_only=True,
   )
   if config.model.remat == 'full':
@@ -185,20 +188,6 @@ def _load(config, directory, device):
     torch.set_float32_matmul_precision('high')
     torch.cuda.reset_peak_memory_stats()
   return model
-
-
-def _attention(module, query, key, value, attention_mask, **options):
-  """Causal, without a mask.
-
-  While it compiles, transformers would pass one, which flash attention does not
-  take and which makes the others slower.
-  """
-  from transformers.integrations import sdpa_attention
-
-  del attention_mask
-  return sdpa_attention.sdpa_attention_forward(
-    module, query, key, value, None, **{**options, 'is_causal': True}
-  )
 
 
 def _make_optimizer(config, model):
