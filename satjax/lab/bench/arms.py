@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, Self
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from satjax import errors
@@ -24,8 +23,8 @@ class CompiledStep:
   setup: setup_lib.Setup  # of the configuration that it trains
   phase: phases.Phase  # with the shapes of the step
   program: jax.stages.Compiled  # the step
-  # Of the compile, 'cold' with no cache, and 'warm' with one on disk.
-  seconds: Mapping[str, float]
+  # 'cold', with no cache, and 'warm', with one on disk.
+  compile_seconds: Mapping[str, float]
 
   @property
   def bytes(self) -> tuple[int, int]:
@@ -34,17 +33,12 @@ class CompiledStep:
 
 
 @dataclasses.dataclass
-class TrainArm:
+class TrainArm(CompiledStep):
   """A compiled step with its own state, on its own walk through batches."""
 
-  compiled: CompiledStep
   batches: Sequence[Any]
   window: window.Window
   done: int = 0
-
-  @property
-  def setup(self) -> setup_lib.Setup:
-    return self.compiled.setup
 
   @property
   def refreshes(self) -> bool:
@@ -53,26 +47,20 @@ class TrainArm:
   @property
   def flops(self) -> float:
     """Of a step, as executed."""
-    return phases.phase_flops(self.setup.config, self.compiled.phase)
-
-  @property
-  def compile_seconds(self) -> Mapping[str, float]:
-    return self.compiled.seconds
+    return phases.phase_flops(self.setup.config, self.phase)
 
   @property
   def memory(self) -> dict[str, int]:
     """Bytes on the device: at the peak of a step, and of what rests there."""
     parked = plan_compile.parked_bytes(self.window)
-    return {'memory': sum(self.compiled.bytes) + parked}
+    return {'memory': sum(self.bytes) + parked}
 
   def steps(self, count: int) -> float:
     """Trains `count` steps; the loss of the last one."""
     now = self.window
     for _ in range(count):
       batch = self.batches[self.done % len(self.batches)]
-      now.state, scalars = self.compiled.program(
-        now.state, batch, now.forward_extra
-      )
+      now.state, scalars = self.program(now.state, batch, now.forward_extra)
       self.done += 1
     jax.block_until_ready(now.state)
     return float(scalars['loss'])
@@ -90,17 +78,10 @@ class TrainArm:
   def probe(self, params: Any) -> None:
     """Scores the neurons of dense parameters, as a refresh does."""
     batch = self.batches[self.done % len(self.batches)]
-    config, model = self.setup.config, self.compiled.phase.stage.model
+    config, model = self.setup.config, self.phase.stage.model
     # In this context a refresh has compiled it.
     with jax.sharding.set_mesh(self.setup.mesh):
       jax.block_until_ready(refresh.measure(config, model, params, batch))
-
-  def twin(self) -> Self:
-    """The same program with a state of its own, that never refreshes."""
-    now = self.window
-    state, rest = jax.tree.map(jnp.copy, (now.state, now.forward_extra))
-    now = window.Window(state, self.compiled.phase.stage, forward_extra=rest)
-    return dataclasses.replace(self, window=now)
 
 
 def fresh(config: Config) -> Config:
@@ -128,24 +109,18 @@ def random_batches(
   config: Config, count: int = 4
 ) -> list[dict[str, np.ndarray]]:
   """Batches of random tokens with the keys of training; one document a row."""
-  rng = np.random.default_rng(0)
-  shape = rows, length = config.train.batch_size, config.data.seq_len
-  batches = []
-  for _ in range(count):
-    ids = rng.integers(config.model.vocab_size, size=(rows, length + 1))
-    ids = ids.astype(np.int32)
-    batches.append(
-      {
-        'tokens': ids[:, :-1],
-        'targets': ids[:, 1:],
-        'positions': np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
-        'segments': np.ones(shape, np.int32),
-        'weights': np.ones(shape, np.float32),
-      }
-    )
-    if config.data.attend == 'row':
-      del batches[-1]['segments']
-  return batches
+  rows, length = config.train.batch_size, config.data.seq_len
+  positions = np.arange(length, dtype=np.int32)
+  same = {
+    'positions': np.tile(positions, (rows, 1)),
+    'weights': np.ones((rows, length), np.float32),
+  }
+  if config.data.attend != 'row':
+    same['segments'] = np.ones((rows, length), np.int32)
+  ids = np.random.default_rng(0).integers(
+    config.model.vocab_size, size=(count, rows, length + 1), dtype=np.int32
+  )
+  return [{'tokens': x[:, :-1], 'targets': x[:, 1:], **same} for x in ids]
 
 
 # What a rate is of: heads and channels, or whole layers.
@@ -198,14 +173,25 @@ def compile_arm(setup: setup_lib.Setup, batch: Any) -> CompiledStep:
   return CompiledStep(setup, phase, program, seconds)
 
 
-def make_arm(compiled: CompiledStep, batches: Sequence[Any]) -> TrainArm:
-  """A new state on the device, with a window if the phase is sparse."""
+def make_arm(
+  compiled: CompiledStep, batches: Sequence[Any], refreshes: bool = True
+) -> TrainArm:
+  """A new state on the device, with a window if the phase is sparse.
+
+  One that never `refreshes` keeps what takes part, and nothing else.
+  """
   setup = compiled.setup
   batches = [setup.put_batch(batch) for batch in batches]
   state = setup_lib.initial_state(setup)
-  arm = TrainArm(compiled, batches, window.first(setup, state))
-  if compiled.phase.is_sparse:
+  opened = window.first(setup, state)
+  arm = TrainArm(**vars(compiled), batches=batches, window=opened)
+  if arm.phase.is_sparse:
     arm.refresh()
+  if not refreshes:
+    now = arm.window
+    arm.window = window.Window(
+      now.state, now.stage, forward_extra=now.forward_extra
+    )
   return arm
 
 

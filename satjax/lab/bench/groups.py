@@ -19,8 +19,6 @@ class Unit:
   """Arms that belong in one group."""
 
   names: tuple[str, ...]  # of the arms
-  # Gives them by name, their state on the device.
-  make: Callable[[], dict[str, Any]]
   rests: float = 0.0  # bytes on a device between steps
   works: float = 0.0  # bytes on top of that while one of them steps
   # Whether the memory of other arms is to be free, since nobody knows what
@@ -29,42 +27,41 @@ class Unit:
 
 
 def pack(
-  units: Sequence[Unit], rests: float, works: float, limit: float | None
+  units: Sequence[Unit], dense: tuple[float, float], limit: float
 ) -> tuple[list[list[Unit]], dict[str, str]]:
-  """Units into groups, each into the first one that has room.
+  """Units in groups that take at most `limit` bytes with the dense arm.
+
+  Those that follow each other share a group while there is room.
 
   Args:
     units: all but the dense arm.
-    rests: bytes of the dense arm, as of a unit.
-    works: likewise.
-    limit: bytes that a group may take; None: one group has room for all.
+    dense: what that `rests` and `works`.
+    limit: bytes.
 
   Returns:
     The groups, and why arms are in none of them. Units that are alone come
     first, before others leave holes in the memory.
   """
-  if limit is None:
-    return [list(units)] if units else [], {}
+
+  def needed(*members):
+    rests, works = zip(dense, *((unit.rests, unit.works) for unit in members))
+    return sum(rests) + max(works)
+
   groups, reasons = [], {}
-  for unit in units:
-    if unit.alone:
-      continue
-    for group in [*groups, []]:
-      members = [*group, unit]
-      total = rests + sum(u.rests for u in members)
-      total += max(works, *(u.works for u in members))
-      if total <= limit:
-        if not group:
-          groups.append(group)
-        group.append(unit)
-        break
-    else:
+  for unit in sorted(units, key=lambda unit: not unit.alone):
+    if needed(unit) > limit:
       reason = (
-        f'with the dense arm {total / _GIB:.3g} GiB, of'
+        f'with the dense arm {needed(unit) / _GIB:.3g} GiB, of'
         f' {limit / _GIB:.3g}; lower config.train.microbatch_size'
       )
       reasons |= dict.fromkeys(unit.names, reason)
-  return [[unit] for unit in units if unit.alone] + groups, reasons
+    elif (
+      groups and not groups[-1][0].alone and needed(*groups[-1], unit) <= limit
+    ):
+      groups[-1].append(unit)
+    else:
+      groups.append([unit])
+  return groups, reasons
 
 
 def take_turns(

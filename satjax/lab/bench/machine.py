@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import math
 import shutil
 import subprocess
 import tempfile
@@ -61,12 +62,10 @@ def compile_seconds(
   return compiled[0], seconds
 
 
-def memory_limit(device: jax.Device, given: float | None) -> float | None:
-  """Bytes of a device that arms may take: `given`, or most of what it has."""
-  if given is not None:
-    return given
-  limit = (device.memory_stats() or {}).get('bytes_limit')
-  return limit and (1 - _SPARE) * limit
+def memory_limit(device: jax.Device) -> float:
+  """Bytes of a device that arms may take: most of what it has."""
+  limit = (device.memory_stats() or {}).get('bytes_limit', math.inf)
+  return (1 - _SPARE) * limit
 
 
 def peak_memory(device: jax.Device) -> int | None:

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import gc
 import itertools
+import math
 import os
 import tempfile
 from typing import Any
@@ -80,9 +81,9 @@ def bench(
   device = (devices or jax.devices())[0]
   variants = bench_torch.wanted(torch, device.platform, config.model.dtype)
   cases = _cases(rates, layers, forwards)
-  run = _Run(config, cases, rounds, steps, devices)
   with tempfile.TemporaryDirectory() as weights:
-    run.time(memory, weights, variants)
+    run = _Run(config, cases, rounds, steps, devices, variants, weights)
+    run.time(memory)
   result = {
     'config': run.config.to_dict(),
     'rounds': rounds,
@@ -109,12 +110,13 @@ def _cases(rates, layers, forwards):
 class _Run:
   """The arms of a benchmark, and what is known of them so far."""
 
-  def __init__(self, config, cases, rounds, steps, devices):
+  def __init__(self, config, cases, rounds, steps, devices, variants, weights):
     """Compiles every step, while the memory is free.
 
-    Cases: what is left out of it, at which rate, and what that does.
+    `cases`: of `_cases`; `weights`: a folder for those of PyTorch's `variants`.
     """
     self.rounds, self.num_steps = rounds, steps
+    self.variants, self.weights = variants, weights
     self.batches = bench_arms.random_batches(config)
     self.losses, self.unavailable, self.figures = {}, {}, {}
     self.clocks = []
@@ -135,27 +137,28 @@ class _Run:
       for name, setup in setups.items()
     }
     first = setups['dense']
+    if variants and (obstacle := bench_torch.obstacle(first)):
+      self.variants, self.unavailable = {}, dict.fromkeys(variants, obstacle)
     self.device = first.mesh.devices.flat[0]
     # What the configuration leaves open is settled in a setup.
     self.config = dataclasses.replace(config, model=first.config.model)
 
-  def time(self, memory, weights, variants):
-    """All groups; `variants` of PyTorch, with a folder for their `weights`."""
-    base = self.compiled['dense']
-    limit = bench_machine.memory_limit(self.device, memory)
-    obstacle = bench_torch.obstacle(base.setup) if variants else None
+  def time(self, memory):
+    """All groups of arms that fit in the `memory`."""
+    base, limit = self.compiled['dense'], memory
+    if limit is None:
+      limit = bench_machine.memory_limit(self.device)
+    alone = limit < math.inf
     units = [*self._units()]
-    if not obstacle:
-      units += self._torch_units(variants, weights, limit is not None)
-    groups, self.unavailable = bench_groups.pack(units, *base.bytes, limit)
-    if obstacle:
-      self.unavailable |= dict.fromkeys(variants, obstacle)
+    units += [bench_groups.Unit((n,), alone=alone) for n in self.variants]
+    groups, reasons = bench_groups.pack(units, base.bytes, limit)
+    self.unavailable |= reasons
     self._check_noise()
     dense = self._make('dense')
-    if variants and not obstacle:
+    if self.variants:
       params = jax.device_get(dense.window.state.params)
       length = self.config.data.seq_len
-      huggingface.save(weights, self.config.model, params, seq_len=length)
+      huggingface.save(self.weights, self.config.model, params, seq_len=length)
     self.losses['dense'] = dense.steps(1)
     dense.steps(_WARMUP)
     # Nothing but this arm has been on the device so far.
@@ -170,17 +173,10 @@ class _Run:
     if peak:
       self.figures['dense']['peak_memory'] = peak
 
-  def _make(self, name):
-    return bench_arms.make_arm(self.compiled[name], self.batches)
-
   def _units(self):
     """All JAX arms but the dense one; a sparse arm with its twin."""
-    base = self.compiled['dense']
-    yield bench_groups.Unit(
-      ('dense again',),
-      lambda: {'dense again': self._make('dense')},
-      *base.bytes,
-    )
+    base = self.compiled['dense'].bytes
+    yield bench_groups.Unit(('dense again',), *base)
     for name, sat in self.compiled.items():
       if not sat.phase.is_sparse:
         continue
@@ -188,35 +184,29 @@ class _Run:
       (rests, works), (twin_rests, twin_works) = sat.bytes, twin.bytes
       yield bench_groups.Unit(
         (name, f'{name}, twin'),
-        functools.partial(self._make_pair, name),
         # The rows in training and those at rest are all that dense has.
-        max(base.bytes[0], rests) + twin_rests,
+        max(base[0], rests) + twin_rests,
         max(works, twin_works),
       )
 
-  def _make_pair(self, name):
-    sat, twin = self._make(name), f'{name}, twin'
-    small = self._make(twin) if twin in self.compiled else sat.twin()
-    return {name: sat, twin: small}
-
-  def _torch_units(self, variants, weights, alone):
-    setup = self.compiled['dense'].setup
-    total = 1 + _WARMUP + self.rounds * self.num_steps
-
-    def make(name, variant):
-      arguments = setup, weights, variant, self.batches, total
-      return {name: bench_torch.TorchArm(*arguments)}
-
-    return [
-      bench_groups.Unit((n,), functools.partial(make, n, v), alone=alone)
-      for n, v in variants.items()
-    ]
+  def _make(self, name):
+    """An arm, with its state on the device."""
+    if name in self.variants:
+      setup, variant = self.compiled['dense'].setup, self.variants[name]
+      steps = 1 + _WARMUP + self.rounds * self.num_steps
+      return bench_torch.TorchArm(
+        setup, self.weights, variant, self.batches, steps
+      )
+    # The same program where there is none of that name.
+    original = name.removesuffix(', twin').removesuffix(' again')
+    compiled = self.compiled.get(name, self.compiled[original])
+    return bench_arms.make_arm(compiled, self.batches, name == original)
 
   def _time_group(self, dense, number, group):
     arms = {'dense': dense}
     for unit in group:
       try:
-        made = unit.make()
+        made = {name: self._make(name) for name in unit.names}
         self.losses |= {name: arm.steps(1) for name, arm in made.items()}
       except (RuntimeError, OSError) as error:
         reason = ' '.join(str(error).split())[:200]

@@ -1,5 +1,6 @@
 """Which arms share the memory, and what the machine is asked."""
 
+import math
 import stat
 
 import jax
@@ -15,29 +16,33 @@ def names(groups):
 
 
 def unit(name, rests=1.0, works=1.0, alone=False):
-  return Unit((name,), dict, rests, works, alone)
+  return Unit((name,), rests, works, alone)
+
+
+def pack(units, limit, size=1):
+  return bench_groups.pack(units, (size, size), limit)
 
 
 def test_without_a_limit_there_is_one_group():
-  groups, reasons = bench_groups.pack([unit('a'), unit('b')], 1, 1, None)
+  groups, reasons = pack([unit('a'), unit('b')], math.inf)
   assert names(groups) == [['a', 'b']] and not reasons
-  assert bench_groups.pack([], 1, 1, None) == ([], {})
+  assert pack([], math.inf) == ([], {})
 
 
 def test_a_group_rests_together_and_works_in_turn():
   units = [unit('a'), unit('b'), unit('c', rests=2), unit('d', works=2)]
   # Dense and two others rest: 3; the work of one of them: 1.
-  groups, _ = bench_groups.pack(units, 1, 1, limit=4)
+  groups, _ = pack(units, 4)
   assert names(groups) == [['a', 'b'], ['c'], ['d']]
-  groups, _ = bench_groups.pack(units, 1, 1, limit=3.9)
+  groups, _ = pack(units, 3.9)
   assert names(groups)[0] == ['a']
-  assert names(bench_groups.pack(units, 1, 1, limit=8)[0]) == [list('abcd')]
+  assert names(pack(units, 8)[0]) == [list('abcd')]
 
 
 def test_what_fits_nowhere_is_named_with_its_size():
   gib = 2**30
-  pair = Unit(('x', 'x, twin'), dict, 3 * gib, 0)
-  groups, reasons = bench_groups.pack([pair, unit('a')], gib, gib, 4.5 * gib)
+  pair = Unit(('x', 'x, twin'), 3 * gib, 0)
+  groups, reasons = pack([pair, unit('a')], 4.5 * gib, gib)
   assert names(groups) == [['a']]
   assert set(reasons) == {'x', 'x, twin'}
   assert '5 GiB, of 4.5' in reasons['x']
@@ -45,11 +50,7 @@ def test_what_fits_nowhere_is_named_with_its_size():
 
 def test_arms_of_unknown_size_come_first_and_alone():
   units = [unit('a'), unit('t', alone=True), unit('b'), unit('u', alone=True)]
-  assert names(bench_groups.pack(units, 1, 1, 10)[0]) == [
-    ['t'],
-    ['u'],
-    ['a', 'b'],
-  ]
+  assert names(pack(units, 10)[0]) == [['t'], ['u'], ['a', 'b']]
 
 
 def test_turns_go_back_and_forth():
@@ -89,8 +90,7 @@ def test_the_second_compile_finds_the_first_on_disk():
 
 def test_memory_of_a_machine_that_does_not_count_it():
   device = jax.devices()[0]
-  assert bench_machine.memory_limit(device, None) is None
-  assert bench_machine.memory_limit(device, 5.0) == 5.0
+  assert bench_machine.memory_limit(device) == math.inf
   assert bench_machine.peak_memory(device) is None
 
 
@@ -99,7 +99,7 @@ def test_memory_of_a_machine_that_does(monkeypatch):
     def memory_stats(self):
       return {'bytes_limit': 100, 'peak_bytes_in_use': 7}
 
-  assert bench_machine.memory_limit(Device(), None) == 90
+  assert bench_machine.memory_limit(Device()) == 90
   assert bench_machine.peak_memory(Device()) == 7
 
 

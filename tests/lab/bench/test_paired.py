@@ -190,12 +190,11 @@ def test_a_probe_runs_where_a_refresh_does(monkeypatch):
   # Elsewhere it would be another program, and pay for its compile.
   setup = setup_lib.make_setup(make_config(), jax.devices()[:1])
   phase = phases.phase_at(setup.config, 0)
-  compiled = bench_arms.CompiledStep(setup, phase, None, {})
   seen = []
   monkeypatch.setattr(
     refresh, 'measure', lambda *_: seen.append(jax.sharding.get_mesh())
   )
-  bench_arms.TrainArm(compiled, [{}], None).probe({})
+  bench_arms.TrainArm(setup, phase, None, {}, [{}], None).probe({})
   assert seen == [setup.mesh]
 
 
