@@ -75,6 +75,7 @@ def train_step(
   return update(state, grads, tx=tx, schedule=schedule), metrics
 
 
+@jax.named_scope('optimizer')  # which profiles know it by
 def update(
   state: TrainState,
   grads: PyTree,

@@ -6,14 +6,12 @@ operation and the last is shared out without rest: groups and gaps add up to it.
 
 import collections
 from collections.abc import Callable, Mapping, Sequence
-import dataclasses
 import os
 import pathlib
 import time
 from typing import Any
 
 import jax
-import optax
 
 from satjax import console, files
 from satjax.config.run import Config
@@ -59,18 +57,16 @@ def profile(
   config = bench_arms.fresh(config)
   path = pathlib.Path(directory) / 'profile.md'
   files.save(path, '')
+  wanted = {
+    'dense': bench_arms.with_rate(config, 0.0, 'skip'),
+    f'{forward} {rate:g}': bench_arms.with_rate(config, rate, forward, unit),
+  }
   sections = {}
-  for name, changed in (
-    ('dense', bench_arms.with_rate(config, 0.0, 'skip')),
-    (
-      f'{forward} {rate:g}',
-      bench_arms.with_rate(config, rate, forward, unit),
-    ),
-  ):
+  for name, changed in wanted.items():
     # A cache would give back programs whose operations have other names.
     with bench_machine.empty_cache():
-      arm = bench_arms.open_arm(_scoped(changed, devices))
-    known = profiler_ops.kinds(arm.compiled.program.as_text())
+      arm = bench_arms.open_arm(setup_lib.make_setup(changed, devices))
+    known = profiler_ops.kinds(arm.program.as_text())
     tasks = {f'{name}, step': arm.steps}
     if arm.refreshes:
       tasks[f'{name}, refresh'] = arm.refresh
@@ -81,14 +77,6 @@ def profile(
   result = {'environment': workdir.environment(), 'sections': sections}
   files.save(path, render(result))
   return result
-
-
-def _scoped(config, devices):
-  """A setup whose optimizer is to be told apart by its named scope."""
-  setup = setup_lib.make_setup(config, devices)
-  scope = jax.named_scope(profiler_ops.SCOPE)
-  tx = optax.GradientTransformation(setup.tx.init, scope(setup.tx.update))
-  return dataclasses.replace(setup, tx=tx)
 
 
 def _trace(
