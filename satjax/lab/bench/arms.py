@@ -105,10 +105,8 @@ def fresh(config: Config) -> Config:
   )
 
 
-def random_batches(
-  config: Config, count: int = 4
-) -> list[dict[str, np.ndarray]]:
-  """Batches of random tokens with the keys of training; one document a row."""
+def random_batches(config: Config) -> list[dict[str, np.ndarray]]:
+  """Four batches of random tokens, as in training; one document a row."""
   rows, length = config.train.batch_size, config.data.seq_len
   positions = np.arange(length, dtype=np.int32)
   same = {
@@ -118,7 +116,7 @@ def random_batches(
   if config.data.attend != 'row':
     same['segments'] = np.ones((rows, length), np.int32)
   ids = np.random.default_rng(0).integers(
-    config.model.vocab_size, size=(count, rows, length + 1), dtype=np.int32
+    config.model.vocab_size, size=(4, rows, length + 1), dtype=np.int32
   )
   return [{'tokens': x[:, :-1], 'targets': x[:, 1:], **same} for x in ids]
 

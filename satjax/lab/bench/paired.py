@@ -80,7 +80,11 @@ def bench(
   before = os.getloadavg(), bench_machine.clocks()
   device = (devices or jax.devices())[0]
   variants = bench_torch.wanted(torch, device.platform, config.model.dtype)
-  cases = _cases(rates, layers, forwards)
+  others = [forward for forward in forwards if forward != 'mean']
+  cases = [
+    *itertools.product(('neurons',), rates, forwards),
+    *itertools.product(('layers',), layers, others),
+  ]
   with tempfile.TemporaryDirectory() as weights:
     run = _Run(config, cases, rounds, steps, devices, variants, weights)
     run.time(memory)
@@ -100,20 +104,14 @@ def bench(
   return bench_table.publish(out, result, bench_table.render)
 
 
-def _cases(rates, layers, forwards):
-  """What is left out of each arm, at which rate, and what that does."""
-  neurons = itertools.product(('neurons',), rates, forwards)
-  others = [forward for forward in forwards if forward != 'mean']
-  return [*neurons, *itertools.product(('layers',), layers, others)]
-
-
 class _Run:
   """The arms of a benchmark, and what is known of them so far."""
 
   def __init__(self, config, cases, rounds, steps, devices, variants, weights):
     """Compiles every step, while the memory is free.
 
-    `cases`: of `_cases`; `weights`: a folder for those of PyTorch's `variants`.
+    `cases`: what is left out of each arm, at which rate, and what that does;
+    `weights`: a folder for those of PyTorch's `variants`.
     """
     self.rounds, self.num_steps = rounds, steps
     self.variants, self.weights = variants, weights
@@ -165,6 +163,9 @@ class _Run:
     peak = bench_machine.peak_memory(self.device)
     for number, group in enumerate(groups):
       self._time_group(dense, number, group)
+      gc.collect()
+      if any(unit.alone for unit in group):
+        bench_torch.free()
     self.figures = {
       name: self.figures[name]
       for name in ('dense', *(n for u in units for n in u.names))
@@ -223,11 +224,6 @@ class _Run:
       for name, of_arm in self._visit(arms).items():
         self.figures.setdefault(name, {'group': number, **of_arm})
       self.clocks = bench_machine.clocks()
-    made = None
-    arms.clear()
-    gc.collect()
-    if any(unit.alone for unit in group):
-      bench_torch.free()
 
   def _visit(self, arms):
     """Figures of arms, from steps, refreshes and probes that take turns."""

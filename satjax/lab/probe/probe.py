@@ -317,9 +317,7 @@ def _equal(prober, costs, best, saving, dense) -> list[dict[str, Any]]:
       rows.append({'left_out': dict.fromkeys(axes), 'metrics': metrics})
       continue
     counts = {
-      'heads': found.layers[0].heads,
-      'mlp': found.layers[0].channels,
-      'layers': len(found.kept),
+      a: len(found.kept) if a == 'layers' else found.counts(a)[0] for a in axes
     }
     kept = {a: prober.keep(a, metrics[a], counts[a]) for a in axes}
     loss = prober.loss(kept)
