@@ -11,7 +11,6 @@ reduce-scatter as an all-reduce.
 import collections
 from collections.abc import Iterator, Sequence
 import dataclasses
-import functools
 import math
 import re
 
@@ -74,113 +73,91 @@ _CHAIN = re.compile(r'channel_id=(\d+).*chain_id="(\d+)"')
 _ARRAY = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\]')
 
 
-def read(hlo_text: str, rounds: float | None = None) -> list[Collective]:
+def read(hlo_text: str, rounds: float = math.nan) -> list[Collective]:
   """The collectives of a compiled program; groups of one device are none.
 
   Args:
     hlo_text: of the program.
-    rounds: of a loop whose length is data, in the mean; None: there is none.
+    rounds: of a loop whose length is data, in the mean.
 
   Raises:
-    ValueError: a loop with a collective does not say how often it runs.
+    ValueError: a collective is in such a loop, and no `rounds` are given.
   """
-  return list(_Program(hlo_text, rounds).collectives())
+  bodies, entry = hlo.computations(hlo_text)
+  return list(_within(bodies, entry, 1, rounds, {}))
 
 
-class _Program:
-  """Computations by name, and how often each of them runs."""
+def _within(bodies, name, times, rounds, chains) -> Iterator[Collective]:
+  """One for each array of a computation that runs so often, and what it calls.
 
-  def __init__(self, text: str, rounds: float | None):
-    self._rounds = rounds
-    self._bodies, self._entry = hlo.computations(text)
-    self._times = functools.cache(self._count)
-    self._callers: dict[str, list[tuple[str, hlo.Instruction]]] = {}
-    for name, body in self._bodies.items():
-      for one in body.values():
-        for called in _calls(one):
-          self._callers.setdefault(called, []).append((name, one))
+  `chains`: where each was seen first; elsewhere it is the same collective.
+  """
+  body = bodies.get(name, {})
+  for one in body.values():
+    runs = times
+    if one.opcode == 'while':
+      runs *= _trips(bodies, body, one, rounds)
+    for called in _calls(one):
+      yield from _within(bodies, called, runs, rounds, chains)
+    if one.opcode.removesuffix('-start') not in KINDS:
+      continue
+    group, chain = _group(one.rest), _CHAIN.search(one.rest)
+    if chain and chains.setdefault(chain.groups(), name) != name:
+      continue
+    if not times or group == 1:
+      continue
+    if math.isnan(times):
+      raise ValueError(f'{one.name} is in a loop of no known length')
+    for kind, dtype, dims in _arrays(name, body, one):
+      shape = tuple(int(d) for d in dims.split(',') if d)
+      bits = re.search(r'\d+', dtype)
+      size = math.prod(shape) * (int(bits[0]) if bits else 8) // 8
+      yield Collective(kind, shape, dtype, size, times, group)
 
-  def collectives(self) -> Iterator[Collective]:
-    """One for each array; those of a chain as one."""
-    seen = set()
-    for name, body in self._bodies.items():
-      for one in body.values():
-        if one.opcode.removesuffix('-start') not in KINDS:
-          continue
-        times, group = self._times(name), _group(one.rest)
-        chain = _CHAIN.search(one.rest)
-        if not times or group == 1 or (chain and chain.groups() in seen):
-          continue
-        if chain:
-          seen.add(chain.groups())
-        for kind, dtype, dims in self._arrays(name, one):
-          shape = tuple(int(d) for d in dims.split(',') if d)
-          bits = re.search(r'\d+', dtype)
-          size = math.prod(shape) * (int(bits[0]) if bits else 8) // 8
-          yield Collective(kind, shape, dtype, size, times, group)
 
-  def _arrays(self, name, one):
-    """(kind, dtype, dimensions) of each array of a collective."""
-    kind, arrays = one.opcode.removesuffix('-start'), _ARRAY.findall(one.types)
-    if kind == 'reduce-scatter':
-      # Its larger side are the operands, whose types stand where they are made.
-      values = [self._bodies[name][operand] for operand in one.operands]
-      arrays = [array for x in values for array in _ARRAY.findall(x.types)]
-    elif one.opcode != kind and kind != 'all-reduce':
-      # (what goes in, what comes out), and counters of a permute.
-      arrays = [a for a in arrays if kind == 'all-gather' or a[1]]
-      arrays = arrays[len(arrays) // 2 :]
-    # The TPU compiler's reduce-scatter is an all-reduce and a slice in one.
-    if name.startswith('all-reduce-scatter'):
-      kind = 'reduce-scatter'
-    return [(kind, *array) for array in arrays]
+def _arrays(name, body, one):
+  """(kind, dtype, dimensions) of each array of a collective."""
+  kind, arrays = one.opcode.removesuffix('-start'), _ARRAY.findall(one.types)
+  if kind == 'reduce-scatter':
+    # Its larger side are the operands, whose types stand where they are made.
+    values = [body[operand] for operand in one.operands]
+    arrays = [array for x in values for array in _ARRAY.findall(x.types)]
+  elif one.opcode != kind and kind != 'all-reduce':
+    # (what goes in, what comes out), and counters of a permute.
+    arrays = [a for a in arrays if kind == 'all-gather' or a[1]]
+    arrays = arrays[len(arrays) // 2 :]
+  # The TPU compiler's reduce-scatter is an all-reduce and a slice in one.
+  if name.startswith('all-reduce-scatter'):
+    kind = 'reduce-scatter'
+  return [(kind, *array) for array in arrays]
 
-  def _count(self, name):
-    if name == self._entry:
-      return 1
-    return sum(
-      self._times(caller)
-      * (self._trips(caller, one) if one.opcode == 'while' else 1)
-      for caller, one in self._callers.get(name, ())
-    )
 
-  def _trips(self, caller, loop):
-    """How often a loop runs: said, or by its counter."""
-    if known := _TRIPS.search(loop.rest):
-      return int(known[1])
-    condition, body = (
-      self._bodies[name] for name in _WHILE.search(loop.rest).groups()
-    )
-    test, state = _root(condition), _root(body)
-    counter = bound = step = None
-    if test.opcode == 'compare':
-      counter, bound = (condition[name] for name in test.operands)
-      counter, bound = _element(counter), _constant(bound)
-    if counter is not None and state.opcode == 'tuple':
-      step = _added(body, state.operands[counter], counter)
-    start = self._start(caller, loop, counter) if bound and step else None
-    if start is not None:
-      return -(-(bound - start) // step)
-    if self._rounds is not None:
-      return self._rounds
-    raise ValueError(
-      'a loop with a collective has no known length:'
-      f' {loop.name} = {loop.types} while({loop.rest}'[:250]
-    )
+def _trips(bodies, body, loop, rounds):
+  """How often a loop runs, as said or by its counter; else `rounds`."""
+  if known := _TRIPS.search(loop.rest):
+    return int(known[1])
+  condition, inner = (
+    bodies[name] for name in _WHILE.search(loop.rest).groups()
+  )
+  test, state = _root(condition), _root(inner)
+  if test.opcode != 'compare' or state.opcode != 'tuple':
+    return rounds
+  counter, bound = (condition[name] for name in test.operands)
+  counter, bound = _element(counter), _constant(bound)
+  if counter is None or bound is None:
+    return rounds
+  step = _added(inner, state.operands[counter], counter)
+  start = _start(body, loop, counter)
+  return -(-(bound - start) // step) if step and start is not None else rounds
 
-  def _start(self, caller, loop, counter):
-    """Where the counter of a loop begins; None: that is data.
 
-    Where no length is data it begins at 0, whatever makes it so.
-    """
-    if self._rounds is None:
-      return 0
-    body = self._bodies[caller]
-    state = body[loop.operands[0]]
-    one = body[state.operands[counter]] if state.opcode == 'tuple' else state
-    while one.opcode == 'copy':
-      one = body[one.operands[0]]
-    return _constant(one)
+def _start(body, loop, counter):
+  """Where the counter of a loop begins; None: that is data."""
+  state = body[loop.operands[0]]
+  one = body[state.operands[counter]] if state.opcode == 'tuple' else state
+  while one.opcode == 'copy':
+    one = body[one.operands[0]]
+  return _constant(one)
 
 
 def _calls(one):

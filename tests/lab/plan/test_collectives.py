@@ -169,6 +169,9 @@ calls=%all-reduce-scatter.6.clone.1
 }
 
 ENTRY %main (w: bf16[8,16]) -> bf16[8,16] {
+  %zero = s32[]{:T(128)} constant(0)
+  %begin = s32[]{:T(128)} copy(%zero)
+  %t0 = (s32[]{:T(128)}, bf16[8,16]{1,0}) tuple(%begin, %w)
   %while.1 = (s32[]{:T(128)}, bf16[8,16]{1,0}) while(%t0), condition=%cond, \
 body=%body, metadata={op_name="jit(train_step)/while"}
   %ag.3 = ((f32[2]{0}, f32[4]{0}), (f32[8]{0}, f32[16]{0})) \
