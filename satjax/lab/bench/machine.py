@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import math
-import shutil
 import subprocess
 import tempfile
 import time
@@ -75,11 +74,8 @@ def peak_memory(device: jax.Device) -> int | None:
 
 def clocks() -> list[dict[str, str]]:
   """Clocks (MHz), power (W) and temperature of every GPU; [] if unknown."""
-  program = shutil.which('nvidia-smi')
-  if program is None:
-    return []
   query = f'--query-gpu={",".join(_QUERY)}'
-  command = [program, query, '--format=csv,noheader']
+  command = ['nvidia-smi', query, '--format=csv,noheader']
   try:
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
   except (OSError, subprocess.TimeoutExpired):
