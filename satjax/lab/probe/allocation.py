@@ -55,6 +55,7 @@ class Costs:
   """FLOPs of a training step, and what a layer may keep.
 
   Attributes:
+    units: how many of each axis there are (in a layer).
     options: what a layer may keep, everything first.
   """
 
@@ -66,7 +67,7 @@ class Costs:
       'mlp': multiple,
       'layers': 1,
     }
-    self._sizes = dict(
+    self.units = dict(
       zip(AXES, (model.num_heads, model.mlp_dim, model.num_layers))
     )
     pairs = itertools.product(*(self.kept(axis, RATES) for axis in AXES[:2]))
@@ -74,7 +75,7 @@ class Costs:
 
   def kept(self, axis: str, rates: Sequence[float]) -> list[int]:
     """Everything, and what omission rates come to, each once."""
-    total, step = self._sizes[axis], self.steps[axis]
+    total, step = self.units[axis], self.steps[axis]
     if step > total:
       return [total]
     found = [counts.kept_count(total, rate, step) for rate in rates]
@@ -103,14 +104,10 @@ class Costs:
 
     None: no rate does.
     """
-    totals = self._sizes
+    totals = self.units
     for rate in np.linspace(0, 1, 1 + max(totals.values()))[1:]:
-      some = {
-        axis: counts.kept_count(total, float(rate), self.steps[axis])
-        if axis in axes and self.steps[axis] <= total
-        else total
-        for axis, total in totals.items()
-      }
+      rates = {axis: [float(rate)] if axis in axes else [] for axis in totals}
+      some = {axis: self.kept(axis, rates[axis])[-1] for axis in totals}
       layer = self.layer(some['heads'], some['mlp'])
       if self.saving([layer] * some['layers']) >= saving:
         gone = totals['layers'] - some['layers']

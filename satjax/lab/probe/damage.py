@@ -31,12 +31,7 @@ _POWER = {'heads': 2, 'mlp': 2, 'layers': 1}
 
 
 class Prober:
-  """A model, rows that its units are scored on, and others that losses are of.
-
-  Attributes:
-    model: its configuration.
-    sizes: how many units of each axis there are (in a layer).
-  """
+  """A model, rows to score its units on, and others that losses are of."""
 
   def __init__(
     self,
@@ -51,9 +46,6 @@ class Prober:
     `advance` is told of passes: a forward pass is 1.
     """
     self.model = model
-    self.sizes = dict(
-      zip(AXES, (model.num_heads, model.mlp_dim, model.num_layers))
-    )
     self._params = jax.tree.map(jnp.asarray, params)
     self._look, self._test = look, test
     self._advance = advance
@@ -96,12 +88,13 @@ class Prober:
 
   def loss(self, kept: Mapping[str, np.ndarray] | None = None) -> float:
     """Nats a token where only `kept` units of some axes take part."""
-    shapes = {
-      axis: (self.model.num_layers, *((n,) if axis != 'layers' else ()))
-      for axis, n in self.sizes.items()
+    model, layers = self.model, self.model.num_layers
+    masks = {
+      'heads': np.ones((layers, model.num_heads), bool),
+      'mlp': np.ones((layers, model.mlp_dim), bool),
+      'layers': np.ones(layers, bool),
+      **(kept or {}),
     }
-    masks = {axis: np.ones(shape, bool) for axis, shape in shapes.items()}
-    masks |= kept or {}
     key = b''.join(masks[axis].tobytes() for axis in AXES)
     if key not in self._losses:
       found = _loss(self._params, masks, self._test, model=self.model)

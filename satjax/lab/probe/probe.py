@@ -85,7 +85,7 @@ def of_subject(
     jax.sharding.set_mesh(subject.mesh),
   ):
     prober = Prober(model, subject.params, look, test, bar.advance)
-    bar.start(_passes(prober, costs))
+    bar.start(_passes(costs))
     found = probe(prober, costs, saving, sizes)
   return {
     'kind': allocation.KIND,
@@ -200,11 +200,11 @@ def quick(
   return settings(costs, found, table.best), loss - dense
 
 
-def _passes(prober, costs) -> int:
+def _passes(costs) -> int:
   """About how many forward passes a probe takes: each counts, known or not."""
   equal = len(_EQUAL) + sum('layers' not in axes for axes, _ in _EQUAL)
   table = sum(
-    len(tables.COMPARED[axis]) * len(tables.counts(prober, costs, axis))
+    len(tables.COMPARED[axis]) * len(tables.counts(costs, axis))
     for axis in AXES
   )
   measures = max(map(len, tables.COMPARED.values()))
@@ -236,7 +236,7 @@ class _Search:
     """The damage to each layer: as estimated, times how far that is off."""
     kept = self._prober.keep(axis, self._best[axis], count)
     rates, factors = table.calibration[axis]
-    rate = 1 - count / self._prober.sizes[axis]
+    rate = 1 - count / self._costs.units[axis]
     factor = np.interp(rate, rates, factors)
     return self._prober.estimate(axis, kept) * factor
 
@@ -244,7 +244,7 @@ class _Search:
     """The damage that is estimated, where about half is left out, or all."""
     found = {}
     for axis, by_count in self._rows.items():
-      half = self._prober.sizes[axis] / 2
+      half = self._costs.units[axis] / 2
       cut = sorted(by_count)[:-1]
       if cut:
         count = min(cut, key=lambda count: (abs(count - half), count))
@@ -270,7 +270,7 @@ class _Search:
     kept = {'layers': ~np.array(found.left_out)}
     for axis in ('heads', 'mlp'):
       each = found.counts(axis)
-      if min(each) < self._prober.sizes[axis]:
+      if min(each) < self._costs.units[axis]:
         kept[axis] = self._prober.keep(axis, self._best[axis], each)
     return self._prober.loss(kept)
 
@@ -323,7 +323,7 @@ def _equal(prober, costs, best, saving, dense) -> list[dict[str, Any]]:
     loss = prober.loss(kept)
     rows.append(
       {
-        'left_out': {a: prober.sizes[a] - counts[a] for a in axes},
+        'left_out': {a: costs.units[a] - counts[a] for a in axes},
         'metrics': metrics,
         'saving': costs.saving(found.kept),
         'loss': loss,

@@ -30,9 +30,9 @@ class Table:
   calibration: dict[str, tuple[Sequence[float], Sequence[float]]]
 
 
-def counts(prober, costs, axis) -> list[int]:
+def counts(costs, axis) -> list[int]:
   """How many units the rates of the table keep, fewer each time."""
-  total = prober.sizes[axis]
+  total = costs.units[axis]
   kept = costs.kept(axis, RATES[axis])[1:]
   if axis == 'layers' and total > 1:
     kept = kept or [total - 1]
@@ -50,7 +50,7 @@ def table(
   for some in itertools.zip_longest(*(compared[axis] for axis in AXES)):
     prober.measure({a: m for a, m in zip(AXES, some) if m})
   for axis in AXES:
-    kept, total = counts(prober, costs, axis), prober.sizes[axis]
+    kept, total = counts(costs, axis), costs.units[axis]
     sums = {}
     for metric, count in itertools.product(compared[axis], kept):
       loss = prober.loss({axis: prober.keep(axis, metric, count)})
