@@ -15,7 +15,6 @@ from typing import Any
 from absl import logging
 
 from satjax import errors
-from satjax.config.groups import OptimizerConfig
 from satjax.config.run import Config
 from satjax.train import phases, window
 from satjax.train import setup as setup_lib
@@ -26,12 +25,8 @@ from satjax.train.window import Window
 
 def decay_start(config: Config) -> int:
   """Completed steps up to which WSD does not know how long the run is."""
-  return _decay_start(config.optimizer, config.train.num_steps)
-
-
-def _decay_start(optimizer: OptimizerConfig, num_steps: int) -> int:
-  has_decay = optimizer.schedule == 'wsd'
-  return num_steps - optimizer.decay_steps if has_decay else num_steps
+  # Other schedules have no steps of decay.
+  return config.train.num_steps - config.optimizer.decay_steps
 
 
 def is_longer(old: Config, new: Config) -> bool:
@@ -88,23 +83,24 @@ def _take_back_decay(config: Config, checkpoints: Checkpoints) -> None:
   """Sets aside what a shorter run has decayed, if something is before that."""
   fine, decayed = [], []
   for step, kind in checkpoints.furthest_first():
-    length, optimizer = _length(config, checkpoints.record(step, kind))
-    is_other = length != config.train.num_steps
-    is_decayed = is_other and step > _decay_start(optimizer, length)
+    before = _as_saved(config, checkpoints.record(step, kind))
+    is_other = before.train.num_steps != config.train.num_steps
+    is_decayed = is_other and step > decay_start(before)
     (decayed if is_decayed else fine).append((step, kind))
   if fine:
     for step, kind in decayed:
       checkpoints.set_aside(step, kind, DECAYED)
 
 
-def _length(
-  config: Config, record: dict[str, Any]
-) -> tuple[int, OptimizerConfig]:
-  """Steps and schedule of the run as it was when a checkpoint was saved."""
+def _as_saved(config: Config, record: dict[str, Any]) -> Config:
+  """The run as long as it was when a checkpoint was saved."""
   saved = record['config'] if record else config.to_dict()
-  decay = saved['optimizer']['decay_steps']
-  optimizer = dataclasses.replace(config.optimizer, decay_steps=decay)
-  return saved['train']['num_steps'], optimizer
+  steps, decay = saved['train']['num_steps'], saved['optimizer']['decay_steps']
+  return dataclasses.replace(
+    config,
+    train=dataclasses.replace(config.train, num_steps=steps),
+    optimizer=dataclasses.replace(config.optimizer, decay_steps=decay),
+  )
 
 
 def describe(setup: Setup, step: int, record: dict[str, Any]) -> str | None:
@@ -120,13 +116,10 @@ def describe(setup: Setup, step: int, record: dict[str, Any]) -> str | None:
       f'this run is finished: all of its {total} steps are done. To train'
       ' further, raise config.train.num_steps'
     )
-  length, optimizer = _length(setup.config, record)
+  saved = _as_saved(setup.config, record)
+  length, before = saved.train.num_steps, setup_lib.make_schedule(saved)
   if length == total:
     return None
-  train = dataclasses.replace(setup.config.train, num_steps=length)
-  before = setup_lib.make_schedule(
-    dataclasses.replace(setup.config, train=train, optimizer=optimizer)
-  )
   said = f'going on from step {step} to {total}, instead of {length}: '
   if float(before(step - 1)) == float(setup.schedule(step - 1)):
     return f'{said}so far the learning rate was that of a run of {total} steps'
