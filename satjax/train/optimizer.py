@@ -7,7 +7,6 @@ without touching the schedule.
 
 from collections.abc import Sequence
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +16,6 @@ from optax import contrib
 from satjax import tree
 from satjax.config.groups import OptimizerConfig
 from satjax.tree import PyTree
-
-
-class PerNeuronAdamState(NamedTuple):
-  """Moments, and step counts that broadcast against them."""
-
-  count: PyTree
-  mu: PyTree
-  nu: PyTree
 
 
 def make_schedule(
@@ -128,26 +119,21 @@ def _per_neuron_adam(config):
     ]
     return jnp.zeros(shape or (), jnp.float32)
 
+  adam = _adam(config)
+
   def init(params):
-    zeros = jax.tree.map(jnp.zeros_like, params)
     count = tree.map_with_path(counters, params)
-    return PerNeuronAdamState(count, zeros, jax.tree.map(jnp.copy, zeros))
+    return adam.init(params)._replace(count=count)
 
   def update(updates, state, params=None):
     del params
-    b1, b2 = config.b1, config.b2
-    count = jax.tree.map(lambda n: n + 1, state.count)
-    mu = optax.tree_utils.tree_update_moment(updates, state.mu, b1, 1)
-    nu = optax.tree_utils.tree_update_moment(updates, state.nu, b2, 2)
-    updates = jax.tree.map(
-      lambda m, v, n: (
-        (m / (1 - b1**n)) / (jnp.sqrt(v / (1 - b2**n)) + config.eps)
-      ),
-      mu,
-      nu,
-      count,
-    )
-    return updates, PerNeuronAdamState(count, mu, nu)
+    # A leaf at a time, since each has counts of its own.
+    leaves, form = jax.tree.flatten(updates)
+    before = zip(*map(form.flatten_up_to, state))
+    own = [optax.ScaleByAdamState(*x) for x in before]
+    updates, after = zip(*map(adam.update, leaves, own))
+    after = optax.ScaleByAdamState(*map(form.unflatten, zip(*after)))
+    return form.unflatten(updates), after
 
   return optax.GradientTransformation(init, update)
 
