@@ -167,7 +167,7 @@ def _begin(
       record=record,
       step=step,
       window=first,
-      recovery=Recovery.from_dict(saved.get('recovery')),
+      recovery=Recovery(**saved.get('recovery', {})),
       onset=Onset(config.optimizer.warmup_steps),
       is_new=not saved,
     )
@@ -328,7 +328,7 @@ def _save(run: _Run, kind: str = 'checkpoints') -> None:
       {
         **run.record,
         'extra': shapes,
-        'recovery': run.recovery.as_dict(),
+        'recovery': dataclasses.asdict(run.recovery),
         'held_out_loss': loss if step == run.step else None,
       },
       kind,

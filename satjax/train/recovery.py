@@ -1,8 +1,6 @@
 """How long growth sets a run back, in steps."""
 
-from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
 WINDOW = 10  # steps in a mean
 
@@ -32,10 +30,3 @@ class Recovery:
       return None
     self.target = None
     return step - self.start
-
-  def as_dict(self) -> dict[str, Any]:
-    return dataclasses.asdict(self)
-
-  @classmethod
-  def from_dict(cls, values: Mapping[str, Any] | None) -> 'Recovery':
-    return cls(**(values or {}))
