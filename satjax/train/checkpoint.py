@@ -18,6 +18,7 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 
 from satjax import distributed, errors, tree
 from satjax.train import orbax_errors, preservation
@@ -80,8 +81,13 @@ class Checkpoints:
   def _open(self, kind: str) -> None:
     writes = self._keep is not None
     keep = self._keep if kind == KINDS[0] else None  # None: all
+    stays = [
+      checkpoint_managers.LatestN(keep),
+      checkpoint_managers.CustomSteps(self._always),
+      self._best,
+    ]
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=preservation.policy(keep, self._always, self._best),
+      preservation_policy=checkpoint_managers.AnyPreservationPolicy(stays),
       create=writes,
       cleanup_tmp_directories=writes,
       enable_async_checkpointing=writes,

@@ -1,6 +1,5 @@
-"""Which checkpoints of a run stay: the newest, some steps, and the best."""
+"""Which checkpoints of a run stay for their held-out losses."""
 
-from collections.abc import Sequence
 import dataclasses
 
 from orbax.checkpoint import checkpoint_managers
@@ -22,16 +21,3 @@ class Best(checkpoint_managers.PreservationPolicy):
     known = [step for step in steps if self.losses.get(step) is not None]
     best = sorted(known, key=self.losses.get)[: self.count]
     return [step in best for step in steps]
-
-
-def policy(
-  newest: int | None, always: Sequence[int], best: Best
-) -> checkpoint_managers.PreservationPolicy:
-  """Keeps what any of them keeps; `newest`: how many, or None: all."""
-  return checkpoint_managers.AnyPreservationPolicy(
-    [
-      checkpoint_managers.LatestN(newest),
-      checkpoint_managers.CustomSteps(always),
-      best,
-    ]
-  )
