@@ -283,12 +283,8 @@ def whole(setup: Setup, window: Window, step: int) -> TrainState:
   Leaves that no selection cuts are shared with `window.state`: read them
   before the next step donates them.
   """
-  if window.chosen is None:
-    return staging.whole(setup, window.state, window.frozen_base, window.stage)
-  if views.is_masked(setup.config):
-    return views.with_mask(window.state, {})
-  _catch_up(setup, window, step)
-  return _merge(setup, window, window.state, window.parked)
+  state = close(setup, window, step, consume=False)
+  return staging.whole(setup, state, window.frozen_base, window.stage)
 
 
 def whole_params(setup: Setup, window: Window, step: int) -> PyTree:
@@ -314,15 +310,18 @@ def pass_over(setup: Setup, window: Window, step: int) -> None:
   window.state = window.state.replace(step=after)
 
 
-def close(setup: Setup, window: Window, step: int) -> TrainState:
-  """The state with no neuron left out of it; the window is used up."""
+def close(
+  setup: Setup, window: Window, step: int, *, consume: bool = True
+) -> TrainState:
+  """The state with no neuron left out of it; `consume` uses the window up."""
   if window.chosen is None:
     return window.state
   if views.is_masked(setup.config):
     return views.with_mask(window.state, {})
   _catch_up(setup, window, step)
-  window.forward_extra = None
-  return _merge(setup, window, window.state, window.parked, consume=True)
+  if consume:
+    window.forward_extra = None
+  return _merge(setup, window, window.state, window.parked, consume=consume)
 
 
 def compile_exchange(
