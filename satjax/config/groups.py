@@ -8,6 +8,7 @@ from typing import Any
 from satjax import errors
 from satjax.config import schema, specs
 from satjax.config.data import DataConfig
+from satjax.sparsity import importance
 
 
 def _is_rope_scaling(value: Any) -> bool:
@@ -108,22 +109,8 @@ class OptimizerConfig(schema.Group):
 
 # What can be left out: query heads, channels of the MLP, whole layers.
 AXES = ('heads', 'mlp', 'layers')
-METRICS = {
-  **dict.fromkeys(
-    ('heads', 'mlp'),
-    (
-      *('uniform', 'magnitude', 'wanda', 'wanda_out'),
-      *('maxip', 'maxip_mean', 'maxip_out', 'taylor'),
-    ),
-  ),
-  'layers': ('uniform', 'influence', 'sensitivity', 'cyclic'),
-}
-
-
-def _is_metric(value: Any) -> bool:
-  return any(value in known for known in METRICS.values())
-
-
+METRICS = dict.fromkeys(AXES, importance.METRICS)
+METRICS |= {'layers': importance.LAYER_METRICS}
 # What 'auto' is by axis: experiments/results/damage.md.
 BEST = {'heads': 'wanda_out', 'mlp': 'maxip', 'layers': 'influence'}
 
@@ -154,7 +141,7 @@ class SparsityConfig(schema.Group):
   importance: str = schema.or_auto(
     schema.by_axis(
       schema.rule(
-        _is_metric,
+        lambda value: any(value in known for known in METRICS.values()),
         ' | '.join(map(repr, dict.fromkeys(sum(METRICS.values(), ())))),
       ),
       AXES,

@@ -15,7 +15,7 @@ from configs import base
 from satjax import errors
 from satjax.config import defaults, groups, history, run, schema
 from satjax.config.run import Config
-from satjax.sparsity import importance, ladder
+from satjax.sparsity import ladder
 
 CONFIGS = sorted(
   path.stem
@@ -759,9 +759,6 @@ def test_sparsity_is_on_if_any_rate_is(head, channel):
 
 
 def test_the_schema_and_the_methods_know_the_same_names():
-  # The schema is read without JAX, so it cannot ask them.
-  own = importance.METRICS, importance.METRICS, importance.LAYER_METRICS
-  assert dict(zip(groups.AXES, own)) == groups.METRICS
   assert all(
     groups.BEST[axis] in known for axis, known in groups.METRICS.items()
   )
