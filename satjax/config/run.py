@@ -165,37 +165,25 @@ class Config(Groups):
       if sparsity.layer_rate and (said := self._layers_not_left_out(model)):
         yield f'config.sparsity.layer_rate {said}'
 
-  def _layers_left_out(self, model: ModelConfig) -> int:
-    """How many, where all lie in one run."""
-    sparsity, total = self.sparsity, model.num_layers
-    scale = sparsity.scale('layers', total)
-    (found,) = counts.omitted_layers(sparsity.layer_rate, scale, [total])
-    return found
-
   def _layers_not_left_out(self, model: ModelConfig) -> str:
     """Why no such share of the layers is left out; '' if it is."""
     sparsity, total = self.sparsity, model.num_layers
     scale = sparsity.scale('layers', total)
-    wanted, most = sparsity.layer_rate * sum(scale), sum(x > 0 for x in scale)
-    most = min(most, total - 1)
-    if self._layers_left_out(model) and wanted < most + 0.5:
+    wanted = sparsity.layer_rate * sum(scale)
+    most = min(sum(x > 0 for x in scale), total - 1)
+    if round(wanted, 9) >= 0.5 and wanted < most + 0.5:
       return ''
-    what = 'nothing' if wanted < 0.5 else f'{wanted:.3g} of {total}'
+    what, near = f'{wanted:.3g} of {total}', most
+    if wanted < 0.5:
+      what, near = 'nothing', min(most, 1)
     allowed = f'1 to {most} may be' if most else 'none may be'
-    remedy = f'use {self._nearest(scale, most, wanted):.6g}'
+    remedy = f'use {min(near / (sum(scale) or 1), 0.999):.6g}'
     if most and sum(scale) < 0.501:  # at no rate below 1
       remedy = f'the factors of layer_scale sum to {sum(scale):.3g}; raise them'
     return (
       f'{sparsity.layer_rate} leaves out {what}: of {total} layers {allowed},'
       f' by dense_layers and layer_scale; {remedy}'
     )
-
-  @staticmethod
-  def _nearest(scale, most: int, wanted: float) -> float:
-    """The rate that leaves out one layer, or the most; 0 where none may be."""
-    if not most:
-      return 0.0
-    return min((1 if wanted < 0.5 else most) / sum(scale), 0.999)
 
   def _neuron_problems(self, model: ModelConfig, recorded) -> Iterator[str]:
     """What does not divide into whole tiles, groups and shards."""
@@ -272,15 +260,17 @@ class Config(Groups):
             f' are left out in multiples of {step}'
           )
       if sparsity.layer_rate:
-        found, total = self._layers_left_out(model), model.num_layers
-        wanted = sparsity.layer_rate * sum(sparsity.scale('layers', total))
-        is_meant = abs(found - wanted) < 0.03  # by factors, as a probe has them
-        if not is_meant and abs(found / total - sparsity.layer_rate) > 1e-3:
+        rate, total = sparsity.layer_rate, model.num_layers
+        scale = sparsity.scale('layers', total)
+        (found,) = counts.omitted_layers(rate, scale, [total])
+        # By factors, as a probe has them.
+        is_meant = abs(found - rate * sum(scale)) < 0.03
+        if not is_meant and abs(found / total - rate) > 1e-3:
           by = ', by dense_layers and layer_scale'
-          is_scaled = sum(sparsity.scale('layers', total)) < total
+          is_scaled = sum(scale) < total
           said.append(
-            f'config.sparsity.layer_rate {sparsity.layer_rate} becomes {found}'
-            f' of {total} layers{by * is_scaled}'
+            f'config.sparsity.layer_rate {rate} becomes {found} of {total}'
+            f' layers{by * is_scaled}'
           )
     return list(dict.fromkeys(said))
 
