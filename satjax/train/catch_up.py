@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import functools
 
-import jax
 import jax.numpy as jnp
 
 from satjax import tree
@@ -19,10 +18,10 @@ def moved_on(setup: Setup, parked: Parked, count: int) -> Parked:
   With `rest` 'host' one parameter and its moments at a time, so that the device
   never holds all of them.
   """
-  replay = _program(setup.tx, setup.schedule)
 
   def move(state: TrainState) -> TrainState:
-    later = replay(setup.place(state), count)
+    how = {'tx': setup.tx, 'schedule': setup.schedule}
+    later = step_lib.replay(setup.place(state), count, **how)
     return tree.map_with_path(setup.park_leaf, later)
 
   if setup.config.sparsity.rest == 'host':
@@ -48,9 +47,3 @@ def _one_by_one(fn: Callable[[TrainState], TrainState], state: TrainState):
 
     found |= tree.flatten(fn(tree.map_with_path(pick, state)))
   return tree.map_with_path(lambda path, _: found[path], state)
-
-
-@functools.cache
-def _program(tx, schedule):
-  replay = functools.partial(step_lib.replay, tx=tx, schedule=schedule)
-  return jax.jit(replay, donate_argnums=0)

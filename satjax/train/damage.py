@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 
-from satjax.config.groups import ModelConfig
 from satjax.sparsity import subnetwork
 from satjax.train import loss as loss_lib
 from satjax.train import refresh, views
@@ -33,19 +32,15 @@ def loss(
   """
   config = setup.config
   view = views.view_of(config, stage)
-  share, chunk = config.sparsity.probe, config.train.loss_chunk
-  program = _program(stage.model, view, share, chunk)
+  how = stage.model, view, config.sparsity.probe, config.train.loss_chunk
   with jax.sharding.set_mesh(setup.mesh):
-    return call(program, params, extra, batch)
+    return call(_mean_loss, *how, params, extra, batch)
 
 
-@functools.cache
-def _program(model: ModelConfig, view: views.View, share: float, chunk: int):
-  def mean_loss(params, extra, batch):
-    rows = refresh.probe_rows(share, batch)
-    params, extra = views.compute_copy(model.dtype, params, extra)
-    seen, added = view(params, None, extra)
-    nats = loss_lib.next_token_loss(model, seen, rows, added, chunk)
-    return nats / loss_lib.num_counted(rows)
-
-  return jax.jit(mean_loss)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _mean_loss(model, view, share, chunk, params, extra, batch):
+  rows = refresh.probe_rows(share, batch)
+  params, extra = views.compute_copy(model.dtype, params, extra)
+  seen, added = view(params, None, extra)
+  nats = loss_lib.next_token_loss(model, seen, rows, added, chunk)
+  return nats / loss_lib.num_counted(rows)

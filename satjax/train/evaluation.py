@@ -184,12 +184,12 @@ def mean_loss(
 
   NaN if none does.
   """
-  step, sums, total = _eval_step(stage.model), [], 0.0
+  sums, total = [], 0.0
   with jax.sharding.set_mesh(mesh):
     for batch in batches:
       total += float(batch['weights'].sum())
       rows = sharding.put_rows(mesh, stages.cut(batch, stage))
-      sums.append(step(params, rows))
+      sums.append(step_lib.eval_step(params, rows, model=stage.model))
       if len(sums) > 1:  # the device is one batch ahead, and not all of them
         sums[-2] = float(jax.device_get(sums[-2]))
       tick(1)
@@ -199,11 +199,11 @@ def mean_loss(
 
 def _by_document(mesh, stage, params, batches: EvalBatches, tick):
   """Nats and tokens of each document, float64 and int64 [num_documents]."""
-  step, nats, tokens = _token_step(stage.model), 0, 0
+  nats, tokens = 0, 0
   with jax.sharding.set_mesh(mesh):
     for number, batch in enumerate(batches):
       rows = sharding.put_rows(mesh, stages.cut(batch, stage))
-      found_BT = np.asarray(step(params, rows), np.float64)
+      found_BT = np.asarray(_token_step(stage.model, params, rows), float)
       counts = batch['weights'] > 0
       owners = batches.documents(number)[counts]
       found = found_BT.reshape(counts.shape)[counts]
@@ -213,26 +213,17 @@ def _by_document(mesh, stage, params, batches: EvalBatches, tick):
   return nats, tokens
 
 
-@functools.cache
-def _eval_step(model):
-  return jax.jit(functools.partial(step_lib.eval_step, model=model))
-
-
-@functools.cache
-def _token_step(model):
+@functools.partial(jax.jit, static_argnums=0)
+def _token_step(model, params, batch):
   """Cross entropy of every target, in nats, [B, T]."""
+  x_BTD, unembed_VD = decoder.run(model, params, batch)[0]
 
-  def run(params, batch):
-    x_BTD, unembed_VD = decoder.run(model, params, batch)[0]
+  def row(one):  # the logits of one row at a time are held
+    return optax.softmax_cross_entropy_with_integer_labels(
+      ops.logits(one[0], unembed_VD), one[1]
+    )
 
-    def row(one):  # the logits of one row at a time are held
-      return optax.softmax_cross_entropy_with_integer_labels(
-        ops.logits(one[0], unembed_VD), one[1]
-      )
-
-    return jax.lax.map(row, (x_BTD, batch['targets']))
-
-  return jax.jit(run)
+  return jax.lax.map(row, (x_BTD, batch['targets']))
 
 
 def _count(batches) -> float:

@@ -1,6 +1,7 @@
 """The train step and the evaluation step: pure functions of state and batch."""
 
 from collections.abc import Mapping
+import functools
 
 import jax
 from jax import lax
@@ -92,6 +93,9 @@ def update(
   return TrainState(state.step + 1, params, opt_state)
 
 
+@functools.partial(
+  jax.jit, static_argnames=('tx', 'schedule'), donate_argnames='state'
+)
 def replay(
   state: TrainState,
   count: jax.Array,
@@ -113,6 +117,7 @@ def replay(
   return lax.fori_loop(0, count, once, state)
 
 
+@functools.partial(jax.jit, static_argnames='model')
 def eval_step(params: PyTree, batch: Batch, *, model: ModelConfig) -> jax.Array:
   """Sum of the weighted cross entropy of a batch, in nats."""
   return loss_lib.next_token_loss(model, params, batch, chunk=_EVAL_CHUNK)

@@ -6,15 +6,9 @@ import pytest
 
 from satjax import tree
 from satjax.sparsity import subnetwork
-from satjax.train import (
-  catch_up,
-  checkpoint,
-  evaluation,
-  phases,
-  refresh,
-  window,
-)
+from satjax.train import checkpoint, evaluation, phases, refresh, window
 from satjax.train import setup as setup_lib
+from satjax.train import step as step_lib
 from tests.train import helpers
 
 SIZES = {
@@ -67,20 +61,11 @@ def peaks(monkeypatch):
     (subnetwork, ('_split_leaf', '_merge_leaf', '_inverse', '_copy', 'orders')),
     (refresh, ('_measure', '_choose')),
     (checkpoint, ('_hash_leaves',)),
+    (step_lib, ('eval_step', 'replay')),
   ):
     for name in names:
       program = Watched(name, getattr(module, name), found)
       monkeypatch.setattr(module, name, program)
-  plain = evaluation._eval_step
-  monkeypatch.setattr(
-    evaluation, '_eval_step', lambda model: Watched('eval', plain(model), found)
-  )
-  replay = catch_up._program
-  monkeypatch.setattr(
-    catch_up,
-    '_program',
-    lambda *pieces: Watched('replay', replay(*pieces), found),
-  )
   return found
 
 
@@ -114,7 +99,7 @@ def test_no_program_needs_more_than_the_step_and_a_leaf(peaks):
     '_measure',
     '_choose',
     '_hash_leaves',
-    'eval',
+    'eval_step',
     'replay',
   }
   for peak, name in peaks:

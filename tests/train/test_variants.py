@@ -293,7 +293,7 @@ def test_replay_is_training_on_nothing():
   expected = state
   for _ in range(5):
     expected = step_lib.update(expected, zeros, **options)
-  found = step_lib.replay(state, 5, **options)
+  found = step_lib.replay(jax.tree.map(jnp.copy, state), 5, **options)
   two_and_three = step_lib.replay(
     step_lib.replay(state, 2, **options), 3, **options
   )
