@@ -46,12 +46,8 @@ class Stage:
     """Which layers stand still."""
     if self.mode != 'frozen':
       return (False,) * self.model.num_layers
-    return tuple(not new for new in self.depth.is_new)
-
-  @property
-  def depth(self) -> Depth:
-    """The depth operator that opened the stage."""
-    return next(op for op in self.operators if isinstance(op, Depth))
+    (opened,) = self.operators  # by new layers alone
+    return tuple(not new for new in opened.is_new)
 
 
 @functools.cache

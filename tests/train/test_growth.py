@@ -257,8 +257,9 @@ def test_moments_of_new_layers_alone_start_anew(spec):
   setup, state = started(config)
   first, second = stages.stages(config)
   grown, _ = staging.enter(setup, state, None, first, second)
-  is_new = np.array(second.depth.is_new)
-  sources = np.array(second.depth.layer_map)[~is_new]
+  (deeper,) = second.operators
+  is_new = np.array(deeper.is_new)
+  sources = np.array(deeper.layer_map)[~is_new]
   before = tree.flatten(state.opt_state)
   moments = {n: x for n, x in before.items() if tree.param_of(n)}
   assert len(sources) == 2 and len(moments) > 20
