@@ -80,13 +80,11 @@ OPTIONS: dict[str, tuple[str, ...]] = {
   'learn': (*DEEPER, *WIDER, 'steps', 'learning_rate'),
   'length': ('factor', 'rope_theta'),
 }
-_MAPS_TO_ANY_DEPTH = {
+_MAPS = {
   'stack': layer_maps.stack,
   'interpolate': layer_maps.interpolate,
   'zero': layer_maps.interpolate,
   'random': layer_maps.append,
-}
-_MAPS = {
   'partial': layer_maps.partial,
   'gradual': layer_maps.gradual,
   'midas': layer_maps.midas,
@@ -181,8 +179,8 @@ def _parse(spec: Any) -> tuple[str, dict[str, Any]]:
 def _depth(name, layers, deep, options) -> Depth:
   """`options`: of `Depth`, and the target of a map that has its own."""
   target = OPTIONS[name][0]
-  if name in _MAPS_TO_ANY_DEPTH:
-    layer_map = _MAPS_TO_ANY_DEPTH[name](layers, _deeper(name, layers, **deep))
+  if target in DEEPER:
+    layer_map = _MAPS[name](layers, _deeper(name, layers, **deep))
   elif target in options:
     layer_map = _MAPS[name](layers, options.pop(target))
   else:
