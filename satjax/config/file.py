@@ -59,12 +59,11 @@ def read(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
 def _find(file: pathlib.Path) -> pathlib.Path:
   """A file as it is named, or else the recipe of that name, and says so."""
   shipped = RECIPES.parent / file
-  if file.parts[:1] != (RECIPES.name,) or file.is_file():
+  is_here = file.parts[:1] != (RECIPES.name,) or file.is_file()
+  if is_here or not shipped.is_file():
     return file
-  if shipped.is_file():
-    console.say(f'{file} is not here; {shipped} is used')
-    return shipped
-  return file
+  console.say(f'{file} is not here; {shipped} is used')
+  return shipped
 
 
 def read_json(
