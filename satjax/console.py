@@ -81,7 +81,10 @@ class Progress:
     """Some more is done; `text` says what is worth knowing of it."""
     with self._lock:
       self.done += more
-      said = '  '.join([self._amount(), text]).rstrip()
+      amount = f'{self.done / max(self.total, 1e-9):.0%}'
+      if self._counts:
+        amount = f'{self.done:g}/{self.total:g}'
+      said = f'{amount}  {text}'.rstrip()
       self._bar.update(self._task, completed=self.done, text=said)
       now = time.monotonic()
       is_due = now - self._last >= self._between
@@ -91,11 +94,6 @@ class Progress:
         rate = (self.done - self._begun_with) / (now - self._start + 1e-9)
         left = (self.total - self.done) / max(rate, 1e-9)
         self.note(f'{self._what} {said}  {left:.0f} s left')
-
-  def _amount(self) -> str:
-    if self._counts:
-      return f'{self.done:g}/{self.total:g}'
-    return f'{self.done / max(self.total, 1e-9):.0%}'
 
   def note(self, text: str) -> None:
     """A line of its own, above the bar."""
