@@ -235,7 +235,9 @@ def fresh_state(setup: Setup, stage: Stage, key: jax.Array) -> TrainState:
   """A state of the kind that trains in a stage, from random numbers alone."""
   if stage.mode == 'learn':
     maps = learned.init(stage.operators[-1], key)
-    return state_lib.new_state(maps, plain_optimizer(setup.config))
+    # No neurons, so no masks.
+    tx = optimizer_lib.make_optimizer(setup.config.optimizer)
+    return state_lib.new_state(maps, tx)
   if stage.mode == 'lora':
     params = lora.init(stage.lora, stage.model, key)
   else:
@@ -279,18 +281,13 @@ def stage_of(config: Config, record: dict[str, Any]) -> Stage:
   )
 
 
-def plain_optimizer(config: Config) -> optax.GradientTransformation:
-  """The optimizer of maps that are learned: no neurons, so no masks."""
-  return optimizer_lib.make_optimizer(config.optimizer)
-
-
 def make_step(setup: Setup, stage: Stage | None = None) -> Callable[..., Any]:
   """The train step of a stage, `(state, batch, extra) -> (state, metrics)`."""
   config = setup.config
   stage = stage or stages.stages(config)[0]
   tx, schedule = setup.tx, setup.schedule
   if stage.mode == 'learn':
-    tx = plain_optimizer(config)
+    tx = optimizer_lib.make_optimizer(config.optimizer)
     schedule = optax.constant_schedule(stage.operators[-1].learning_rate)
   return functools.partial(
     step_lib.train_step,
