@@ -126,7 +126,7 @@ class Evaluator:
     Of text as the tokenizer decodes it, where that is not what was encoded.
     """
     return {
-      name: _num_bytes(batches, self._tokenizer) / _count(batches)
+      name: _num_bytes(batches, self._tokenizer) / batches.num_tokens
       for name, batches in self.batches.items()
     }
 
@@ -224,11 +224,6 @@ def _token_step(model, params, batch):
     )
 
   return jax.lax.map(row, (x_BTD, batch['targets']))
-
-
-def _count(batches) -> float:
-  """Weight of all targets."""
-  return math.fsum(float(b['weights'].sum()) for b in batches)
 
 
 def _num_bytes(batches, tokenizer: Tokenizer) -> float:
