@@ -200,25 +200,20 @@ class Config(Groups):
         f'config.sparsity.shards {shards} cannot share {total} channels out'
         f' evenly in multiples of {sparsity.channel_multiple}; use a divisor'
       )
-    for key, rate, *unit in self._units(model):
+    layers = model.num_layers
+    is_cut = sum(sparsity.dense_layers) < layers  # else it is said elsewhere
+    for key, rate, total, step, what in self._units(model):
+      unit = total, step, what
+      scales = sparsity.scale('heads' if what == 'heads' else 'mlp', layers)
+      kept = {counts.kept_count(total, rate * x, step) for x in scales}
       if said := counts.not_realised(rate, *unit, all_but_one=recorded):
         yield f'config.sparsity.{key} {said}'
-      elif not recorded and not self._cuts(model, rate, *unit):
+      elif not recorded and is_cut and kept == {total}:
         yield (
           f'config.sparsity.{key} {rate} leaves out nothing, by dense_layers'
-          f' and layer_scale: of {unit[0]} {unit[2]} a layer {unit[1]} or more'
-          ' are left out; raise it, or the factors'
+          f' and layer_scale: of {total} {what} a layer {step} or more are left'
+          ' out; raise it, or the factors'
         )
-
-  def _cuts(self, model: ModelConfig, rate, total, step, what) -> bool:
-    """Whether any layer leaves any of its units out, by its factor."""
-    axis = 'heads' if what == 'heads' else 'mlp'
-    scales = self.sparsity.scale(axis, model.num_layers)
-    if sum(self.sparsity.dense_layers) >= model.num_layers:
-      return True  # which is said elsewhere
-    return any(
-      counts.kept_count(total, rate * scale, step) < total for scale in scales
-    )
 
   def _units(
     self, model: ModelConfig
