@@ -34,24 +34,15 @@ def remarks(config: Config, given: Mapping[str, Any]) -> list[str]:
 
 def _idle_axes(sparsity: SparsityConfig, key: str) -> Iterator[str]:
   """Of a setting by axis, what it says of axes that stay whole."""
-  value, off = getattr(sparsity, key), _off(sparsity)
   if not field_of('sparsity', key).metadata['axes']:
     return
-  for axis, own in schema.pairs(value) or ():
-    if axis in off:
+  named = dict(zip(AXES, ('head_rate', 'channel_rate', 'layer_rate')))
+  for axis, own in schema.pairs(getattr(sparsity, key)) or ():
+    if not sparsity.rates[axis]:
       yield (
-        f'config.sparsity.{key} {own!r} of {axis!r} has no effect: {off[axis]}'
+        f'config.sparsity.{key} {own!r} of {axis!r} has no effect:'
+        f' sparsity.{named[axis]} is 0'
       )
-
-
-def _off(sparsity: SparsityConfig) -> dict[str, str]:
-  """Axes that nothing is left out of, and why."""
-  names = zip(AXES, ('head_rate', 'channel_rate', 'layer_rate'))
-  return {
-    axis: f'sparsity.{name} is 0'
-    for axis, name in names
-    if not sparsity.rates[axis]
-  }
 
 
 def _idle(config: Config) -> Iterator[tuple[str, str]]:
