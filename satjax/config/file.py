@@ -188,20 +188,18 @@ def override(
 def _known_key(values: ml_collections.ConfigDict, name: str) -> tuple[str, str]:
   """Our own words for an unknown key, the same as for a key in a file."""
   parts = name.removeprefix('--config.').split('.')
-  known = values.to_dict()
-  for depth, part in enumerate(parts):
-    if depth == 2:
-      one = f'--config.{parts[0]}.{parts[1]}'
-      raise errors.ConfigError(
-        f'{name}: {one} is a single setting; where it may differ by axis, give'
-        f""" a mapping, such as {one}="{{'layers': VALUE}}\""""
-      )
-    if not isinstance(known, dict) or part not in known:
-      prefix = '.'.join(['config', *parts[:depth]])
-      siblings = known if isinstance(known, dict) else {}
+  known, prefix = values.to_dict(), 'config'
+  for part in parts[:2]:
+    siblings = known if isinstance(known, dict) else {}
+    if part not in siblings:
       raise errors.ConfigError(schema.unknown_key(prefix, part, siblings))
-    known = known[part]
-  if len(parts) != 2:
+    known, prefix = known[part], f'{prefix}.{part}'
+  if len(parts) > 2:
+    raise errors.ConfigError(
+      f'{name}: --{prefix} is a single setting; where it may differ by axis,'
+      f""" give a mapping, such as --{prefix}="{{'layers': VALUE}}\""""
+    )
+  if len(parts) < 2:
     raise errors.ConfigError(
       f'{name} is a group of keys; set them one by one, such as'
       f' {name}.{next(iter(known), "KEY")}=VALUE'
