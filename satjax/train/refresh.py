@@ -236,23 +236,15 @@ def choose(
   """
   counts = {u: jnp.array(n, jnp.int32) for u, n in phase.kept.items()}
   before = {unit: before[unit] for unit in measured['scores']}
-  sparsity, layers = config.sparsity, phase.num_layers
-  if 'layers' in measured['scores']:
-    scale_L = jnp.array(config.sparsity.scale('layers', layers))
-    measured = measured | {
-      'scores': measured['scores']
-      | {
-        'layers': _of_layers(
-          measured['scores']['layers'],
-          scale_L,
-          counts['layers'],
-          turn if sparsity.metric('layers') == 'cyclic' else None,
-        )
-      }
-    }
+  sparsity, scores = config.sparsity, dict(measured['scores'])
+  if 'layers' in scores:
+    scale_L = jnp.array(sparsity.scale('layers', phase.num_layers))
+    turn = turn if sparsity.metric('layers') == 'cyclic' else None
+    of_layers = scores['layers'], scale_L, counts['layers'], turn
+    scores['layers'] = _of_layers(*of_layers)
   return _choose(
     params,
-    measured,
+    {**measured, 'scores': scores},
     counts,
     before,
     key,
