@@ -34,7 +34,9 @@ def is_longer(old: Config, new: Config) -> bool:
 
 
 def refusal(old: Config, new: Config, steps: Iterable[int]) -> str | None:
-  """Why a run cannot be longer, if so; `steps`: of its checkpoints."""
+  """Why a run cannot be longer, if it is; `steps`: of its checkpoints."""
+  if not is_longer(old, new):
+    return None
   done = max(steps, default=0)
   before = [s for s in steps if s <= decay_start(old)]
   if done > decay_start(old) and before:

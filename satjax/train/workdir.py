@@ -139,10 +139,7 @@ def _record(path, config, keep) -> None:
         + '\nGo on with the old settings, or choose another --workdir.'
       )
     steps = checkpoint.steps_on_disk(path)
-    refused = resume.is_longer(old, config) and resume.refusal(
-      old, config, steps
-    )
-    if refused:
+    if refused := resume.refusal(old, config, steps):
       raise errors.ConfigError(refused)
   try:
     config_file.write_json(path / 'config.json', config)
