@@ -22,15 +22,8 @@ from satjax import tree
 from satjax.config import stages
 from satjax.config.stages import Stage
 from satjax.sparsity import subnetwork
-from satjax.train import (
-  added,
-  catch_up,
-  damage,
-  phases,
-  refresh,
-  staging,
-  views,
-)
+from satjax.train import added, catch_up, phases, refresh, staging, views
+from satjax.train import loss as loss_lib
 from satjax.train import setup as setup_lib
 from satjax.train.phases import Phase
 from satjax.train.setup import Setup
@@ -156,8 +149,9 @@ def turn_over(
   Where that step calls for it, rows return to their places, a stage ends, and a
   fresh selection is gathered, scored on some rows of `batch`. `timer` makes a
   context for each of 'write_back', 'probe' and 'gather', which wait for the
-  device before they end. With `weighs`, the telemetry has what the selection
-  costs at once (`damage`).
+  device before they end. With `weighs`, the telemetry has the 'damage' of the
+  selection: the loss with it, less the loss without, on the rows that a refresh
+  looks at. So a run sees at its first step what it does to the model.
   """
   config = setup.config
   phase = phases.phase_at(config, step)
@@ -193,9 +187,23 @@ def turn_over(
 
 
 def _probe_loss(setup, window, batch, call=subnetwork.run):
-  """Of what trains, on the rows of the probe."""
-  part = window.stage, window.state.params, window.forward_extra
-  return damage.loss(setup, *part, batch, call)
+  """Mean loss of what trains, nats a token of the rows that a refresh sees."""
+  config, stage = setup.config, window.stage
+  how = stage.model, views.view_of(config, stage)
+  how += config.sparsity.probe, config.train.loss_chunk
+  with jax.sharding.set_mesh(setup.mesh):
+    return call(
+      _mean_loss, *how, window.state.params, window.forward_extra, batch
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _mean_loss(model, view, share, chunk, params, extra, batch):
+  rows = refresh.probe_rows(share, batch)
+  params, extra = views.compute_copy(model.dtype, params, extra)
+  seen, extra = view(params, None, extra)
+  nats = loss_lib.next_token_loss(model, seen, rows, extra, chunk)
+  return nats / loss_lib.num_counted(rows)
 
 
 def _refresh(setup, window, step, batch, before):
