@@ -68,11 +68,13 @@ def compile_phase(
 def compile_step(
   setup: Setup, batch: PyTree, phase: Phase, opened: Window
 ) -> jax.stages.Compiled:
-  """The train step alone; `opened`: of `shapes`."""
+  """The train step alone, for shapes and shardings; `opened`: of `shapes`."""
   batch = setup.batch_shapes(batch, phase.stage)
-  return setup_lib.compile_step(
-    setup, phase.stage, batch, opened.state, opened.forward_extra
-  )
+  out = jax.tree.map(lambda leaf: leaf.sharding, opened.state)
+  step = setup_lib.make_step(setup, phase.stage)
+  step = jax.jit(step, donate_argnums=0, out_shardings=(out, None))
+  with jax.sharding.set_mesh(setup.mesh):
+    return step.lower(opened.state, batch, opened.forward_extra).compile()
 
 
 def shapes(

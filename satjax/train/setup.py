@@ -299,14 +299,3 @@ def make_step(setup: Setup, stage: Stage | None = None) -> Callable[..., Any]:
     seed=config.train.seed,
     view=views.view_of(config, stage),
   )
-
-
-def compile_step(
-  setup: Setup, stage: Stage, batch: PyTree, state: PyTree, extra: PyTree
-) -> jax.stages.Compiled:
-  """The train step, compiled ahead of time for shapes and shardings."""
-  out = jax.tree.map(lambda leaf: leaf.sharding, state)
-  step = make_step(setup, stage)
-  step = jax.jit(step, donate_argnums=0, out_shardings=(out, None))
-  with jax.sharding.set_mesh(setup.mesh):
-    return step.lower(state, batch, extra).compile()

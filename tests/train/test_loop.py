@@ -16,7 +16,7 @@ import pytest
 
 from satjax import errors
 from satjax.config.run import Config
-from satjax.train import checkpoint, loop, metrics, window
+from satjax.train import checkpoint, loop, metrics, programs, window
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
 
@@ -208,7 +208,7 @@ def test_each_shape_compiles_once_and_refreshes_find_their_programs(
   tmp_path, monkeypatch
 ):
   compiled, traced = [], {}
-  compile_step, turn_over = setup_lib.compile_step, window.turn_over
+  compile_step, turn_over = programs.compile_step, window.turn_over
   compile_exchange = window.compile_exchange
 
   def late(*args):
@@ -217,9 +217,9 @@ def test_each_shape_compiles_once_and_refreshes_find_their_programs(
       time.sleep(1)
     return compile_exchange(*args)
 
-  def counted(setup, stage, batch, state, rest):
-    compiled.append(state.params['blocks']['mlp']['up'].shape)
-    return compile_step(setup, stage, batch, state, rest)
+  def counted(setup, batch, phase, opened):
+    compiled.append(opened.state.params['blocks']['mlp']['up'].shape)
+    return compile_step(setup, batch, phase, opened)
 
   def listen(event, duration, **_):
     # What the compile thread does ahead is not on the critical path.
@@ -234,7 +234,7 @@ def test_each_shape_compiles_once_and_refreshes_find_their_programs(
     return now
 
   events = []
-  monkeypatch.setattr(setup_lib, 'compile_step', counted)
+  monkeypatch.setattr(programs, 'compile_step', counted)
   monkeypatch.setattr(window, 'turn_over', watched)
   monkeypatch.setattr(window, 'compile_exchange', late)
   jax.monitoring.register_event_duration_secs_listener(listen)

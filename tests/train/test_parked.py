@@ -6,7 +6,14 @@ import pytest
 
 from satjax import tree
 from satjax.sparsity import subnetwork
-from satjax.train import checkpoint, evaluation, phases, refresh, window
+from satjax.train import (
+  checkpoint,
+  evaluation,
+  phases,
+  programs,
+  refresh,
+  window,
+)
 from satjax.train import setup as setup_lib
 from satjax.train import step as step_lib
 from tests.train import helpers
@@ -84,9 +91,7 @@ def test_no_program_needs_more_than_the_step_and_a_leaf(peaks):
     batch = setup.put_batch(helpers.random_batch(config, step))
     now = window.turn_over(setup, now, step, batch)
     if program is None:
-      program = setup_lib.compile_step(
-        setup, phase.stage, batch, now.state, now.forward_extra
-      )
+      program = programs.compile_step(setup, batch, phase, now)
       most = on_device() + extra(program)
     now.state, _ = program(now.state, batch, now.forward_extra)
     evaluation.mean_loss(
