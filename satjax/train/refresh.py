@@ -73,11 +73,8 @@ def score(
   metrics: Mapping[str, str],
 ) -> dict[str, jax.Array]:
   """Scores of every unit of some axes, by their metrics, on all of `probe`."""
-  options = {'balance': False, 'with_means': ()}
-  named = tuple(metrics.items())
-  return _measure(params, probe, model=model, metrics=named, **options)[
-    'scores'
-  ]
+  found = _measure(params, probe, model, tuple(metrics.items()), False, ())
+  return found['scores']
 
 
 def shapes(
@@ -116,25 +113,13 @@ def probe_rows(
   return {name: x[::stride, :length] for name, x in batch.items()}
 
 
-# Not the whole configuration: other runs share the programs.
-_SEEN = (
-  *('model', 'metrics', 'balance', 'with_means'),
-  *('with_loss', 'chunk'),
-)
 _HOW = ('method', 'temperature', 'kv_heads', 'granularity', 'shards')
 
 
-@functools.partial(jax.jit, static_argnames=_SEEN)
+# Not the whole configuration: other runs share the programs.
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6, 7))
 def _measure(
-  params,
-  probe,
-  *,
-  model,
-  metrics,
-  balance,
-  with_means,
-  with_loss=False,
-  chunk=0,
+  params, probe, model, metrics, balance, with_means, with_loss=False, chunk=0
 ):
   metrics, blocks = dict(metrics), params['blocks']
 
