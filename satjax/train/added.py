@@ -55,10 +55,9 @@ def forward_extra(
       weights = call(_scaled, weights, phase.stage.lora.scale)
       weights = lora.attach(weights, resting_base, None)
     _add_layers(setup, parts, phase, numbers, weights['blocks'], call)
+  extra = tuple(parts) if len(parts) > 1 else parts[0]
   if not any(parts):
     extra = None
-  else:
-    extra = parts[0] if len(parts) == 1 else tuple(parts)
   if parked.tables is not None:
     return views.Beside(parked.tables.params, extra)
   return extra

@@ -185,30 +185,26 @@ def _masked_tree(sparsity, params, kept):
   one of its own. Where it is 'exact', it is added, by name of attention and
   MLP: what does not write counts for nothing by itself.
   """
-  names = {name: (name,) for name in kept}
-  units = tree.neuron_units(params, names)
+  units = tree.neuron_units(params, {name: (name,) for name in kept})
   by_layer = {'layers': units.pop('layers', {})}
   rows = tree.flatten(lors.masks(params, units, kept))
   layers = tree.flatten(lors.masks(params, by_layer, kept))
-  of_layers, exact = sparsity.forward('layers'), {}
   is_exact = 'exact' in map(sparsity.forward, ('heads', 'mlp', 'layers'))
+  exact = {}
 
   def one(path, leaf):
-    name, _, part = path.removeprefix('blocks/').partition('/')
     if not path.startswith('blocks/'):
       return leaf
+    name, _, part = path.removeprefix('blocks/').partition('/')
     axis = 'mlp' if name.startswith('mlp') else 'heads'
     in_layer, in_rows = layers[path], rows[path]
-    still, hows = (
-      jax.lax.stop_gradient(leaf),
-      (sparsity.forward(axis), of_layers),
-    )
+    trains, still = in_layer & in_rows, jax.lax.stop_gradient(leaf)
 
     def omitted(how):
       """Where this is what omitted units do."""
-      return (in_layer & ~in_rows & (hows[0] == how)) | (
-        ~in_layer & (hows[1] == how)
-      )
+      of_rows = in_layer & (sparsity.forward(axis) == how)
+      of_layers = ~in_layer & (sparsity.forward('layers') == how)
+      return ~trains & (of_rows | of_layers)
 
     stands = omitted('through')
     if not part:  # a norm
@@ -216,8 +212,7 @@ def _masked_tree(sparsity, params, kept):
     elif is_exact:
       writes = path.startswith(tuple(tree.WRITES.values()))
       exact[path] = jnp.where(omitted('exact'), still, 0) if writes else still
-    other = jnp.where(stands, still, 0)
-    return jnp.where(in_layer & in_rows, leaf, other)
+    return jnp.where(trains, leaf, jnp.where(stands, still, 0))
 
   params = tree.map_with_path(one, params)
   return params, tree.unflatten(exact)
@@ -225,7 +220,7 @@ def _masked_tree(sparsity, params, kept):
 
 def _with_exact(masked, exact):
   """Constants of the layers that train, and what is added exactly."""
-  blocks, constants = exact.get('blocks', {}), masked.constants
+  constants = masked.constants
   if 'layers' in masked.kept:
     trains_L, nothing = masked.kept['layers'], {'offset': 0.0, 'scale': 1.0}
 
@@ -234,11 +229,6 @@ def _with_exact(masked, exact):
       return jnp.where(trains, x, nothing[path.rsplit('/', 1)[-1]])
 
     constants = tree.map_with_path(of_trained, constants)
-  names = {*constants, *blocks}
-  return {
-    name: {
-      **constants.get(name, {}),
-      **({'exact': blocks[name]} if name in blocks else {}),
-    }
-    for name in names
-  } or None
+  for name, x in exact.get('blocks', {}).items():
+    constants = constants | {name: constants.get(name, {}) | {'exact': x}}
+  return constants or None
