@@ -128,10 +128,15 @@ def split(
     sub, tables = _set_aside(sub, aside, park, call)
   if 'layers' in order:
     count = stacks[-1].stop
+    cut = functools.partial(_cut_layers, order['layers'], count)
     own = options | {'park': park_layers or park}
-    sub, layers = _split_layers(sub, order['layers'], count, **own)
+    sub, layers = _part(sub, sub, _take_layers, cut, **own)
     order = call(_of_layers, dict(order), count)
-  sub, rows = _split_rows(sub, order, stacks, **options)
+  form = sub
+  if len(stacks) > 1:
+    form = _map_blocks(lambda blocks: (blocks,) * len(stacks), sub)
+  cut = functools.partial(_cut_rows, order, stacks)
+  sub, rows = _part(sub, form, _split_leaf, cut, **options)
   return sub, Parked(rows, layers, tables)
 
 
@@ -151,12 +156,17 @@ def merge(
   of_layers, count = order, stacks[-1].stop
   if 'layers' in order:
     of_layers = call(_of_layers, dict(order), count)
-  rows_home = home if parked.layers is None else place
-  full = _merge_rows(
-    sub, parked.rows, of_layers, stacks, **options | {'home': rows_home}
-  )
+  inverse = call(_inverse, dict(of_layers))
+  inverse = {name: place('', rows) for name, rows in inverse.items()}
+  form = sub
+  if len(stacks) > 1:
+    form = _map_blocks(lambda blocks: blocks[0], sub)
+  cut = functools.partial(_cut_rows, inverse, stacks)
+  own = options | {'home': home if parked.layers is None else place}
+  full = _join(sub, parked.rows, form, _merge_leaf, cut, **own)
   if parked.layers is not None:
-    full = _merge_layers(full, parked.layers, order['layers'], **options)
+    cut = functools.partial(_cut_layers, order['layers'], count)
+    full = _join(full, parked.layers, full, _join_layers, cut, **options)
   if parked.tables is not None:
     full = _put_back(full, parked.tables)
   return full
@@ -195,119 +205,84 @@ def _put_back(state, tables):
   )
 
 
-def _split_layers(full, order_L, count, *, place, park, consume, call):
+def _part(full, form, program, cut, *, place, park, consume, call):
+  """What takes part and what does not, in trees like `form`.
+
+  `cut` goes from path and shape of a leaf to where its parts are and what
+  `program` takes besides it; None: it stays whole.
+  """
   sub, parked = {}, {}
   for path, leaf in tree.flatten(full).items():
-    if not _is_stacked(path, leaf.ndim):
+    whole, found = place(path, leaf), cut(path, leaf.ndim)
+    if found is None:
       is_state = tree.param_of(path) is None
-      sub[path] = leaf
+      sub[path] = whole
       parked[path] = call(_copy, leaf) if is_state else None
       continue
-    whole = place(path, leaf)
-    active, others = call(_take_layers, whole, order_L, count)
-    sub[path], parked[path] = place(path, active), park(path, others)
-    if consume:
-      for x in (leaf, whole):
-        x.delete()
-  return tuple(
-    tree.map_with_path(lambda path, _, part=part: part[path], full)
-    for part in (sub, parked)
-  )
-
-
-def _merge_layers(sub, parked, order_L, *, place, home, consume, call):
-  others = tree.flatten(parked)
-
-  def join(path, leaf):
-    if not _is_stacked(path, leaf.ndim):
-      return leaf
-    other = place(path, others[path])
-    full = home(path, call(_join_layers, leaf, other, order_L))
-    if consume:
-      for x in (leaf, other):
-        x.delete()
-    return full
-
-  return tree.map_with_path(join, sub)
-
-
-def _is_stacked(path, ndim):
-  """Whether axis 0 of a leaf has layers."""
-  return 'layers' in (tree.axes_of(path, ndim) or ())
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _take_layers(leaf, order_L, count):
-  """One at a time: a gather would need room for two more leaves on a TPU."""
-
-  def take(numbers):
-    one = functools.partial(jax.lax.dynamic_index_in_dim, leaf, keepdims=False)
-    return jax.lax.map(one, numbers)
-
-  return take(order_L[:count]), take(order_L[count:])
-
-
-@jax.jit
-def _join_layers(active, others, order_L):
-  """Inverse of `_take_layers`; a scatter needs no room but its result."""
-  count, options = len(active), {'unique_indices': True}
-  layers = jnp.zeros((len(order_L), *active.shape[1:]), active.dtype)
-  layers = layers.at[order_L[:count]].set(active, **options)
-  return layers.at[order_L[count:]].set(others, **options)
-
-
-def _split_rows(full, order, stacks, *, place, park, consume, call):
-  sub, parked = {}, {}
-  for path, leaf in tree.flatten(full).items():
-    axis, cuts = _cuts(path, leaf.ndim, order, stacks)
-    if cuts is None:
-      is_state = tree.param_of(path) is None
-      sub[path] = place(path, leaf)
-      parked[path] = call(_copy, leaf) if is_state else None
-      continue
-    whole = place(path, leaf)
-    parts = call(_split_leaf, whole, order.get(axis), cuts)
-    for name, (active, others) in zip(_stack_paths(path, stacks), parts):
+    names, how = found
+    for name, (active, others) in zip(names, call(program, whole, *how)):
       sub[name] = place(path, active)
       parked[name] = others if others is None else park(path, others)
     if consume:
-      for x in (leaf, whole):
-        x.delete()
-
-  form = full
-  if len(stacks) > 1:
-    form = _map_blocks(lambda blocks: (blocks,) * len(stacks), full)
+      _free(leaf, whole)
   return tuple(
     tree.map_with_path(lambda path, _, part=part: part[path], form)
     for part in (sub, parked)
   )
 
 
-def _merge_rows(sub, parked, order, stacks, *, place, home, consume, call):
-  inverse = call(_inverse, dict(order))
-  inverse = {name: place('', rows) for name, rows in inverse.items()}
+def _join(sub, parked, form, program, cut, *, place, home, consume, call):
+  """Inverse of `_part`."""
   active, parked = tree.flatten(sub), tree.flatten(parked)
 
   def join(path, leaf):
-    axis, cuts = _cuts(path, leaf.ndim, order, stacks)
-    if cuts is None:
+    if (found := cut(path, leaf.ndim)) is None:
       return leaf
-    names = _stack_paths(path, stacks)
+    names, how = found
     leaves = [active[name] for name in names]
     others = [parked.get(name) for name in names]
     others = [x if x is None else place(path, x) for x in others]
-    rows = inverse.get(axis)
-    full = home(path, call(_merge_leaf, leaves, others, rows, cuts))
+    full = home(path, call(program, leaves, others, *how))
     if consume:
-      for x in (*leaves, *others):
-        if x is not None:
-          x.delete()
+      _free(*leaves, *others)
     return full
 
-  form = sub
-  if len(stacks) > 1:
-    form = _map_blocks(lambda blocks: blocks[0], sub)
   return tree.map_with_path(join, form)
+
+
+def _free(*leaves):
+  for leaf in leaves:
+    if leaf is not None:
+      leaf.delete()
+
+
+def _cut_layers(order_L, count, path, ndim):
+  """Whole layers of what axis 0 has layers of."""
+  is_stacked = 'layers' in (tree.axes_of(path, ndim) or ())
+  return ([path], (order_L, count)) if is_stacked else None
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _take_layers(leaf, order_L, count):
+  """[(active, parked)], of one stack.
+
+  A layer at a time: a gather would need room for two more leaves on a TPU.
+  """
+
+  def take(numbers):
+    one = functools.partial(jax.lax.dynamic_index_in_dim, leaf, keepdims=False)
+    return jax.lax.map(one, numbers)
+
+  return [(take(order_L[:count]), take(order_L[count:]))]
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _join_layers(active, others, order_L, count):
+  """Inverse of `_take_layers`; a scatter needs no room but its result."""
+  (active,), (others,), options = active, others, {'unique_indices': True}
+  layers = jnp.zeros((len(order_L), *active.shape[1:]), active.dtype)
+  layers = layers.at[order_L[:count]].set(active, **options)
+  return layers.at[order_L[count:]].set(others, **options)
 
 
 def _map_blocks(fn, values):
@@ -333,18 +308,19 @@ def _stack_paths(path, stacks):
   return [f'{head}blocks/{number}/{tail}' for number in range(len(stacks))]
 
 
-def _cuts(path, ndim, order, stacks):
-  """The axis that a leaf is cut along, and where each stack cuts it.
+def _cut_rows(order, stacks, path, ndim):
+  """Rows of the axis that a leaf is cut along, and where each stack cuts it.
 
-  (First layer, one past the last, rows kept or None: all) by stack; None: it
-  stays whole.
+  (First layer, one past the last, rows kept or None: all) by stack.
   """
   if not (tree.param_of(path) or '').startswith('blocks/'):
-    return None, None
+    return None
   axes = tree.axes_of(path, ndim) or ()
   axis = next((axis for axis in axes if axis in order), None)
   cuts = tuple((s.start, s.stop, dict(s.kept).get(axis)) for s in stacks)
-  return axis, None if len(cuts) == 1 and cuts[0][2] is None else cuts
+  if len(cuts) == 1 and cuts[0][2] is None:
+    return None
+  return _stack_paths(path, stacks), (order.get(axis), cuts)
 
 
 @functools.partial(jax.jit, static_argnums=2)
