@@ -164,40 +164,34 @@ def as_begun(values: Mapping[str, Any], begun: Groups) -> dict[str, Any]:
   """Values with what a run began with, for every 'auto' and every share.
 
   But the decay at the end of a run of another length, which is still to come.
+  All values are of the right types.
   """
-  found, train = dict(values), values.get('train')
-  steps = train.get('num_steps') if isinstance(train, Mapping) else None
-  ahead = () if steps == begun.train.num_steps else ('decay_steps',)
-  given = values.get('optimizer')
-  peak = given.get('peak_lr') if isinstance(given, Mapping) else 'auto'
-  if peak not in ('auto', begun.optimizer.peak_lr):
+  found, ahead = dict(values), ()
+  if values['train']['num_steps'] != begun.train.num_steps:
+    ahead += ('decay_steps',)
+  if values['optimizer']['peak_lr'] not in ('auto', begun.optimizer.peak_lr):
     ahead += ('end_lr',)  # of another peak
   for group in ('data', 'train', 'optimizer'):
     chosen = getattr(begun, group)
-    if isinstance(values.get(group), Mapping):
-      found[group] = {
-        key: getattr(chosen, key)
-        if key not in ahead and _is_open(chosen, key, value)
-        else value
-        for key, value in values[group].items()
-      }
+    found[group] = {
+      key: getattr(chosen, key)
+      if key not in ahead and _is_open(chosen, key, value)
+      else value
+      for key, value in values[group].items()
+    }
   return with_forward(found, begun.sparsity.omitted_forward)
 
 
 def with_forward(values: Mapping[str, Any], forward: Any) -> dict[str, Any]:
   """Values with `forward` where `sparsity.omitted_forward` is left open."""
-  found = values.get('sparsity')
-  if isinstance(found, Mapping) and 'omitted_forward' in found:
-    how = _filled(found['omitted_forward'], forward)
-    return {**values, 'sparsity': {**found, 'omitted_forward': how}}
-  return dict(values)  # which is refused elsewhere
+  sparsity = values['sparsity']
+  how = _filled(sparsity['omitted_forward'], forward)
+  return {**values, 'sparsity': {**sparsity, 'omitted_forward': how}}
 
 
 def _is_open(group: Any, key: str, value: Any) -> bool:
   """Whether a value leaves a key of a group to be chosen."""
   rules = {field.name: field.metadata for field in dataclasses.fields(group)}
-  if key not in rules:
-    return False
   is_share = rules[key]['share'] and schema.is_share(value)
   return is_share or (value == 'auto' and rules[key]['word'] == 'auto')
 

@@ -33,6 +33,7 @@ def load(
     DataError: `model.init_from` is no model directory.
   """
   values = config_file.read(path, overrides).to_dict()
+  Config.from_dict(values, rules='types')
   if forward != 'auto':
     values = defaults.with_forward(values, forward)
   if begun is None:
