@@ -73,8 +73,9 @@ def stages(config: Groups) -> tuple[Stage, ...]:
 
 
 def stage_at(config: Groups, step: int) -> Stage:
-  """The stage of the step that follows `step` completed ones."""
-  return [s for s in stages(config) if s.start <= step][-1]
+  """The stage of the step that follows `step` completed ones; -1: the first."""
+  first, *later = stages(config)
+  return [first, *(s for s in later if s.start <= step)][-1]
 
 
 def cut(batch: Mapping[str, Any], stage: Stage) -> dict[str, Any]:

@@ -276,9 +276,7 @@ def stage_of(config: Config, record: dict[str, Any]) -> Stage:
   it has grown.
   """
   step = record['step'] if record['grown'] else record['step'] - 1
-  return (
-    stages.stage_at(config, step) if step >= 0 else stages.stages(config)[0]
-  )
+  return stages.stage_at(config, step)
 
 
 def make_step(setup: Setup, stage: Stage | None = None) -> Callable[..., Any]:

@@ -106,15 +106,6 @@ def forward_extra(stage: Stage, frozen_base: PyTree) -> PyTree:
   return tables | {'blocks': frozen_base.layers.params['blocks']}
 
 
-def model_params(
-  setup: Setup, state: TrainState, frozen_base: PyTree, stage: Stage
-) -> PyTree:
-  """The parameters of the model as it is now: what to evaluate or export."""
-  if stage.mode == 'frozen':
-    return whole(setup, state, frozen_base, stage).params
-  return views.seen(stage, state.params, frozen_base, state.step)
-
-
 def shapes(setup: Setup, stage: Stage) -> tuple[TrainState, PyTree]:
   """What `enter` returns, as shapes with shardings."""
   state = setup_lib.abstract_state(setup, stage)

@@ -296,14 +296,16 @@ def whole(setup: Setup, window: Window, step: int) -> TrainState:
 
 
 def whole_params(setup: Setup, window: Window, step: int) -> PyTree:
-  """The parameters of the whole model as it is now."""
-  state = window.state
+  """The parameters of the model as it is now: what to evaluate or export."""
+  state, stage, base = window.state, window.stage, window.frozen_base
   if window.parked is not None:
     _catch_up(setup, window, step)
     parked = window.parked.each(lambda part: part.params)
     params = _merge(setup, window, state.params, parked)
     state = state.replace(params=params)
-  return staging.model_params(setup, state, window.frozen_base, window.stage)
+  if stage.mode == 'frozen':
+    return staging.whole(setup, state, base, stage).params
+  return views.seen(stage, state.params, base, state.step)
 
 
 def pass_over(setup: Setup, window: Window, step: int) -> None:
