@@ -40,7 +40,6 @@ from satjax.train.alarm import Advise, Alarm
 from satjax.train.checkpoint import Checkpoints
 from satjax.train.onset import Onset
 from satjax.train.recovery import Recovery
-from satjax.train.window import Window
 
 _NOTHING_LEARNED = (
   'step %d: the loss counts no token of its batch, so it has no loss and trains'
@@ -48,33 +47,69 @@ _NOTHING_LEARNED = (
 )
 
 
-@dataclasses.dataclass
 class _Run:
   """A run in progress: the fixed pieces, and where it is."""
 
-  setup: setup_lib.Setup
-  path: pathlib.Path
-  checkpoints: Checkpoints
-  programs: programs.Programs
-  evaluators: dict[str, evaluation.Evaluator]
-  sampler: samples.Sampler
-  writer: metrics.Writer
-  progress: console.Progress
-  clock: metrics.Clock
-  record: dict[str, Any]
-  step: int
-  window: Window
-  recovery: Recovery
-  onset: Onset
-  is_new: bool
   pending: tuple[int, dict[str, jax.Array]] | None = None
-  mark: tuple[float, int] = (0.0, 0)
   held_out: tuple[int, float | None] = (0, None)  # a step, its mean loss
-  alarm: Alarm = dataclasses.field(default_factory=Alarm)
 
-  @property
-  def config(self) -> Config:
-    return self.setup.config
+  def __init__(
+    self,
+    setup: setup_lib.Setup,
+    path: pathlib.Path,
+    checkpoints: Checkpoints,
+    given: Config,
+    advise: Advise | None,
+  ):
+    """Reads the data, restores or creates the state, starts to compile.
+
+    `given`: the configuration with its paths as they were given.
+    """
+    self.setup, self.config, self.path = setup, setup.config, path
+    self.checkpoints, self.clock = checkpoints, metrics.Clock()
+    with self.clock('init'):
+      # Rows of the last stage: growth in length cuts what comes before.
+      last = stages.stages(self.config)[-1]
+      data = dataclasses.replace(self.config.data, seq_len=last.seq_len)
+      self.batches = pipeline.make_batches(
+        data,
+        split='train',
+        batch_size=last.batch_size,
+        tokenizer=setup.tokenizer,
+        vocab_size=self.config.model.vocab_size,
+      )
+      self.record = {
+        'config': given.to_dict(),
+        'data': self.batches.fingerprint,
+        'tokenizer': setup.tokenizer.fingerprint,
+      }
+      self.step, self.window, saved = resume.restore(
+        setup, checkpoints, self.record
+      )
+      self.is_new = not saved
+      since = self.step if saved else None
+      self.programs = programs.Programs(setup, self.batches[0])
+      self.evaluators = evaluation.evaluators(
+        self.config, data, setup.mesh, last.batch_size // setup.num_microbatches
+      )
+      self.sampler = samples.opened(path, setup, self.batches, since)
+      self.writer = metrics.Writer(path, since, saved.get('grown', True))
+      self.recovery = Recovery(**saved.get('recovery', {}))
+      self.onset = Onset(self.config.optimizer.warmup_steps)
+      self.alarm = Alarm(advise, has_rung=not self.is_new)
+      self.progress = console.Progress(
+        'step',
+        self.config.train.num_steps,
+        self.step,
+        counts=True,
+        quiet=not distributed.is_first(),
+      )
+      for line in self.evaluators['held_out'].counts():
+        self.progress.note(line)
+      if note := resume.describe(setup, self.step, saved):
+        self.progress.note(note)
+      if self.step < self.config.train.num_steps:
+        self.programs.prepare(phases.phase_at(self.config, self.step))
 
 
 def train(
@@ -106,11 +141,10 @@ def train(
     signals.stop_signals() as stop,
     distributed.together(),
   ):
-    run, batches = _begin(setup, path, checkpoints, config)
-    run.alarm = Alarm(advise, has_rung=not run.is_new)
+    run = _Run(setup, path, checkpoints, config, advise)
     try:
       with run.progress:
-        _steps(run, batches, stop)
+        _steps(run, stop)
     finally:
       run.writer.close()
       run.programs.close()
@@ -118,73 +152,11 @@ def train(
   return metrics.read(path)
 
 
-def _begin(
-  setup: setup_lib.Setup,
-  path: pathlib.Path,
-  checkpoints: Checkpoints,
-  given: Config,
-) -> tuple[_Run, Iterator[Any]]:
-  """Reads the data, restores or creates the state, starts to compile.
-
-  `given`: the configuration with its paths as they were given.
-  """
-  config = setup.config
-  clock = metrics.Clock()
-  with clock('init'):
-    # Rows of the last stage: growth in length cuts what comes before.
-    last = stages.stages(config)[-1]
-    data = dataclasses.replace(config.data, seq_len=last.seq_len)
-    batches = pipeline.make_batches(
-      data,
-      split='train',
-      batch_size=last.batch_size,
-      tokenizer=setup.tokenizer,
-      vocab_size=config.model.vocab_size,
-    )
-    record = {'config': given.to_dict(), 'data': batches.fingerprint}
-    record |= {'tokenizer': setup.tokenizer.fingerprint}
-    step, first, saved = resume.restore(setup, checkpoints, record)
-    run = _Run(
-      setup=setup,
-      path=path,
-      checkpoints=checkpoints,
-      programs=programs.Programs(setup, batches[0]),
-      evaluators=evaluation.evaluators(
-        config, data, setup.mesh, last.batch_size // setup.num_microbatches
-      ),
-      sampler=samples.opened(path, setup, batches, step if saved else None),
-      writer=metrics.Writer(
-        path, step if saved else None, saved.get('grown', True)
-      ),
-      progress=console.Progress(
-        'step',
-        config.train.num_steps,
-        step,
-        counts=True,
-        quiet=not distributed.is_first(),
-      ),
-      clock=clock,
-      record=record,
-      step=step,
-      window=first,
-      recovery=Recovery(**saved.get('recovery', {})),
-      onset=Onset(config.optimizer.warmup_steps),
-      is_new=not saved,
-    )
-    for line in run.evaluators['held_out'].counts():
-      run.progress.note(line)
-    if note := resume.describe(setup, step, saved):
-      run.progress.note(note)
-    if step < config.train.num_steps:
-      run.programs.prepare(phases.phase_at(config, step))
-  return run, batches
-
-
-def _steps(run: _Run, batches: Any, stop: dict[str, bool]) -> None:
+def _steps(run: _Run, stop: dict[str, bool]) -> None:
   config, first, total = run.config, run.step, run.config.train.num_steps
   if run.is_new and config.train.eval_every:
     _evaluate(run)
-  source = batches.iterate(run.step)
+  source = run.batches.iterate(run.step)
   batch, is_learned = _next_batch(run, source)
   run.mark = (run.clock.training, run.step)
   while run.step < total:
