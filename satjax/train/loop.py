@@ -92,7 +92,7 @@ class _Run:
       self.evaluators = evaluation.evaluators(
         self.config, data, setup.mesh, last.batch_size // setup.num_microbatches
       )
-      self.sampler = samples.opened(path, setup, self.batches, since)
+      self.sampler = samples.Sampler(path, setup, self.batches, since)
       self.writer = metrics.Writer(path, since, saved.get('grown', True))
       self.recovery = Recovery(**saved.get('recovery', {}))
       self.onset = Onset(self.config.optimizer.warmup_steps)
