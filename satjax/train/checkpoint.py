@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from typing import Any
+from typing import Any, Self
 
 from absl import logging
 import jax
@@ -160,6 +160,17 @@ class Checkpoints:
       for manager in self._managers.values():
         manager.close()
 
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+    """Closes; not if a process has gone: a save under way would wait for it."""
+    if not isinstance(error, errors.PeerLost):
+      # What came first is raised.
+      ignored = (errors.StorageError,) if error else ()
+      with contextlib.suppress(*ignored):
+        self.close()
+
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
     """Explains what keeps a checkpoint from being written."""
@@ -302,24 +313,6 @@ class Checkpoints:
     self._managers[kind].close()
     distributed.agree(True)  # The folder has its new name for all.
     self._open(kind)
-
-
-@contextlib.contextmanager
-def opened(workdir: pathlib.Path, *how: Any) -> Iterator[Checkpoints]:
-  """Those of a run, closed at its end; arguments as `Checkpoints`.
-
-  Not if a process has gone: a save under way would wait for it.
-  """
-  checkpoints = Checkpoints(workdir, *how)
-  try:
-    yield checkpoints
-  except errors.PeerLost:
-    raise
-  except BaseException:
-    with contextlib.suppress(errors.StorageError):  # What came first is raised.
-      checkpoints.close()
-    raise
-  checkpoints.close()
 
 
 class _DamagedError(Exception):

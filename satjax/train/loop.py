@@ -23,7 +23,6 @@ from satjax.config.run import Config
 from satjax.config.stages import Stage
 from satjax.data import pipeline
 from satjax.train import (
-  checkpoint,
   evaluation,
   kept,
   metrics,
@@ -137,7 +136,7 @@ def train(
   keep = train.keep_checkpoints, always, train.keep_best
   with (
     workdir_lib.claim(workdir, config, files) as path,
-    checkpoint.opened(path, *keep) as checkpoints,
+    Checkpoints(path, *keep) as checkpoints,
     signals.stop_signals() as stop,
     distributed.together(),
   ):
