@@ -8,25 +8,23 @@ when they are restored.
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
-import dataclasses
 import hashlib
 import json
 import pathlib
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from absl import logging
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint import checkpoint_managers as policies
 
 from satjax import distributed, errors, tree
-from satjax.train import orbax_errors, preservation
+from satjax.train import orbax_errors
 from satjax.tree import PyTree
 
 
-@dataclasses.dataclass(frozen=True)
-class Restored:
+class Restored(NamedTuple):
   """A checkpoint: completed steps, the tree of arrays, the JSON record."""
 
   step: int
@@ -68,7 +66,7 @@ class Checkpoints:
     """
     self._root = workdir.resolve()
     self._keep, self._always = keep, always
-    self._best = preservation.Best(keep_best)
+    self._best = _Best(keep_best)
     self._managers: dict[str, ocp.CheckpointManager] = {}
     if keep is not None:
       logging.get_absl_logger().addFilter(orbax_errors.is_not_of_orbax)
@@ -81,13 +79,11 @@ class Checkpoints:
   def _open(self, kind: str) -> None:
     writes = self._keep is not None
     keep = self._keep if kind == KINDS[0] else None  # None: all
-    stays = [
-      checkpoint_managers.LatestN(keep),
-      checkpoint_managers.CustomSteps(self._always),
-      self._best,
-    ]
+    newest, always = policies.LatestN(keep), policies.CustomSteps(self._always)
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=checkpoint_managers.AnyPreservationPolicy(stays),
+      preservation_policy=policies.AnyPreservationPolicy(
+        [newest, always, self._best]
+      ),
       create=writes,
       cleanup_tmp_directories=writes,
       enable_async_checkpointing=writes,
@@ -166,9 +162,8 @@ class Checkpoints:
   def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
     """Closes; not if a process has gone: a save under way would wait for it."""
     if not isinstance(error, errors.PeerLost):
-      # What came first is raised.
       ignored = (errors.StorageError,) if error else ()
-      with contextlib.suppress(*ignored):
+      with contextlib.suppress(*ignored):  # What came first is raised.
         self.close()
 
   @contextlib.contextmanager
@@ -313,6 +308,23 @@ class Checkpoints:
     self._managers[kind].close()
     distributed.agree(True)  # The folder has its new name for all.
     self._open(kind)
+
+
+class _Best(policies.PreservationPolicy):
+  """Keeps so many checkpoints, of the lowest losses that are known.
+
+  Orbax's BestN has the losses in files of their own, without a fingerprint,
+  and its manager does not open where one of these is damaged.
+  """
+
+  def __init__(self, count: int):
+    self._count, self.losses = count, {}
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    steps = [one.step for one in checkpoints]
+    known = [step for step in steps if self.losses.get(step) is not None]
+    best = sorted(known, key=self.losses.get)[: self._count]
+    return [step in best for step in steps]
 
 
 class _DamagedError(Exception):
