@@ -341,25 +341,31 @@ def _fetch(run: _Run) -> None:
 
 
 def _describe(run, step, values) -> dict[str, float]:
+  """The record of a step, with the rates since the one before it."""
   config, spent = run.config, run.clock.totals()
   start, since = run.mark
   run.mark = (run.clock.training, step)
-  flops = phases.flops_until(config, step)
-  return {
+  seconds, steps = run.mark[0] - start, step - since
+  done = phases.flops_until(config, step)
+  # Those executed: what was left out earns nothing.
+  per_second = (done - phases.flops_until(config, since)) / seconds
+  record = {
     'step': step,
     'tokens': step * config.tokens_per_step,
-    'flops': flops,
-    **metrics.named(values),
-    **metrics.speed(
-      seconds=run.mark[0] - start,
-      steps=step - since,
-      tokens=(step - since) * config.tokens_per_step,
-      flops=flops - phases.flops_until(config, since),
-      devices=run.setup.mesh.devices.ravel(),
-    ),
-    **phases.describe(phases.phase_at(config, step - 1)),
-    **{f'time/{name}': value for name, value in spent.items()},
+    'flops': done,
+    **{
+      f'{"train" if name in metrics.OF_STEP else "sparsity"}/{name}': value
+      for name, value in values.items()
+    },
+    'speed/step_seconds': seconds / steps,
+    'speed/tokens_per_second': steps * config.tokens_per_step / seconds,
+    'speed/flops_per_second': per_second,
   }
+  devices = run.setup.mesh.devices.ravel()
+  if peak := flops.peak_flops(devices[0].device_kind):
+    record['speed/mfu'] = per_second / (peak * len(devices))
+  record |= phases.describe(phases.phase_at(config, step - 1))
+  return record | {f'time/{name}': value for name, value in spent.items()}
 
 
 def _loss(run: _Run, rows: Any) -> float:

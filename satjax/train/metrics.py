@@ -1,7 +1,7 @@
 """metrics.jsonl and TensorBoard, and where the time of a run goes."""
 
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import contextlib
 import json
 import math
@@ -10,10 +10,7 @@ import pathlib
 import time
 from typing import Any
 
-import jax
-
 from satjax import distributed, errors, files
-from satjax import flops as flops_lib
 
 # Activities that count as training; the others prepare, look or save.
 TRAINING = ('step', 'data', 'probe', 'gather', 'write_back')
@@ -113,37 +110,6 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
     with contextlib.suppress(ValueError):
       records.append(json.loads(line))
   return records
-
-
-def named(values: Mapping[str, float]) -> dict[str, float]:
-  """The scalars of a step under the names of metrics.jsonl."""
-  return {
-    f'{"train" if name in OF_STEP else "sparsity"}/{name}': value
-    for name, value in values.items()
-  }
-
-
-def speed(
-  *,
-  seconds: float,
-  steps: int,
-  tokens: int,
-  flops: float,
-  devices: Sequence[jax.Device],
-) -> dict[str, float]:
-  """Rates over a stretch of training, and MFU where the peak is known.
-
-  `flops` are those executed: what was left out earns nothing.
-  """
-  rates = {
-    'speed/step_seconds': seconds / steps,
-    'speed/tokens_per_second': tokens / seconds,
-    'speed/flops_per_second': flops / seconds,
-  }
-  peak = flops_lib.peak_flops(devices[0].device_kind)
-  if peak:
-    rates['speed/mfu'] = flops / seconds / (peak * len(devices))
-  return rates
 
 
 def rewind(
