@@ -11,7 +11,6 @@ import math
 from typing import Any
 
 from satjax.config import schema
-from satjax.config.data import DataConfig
 from satjax.config.groups import AXES, Groups, OptimizerConfig, of_axis
 
 # Settings of the optimizer by how a run begins; `end_lr` is a tenth of a peak.
@@ -58,35 +57,33 @@ def resolve(config: Groups) -> Groups:
   But the tokenizer of `model.init_from`, which its directory names.
   """
   train, steps = config.train, config.train.num_steps
+  data, sparsity = config.data, config.sparsity
+  if data.tokenizer == 'auto' and not config.model.init_from:
+    data = dataclasses.replace(data, tokenizer='byte')
   every = {
     key: max(1, _whole(value, steps)) if isinstance(value, float) else value
     for key in ('eval_every', 'checkpoint_every')
     for value in [getattr(train, key)]
   }
-  rungs = config.sparsity.rungs
-  if config.sparsity.is_on:
+  rungs = sparsity.rungs
+  if sparsity.is_on:
     rungs = min(rungs, most_rungs(config) or rungs)
+  # 'exact' costs a real model least; some settings know only 'skip'.
+  forward = sparsity.usual_forward
+  if config.lora.is_on and (sparsity.head_rate or sparsity.channel_rate):
+    forward = 'skip'
   return dataclasses.replace(
     config,
-    data=_with_tokenizer(config),
+    data=data,
     train=dataclasses.replace(train, **every),
     optimizer=_optimizer(config.optimizer, _row(config), steps),
     sparsity=dataclasses.replace(
-      config.sparsity,
+      sparsity,
       rungs=rungs,
       channel_multiple=_multiple(config),
-      omitted_forward=_filled(
-        config.sparsity.omitted_forward, _omitted_forward(config)
-      ),
+      omitted_forward=_filled(sparsity.omitted_forward, forward),
     ),
   )
-
-
-def _omitted_forward(config: Groups) -> str:
-  """'exact' costs a real model least; some settings know only 'skip'."""
-  sparsity = config.sparsity
-  cut = sparsity.head_rate or sparsity.channel_rate
-  return 'skip' if config.lora.is_on and cut else sparsity.usual_forward
 
 
 def _filled(value: Any, otherwise: Any) -> Any:
@@ -98,14 +95,6 @@ def _filled(value: Any, otherwise: Any) -> Any:
   whole |= {axis: how for axis, how in named if how != 'auto'}
   first, *others = whole.values()
   return first if others == [first] * len(others) else tuple(whole.items())
-
-
-def _with_tokenizer(config: Groups) -> DataConfig:
-  """Bytes, where no model has a tokenizer to begin with."""
-  data = config.data
-  if data.tokenizer != 'auto' or config.model.init_from:
-    return data
-  return dataclasses.replace(data, tokenizer='byte')
 
 
 def most_rungs(config: Groups) -> int:
