@@ -29,18 +29,14 @@ Units = Mapping[str, Mapping[str, tuple[int, ...]]]
 Block = Mapping[str, Mapping[str, jax.Array]]
 
 _BY_ACTIVATIONS = ('wanda', 'wanda_out', 'maxip', 'maxip_mean', 'maxip_out')
-_BY_GRADIENTS = ('taylor', 'sensitivity')
+# These look at gradients too: `ops.tap` sums up what they need.
+BY_GRADIENTS = ('taylor', 'sensitivity')
 METRICS = ('uniform', 'magnitude', *_BY_ACTIVATIONS, 'taylor')
 
 
 def needs_probe(metric: str) -> bool:
   """Whether the metric looks at activations."""
-  return metric in (*_BY_ACTIVATIONS, *_BY_GRADIENTS, *OF_LAYERS)
-
-
-def needs_gradients(metric: str) -> bool:
-  """Whether it looks at gradients too: `ops.tap` sums up what it needs."""
-  return metric in _BY_GRADIENTS
+  return metric in (*_BY_ACTIVATIONS, *BY_GRADIENTS, *OF_LAYERS)
 
 
 def observe(metric: str, block: Block, *, balance: bool = False) -> Any:

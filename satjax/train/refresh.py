@@ -161,7 +161,7 @@ def _by_gradients(params, probe, model, metrics, chunk):
   """What a backward pass shows, of the units whose metric needs one."""
   units, taps = tree.neuron_units(params), {}
   for unit, metric in metrics.items():
-    if not importance.needs_gradients(metric):
+    if metric not in importance.BY_GRADIENTS:
       continue
     shape = jax.tree.leaves(params['blocks'])[0].shape[:1]
     if unit == 'layers':
