@@ -52,7 +52,15 @@ def read(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
       Config.from_dict(values, rules='recorded')
     values = ml_collections.ConfigDict(values)
   else:
-    values = _run_python(file, [argument] if has_argument else [])
+    asks = (
+      'a config file is Python with a function get_config() that returns an'
+      ' ml_collections.ConfigDict'
+    )
+    module = execute(file, asks)
+    with explained(file, asks):
+      values = module.get_config(*([argument] if has_argument else []))
+      if not isinstance(values, ml_collections.ConfigDict):
+        raise TypeError(f'get_config() gives a {type(values).__name__}')
   return override(values, overrides)
 
 
@@ -107,21 +115,6 @@ def _in_file(file: pathlib.Path) -> Iterator[None]:
 def write_json(file: pathlib.Path, config: Config) -> None:
   """The inverse of `read_json`; raises OSError."""
   files.write_json(file, {'version': history.VERSION, **config.to_dict()})
-
-
-def _run_python(
-  file: pathlib.Path, arguments: Sequence[str]
-) -> ml_collections.ConfigDict:
-  asks = (
-    'a config file is Python with a function get_config() that returns an'
-    ' ml_collections.ConfigDict'
-  )
-  module = execute(file, asks)
-  with explained(file, asks):
-    values = module.get_config(*arguments)
-    if not isinstance(values, ml_collections.ConfigDict):
-      raise TypeError(f'get_config() gives a {type(values).__name__}')
-  return values
 
 
 def execute(file: pathlib.Path, asks: str) -> types.ModuleType:
