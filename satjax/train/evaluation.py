@@ -16,7 +16,6 @@ from satjax.config.data import DataConfig
 from satjax.config.run import Config
 from satjax.config.stages import Stage
 from satjax.data import pipeline, tokenizers
-from satjax.data.pipeline import EvalBatches
 from satjax.data.tokenizers import Tokenizer
 from satjax.model import decoder, ops
 from satjax.train import step as step_lib
@@ -102,7 +101,17 @@ class Evaluator:
   ) -> Iterator[dict[str, Any]]:
     """Of each document: its source, its name, tokens, and nats a token."""
     for source, batches in self.batches.items():
-      nats, tokens = _by_document(self._mesh, stage, params, batches, tick)
+      nats, tokens = 0, 0  # of each document of the split
+      for number, batch in enumerate(batches):
+        with jax.sharding.set_mesh(self._mesh):
+          rows = sharding.put_rows(self._mesh, stages.cut(batch, stage))
+          found_BT = np.asarray(_token_step(stage.model, params, rows), float)
+        counts = batch['weights'] > 0
+        owners = batches.documents(number)[counts]
+        found = found_BT.reshape(counts.shape)[counts]
+        nats = nats + np.bincount(owners, found, batches.num_in_split)
+        tokens = tokens + np.bincount(owners, minlength=batches.num_in_split)
+        tick(1)
       for number in np.flatnonzero(tokens):
         yield {
           'source': source,
@@ -195,22 +204,6 @@ def mean_loss(
       tick(1)
   nats = math.fsum(map(float, jax.device_get(sums)))
   return nats / total if total else math.nan
-
-
-def _by_document(mesh, stage, params, batches: EvalBatches, tick):
-  """Nats and tokens of each document, float64 and int64 [num_documents]."""
-  nats, tokens = 0, 0
-  with jax.sharding.set_mesh(mesh):
-    for number, batch in enumerate(batches):
-      rows = sharding.put_rows(mesh, stages.cut(batch, stage))
-      found_BT = np.asarray(_token_step(stage.model, params, rows), float)
-      counts = batch['weights'] > 0
-      owners = batches.documents(number)[counts]
-      found = found_BT.reshape(counts.shape)[counts]
-      nats = nats + np.bincount(owners, found, batches.num_in_split)
-      tokens = tokens + np.bincount(owners, minlength=batches.num_in_split)
-      tick(1)
-  return nats, tokens
 
 
 @functools.partial(jax.jit, static_argnums=0)
