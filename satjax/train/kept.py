@@ -56,14 +56,10 @@ def write(
       folder.mkdir()
       for name in of_folder:
         files.write(workdir / name, kept[name])
-  if is_new or _is_all_here(config):
+  is_here = []
+  _with_paths(config, lambda path, _: is_here.append(_exists(path)) or path)
+  if is_new or all(is_here):
     files.write_json(workdir / PATHS, {'folder': os.getcwd()})
-
-
-def _is_all_here(config: Config) -> bool:
-  found = []
-  _with_paths(config, lambda path, _: found.append(_exists(path)) or path)
-  return all(found)
 
 
 def resumed(
@@ -143,12 +139,11 @@ def is_moved(key: str, before: Any, after: Any) -> bool:
     return kind == after.partition(':')[0] and kind != 'byte'
   if key != 'data.train':
     return False
-  return [*map(_placeless, before)] == [*map(_placeless, after)]
-
-
-def _placeless(source: Any) -> Any:
-  """A source and its weight, without where its files are."""
-  return _map_source(source, lambda path, _: '')
+  old, new = (
+    [_map_source(source, lambda path, _: '') for source in sources]
+    for sources in (before, after)
+  )
+  return old == new
 
 
 def _with_tokenizer(config: Config, spec: str) -> Config:
