@@ -54,13 +54,16 @@ def measure(
   sparsity = config.sparsity
   # Those that a ladder ever leaves something out of.
   units = [unit for unit, rate in sparsity.rates.items() if rate]
+  metrics = tuple((unit, sparsity.metric(unit)) for unit in units)
+  means = tuple(u for u in units if sparsity.forward(u) == 'mean')
+  looks = means or any(importance.needs_probe(x) for _, x in metrics)
   return _measure(
     params,
-    probe_rows(sparsity.probe, batch) if _looks(config) else {},
+    probe_rows(sparsity.probe, batch) if looks else {},
     model=model,
-    metrics=tuple((unit, sparsity.metric(unit)) for unit in units),
+    metrics=metrics,
     balance=sparsity.balance,
-    with_means=tuple(u for u in units if sparsity.forward(u) == 'mean'),
+    with_means=means,
     with_loss=sparsity.is_missed,
     chunk=config.train.loss_chunk,
   )
@@ -89,17 +92,6 @@ def shapes(
     return choose(config, params, measured, phase, before, key)
 
   return jax.eval_shape(refreshed, params, batch)
-
-
-def _looks(config):
-  """Whether any metric, or a constant, takes a look at rows."""
-  sparsity = config.sparsity
-  return any(
-    importance.needs_probe(sparsity.metric(unit))
-    or sparsity.forward(unit) == 'mean'
-    for unit, rate in sparsity.rates.items()
-    if rate
-  )
 
 
 def probe_rows(
