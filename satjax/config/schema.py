@@ -34,9 +34,8 @@ def rule(
 
   With `share`, a whole number may be given as a float: a share of the run.
   """
-  metadata = {'check': check, 'allowed': allowed, 'share': share}
-  metadata |= {'word': None, 'axes': ()}
-  return dataclasses.field(metadata=metadata)
+  said = {'check': check, 'allowed': allowed, 'share': share}
+  return dataclasses.field(metadata=said | {'word': None, 'axes': ()})
 
 
 def at_least(minimum: float) -> Any:
@@ -219,17 +218,12 @@ def wrong_keys(
   path: str, values: Mapping[str, Any], known: Mapping[str, Any]
 ) -> list[str]:
   """What to say of keys that are unknown or missing."""
-  problems = []
-  for key in values:
-    if key not in known:
-      problems.append(unknown_key(path, key, known))
-  for key in known:
-    if key not in values:
-      problems.append(
-        f'{path}.{key} is missing; start from configs/base.py, which holds'
-        ' every key'
-      )
-  return problems
+  remedy = 'start from configs/base.py, which holds every key'
+  unknown = [
+    unknown_key(path, key, known) for key in values if key not in known
+  ]
+  missing = [key for key in known if key not in values]
+  return unknown + [f'{path}.{key} is missing; {remedy}' for key in missing]
 
 
 def unknown_key(path: str, key: str, known: Mapping[str, Any]) -> str:

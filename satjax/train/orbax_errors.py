@@ -27,10 +27,8 @@ def proves_damage(error: BaseException) -> bool:
   causes = [error]
   while cause := causes[-1].__cause__ or causes[-1].__context__:
     causes.append(cause)
-  if any(isinstance(e, OSError) for e in causes):
-    return all(
-      isinstance(e, _NO_FILE) for e in causes if isinstance(e, OSError)
-    )
+  if of_system := [e for e in causes if isinstance(e, OSError)]:
+    return all(isinstance(e, _NO_FILE) for e in of_system)
   if any(isinstance(e, _NO_DAMAGE) for e in causes):
     return False
   if any(p.search(str(e)) for e in causes for p in (_STATUS, _ERRNO)):
