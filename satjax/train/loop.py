@@ -5,7 +5,7 @@ are fetched after the next one has been dispatched, and whatever must not see a
 bad step (a checkpoint, the end) fetches first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import math
@@ -35,15 +35,17 @@ from satjax.train import (
 )
 from satjax.train import setup as setup_lib
 from satjax.train import workdir as workdir_lib
-from satjax.train.alarm import Advise, Alarm
 from satjax.train.checkpoint import Checkpoints
 from satjax.train.onset import Onset
+from satjax.train.phases import Phase
 from satjax.train.recovery import Recovery
+from satjax.tree import PyTree
 
-_NOTHING_LEARNED = (
-  'step %d: the loss counts no token of its batch, so it has no loss and trains'
-  ' nothing; so it is at every such step'
-)
+MOST_DAMAGE = 1.0  # nats a token that leaving out may cost at once
+# A better setting in words, from whole parameters and a batch.
+Advise = Callable[
+  [Config, Phase, PyTree, Mapping[str, jax.Array], pathlib.Path], str
+]
 
 
 class _Run:
@@ -95,7 +97,7 @@ class _Run:
       self.writer = metrics.Writer(path, since, saved.get('grown', True))
       self.recovery = Recovery(**saved.get('recovery', {}))
       self.onset = Onset(self.config.optimizer.warmup_steps)
-      self.alarm = Alarm(advise, has_rung=not self.is_new)
+      self.advise, self.is_warned = advise, not self.is_new
       self.progress = console.Progress(
         'step',
         self.config.train.num_steps,
@@ -176,8 +178,7 @@ def _steps(run: _Run, stop: dict[str, bool]) -> None:
       )
     if run.window.chosen is not before:
       with run.clock('evaluation'):
-        now = run.setup, run.window, phase, run.step
-        run.alarm.look(*now, batch, run.path)
+        _warn_of_damage(run, phase, batch)
     with run.clock('compile'):
       program = run.programs.get(phase)
       ahead = phases.next_phase(config, run.step)
@@ -197,6 +198,25 @@ def _steps(run: _Run, stop: dict[str, bool]) -> None:
     if run.step < total:
       batch, is_learned = _next_batch(run, source)
     _look(run, stop)
+
+
+def _warn_of_damage(run: _Run, phase: Phase, batch: Any) -> None:
+  """Says once that what is left out ruins the model, and what to do."""
+  telemetry = run.window.chosen.telemetry if run.window.chosen else {}
+  if run.is_warned or not float(telemetry.get('damage', 0.0)) > MOST_DAMAGE:
+    return
+  run.is_warned = True
+  better = 'leave out less: config.sparsity.head_rate, channel_rate, layer_rate'
+  if run.advise is not None:
+    params = window.whole_params(run.setup, run.window, run.step)
+    better = run.advise(run.config, phase, params, batch, run.path)
+  if not run.config.lora.is_on:
+    exact = "config.sparsity.omitted_forward 'exact' costs nothing at once; or"
+    better = f'{exact} {better}'
+  logging.warning(
+    f'step {run.step}: leaving out so much raises the loss by'
+    f' {float(telemetry["damage"]):.2f} nats a token at once; {better}'
+  )
 
 
 def _enter_stage(run: _Run, stage: Stage, batch: Any) -> None:
@@ -315,7 +335,9 @@ def _fetch(run: _Run) -> None:
   run.pending = None
   values = {name: float(x) for name, x in jax.device_get(scalars).items()}
   if 'loss' not in values:
-    logging.log_first_n(logging.WARNING, _NOTHING_LEARNED, 1, step)
+    said = 'step %d: the loss counts no token of its batch, so it has no loss'
+    said += ' and trains nothing; so it is at every such step'
+    logging.log_first_n(logging.WARNING, said, 1, step)
     values |= dict.fromkeys(metrics.OF_STEP, math.nan)
   elif not np.isfinite([values['loss'], values['grad_norm']]).all():
     raise errors.NonFiniteError(

@@ -8,7 +8,7 @@ import pytest
 from satjax import cli
 from satjax.config import allocation
 from satjax.lab.probe import advice
-from satjax.train import alarm, loop
+from satjax.train import loop
 from tests.train import helpers
 
 CUT = {
@@ -25,7 +25,7 @@ CUT = {
 @pytest.fixture
 def warned(tmp_path, monkeypatch, caplog):
   """Warnings of a run, where any damage is too much; and its folder."""
-  monkeypatch.setattr(alarm, 'MOST', -100.0)
+  monkeypatch.setattr(loop, 'MOST_DAMAGE', -100.0)
 
   def train(advise, **options):
     config = helpers.make_config(**(CUT | options))
