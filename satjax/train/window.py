@@ -22,8 +22,9 @@ from satjax import tree
 from satjax.config import stages
 from satjax.config.stages import Stage
 from satjax.sparsity import subnetwork
-from satjax.train import added, catch_up, phases, refresh, staging, views
 from satjax.train import loss as loss_lib
+from satjax.train import parked as parked_lib
+from satjax.train import phases, refresh, staging, views
 from satjax.train import setup as setup_lib
 from satjax.train.phases import Phase
 from satjax.train.setup import Setup
@@ -279,7 +280,7 @@ def open_window(
     base, beside = split(window.frozen_base)
     resting_base = beside.layers
   parts = opened.order, opened.parked, chosen.constants, resting_base
-  opened.forward_extra = added.forward_extra(setup, phase, *parts, call)
+  opened.forward_extra = parked_lib.forward_extra(setup, phase, *parts, call)
   if base is not None:
     opened.forward_extra = base, opened.forward_extra
   return opened
@@ -368,7 +369,7 @@ def _catch_up(setup, window, step):
   if setup.config.sparsity.omitted != 'decayed' or step == window.parked_to:
     return
   count = step - window.parked_to
-  window.parked = catch_up.moved_on(setup, window.parked, count)
+  window.parked = parked_lib.moved_on(setup, window.parked, count)
   window.parked_to = step
 
 

@@ -1,7 +1,8 @@
-"""What the forward pass of a sub-network gets besides its parameters.
+"""What is parked beside a sub-network, and counts or moves though it rests.
 
-Constants that stand for what is left out, neurons and layers that count though
-they rest (`omitted_forward`), and tables of words that rest.
+The forward pass gets constants that stand for what is left out, neurons and
+layers that count (`omitted_forward`), and tables of words that rest. What does
+not stand still takes steps without a gradient.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,8 +16,10 @@ from satjax import tree
 from satjax.model import lora, resting
 from satjax.sparsity import subnetwork
 from satjax.train import phases, views
+from satjax.train import step as step_lib
 from satjax.train.phases import Phase
 from satjax.train.setup import Setup
+from satjax.train.state import TrainState
 from satjax.tree import PyTree
 
 
@@ -45,7 +48,7 @@ def forward_extra(
   parts = [{} for _ in stacks]
   numbers = order.get('layers')
   for part, stack in zip(parts, stacks):
-    found = call(_of_stack, constants, numbers, stack.start, stack.stop)
+    found = call(_some_layers, constants, numbers, stack.start, stack.stop)
     part |= setup.replicate(found)
   for part, rows in zip(parts, tree.stacks(parked.rows.params)):
     _add_rows(setup.config.sparsity, part, rows)
@@ -64,11 +67,11 @@ def forward_extra(
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _of_stack(constants, numbers, start, stop):
-  """Constants of some layers that take part."""
+def _some_layers(values, numbers, start, stop):
+  """Of some layers, counted in `numbers`; None: as they lie."""
   if numbers is None:
-    return jax.tree.map(lambda x: x[start:stop], constants)
-  return jax.tree.map(lambda x: x[numbers[start:stop]], constants)
+    return jax.tree.map(lambda x: x[start:stop], values)
+  return jax.tree.map(lambda x: x[numbers[start:stop]], values)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -103,11 +106,10 @@ def _add_layers(setup, parts, phase, numbers, weights, call):
       call(_places, numbers, count, stack.start, stack.stop, first, stop)
     )
     if how in resting.HOW and stop > first:
-      part[how] = {
-        'weights': _some(weights, first, stop, call),
-        'layers': others,
-        'before': before,
-      }
+      own = weights
+      if stop - first < sum(phase.omitted):  # all of them stay what they are
+        own = call(_some_layers, weights, None, first, stop)
+      part[how] = {'weights': own, 'layers': others, 'before': before}
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
@@ -119,12 +121,40 @@ def _places(numbers, count, start, stop, first, last):
   return training, others, jnp.clip(below - first, 0, last - first)
 
 
-def _some(weights, first, stop, call):
-  """Of all parked layers a few; all of them are what they are."""
-  size = len(jax.tree.leaves(weights)[0])
-  return weights if stop - first == size else call(_slice, weights, first, stop)
+def moved_on(
+  setup: Setup, parked: subnetwork.Parked, count: int
+) -> subnetwork.Parked:
+  """What is parked, `count` steps later.
+
+  With `rest` 'host' one parameter and its moments at a time, so that the device
+  never holds all of them.
+  """
+
+  def move(state: TrainState) -> TrainState:
+    how = {'tx': setup.tx, 'schedule': setup.schedule}
+    later = step_lib.replay(setup.place(state), count, **how)
+    return tree.map_with_path(setup.park_leaf, later)
+
+  if setup.config.sparsity.rest == 'host':
+    move = functools.partial(_one_by_one, move)
+  return parked.each(move)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _slice(weights, first, stop):
-  return jax.tree.map(lambda x: x[first:stop], weights)
+def _one_by_one(fn: Callable[[TrainState], TrainState], state: TrainState):
+  """`fn` of a state, one parameter and its moments at a time.
+
+  For what treats every number by itself. Scalars, such as step counts, go along
+  with each, as copies: `fn` may use up what it is given.
+  """
+  names = {tree.param_of(path) for path in tree.flatten(state)} - {None}
+  found = {}
+  for name in sorted(names):
+
+    def pick(path, leaf, name=name):
+      own = tree.param_of(path)
+      if own is None:
+        return jnp.copy(leaf)
+      return leaf if own == name else None
+
+    found |= tree.flatten(fn(tree.map_with_path(pick, state)))
+  return tree.map_with_path(lambda path, _: found[path], state)
