@@ -30,7 +30,6 @@ from satjax.train import (
   programs,
   resume,
   samples,
-  signals,
   window,
 )
 from satjax.train import setup as setup_lib
@@ -139,7 +138,7 @@ def train(
   with (
     workdir_lib.claim(workdir, config, files) as path,
     Checkpoints(path, *keep) as checkpoints,
-    signals.stop_signals() as stop,
+    distributed.stop_signals() as stop,
     distributed.together(),
   ):
     run = _Run(setup, path, checkpoints, config, advise)
