@@ -72,6 +72,11 @@ def ahead(program: Any, *args: Any) -> PyTree:
   shardings then find their programs ready.
   """
   program.lower(*args).compile()
+  return shape_of(program, *args)
+
+
+def shape_of(program: Any, *args: Any) -> PyTree:
+  """A `call` for `split` and `merge` that gives shapes alone."""
   return program.eval_shape(*args)
 
 

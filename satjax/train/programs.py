@@ -6,6 +6,7 @@ from concurrent import futures
 import jax
 
 from satjax.config.run import Config
+from satjax.sparsity import subnetwork
 from satjax.train import refresh, staging, views, window
 from satjax.train import setup as setup_lib
 from satjax.train.phases import Phase
@@ -61,7 +62,8 @@ def compile_phase(
 
   `batch`: one, or its shapes.
   """
-  opened = shapes(setup, batch, phase, window.compile_exchange)
+  opened = shapes(setup, batch, phase, subnetwork.ahead)
+  window.compile_exchange(setup, opened, setup.batch_shapes(batch, phase.stage))
   return compile_step(setup, batch, phase, opened)
 
 
@@ -81,11 +83,11 @@ def shapes(
   setup: Setup,
   batch: PyTree,
   phase: Phase,
-  open_window: Callable[..., Window] | None = None,
+  call: Callable[..., PyTree] = subnetwork.shape_of,
 ) -> Window:
-  """A window of a phase, as shapes; nothing is compiled.
+  """A window of a phase, as shapes.
 
-  With `window.compile_exchange` for `open_window`, what it runs is compiled.
+  With `subnetwork.ahead` for `call`, what opens it is compiled.
   """
   stage = phase.stage
   opened = window.staged(stage, *staging.shapes(setup, stage))
@@ -93,14 +95,4 @@ def shapes(
     return opened
   batch = setup.batch_shapes(batch, stage)
   chosen = refresh.shapes(setup.config, opened.neurons, batch, phase)
-  open_window = open_window or _open_as_shapes
-  return open_window(setup, opened, chosen, phase, batch)
-
-
-def _open_as_shapes(setup, opened, chosen, phase, batch):
-  del batch
-
-  def call(program, *args):
-    return program.eval_shape(*args)
-
   return window.open_window(setup, opened, chosen, phase, 0, call)

@@ -335,21 +335,16 @@ def close(
   return _merge(setup, window, window.state, window.parked, consume=consume)
 
 
-def compile_exchange(
-  setup: Setup,
-  window: Window,
-  chosen: refresh.Chosen,
-  phase: Phase,
-  batch: PyTree,
-) -> Window:
-  """Compiles what opens and closes a window; all arguments are shapes."""
+def compile_exchange(setup: Setup, window: Window, batch: PyTree) -> None:
+  """Compiles what runs in a window besides steps, and what closes it.
+
+  All arguments are shapes; the window is open.
+  """
   call = subnetwork.ahead
-  window = open_window(setup, window, chosen, phase, 0, call)
-  if setup.config.sparsity.is_missed:
+  if window.chosen and setup.config.sparsity.is_missed:
     _probe_loss(setup, window, batch, call)
   if window.stacks:
     _merge(setup, window, window.state, window.parked, call=call)
-  return window
 
 
 def _merge(setup, window, active, parked, **options):

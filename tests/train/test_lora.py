@@ -18,6 +18,7 @@ from satjax.lab.bench import paired
 from satjax.lab.plan import stretches
 from satjax.lab.report import page
 from satjax.model import decoder, lora
+from satjax.sparsity import subnetwork
 from satjax.train import (
   checkpoint,
   loop,
@@ -246,7 +247,8 @@ def test_a_step_costs_what_the_compiler_counts(rate):
     now = window.staged(phase.stage, state, held)
     if phase.is_sparse:
       chosen = refresh.shapes(config, now.neurons, batch, phase)
-      now = window.compile_exchange(setup, now, chosen, phase, batch)
+      call = subnetwork.ahead
+      now = window.open_window(setup, now, chosen, phase, 0, call)
     lowered = step_of(setup).lower(now.state, batch, now.forward_extra)
     return lowered.cost_analysis()['flops'], phases.step_flops(config, 0)
 

@@ -109,7 +109,8 @@ def test_two_layers_in_training_need_a_third_of_the_dense_state(
     return refresh.measure(setup.config, phase.stage.model, params, batch)
 
   call(measure, at_host.params, batch)
-  opened = programs.shapes(setup, batch, phase, window.compile_exchange)
+  opened = programs.shapes(setup, batch, phase, call)
+  window.compile_exchange(setup, opened, batch)
   step = programs.compile_step(setup, batch, phase, opened)
   held = bytes_on_device((opened.state, opened.forward_extra))
   held += plan_compile.parked_bytes(opened)
