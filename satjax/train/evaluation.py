@@ -134,10 +134,19 @@ class Evaluator:
 
     Of text as the tokenizer decodes it, where that is not what was encoded.
     """
-    return {
-      name: _num_bytes(batches, self._tokenizer) / batches.num_tokens
-      for name, batches in self.batches.items()
-    }
+    found, tokenizer = {}, self._tokenizer
+    for name, batches in self.batches.items():
+      total = 0.0
+      for batch in batches:
+        counts = batch['weights'] > 0
+        sizes = tokenizer.id_bytes[batch['targets']]
+        # A text begins after what does not count: its begin, or a prompt.
+        begins = batch['tokens'] == tokenizer.bos_id
+        begins[:, 1:] |= ~counts[:, :-1] & (batch['positions'][:, 1:] > 0)
+        sizes = sizes - tokenizer.prefix_bytes * (begins & (sizes > 0))
+        total += float(np.sum(batch['weights'] * sizes, dtype=np.float64))
+      found[name] = total / batches.num_tokens
+    return found
 
 
 def evaluators(
@@ -217,17 +226,3 @@ def _token_step(model, params, batch):
     )
 
   return jax.lax.map(row, (x_BTD, batch['targets']))
-
-
-def _num_bytes(batches, tokenizer: Tokenizer) -> float:
-  """Bytes of the text that the targets stand for, by weight."""
-  total = 0.0
-  for batch in batches:
-    counts = batch['weights'] > 0
-    sizes = tokenizer.id_bytes[batch['targets']]
-    # A text begins after what does not count: a begin of text, or a prompt.
-    begins = batch['tokens'] == tokenizer.bos_id
-    begins[:, 1:] |= ~counts[:, :-1] & (batch['positions'][:, 1:] > 0)
-    sizes = sizes - tokenizer.prefix_bytes * (begins & (sizes > 0))
-    total += float(np.sum(batch['weights'] * sizes, dtype=np.float64))
-  return total
