@@ -42,16 +42,12 @@ def _source_mixture(empty: bool) -> Any:
 
 
 def _is_weighted_source(value: Any) -> bool:
-  if isinstance(value, str):
-    return bool(value)
-  if not isinstance(value, (tuple, list)) or len(value) != 2:
-    return False
-  source, weight = value
-  return (
-    isinstance(source, str)
-    and schema.is_number(weight)
-    and 0 < weight < math.inf
-  )
+  match value:
+    case str():
+      return bool(value)
+    case [str(), weight]:
+      return schema.is_number(weight) and 0 < weight < math.inf
+  return False
 
 
 @dataclasses.dataclass(frozen=True)

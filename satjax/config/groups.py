@@ -12,12 +12,10 @@ from satjax.sparsity import importance
 
 
 def _is_rope_scaling(value: Any) -> bool:
-  if not value:
-    return True
-  kind, *numbers = value
-  good = all(schema.is_number(x) and 0 < x < math.inf for x in numbers)
-  counts = {'linear': 1, 'llama3': 4}
-  return good and counts.get(kind) == len(numbers)
+  match value:
+    case ['linear', _] | ['llama3', _, _, _, _]:
+      return all(schema.is_number(x) and 0 < x < math.inf for x in value[1:])
+  return not value
 
 
 @dataclasses.dataclass(frozen=True)
