@@ -15,7 +15,6 @@ summed over those that are finite, and a sum of 0 divides nothing.
 """
 
 from collections.abc import Callable, Mapping
-import functools
 from typing import Any
 
 import jax
@@ -82,8 +81,8 @@ def influence(block: Block) -> jax.Array:
   'stream' [B, T, D] of it, the mean over the tokens of the probe.
   """
   before, after = (_wide(block['stream'][n]) for n in ('input', 'output'))
-  norms = (jnp.linalg.norm(x, axis=-1) for x in (before, after))
-  product = jnp.maximum(functools.reduce(jnp.multiply, norms), 1e-30)
+  product = jnp.linalg.norm(before, axis=-1) * jnp.linalg.norm(after, axis=-1)
+  product = jnp.maximum(product, 1e-30)
   return jnp.mean(1 - jnp.sum(before * after, axis=-1) / product)
 
 
