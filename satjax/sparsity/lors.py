@@ -90,13 +90,10 @@ def lors(
     return masks(params, own, kept)
 
   inner = optax.with_extra_args_support(inner)
-  both = _transform(inner, choose, _boundaries(ladder), refresh_every, omitted)
-  return optax.GradientTransformationExtraArgs(*both)
-
-
-def _boundaries(ladder):
   ladders = ladder.values() if isinstance(ladder, Mapping) else [ladder]
-  return np.array(sorted({b for one in ladders for b in one.boundaries}))
+  rungs = np.array(sorted({b for one in ladders for b in one.boundaries}))
+  both = _transform(inner, choose, rungs, refresh_every, omitted)
+  return optax.GradientTransformationExtraArgs(*both)
 
 
 def _check(name, value, *allowed):
