@@ -72,10 +72,18 @@ def tables(content: Content) -> str:
   """Claims, and tables as plain text; needs no matplotlib."""
   parts = list(map(table.text, run_tables.tables(content.runs)))
   for result in content.results:
-    parts += [f'# {result_tables.title(result)}\n', *markdown.claims(result)]
+    parts += [f'# {result_tables.title(result)}\n', *_claims(result)]
     parts.append(table.text(result_tables.arms(result, brief=True)))
     parts += map(table.text, result_tables.besides(result))
   return '\n'.join([*parts, *map(probes_lib.text, content.probes)])
+
+
+def _claims(result: Result) -> Iterator[str]:
+  for claim in result['claims']:
+    yield f'{claim["claim"]}: {claim["verdict"]} ({claim["source"]})\n'
+    if claim['comparisons']:
+      found = result_tables.comparisons(claim)
+      yield table.text(found._replace(title=found.columns[0]))
 
 
 def report(content: Content, out: str | os.PathLike) -> None:
