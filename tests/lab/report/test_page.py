@@ -159,7 +159,7 @@ def test_the_command_writes_page_plots_and_claims(tmp_path, capsys):
   options = [f'--out={out}', f'--plots={out}', f'--page={out}/results.md']
   assert cli.main(['report', str(file), *options]) == 0
   said = capsys.readouterr().out
-  assert said.startswith('# What growth does\n\n**a claim that holds**: holds.')
+  assert said.startswith('# What growth does\n\na claim that holds: holds (')
   names = sorted(path.name for path in out.iterdir())
   assert names == sorted(
     [
