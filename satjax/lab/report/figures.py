@@ -274,7 +274,7 @@ def _compose(picture: Picture) -> Any:
     panel.draw(axes)
   for axes in grid.flat[len(panels) :]:
     axes.set_axis_off()
-  fig.suptitle(picture.title)
+  fig.suptitle(picture.title, wrap=True)
   if legend:
     fig.legend(**legend, loc='outside lower center')
   return fig

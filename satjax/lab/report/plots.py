@@ -198,7 +198,8 @@ def _lines(result, names, arms) -> figures.Picture:
   name, *other = sorted(names, key=lambda n: not _is_numeric(arms, n))
   groups: dict[str, list[Mapping[str, Any]]] = {}
   for arm in arms:
-    parts = arm['group'], *(_text(arm['label'][n]) for n in other)
+    values = (f'{_words(n)} {_text(arm["label"][n])}' for n in other)
+    parts = arm['group'], *values
     groups.setdefault(', '.join(filter(None, parts)), []).append(arm)
   looks = figures.keys(groups)
   numeric = _is_numeric(arms, name)

@@ -92,7 +92,11 @@ def test_looks_of_many_arms_differ():
 def test_of_two_coordinates_one_is_a_line_for_each_value():
   value = samples.two_coordinates()
   found = picture(value, 'Loss over importance and selection')
-  assert [key.label for key in found.legend] == ['top_k', 'sample', 'dense']
+  assert [key.label for key in found.legend] == [
+    'selection top_k',
+    'selection sample',
+    'dense',
+  ]
   axes = draw(found.panels[0])
   top_k, sample, dense = (line.get_xydata() for line in axes.lines)
   np.testing.assert_allclose(top_k, [(1, 2.09)])  # the other one failed
@@ -105,7 +109,11 @@ def test_of_two_coordinates_one_is_a_line_for_each_value():
 def test_what_is_a_number_goes_along_the_axis():
   value = samples.two_coordinates(columns=(0.5, 0.25))
   found = picture(value, 'Loss over importance and selection')
-  assert [key.label for key in found.legend] == ['uniform', 'maxip', 'dense']
+  assert [key.label for key in found.legend] == [
+    'importance uniform',
+    'importance maxip',
+    'dense',
+  ]
   assert draw(found.panels[0]).get_xlabel() == 'selection'
 
 
