@@ -24,7 +24,7 @@ _UNCUT_CHARS = 65536
 _PIECE_CHARS = 8192
 _BLOCK_BYTES = 2**16  # of text that are decoded at a time
 _MAX_LINE_BYTES = 2**25
-_ROWS = 64  # of a Parquet file, that are read at a time
+_MAX_ROWS = 1024  # in memory; what a row holds is not known before
 
 
 class SourceFile(NamedTuple):
@@ -196,7 +196,6 @@ def parquet(
   columns: Sequence[str], file: SourceFile, size: int
 ) -> Iterator[Chunk]:
   """One document a row."""
-  del size  # what a row holds is not known before
   import pyarrow
   from pyarrow.parquet import ParquetFile
 
@@ -207,8 +206,7 @@ def parquet(
       ParquetFile(handle, buffer_size=2**20) as found,
     ):
       first = 0
-      names = _names(found, columns, file)
-      for rows in found.iter_batches(_ROWS, columns=names):
+      for rows in _batches(found, _names(found, columns, file), size):
         made = functools.partial(_of_rows, file, first, rows, columns)
         first += rows.num_rows
         done = file.size * first // found.metadata.num_rows
@@ -231,9 +229,8 @@ def _of_rows(
   import pyarrow
 
   # A string that is not UTF-8 stops pyarrow; as bytes it becomes U+FFFD.
-  strings = (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view())
   values = [
-    column.cast(pyarrow.large_binary()) if column.type in strings else column
+    column.cast(pyarrow.large_binary()) if _is_string(column.type) else column
     for column in rows.columns
   ]
   values = [chunks.text_of(column.to_pylist()) for column in values]
@@ -243,12 +240,34 @@ def _of_rows(
     yield from chunks.of_record(record, columns, id, place, counts)
 
 
+def _batches(found: Any, names: list[str], size: int) -> Iterator[Any]:
+  """The rows of a file, about so many bytes at a time."""
+  for group in range(found.num_row_groups):
+    described = found.metadata.row_group(group)
+    in_columns = (described.column(i) for i in range(described.num_columns))
+    volume = sum(
+      column.total_uncompressed_size
+      for column in in_columns
+      if column.path_in_schema.split('.')[0] in names
+    )
+    count = size * described.num_rows // max(1, volume)
+    yield from found.iter_batches(
+      max(1, min(_MAX_ROWS, count)), row_groups=[group], columns=names
+    )
+
+
 def _names(found: Any, columns: Sequence[str], file: SourceFile) -> list[str]:
   """The columns to read: those asked for, or all that may hold text."""
   from pyarrow import types
 
   schema = found.schema_arrow
-  names = columns or [f.name for f in schema if not types.is_primitive(f.type)]
+  names = columns or [
+    field.name
+    for field in schema
+    if types.is_nested(field.type)
+    or types.is_dictionary(field.type)
+    or _is_string(field.type)
+  ]
   missing = set(names) - set(schema.names)
   if missing or not names:
     raise errors.DataError(
@@ -256,6 +275,13 @@ def _names(found: Any, columns: Sequence[str], file: SourceFile) -> list[str]:
       f' data.columns may name {", ".join(schema.names)}'
     )
   return list(names)
+
+
+def _is_string(kind: Any) -> bool:
+  from pyarrow import types
+
+  checks = (types.is_string, types.is_large_string, types.is_string_view)
+  return any(check(kind) for check in checks)
 
 
 # By the form of a source.

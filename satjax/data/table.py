@@ -119,15 +119,16 @@ def build_table(
     ConfigError: `source` is unknown.
     DataError: a file cannot be used, or the split has no document.
   """
+  if _shared is None:
+    return _build(source, encoder, split, held_out, test, columns, trained)
   own = encoder.tokenizer.fingerprint, encoder.template, encoder.reasoning
   whole = None if trained is None else tuple(trained.items())
   key = (source, own, split, held_out, test, columns, whole)
-  found = {} if _shared is None else _shared
-  if key not in found:
-    found[key] = _build(
+  if key not in _shared:
+    _shared[key] = _build(
       source, encoder, split, held_out, test, columns, trained
     )
-  return found[key]
+  return _shared[key]
 
 
 def _build(source, encoder, split, held_out, test, columns, trained):

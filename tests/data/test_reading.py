@@ -100,8 +100,7 @@ def many(tmp_path):
     ('parquet', 'parquet'),
   ],
 )
-def test_chunks_are_the_whole_and_the_same_again(many, monkeypatch, kind, ext):
-  monkeypatch.setattr(readers, '_ROWS', 7)
+def test_chunks_are_the_whole_and_the_same_again(many, kind, ext):
   source = f'{kind}:{many}/*.{ext}'
   whole = read(source)
   assert len(whole) > 9
