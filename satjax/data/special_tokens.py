@@ -40,7 +40,7 @@ def parse(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def find(
-  around: Mapping[str, int],
+  described: Mapping[str, Any],
   vocab: Mapping[str, int],
   folder: Path | None,
   file: Path,
@@ -48,16 +48,21 @@ def find(
   """The ids that are called begin and end of a text; None: there is no begin.
 
   In this order: what the settings in `folder` name, what the post-processor
-  puts `around` a text, a well-known name.
+  puts around a text, a well-known name.
+
+  Args:
+    described: content of the tokenizer.json, which is `file`.
 
   Raises:
-    ConfigError: `file`, a tokenizer.json, has no end, or one that is no token.
+    ConfigError: there is no end, or one that is no token.
   """
+  around = _around(described.get('post_processor'))
   ids = {}
   for kind, known in _KNOWN.items():
-    named = _from_settings(kind, vocab, folder), around.get(kind)
-    found = (*named, *map(vocab.get, known))
-    ids[kind] = next((one for one in found if one is not None), None)
+    ids[kind] = _from_settings(kind, vocab, folder)
+    for token in (around.get(kind), *known):
+      if ids[kind] is None:
+        ids[kind] = vocab.get(token)
   if ids['eos'] is None:
     raise errors.ConfigError(
       f'{file} has no end of text; name a token of its vocabulary as eos_token'
@@ -66,19 +71,12 @@ def find(
   return ids['bos'], ids['eos']
 
 
-def around(tokenizer: Any) -> dict[str, int]:
-  """What AutoTokenizer puts before ('bos') and after ('eos') every text.
+def begin(described: Mapping[str, Any], vocab: Mapping[str, int]) -> int | None:
+  """The token that AutoTokenizer puts before every text; None: it puts none.
 
   The post-processor alone decides, whatever the settings say.
   """
-  found = tokenizer.encode('a')
-  kinds, kind = {}, 'bos'
-  for number, is_added in zip(found.ids, found.special_tokens_mask):
-    if is_added:
-      kinds.setdefault(kind, number)
-    else:
-      kind = 'eos'
-  return kinds
+  return vocab.get(_around(described.get('post_processor')).get('bos'))
 
 
 def named(folder: Path | None) -> dict[str, str]:
@@ -177,8 +175,10 @@ def _from_settings(
 ) -> int | None:
   """What the first file that says something says."""
   for name, ending in _SETTINGS.items() if folder else ():
-    key = kind + ending
-    value = found = read(folder, name).get(key)
+    path, key = folder / name, kind + ending
+    if not path.is_file():
+      continue
+    value = found = parse(path.read_bytes(), path).get(key)
     if isinstance(value, dict):
       found = value.get('content')
     if isinstance(value, list):
@@ -189,8 +189,26 @@ def _from_settings(
       found = vocab.get(found)
     if type(found) is not int or found not in vocab.values():
       raise errors.ConfigError(
-        f'{folder / name}: {key} = {value!r} is not in the vocabulary of'
-        ' tokenizer.json; name a token that is'
+        f'{path}: {key} = {value!r} is not in the vocabulary of tokenizer.json;'
+        ' name a token that is'
       )
     return found
   return None
+
+
+def _around(processor: Any) -> dict[str, str]:
+  """The tokens that a post-processor puts before and after one text."""
+  if not isinstance(processor, dict):
+    return {}
+  if processor.get('type') == 'Sequence':
+    parts = [_around(part) for part in processor.get('processors', ())]
+    return {kind: token for part in parts for kind, token in part.items()}
+  if 'cls' in processor and 'sep' in processor:
+    return {'bos': processor['cls'][0], 'eos': processor['sep'][0]}
+  found, kind = {}, 'bos'
+  for piece in processor.get('single') or ():
+    if 'Sequence' in piece:
+      kind = 'eos'
+    elif 'SpecialToken' in piece:
+      found.setdefault(kind, piece['SpecialToken']['id'])
+  return found

@@ -67,14 +67,11 @@ class HuggingFaceTokenizer(Tokenizer):
       ) from error
     vocab = self._tokenizer.get_vocab(with_added_tokens=True)
     self.vocab_size = max(vocab.values(), default=-1) + 1
-    self._tokenizer.no_truncation()
-    self._tokenizer.no_padding()
-    around = special_tokens.around(self._tokenizer)
     begin, self.eos_id = special_tokens.find(
-      around, vocab, self._folder, self._file
+      described, vocab, self._folder, self._file
     )
     self.named_tokens = special_tokens.named(self._folder)
-    self.bos_id = around.get('bos')
+    self.bos_id = special_tokens.begin(described, vocab)
     self.chat_templates = special_tokens.chat_templates(self._folder)
     special_tokens.mark(described, (begin, self.bos_id, self.eos_id), vocab)
     self._described = described
