@@ -51,33 +51,10 @@ class Rows:
     rest = places % self._seq_len > 0 and self._is_whole
     return places // self._seq_len + rest
 
-  def _pieces(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the pieces of a row begin in the table, and their places.
-
-    A piece of n places reads n tokens, and has those one further as targets.
-    """
-    first = row * self._seq_len
-    last = min(first + self._seq_len, len(self.table.tokens) - 1)
-    # Documents that begin after the first token, up to the last one.
-    begin, end = np.searchsorted(self.table.starts, (first + 1, last))
-    starts = np.concatenate([[first], self.table.starts[begin:end]])
-    return starts, np.diff(starts, append=last)
-
   def __getitem__(self, row: int) -> Row:
     if not 0 <= row < len(self):
       raise IndexError(f'row {row} of a table with {len(self)} rows')
-    names = ('tokens', 'targets', 'positions', 'segments')
-    values = {name: np.zeros(self._seq_len, np.int32) for name in names}
-    values['weights'] = np.zeros(self._seq_len, np.float32)
-    at = 0
-    for number, (first, size) in enumerate(zip(*self._pieces(row)), 1):
-      ids = self.table.tokens[first : first + size + 1]
-      here = slice(at, at + size)
-      values['tokens'][here], values['targets'][here] = ids[:-1], ids[1:]
-      values['positions'][here] = np.arange(size)
-      values['segments'][here] = number
-      values['weights'][here] = self.table.weights(first + 1, first + 1 + size)
-      at += size
+    values = self._row(row)
     # JAX clamps an index that is out of range: a wrong id would train the last
     # row of the embedding without an error.
     for key in ('tokens', 'targets'):
@@ -95,11 +72,35 @@ class Rows:
 
   def documents(self, row: int) -> np.ndarray:
     """int64 [T]: the number in the table of each target's document, or -1."""
-    places = [s + 1 + np.arange(n) for s, n in zip(*self._pieces(row))]
-    places = np.concatenate(places)
-    empty = self._seq_len - len(places)
-    places = np.pad(places, (0, empty), constant_values=-1)
+    places = self._places(row)
     return np.searchsorted(self.table.starts, places, side='right') - 1
+
+  def _places(self, row: int) -> np.ndarray:
+    """int64 [T]: where each target stands in the table; -1: there is none."""
+    places = row * self._seq_len + 1 + np.arange(self._seq_len)
+    return np.where(places < len(self.table.tokens), places, -1)
+
+  def _row(self, row: int) -> Row:
+    first, last = row * self._seq_len, (row + 1) * self._seq_len
+    last = min(last, len(self.table.tokens) - 1)
+    ids = self.table.tokens[first : last + 1].astype(np.int32)
+    # Documents that begin after the first token, up to the last one.
+    begin, end = np.searchsorted(self.table.starts, (first + 1, last))
+    inner = self.table.starts[begin:end] - first
+    segments = np.ones(last - first, np.int32)
+    segments[inner] += 1
+    segments = np.cumsum(segments) - np.arange(last - first)
+    origins = np.concatenate(([0], inner)).astype(np.int32)
+    positions = np.arange(last - first, dtype=np.int32)
+    values = {
+      'tokens': ids[:-1],
+      'targets': ids[1:],
+      'positions': positions - origins[segments - 1],
+      'segments': segments.astype(np.int32),
+      'weights': self.table.weights(first + 1, last + 1),
+    }
+    empty = self._seq_len - (last - first)
+    return {key: np.pad(v, (0, empty)) for key, v in values.items()}
 
 
 class PackedRows(Rows):
@@ -139,13 +140,35 @@ class PackedRows(Rows):
         self.num_unlearned = table.num_unlearned(seq_len + 1)
     # Of a piece, a document or a part of one.
     self._sizes = np.minimum(sizes, seq_len)
-    self._rows = _pack(taken, self._sizes, seq_len)
+    self._pieces = _pack(taken, self._sizes, seq_len)
 
   def __len__(self) -> int:
-    return len(self._rows)
+    return len(self._pieces)
 
-  def _pieces(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-    return self._starts[self._rows[row]], self._sizes[self._rows[row]]
+  def _places(self, row: int) -> np.ndarray:
+    places = [
+      self._starts[piece] + 1 + np.arange(self._sizes[piece])
+      for piece in self._pieces[row]
+    ]
+    places = np.concatenate(places)
+    empty = self._seq_len - len(places)
+    return np.pad(places, (0, empty), constant_values=-1)
+
+  def _row(self, row: int) -> Row:
+    names = ('tokens', 'targets', 'positions', 'segments')
+    values = {name: np.zeros(self._seq_len, np.int32) for name in names}
+    values['weights'] = np.zeros(self._seq_len, np.float32)
+    at = 0
+    for number, piece in enumerate(self._pieces[row], 1):
+      size, first = self._sizes[piece], self._starts[piece]
+      ids = self.table.tokens[first : first + size + 1]
+      here = slice(at, at + size)
+      values['tokens'][here], values['targets'][here] = ids[:-1], ids[1:]
+      values['positions'][here] = np.arange(size)
+      values['segments'][here] = number
+      values['weights'][here] = self.table.weights(first + 1, first + 1 + size)
+      at += size
+    return values
 
 
 def _pack(
