@@ -156,3 +156,7 @@ def _problem(arguments: Sequence[str]) -> str:
 def _fail(message: object, code: int) -> int:
   print(f'satjax: {message}', file=sys.stderr)
   return code
+
+
+if __name__ == '__main__':
+  entry()

@@ -133,7 +133,7 @@ class EvalBatches(Sequence):
     numbers = np.arange(count) * ends[-1] // count
     of = np.searchsorted(ends, numbers, side='right')
     rows = numbers - np.array([0, *ends])[of]
-    self._taken = [*zip(of.tolist(), rows.tolist())]
+    self._taken = np.stack([of, rows], axis=1)  # part, and row in it
     self.num_left = int(ends[-1]) - count
     sizes = [len(part.table.starts) for part in parts]
     self._firsts = np.cumsum([0, *sizes[:-1]])
@@ -173,7 +173,7 @@ class EvalBatches(Sequence):
   def _rows(self, number: int) -> list[tuple[int, int]]:
     """Of a batch: the part of each row, and its number there."""
     first = range(len(self))[number] * self._batch_size  # or IndexError
-    return self._taken[first : first + self._batch_size]
+    return self._taken[first : first + self._batch_size].tolist()
 
 
 def eval_batches(

@@ -50,6 +50,19 @@ class _Generation(ext.Extension):
     return f'{OPEN}{caller()}{CLOSE}'
 
 
+def _to_json(
+  value, ensure_ascii=False, indent=None, separators=None, sort_keys=False
+) -> str:
+  """`tojson` without the escapes of HTML that are Jinja's own."""
+  return json.dumps(
+    value,
+    ensure_ascii=ensure_ascii,
+    indent=indent,
+    separators=separators,
+    sort_keys=sort_keys,
+  )
+
+
 def _raise(message: str) -> None:
   raise jinja2.TemplateError(message)
 
@@ -62,9 +75,7 @@ def _compile(source: str) -> jinja2.Template:
     extensions=[_Generation, ext.loopcontrols],
   )
   # Without the escapes of HTML that are Jinja's own.
-  environment.filters['tojson'] = functools.partial(
-    json.dumps, ensure_ascii=False
-  )
+  environment.filters['tojson'] = _to_json
   environment.globals['raise_exception'] = _raise
   environment.globals['strftime_now'] = lambda form: (
     datetime.datetime.now().strftime(form)

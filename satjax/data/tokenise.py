@@ -13,9 +13,12 @@ import threading
 from typing import Any, NamedTuple
 
 from satjax import errors
-from satjax.data import duplicates, table, tokenizers
+from satjax.data import chunks, duplicates, table, tokenizers
 from satjax.data.chunks import Chunk
 from satjax.data.encode import Encoded, Encoder
+
+# Text that all processes together have before them.
+_MAX_VOLUME = 16 * chunks.CHUNK_BYTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Workers(contextlib.AbstractContextManager):
       for batch in batches:
         job = self._pool.submit(_tokenise, self._settings, batch)
         waiting.append((batch, job))
-        while len(waiting) > 2 * self._count:
+        while self._is_enough(waiting):
           first, job = waiting.popleft()
           yield first, job.result()
       for batch, job in waiting:
@@ -136,6 +139,10 @@ class Workers(contextlib.AbstractContextManager):
         'a worker process was killed, most likely for want of memory; run the'
         ' same command again with fewer --workers, and it goes on'
       ) from error
+
+  def _is_enough(self, waiting: deque) -> bool:
+    volume = sum(chunk.volume for batch, _ in waiting for chunk in batch)
+    return len(waiting) > 2 * self._count or volume > _MAX_VOLUME
 
 
 def _tokenise(settings: Settings, batch: Batch) -> Tokenised:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from satjax import errors
-from satjax.data import chat, documents, table
+from satjax.data import chat, documents, rendering, table
 from satjax.data.documents import Document, Message
 from satjax.data.encode import Encoder
 from satjax.data.tokenizers import ByteTokenizer
@@ -228,3 +228,14 @@ def test_chats_of_a_record(name, keys):
 def test_records_that_do_not_fit_are_explained(record, columns, message):
   with pytest.raises(errors.DataError, match=message):
     read(record, *columns)
+
+
+def test_json_in_a_template_takes_the_options_of_transformers(chatty):
+  source = '{{ messages | tojson(true, 1) }}{{ messages | tojson(indent=2) }}'
+  renderer = rendering.Renderer(source, chatty)
+  said = [{'role': 'user', 'content': 'é <b>'}]
+  written = renderer(said)
+  assert (
+    written.startswith('[\n {\n  "role"') and '[\n  {\n    "role"' in written
+  )
+  assert '\\u00e9 <b>' in written and 'é <b>' in written

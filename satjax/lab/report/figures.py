@@ -25,6 +25,7 @@ EDGED = {'markeredgecolor': INK, 'markeredgewidth': 0.6}  # a marker
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
 MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 DASHES = ('-', '--', ':', '-.')
+AS_IS = 'html'  # of a fenced block, which `page` does not escape
 ABSCISSAS = {
   'step': 'steps',
   'tokens': 'tokens',
@@ -158,10 +159,13 @@ def parts(pictures: Iterable[Picture], prefix: str) -> Iterator[str]:
       _inline(panel, label, f'{prefix}-{number}-{at}-')
       for at, panel in enumerate(panels)
     )
-    yield (
-      f'## {title}\n\n{table.escape(picture.note)}\n\n'
-      f'<div class="panels">\n{shown}</div>\n'
-    )
+    yield f'## {title}\n\n{table.escape(picture.note)}\n'
+    yield as_is(f'<div class="panels">{shown}</div>')
+
+
+def as_is(text: str) -> str:
+  """HTML in a Markdown page, on one line, which nothing in it can end."""
+  return f'```{AS_IS}\n{" ".join(text.split())}\n```\n'
 
 
 def _legend(keys: Sequence[Key], width: float) -> tuple[dict[str, Any], float]:

@@ -23,7 +23,7 @@ def markdown(result: Result, pictures: Sequence[str] = ()) -> str:
 
   `pictures` are parts of it that stand below the claims.
   """
-  command = shlex.join(result['environment']['command'])
+  command = ' '.join(shlex.join(result['environment']['command']).split())
   parts = [
     f'# {escape(result_tables.title(result))}\n',
     f'Generated; do not edit. Written by\n\n```\n{command}\n```\n',

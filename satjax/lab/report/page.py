@@ -80,7 +80,8 @@ def tables(content: Content) -> str:
 
 def _claims(result: Result) -> Iterator[str]:
   for claim in result['claims']:
-    yield f'{claim["claim"]}: {claim["verdict"]} ({claim["source"]})\n'
+    paper = f'; published: {claim["paper"]}' if claim['paper'] else ''
+    yield f'{claim["claim"]}: {claim["verdict"]} ({claim["source"]}{paper})\n'
     if claim['comparisons']:
       found = result_tables.comparisons(claim)
       yield table.text(found._replace(title=found.columns[0]))
@@ -93,7 +94,7 @@ def report(content: Content, out: str | os.PathLike) -> None:
   """
   parts = list(_overview(content.results))
   for number, result in enumerate(content.results):
-    parts.append(f'<div id="e{number}"></div>\n')
+    parts.append(figures.as_is(f'<div id="e{number}"></div>'))
     pictures = figures.parts(plots.pictures(result), f'e{number}')
     parts.append(markdown.markdown(result, pictures))
   for number, probe in enumerate(content.probes):
@@ -112,11 +113,22 @@ def report(content: Content, out: str | os.PathLike) -> None:
 
 
 def _html(text: str) -> str:
-  """Of Markdown; tables scroll by themselves, verdicts can be tinted."""
-  body = markdown_it.MarkdownIt('commonmark').enable('table').render(text)
+  """Of Markdown; tables scroll by themselves, verdicts can be tinted.
+
+  No HTML is taken from it but line breaks, and what `figures.as_is` marks.
+  """
+  reader = markdown_it.MarkdownIt('commonmark', {'html': False})
+  reader.enable('table').add_render_rule('fence', _fence)
+  body = reader.render(text).replace('&lt;br&gt;', '<br>')
   body = body.replace('<table>', '<div class="wide" tabindex="0"><table>')
   body = body.replace('</table>', '</table></div>')
   return _VERDICT.sub(r'\1<span class="\2">\2</span>', body)
+
+
+def _fence(renderer, tokens, at, options, env) -> str:
+  if tokens[at].info == figures.AS_IS:
+    return tokens[at].content
+  return renderer.fence(tokens, at, options, env)
 
 
 def _overview(results: Sequence[Result]) -> Iterator[str]:

@@ -129,8 +129,8 @@ def parsed(
     ) from error
   except _BROKEN as error:
     raise errors.DataError(
-      f'{path} cannot be used as {kind}: {error}; write it again, or leave it'
-      ' out'
+      f'{path} cannot be used as {kind}: {error}; write it anew with the'
+      ' command that made it, repair it, or leave it out'
     ) from error
 
 

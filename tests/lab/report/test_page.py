@@ -197,3 +197,19 @@ def test_plots_and_claims_are_of_results(option, tmp_path, capsys):
   (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n')
   code = cli.main(['report', str(tmp_path), f'{option}={tmp_path / "x"}'])
   assert code == 78 and 'result file' in capsys.readouterr().err
+
+
+def test_what_a_result_says_is_text_and_no_page(tmp_path):
+  """Names with ends of lines, fences, tags and links, wherever they stand."""
+  evil = 'x\n\n```\r\r<script>1</script> "><img src=x> [l](http://a.b)'
+  arms = {evil: samples.arm(2.0), 'b': samples.arm(2.1)}
+  value = samples.result(arms, claims=[samples.claim('holds')])
+  value['environment']['command'] = ['satjax', evil]
+  value['claims'][0]['claim'] = value['doc'] = evil
+  file = tmp_path / 'x.json'
+  file.write_text(samples.json.dumps(value))
+  page_lib.report(page_lib.read([file]), tmp_path / 'x.html')
+  text = (tmp_path / 'x.html').read_text()
+  assert '<svg' in text and '<table>' in text
+  for tag in ('<script', '<img', 'href="http'):
+    assert tag not in text
