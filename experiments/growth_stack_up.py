@@ -74,7 +74,7 @@ def sweep(add, scenario):
 def _recipes(scenario):
   layers = scenario.config.model.num_layers
   data, train = scenario.config.data, scenario.config.train
-  # Of several hops, each would begin the schedule anew.
+  # One schedule for a run, however often the model changes in it.
   goes_on = {'growth.opt_state': 'grow', 'growth.learning_rate': 'continue'}
   parts = {
     'Muon': {'optimizer.name': 'muon'},

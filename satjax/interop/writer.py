@@ -61,9 +61,7 @@ def write(
   total = sum(sizes.values())
   contents, sums = without_foreign_card(root, contents), {}
   if len(shards) > 1:
-    owners = {name: file for file, names in shards.items() for name in names}
-    index = {'metadata': {'total_size': total}, 'weight_map': owners}
-    contents[weights.INDEX] = files.to_json(index)
+    contents[weights.INDEX] = _index(shards, total)
 
   # An interruption leaves what does not load: the old weights go first, and
   # what makes the new ones whole comes last, the index or the one file.
@@ -92,6 +90,13 @@ def write(
       sums[file] = checksum(temporary / file)
     listed = {'algorithm': ALGORITHM, 'files': dict(sorted(sums.items()))}
     write_file(temporary / CHECKSUMS, files.to_json(listed))
+
+
+def _index(shards: Mapping[str, Sequence[str]], total: int) -> bytes:
+  """Which file has which tensor."""
+  owners = {name: file for file, names in shards.items() for name in names}
+  index = {'metadata': {'total_size': total}, 'weight_map': owners}
+  return files.to_json(index)
 
 
 @contextlib.contextmanager

@@ -90,10 +90,13 @@ def lors(
     return masks(params, own, kept)
 
   inner = optax.with_extra_args_support(inner)
-  ladders = ladder.values() if isinstance(ladder, Mapping) else [ladder]
-  rungs = np.array(sorted({b for one in ladders for b in one.boundaries}))
-  both = _transform(inner, choose, rungs, refresh_every, omitted)
+  both = _transform(inner, choose, _boundaries(ladder), refresh_every, omitted)
   return optax.GradientTransformationExtraArgs(*both)
+
+
+def _boundaries(ladder):
+  ladders = ladder.values() if isinstance(ladder, Mapping) else [ladder]
+  return np.array(sorted({b for one in ladders for b in one.boundaries}))
 
 
 def _check(name, value, *allowed):

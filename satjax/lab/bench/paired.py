@@ -80,11 +80,7 @@ def bench(
   before = os.getloadavg(), bench_machine.clocks()
   device = (devices or jax.devices())[0]
   variants = bench_torch.wanted(torch, device.platform, config.model.dtype)
-  others = [forward for forward in forwards if forward != 'mean']
-  cases = [
-    *itertools.product(('neurons',), rates, forwards),
-    *itertools.product(('layers',), layers, others),
-  ]
+  cases = _cases(rates, layers, forwards)
   with tempfile.TemporaryDirectory() as weights:
     run = _Run(config, cases, rounds, steps, devices, variants, weights)
     run.time(memory)
@@ -102,6 +98,13 @@ def bench(
     'clocks': {'before': before[1], 'after': run.clocks},
   }
   return bench_table.publish(out, result, bench_table.render)
+
+
+def _cases(rates, layers, forwards):
+  """What is left out of each arm, at which rate, and what that does."""
+  neurons = itertools.product(('neurons',), rates, forwards)
+  others = [forward for forward in forwards if forward != 'mean']
+  return [*neurons, *itertools.product(('layers',), layers, others)]
 
 
 class _Run:
