@@ -51,7 +51,7 @@ CLAIMS = (
 
 
 def scenario(scale):
-  lengths = (0.3, 1.0, 1.4) if scale == 'smoke' else (0.4, 0.6, 1.0, 1.4, 2.0)
+  lengths = (0.3, 1.0, 1.4) if scale == 'smoke' else (0.3, 0.4, 0.6, 1, 1.4, 2)
   return dataclasses.replace(scenarios.scratch(scale, 20), lengths=lengths)
 
 

@@ -46,6 +46,8 @@ _SCHEDULE = {
   **{'warmup_steps': 1, 'decay_steps': 0},
 }
 _CONSTANT = {'shape': 'ladder', 'split': 1.0, 'rungs': 1, 'warm_start': 0.0}
+# What becomes of moments and of the schedule is done between two steps.
+_NO_HOPS = {'hops': (), 'opt_state': 'grow', 'learning_rate': 'continue'}
 # Of a dense step, whatever else the run does at other times.
 _PLAIN = {
   'head_rate': 0.0,
@@ -102,9 +104,9 @@ def cells(config: Config) -> list[Cell] | None:
 def _cell(config, phase, is_refresh) -> Cell:
   values = config.to_dict()
   values['model'] |= {'init_from': ''}
+  values['growth'] |= _NO_HOPS
   if config.growth.hops:
     stage = phase.stage
-    values['growth'] |= {'hops': ()}
     values['model'] = dataclasses.asdict(stage.model) | {'init_from': ''}
     values['data'] |= {'seq_len': stage.seq_len}
     values['train'] |= {'batch_size': stage.batch_size}
