@@ -154,8 +154,8 @@ def get_config() -> ml_collections.ConfigDict:
     omitted_forward='auto',  # 'skip', the paper's: nothing; 'mean': their mean
     # output, a constant (not of layers); 'exact': computed, no gradient goes
     # through them; 'through': one does, and they have none of their own.
-    # 'auto': 'exact', which costs a real model least; 'skip' where neurons are
-    # left out beside adapters, and with what is marked *
+    # 'auto': 'exact', which ends far below 'skip' on a real model; 'skip' where
+    # neurons are left out beside adapters, and with what is marked *
     rescale='none',  # 'inverse'*: outputs over the kept share; 'energy'*: over
     # the root of the kept share of squared scores
     omitted='frozen',  # moments and decay of omitted rows rest; 'decayed'*:

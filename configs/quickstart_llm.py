@@ -2,8 +2,8 @@
 
 `experiments/quickstart_llm.py` writes the chats, into a folder that is the
 argument of this file: train.jsonl, validation.jsonl, and other text to see what
-is forgotten. The learning rate is a sixth of what adapters take by default:
-with that, the task is learned better (4.07 -> 2.39), and other questions are
+is forgotten. The learning rate is a sixth of the default of adapters. At the
+default the task is learned better (4.07 -> 2.39), but other questions are
 answered in its style ("The capital of France."). On chats of your own:
 `configs/smollm2_lora.py`.
 

@@ -2,8 +2,7 @@
 
 Claim     stacking beats scratch, and the shallow model that never grows, once
           the deep model sees enough tokens for its parameters.
-Source    ours; the other growth files give a deep model too few tokens, and the
-          shallow one wins there.
+Source    ours; on fewer tokens a parameter the shallow one wins.
 Runs      half the width and three times the steps: about 17 tokens a parameter
           at cpu. Stacking by two and by four, early and later.
 Cost      cpu: about 36 minutes on two cores, less where runs are shared;

@@ -1,8 +1,8 @@
 """When to grow, and from how few layers: 20 tokens a parameter, cosine.
 
-Claim     stacking early by four; one growth at 80 % of the tokens from one
-          layer; at most by two, and only on few tokens: each paper says one.
-Source    Du et al., 2024; arXiv 2511.04981; arXiv 2605.13405.
+Claim     stacking early by four; at most by two, and only on few tokens: each
+          paper says one.
+Source    Du et al., 2024; arXiv 2605.13405.
 Runs      a hop after 10, 30, 50 or 80 % of the tokens, from 1, 2 or 4 of 8
           layers, against scratch at equal FLOPs and at equal time, and against
           the shallow model that never grows.

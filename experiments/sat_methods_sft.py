@@ -3,14 +3,15 @@
 Claim     leaving out heads, channels or layers, in one way or another, reaches
           a lower loss than dense training in the same measured time.
 Source    those of docs/methods.md, one for each method.
-Runs      signatures answered by docstrings: all presets; a random choice,
-          LoRA; dense at equal steps, time and FLOPs by its frontier. At scale
-          llm what is forgotten, too, on source code, and other seeds of the
-          best five.
+Runs      all presets; a random choice, LoRA; dense at equal steps, time and
+          FLOPs by its frontier. At scale llm what is forgotten, too, on source
+          code, and other seeds of the best five. Of signatures answered by
+          docstrings; the result is of GSM8K (Cobbe et al., 2021), whose
+          train.jsonl --data names.
 Cost      llm: about six hours on two cores; cpu: about an hour; both are
           resumed by the same command.
 Command   satjax experiment experiments/sat_methods_sft.py --scale=llm \\
-            --workdir=runs/experiments
+            --workdir=runs/experiments --data=jsonl:gsm8k/train.jsonl
 Result    experiments/results/sat_methods_sft.md
 """
 

@@ -20,9 +20,9 @@ OPTIONS = shared.required(
     '--scale': shared.choice(
       ('smoke', 'cpu', 'llm', 'gpu', 'paper'),
       'smoke: one minute, to see that it works (default); cpu: two'
-      ' cores, up to 40 minutes; llm: SmolLM2-135M of `make real-model` on two'
-      ' cores, up to six hours; gpu: one accelerator, up to 25 minutes; paper:'
-      " the papers' own sizes",
+      ' cores, most in half an hour; llm: SmolLM2-135M of `make real-model` on'
+      ' two cores, up to six hours; gpu: one accelerator, up to 25 minutes;'
+      " paper: the papers' own sizes",
       default='smoke',
     ),
     '--jobs': shared.preset(

@@ -68,7 +68,7 @@ def resolve(config: Groups) -> Groups:
   rungs = sparsity.rungs
   if sparsity.is_on:
     rungs = min(rungs, most_rungs(config) or rungs)
-  # 'exact' costs a real model least; some settings know only 'skip'.
+  # 'exact' ends far below 'skip' on a real model; some know only 'skip'.
   forward = sparsity.usual_forward
   if config.lora.is_on and (sparsity.head_rate or sparsity.channel_rate):
     forward = 'skip'

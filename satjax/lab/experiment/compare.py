@@ -21,11 +21,12 @@ Losses = Mapping[int, float]  # by seed
 def at(frontier: Frontier, x: float) -> Losses | None:
   """Losses of the reference with `x` of whatever it is; None: out of range.
 
-  Between two lengths the loss is linear in log x. A tenth of a percent beyond
-  an end is taken for the end.
+  Between two lengths the loss is linear in log x; one that is no better than a
+  shorter one counts as that. A tenth of a percent beyond an end is taken for
+  the end.
   """
   result = {}
-  for seed, (xs, losses) in frontier.items():
+  for seed, (xs, losses) in _falling(frontier).items():
     if not xs[0] * 0.999 <= x <= xs[-1] * 1.001:
       return None
     result[seed] = float(np.interp(np.log(x), np.log(xs), losses))
@@ -39,8 +40,8 @@ def speedup(frontier: Frontier, x: float, loss: float) -> float | None:
   None: the loss lies above or below all that the reference reached.
   """
   xs = next(iter(frontier.values()))[0]
-  mean = np.mean([losses for _, losses in frontier.values()], axis=0)
-  lower = np.diff(np.minimum.accumulate(mean), prepend=np.inf) < 0
+  mean = np.mean([of for _, of in _falling(frontier).values()], axis=0)
+  lower = np.diff(mean, prepend=np.inf) < 0
   xs, falling = xs[lower], mean[lower]
   if not falling[-1] <= loss <= falling[0]:
     return None
@@ -48,10 +49,18 @@ def speedup(frontier: Frontier, x: float, loss: float) -> float | None:
   return float(np.exp(reached) / x)
 
 
+def _falling(frontier: Frontier) -> Frontier:
+  """Each length with the losses of the best one that is not longer."""
+  mean = np.mean([losses for _, losses in frontier.values()], axis=0)
+  best = [int(np.argmin(mean[:end])) for end in range(1, len(mean) + 1)]
+  return {seed: (xs, losses[best]) for seed, (xs, losses) in frontier.items()}
+
+
 def sooner(arms: Mapping[str, Any], reference: str) -> dict[str, list[float]]:
   """How many times as fast arms by length come to the reference's own loss.
 
-  By group, and by seed; of groups that reach it between two of their lengths.
+  By group, and by seed; of groups whose longest run reaches it. A seed whose
+  shortest does so counts with that: it is at least as fast.
   """
   found, whole = {}, arms[reference]
   for group, names in results.by_length(arms).items():
@@ -61,7 +70,11 @@ def sooner(arms: Mapping[str, Any], reference: str) -> dict[str, list[float]]:
       continue
     losses = [losses_of(arm) for arm in of_group]
     each = [
-      speedup({seed: (np.array(xs[1:]), [x[seed] for x in losses])}, xs[0], y)
+      speedup(
+        {seed: (np.array(xs[1:]), np.array([x[seed] for x in losses]))},
+        xs[0],
+        min(y, losses[0][seed]),
+      )
       for seed, y in losses_of(whole).items()
       if all(seed in of_arm for of_arm in losses)
     ]
@@ -75,19 +88,19 @@ def difference(
 ) -> dict[str, Any]:
   """Paired by seed: the loss minus the other's, and what that amounts to.
 
-  A mean that is no larger than the spread of either over the seeds is no
-  difference; of one seed, no larger than the `usual` spread. None: not known.
+  It is none if seeds disagree about its sign, or if its mean is no larger than
+  the spread of the other over them: an arm that varies is not excused by that.
+  Of one seed, no larger than the `usual` spread; None: not known.
   """
   seeds = sorted(losses.keys() & other.keys())
   each = [losses[seed] - other[seed] for seed in seeds]
-  mean = float(np.mean(each))
-  spread = usual
+  mean, spread = float(np.mean(each)), usual
   if len(seeds) > 1:
-    spread = max(np.ptp([x[s] for s in seeds]) for x in (losses, other))
+    spread = np.ptp([other[seed] for seed in seeds])
   verdict = 'better' if mean < 0 else 'worse'
   if spread is None:
     verdict = 'one seed'
-  elif abs(mean) <= spread:
+  elif abs(mean) <= spread or min(each) < 0 < max(each):
     verdict = 'no difference'
   return {
     'other': float(np.mean([other[seed] for seed in seeds])),
@@ -119,11 +132,14 @@ def usual_spread(arms: Mapping[str, Any]) -> float | None:
 def judge(
   claim: spec.Claim, arms: Mapping[str, Any], reference: str
 ) -> dict[str, Any]:
-  """A claim with what was found; `arms` and `reference`: of a result."""
+  """A claim with what was found; `arms` and `reference`: of a result.
+
+  What could not be tested keeps it from holding in whole.
+  """
   usual = usual_spread(arms)
   found = [_expectation(x, arms, reference, usual) for x in claim.expects]
   true = [is_true for is_true, _ in found]
-  if not found or None in true:
+  if all(each is None for each in true):
     verdict = 'not tested'
   elif all(true):
     verdict = 'holds'
@@ -158,11 +174,11 @@ def _expectation(
     found = usable and difference(losses_of(arm), losses_of(against), usual)
   if not found:
     return None, said | {'verdict': 'nothing to compare it with'}
-  verdict = found['verdict']
+  verdict, change = found['verdict'], found['difference']
   said |= {
-    'arm': f'{expect.arm} {arm["loss"]["mean"]:.4f}',
+    'arm': f'{expect.arm} {found["other"] + change["mean"]:.4f}',
     'against': f'{other} {found["other"]:.4f}',
-    'change': results.in_words(found['difference']),
+    'change': results.in_words(change),
     'verdict': verdict,
   }
   if verdict == 'one seed':

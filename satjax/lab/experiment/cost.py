@@ -27,10 +27,14 @@ def render(experiment: spec.Experiment, jobs: int = 1) -> str:
     sizes = f'{steps:,}', f'{steps * config.tokens_per_step:,}'
     costs = f'{found.flops:.3e}', f'{found.speedup:.2f}x'
     rows.append([name, *sizes, *costs, str(count)])
-  every = list(run_lib.every_trial(experiment, nowhere, search))
+  trials = run_lib.every_trial(experiment, nowhere, search)
+  every = {trial.path: trial for trial in trials}.values()  # some arms share
   total = sum(trial.flops for trial in every)
   hours = total / (_UTILISATION * flops.PEAK[_DEVICE]) / 3600
   text = f'{total:.3e} FLOPs in all'
+  if scenario.widen:
+    text += f', without up to {scenario.widen} more learning rates for an arm'
+    text += ' whose best is at an edge'
   bases = {trial.base.model for trial in every if trial.base}
   if bases:
     text += f', {len(bases)} bases not counted'

@@ -1,7 +1,8 @@
 """The result of an experiment, from the folders of its runs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import json
+import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,8 +60,6 @@ def result(
   }
   _compare(experiment, arms)
   each = {t.path: t for of_arm in trials.values() for t in of_arm.all}
-  first = next(iter(each))
-  environment = files.read_json(first / 'environment.json')
   value = {
     'name': experiment.name,
     'title': experiment.title,
@@ -69,7 +68,7 @@ def result(
     'family': scenario.family,
     'scale': experiment.scale,
     'scenario': scenario.name,
-    'environment': environment | {'command': workdir.command()},
+    'environment': _environment(each) | {'command': workdir.command()},
     'seeds': list(scenario.seeds),
     'learning_rates': list(scenario.learning_rates),
     'process_seconds': sum(map(_process_seconds, each.values())),
@@ -105,15 +104,29 @@ def untested(experiment: spec.Experiment) -> dict[str, Any]:
 
 
 def _process_seconds(trial) -> float:
-  """Of the process, compiling and evaluation included."""
-  timed = [r for r in trial.records if 'time/step' in r]
-  last = timed[-1] if timed else {}
-  return sum(x for n, x in last.items() if n.startswith('time/'))
+  """Of the process, compiling and evaluation included, from all its starts."""
+  if not (records := trial.records):
+    return 0.0
+  columns = runs.columns(records)
+  return float(sum(columns[n][-1] for n in columns if n.startswith('time/')))
+
+
+def _environment(folders: Iterable[pathlib.Path]) -> dict[str, Any]:
+  """Of the first run, with what differs in others."""
+  paths = [folder / 'environment.json' for folder in folders]
+  each = [files.read_json(path) for path in paths if path.exists()]
+  merged = dict(each[0])
+  for key in ('commit', 'python', 'platform', 'devices'):
+    if several := dict.fromkeys(of[key] for of in each if of.get(key)):
+      merged[key] = ' | '.join(several)
+  return merged
 
 
 def _arm(arm, trials, timed) -> dict[str, Any]:
   search, by_seed = trials
-  reasons = [trial.failure for trial in trials.all if trial.failure]
+  # That of the rate that was chosen, if it is one.
+  each = [*by_seed.values(), *search.values()]
+  reasons = [trial.failure for trial in each if trial.failure]
   _, rate = best(arm, search)
   some = next(iter((by_seed or search).values()))
   config, num_steps = some.config, some.config.train.num_steps
@@ -193,9 +206,10 @@ def _run(seed: int, trial: Trial) -> dict[str, Any]:
 
 
 def _compare(experiment: spec.Experiment, arms: dict[str, Any]) -> None:
-  """Fills in what each arm is against the reference."""
-  lengths = [arms[name] for name in experiment.frontier]
-  if any(arm['failed'] for arm in lengths):
+  """Fills in what each arm is against the reference, where that has a loss."""
+  every = [arms[name] for name in experiment.frontier]
+  lengths = [arm for arm in every if not arm['failed']]
+  if not lengths:
     return
   losses = [compare.losses_of(arm) for arm in lengths]
   usual = compare.usual_spread(arms)
@@ -209,10 +223,10 @@ def _compare(experiment: spec.Experiment, arms: dict[str, Any]) -> None:
     for arm_name, arm in arms.items():
       if arm['failed'] or arm_name in experiment.frontier or not arm[name]:
         continue
-      other = compare.at(frontier, arm[name])
+      own, other = compare.losses_of(arm), compare.at(frontier, arm[name])
       if other is not None:
-        own = compare.losses_of(arm)
         arm['against'][equal] = compare.difference(own, other, usual)
       if equal != 'steps':
+        paired = {seed: of for seed, of in frontier.items() if seed in own}
         mean = arm['loss']['mean']
-        arm['speedup'][equal] = compare.speedup(frontier, arm[name], mean)
+        arm['speedup'][equal] = compare.speedup(paired, arm[name], mean)

@@ -1,6 +1,6 @@
 """An experiment from its file to its results: bases, timing, trials, tables."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import importlib.util
@@ -48,7 +48,7 @@ def run(
   need = disk.needed(every_trial(experiment, folder, search), jobs)
   disk.check(need, folder)
   with work.Pool(jobs) as pool:
-    texts = _files(experiment.scenario.config.data, folder / 'files.json')
+    texts = _files(experiment.scenario.config, folder / 'files.json')
     out.mkdir(parents=True, exist_ok=True)
     print(f'{experiment.name}: {need}', file=sys.stderr)
     _make_bases(pool, search)
@@ -76,21 +76,23 @@ def run(
   return value
 
 
-def _files(data: Any, path: pathlib.Path) -> dict[str, dict[str, str]]:
+def _files(config: Any, path: pathlib.Path) -> dict[str, dict[str, str]]:
   """SHA-256 of files that runs read, by source and name; noted in `path`.
+
+  Text, and the weights of the model that runs begin with.
 
   Raises:
     DataError: no file is where text should be, or another one than for runs
       that are there already.
   """
-  found = {}
+  found, data, start = {}, config.data, config.model.init_from
   for source, _ in pipeline.weighted((*data.train, *data.eval)):
-    if source.partition(':')[0] in readers.READERS and source not in found:
-      found[source] = {}
-      for file in readers.matching(source):
-        with readers.opened(file.path) as handle:
-          digest = hashlib.file_digest(handle, 'sha256').hexdigest()
-        found[source][file.name] = digest
+    if source.partition(':')[0] in readers.READERS:
+      files_of = {file.name: file.path for file in readers.matching(source)}
+      found[source] = _digests(files_of)
+  if start:
+    weights = sorted(pathlib.Path(start).glob('*.safetensors'))
+    found[start] = _digests({file.name: file for file in weights})
   before = files.read_json(path) if path.exists() else {}
   for source, digests in found.items():
     if before.get(source, digests) != digests:
@@ -101,6 +103,14 @@ def _files(data: Any, path: pathlib.Path) -> dict[str, dict[str, str]]:
   if found:
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, before | found)
+  return found
+
+
+def _digests(paths: Mapping[str, pathlib.Path]) -> dict[str, str]:
+  found = {}
+  for name, path in paths.items():
+    with readers.opened(path) as file:
+      found[name] = hashlib.file_digest(file, 'sha256').hexdigest()
   return found
 
 
@@ -206,6 +216,13 @@ def _measure(
       (dense, cells, *turns),
     )
     found = pool.run('timing', [task])
+    cores = found[0].get('cores')
+    before = (old or {}).get('cores', cores)
+    if before != cores:
+      raise errors.ConfigError(
+        f'{path} has step times on {before} cores, and here they are on'
+        f' {cores}: give --jobs as before, or name another --workdir'
+      )
     for _ in range(timing.AGAIN if turns[0] > 2 else 0):
       if found[-1]['noise'] > timing.QUIET:  # others were at work
         found += pool.run('timing, again', [task])

@@ -96,7 +96,7 @@ class Scenario:
 class Expect(NamedTuple):
   """That an arm ends 'below' another, 'not above' it, or is 'faster' than it.
 
-  Of losses, what is smaller than the spread of the seeds is no difference.
+  Of losses, what counts as a difference `compare.difference` says.
   """
 
   arm: str

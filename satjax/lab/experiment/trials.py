@@ -91,10 +91,15 @@ class Trial:
 
   @property
   def forgotten(self) -> dict[str, float | None]:
-    """The last test loss on every source but the first, by source."""
+    """The last test loss on every source but the first, by source.
+
+    All of a source that nothing is trained on may be its evaluation split.
+    """
     last = dict(pair for record in self.records for pair in record.items())
-    sources = self.config.data.eval[1:]
-    return {source: last.get(f'test/{source}/loss') for source in sources}
+    return {
+      source: last.get(f'test/{source}/loss', last.get(f'eval/{source}/loss'))
+      for source in self.config.data.eval[1:]
+    }
 
   @property
   def is_done(self) -> bool:

@@ -92,7 +92,7 @@ def plan(
   if factor != guidelines.FACTOR:
     notes.append(
       f'factor {factor:g}: timing and speed-ups are published for a factor of'
-      f' {guidelines.FACTOR}; a base of one layer came out worse than no growth'
+      f' {guidelines.FACTOR}; there a base of one layer was worse than none'
     )
   speedups, basis, note = _expected(num_params, tokens)
   # The base takes below half of the FLOPs from scratch, as it has fewer tokens

@@ -80,16 +80,29 @@ def _answer(result: Result) -> Iterator[str]:
   """The settings that did best for as much time, and those that did worst."""
   ranked, link = result_tables.ranked(result), f'results/{result["name"]}.md'
   name = results_lib.REFERENCES[result['family']]
-  tokens = result['arms'][result['reference']]['tokens']
-  source, scale = escape(result['source']), escape(result['scale'])
+  arms, source = result['arms'], escape(result['source'])
+  tokens, scale = arms[result['reference']]['tokens'], escape(result['scale'])
   yield (
     f'## {escape(result["answers"])}\n\n{tokens:,.0f} tokens of {source}, scale'
-    f' [{scale}](experiments.md). The three that end lowest beside {name} of as'
-    f' much time ([all](../experiments/{link}), [what they are](methods.md)):\n'
+    f' [{scale}](experiments.md). What ends lowest beside {name} of as much'
+    f' time, three at most ([all](../experiments/{link}), [what they are]'
+    '(methods.md)):\n'
   )
-  yield table.markdown(result_tables.trade(result, ranked[:3]))
-  yield 'What not to do:\n'
-  yield table.markdown(result_tables.trade(result, ranked[3:][-3:]))
+  if ranked:
+    yield table.markdown(result_tables.trade(result, ranked[:3]))
+  else:
+    yield 'Nothing was compared.\n'
+  worse = [n for n in ranked[3:] if _is_worse(arms[n])]
+  if worse:
+    yield 'What not to do:\n'
+    yield table.markdown(result_tables.trade(result, worse[-3:]))
+  if failed := [escape(n) for n, arm in arms.items() if arm['failed']]:
+    yield f'Failed: {", ".join(failed)}.\n'
+
+
+def _is_worse(arm: Mapping[str, Any]) -> bool:
+  """Than the reference of as much time."""
+  return arm['against']['time']['verdict'] == 'worse'
 
 
 def claims(result: Mapping[str, Any]) -> Iterator[str]:

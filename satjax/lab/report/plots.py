@@ -56,7 +56,7 @@ def keys(result: Result) -> dict[str, figures.Key]:
 
 
 def _reference(result: Result) -> Mapping[str, float] | None:
-  return result['arms'].get(result['reference'], {}).get('loss')
+  return result['arms'][result['reference']]['loss']
 
 
 def _note(result: Result) -> str:

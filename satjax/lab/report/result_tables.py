@@ -49,11 +49,14 @@ def trade(result: Result, names: Sequence[str]) -> Table:
     whole, *costs = (arm.get(key) for arm in (reference, *chosen))
     if whole and all(costs):
       rows.append([f'{kind} saved', *(f'{1 - x / whole:.0%}' for x in costs)])
-  if any(speedups := [_speedup(x, 'time', 'seconds') for x in chosen]):
+  speedups = [_speedup(result, x, 'time', 'seconds') for x in chosen]
+  if any(speedups):
     rows.append(['speed-up in time', *speedups])
   for equal, head in results_lib.EQUAL.items():
     found = (_difference(arm['against'].get(equal), False) for arm in chosen)
     rows.append([f'loss at {head}', *found])
+  rows.append(['learning rate', *map(_rate, chosen)])
+  rows.append(['seeds', *(str(len(arm['runs'])) for arm in chosen)])
   return Table('', ('', *names), rows, prose=True)
 
 
@@ -72,7 +75,7 @@ def hops(result: Result) -> Table:
 
 def sooner(result: Result) -> Table:
   """Seconds to the reference's own loss, of arms by length."""
-  whole, rows = result['arms'].get(result['reference'], {}).get('seconds'), []
+  whole, rows = result['arms'][result['reference']]['seconds'], []
   for group, times in result.get('sooner', {}).items():
     if whole and times:
       gain, seconds = np.mean(times), np.mean(whole / np.array(times))
@@ -81,8 +84,8 @@ def sooner(result: Result) -> Table:
   name = results_lib.REFERENCES[result['family']]
   note = (
     f'Until an arm ends with the loss of {name}, which takes {whole or 0:,.1f}'
-    ' seconds; read off seed by seed between two of its lengths. An arm that is'
-    ' not here has no such length.'
+    ' seconds; read off seed by seed between two of its lengths, and where the'
+    ' shortest reaches it, that. An arm that is not here does not reach it.'
   )
   columns = ('arm', 'seconds', 'times as fast')
   return Table('time to the same loss', columns, rows, note)
@@ -122,8 +125,7 @@ def arms(result: Result, brief: bool = False) -> Table:
 def _order(result: Result) -> Iterator[tuple[str, str]]:
   """Groups and names of arms."""
   reference = result['reference']
-  if reference in result['arms']:
-    yield '', reference
+  yield '', reference
   for name in results_lib.compared(result):
     yield result['arms'][name]['group'], name
   for name in reversed(result['frontier']):
@@ -142,17 +144,16 @@ def _cells(result: Result, name: str, brief: bool) -> dict[str, str]:
   }
   for equal, head in results_lib.EQUAL.items():
     cells[f'at {head}'] = _difference(arm['against'].get(equal), brief)
-  cells['speed-up in time'] = _speedup(arm, 'time', 'seconds')
-  cells['speed-up in FLOPs'] = _speedup(arm, 'flops', 'flops')
+  cells['speed-up in time'] = _speedup(result, arm, 'time', 'seconds')
+  cells['speed-up in FLOPs'] = _speedup(result, arm, 'flops', 'flops')
   for source, loss in arm.get('other', {}).items():
     cells[f'on {source}'] = number(loss, '{:.4f}')
   for head, value in _published(result, name).items():
     cells[f'paper: {head}'] = number(value, '{}')
   if brief:
     return cells
-  edge = '\nat the edge of the search' if arm['at_edge'] else ''
   return cells | {
-    'learning rate': number(arm['learning_rate'], '{:g}') + edge,
+    'learning rate': _rate(arm),
     'steps': f'{arm["steps"]:,}',
     'FLOPs': f'{arm["flops"]:.2e}',
     'seconds': number(arm['seconds'], '{:,.1f}'),
@@ -175,12 +176,28 @@ def _difference(against: Mapping[str, Any] | None, brief: bool) -> str:
   return f'{against["verdict"]}: {change}'
 
 
-def _speedup(arm: Mapping[str, Any], equal: str, cost: str) -> str:
-  """In percent, as the papers have it; or that it was not reached."""
-  ratio = arm['speedup'].get(equal)
-  if ratio is not None:
-    return f'{ratio - 1:+.1%}'
-  return 'not reached' if arm['against'] and arm[cost] is not None else ''
+def _rate(arm: Mapping[str, Any]) -> str:
+  edge = '\nat the edge of the search' if arm['at_edge'] else ''
+  return _number(arm['learning_rate'], '{:g}') + edge
+
+
+def _speedup(
+  result: Result, arm: Mapping[str, Any], equal: str, cost: str
+) -> str:
+  """In percent, as the papers have it; or a bound; or that there is none."""
+  ratio, bound = arm['speedup'].get(equal), ''
+  if ratio is None:
+    lengths = [result['arms'][name] for name in result['frontier']]
+    known = [
+      (x['loss']['mean'], x[cost]) for x in lengths if x['loss'] and x[cost]
+    ]
+    if not arm['against'] or arm[cost] is None or not known:
+      return ''
+    loss, longest = min(known)
+    if arm['loss']['mean'] >= loss:
+      return 'not reached'
+    ratio, bound = longest / arm[cost], 'over '
+  return f'{bound}{ratio - 1:+.1%}'
 
 
 def _published(result: Result, name: str) -> dict[str, Any]:
@@ -216,8 +233,9 @@ def _reading(result: Result) -> Iterator[str]:
   reference = results_lib.REFERENCES[result['family']]
   yield (
     f'Losses are of the test split of {result["source"]}, in nats a token:'
-    f' lower is better. Differences are to {reference}, paired by seed; what is'
-    ' no larger than the spread of the seeds is "no difference".'
+    f' lower is better. Differences are to {reference}, paired by seed. "No'
+    ' difference": the seeds disagree about its sign, or the mean is no larger'
+    f' than the spread of {reference} over them.'
   )
   if len(result['seeds']) < 2:
     yield 'Of one seed nothing is better or worse: there is no spread.'
@@ -231,13 +249,14 @@ def _reading(result: Result) -> Iterator[str]:
   if any(any(arm['speedup'].values()) for arm in arms_list):
     yield (
       f'Speed-up: how much longer {reference} takes to the same loss; +20% is'
-      ' 1.2 times as long. "Not reached": the loss lies outside of what the'
-      ' lengths of the reference reached.'
+      ' 1.2 times as long. "Not reached": no length of the reference ends so'
+      ' high; "over": none so low, and the bound is its best one.'
     )
   if any(arm['at_edge'] for arm in arms_list):
     yield (
       'A learning rate at the edge of the search may not be the best one: the'
-      ' loss of that arm is an upper bound.'
+      ' loss of that arm is an upper bound, and a length of the reference that'
+      ' has one flatters what is compared with it.'
     )
 
 
@@ -248,19 +267,19 @@ def notes(result: Result) -> Iterator[str]:
     f'Scale {result["scale"]!r}, scenario {result["scenario"]!r},'
     f' {len(seeds)} seed{"s" * (len(seeds) != 1)}:'
     f' {", ".join(map(str, seeds))}. The validation loss of the first seed'
-    f' chose the learning rate among {", ".join(f"{x:g}" for x in rates)}; the'
-    ' test split was looked at afterwards.'
+    f' chose the learning rate among {", ".join(f"{x:g}" for x in rates)}, or'
+    ' these times a factor of the arm, and others where the best was at an'
+    ' edge; the test split was looked at afterwards.'
   )
   lengths = [result['arms'][name]['steps'] for name in result['frontier']]
   if len(lengths) > 1:
     reference = results_lib.REFERENCES[result['family']]
-    known = sorted(x for x in lengths if x is not None)
     yield (
       f'Equal time and equal FLOPs: {reference} was run for'
-      f' {", ".join(f"{x:,}" for x in known)} steps, each with a full schedule'
-      ' and a learning rate of its own. What it reaches at the cost of another'
-      ' arm is read off between two of these, linear in the logarithm of the'
-      ' cost; outside of them nothing is compared.'
+      f' {", ".join(f"{x:,}" for x in sorted(lengths))} steps, each with'
+      ' a full schedule and a learning rate of its own. What it reaches at the'
+      ' cost of another arm is read off between two, linear in the logarithm of'
+      ' the cost; outside of them nothing is compared.'
     )
   yield from _notes_on_time(result)
   for name, digest in result.get('files', {}).items():
@@ -291,6 +310,10 @@ def _notes_on_time(result: Result) -> Iterator[str]:
     if timing and timing.get('noise') is not None:
       text += f' Two equal arms differ by {timing["noise"]:.1%}.'
     yield text
+    yield (
+      'FLOPs are of forward and backward passes: what a choice of units or an'
+      ' optimizer takes besides is in the seconds alone.'
+    )
   else:
     yield 'Nothing was timed: cost is counted in FLOPs.'
   if result['process_seconds'] is not None:

@@ -158,17 +158,15 @@ def check(values: dict[str, Any], file: str | os.PathLike = 'it') -> Result:
       f'{file} cannot be used: {problem}; write it again with `satjax'
       ' experiment`'
     )
-  # Of a run that stopped early, some arms are not there yet.
-  return values | {
-    'frontier': [name for name in values['frontier'] if name in values['arms']]
-  }
+  return values
 
 
 def _problems(values: dict[str, Any]) -> Iterator[str]:
   """What is wrong with a result; only the first may be asked for."""
   yield from _misfits(values, _RESULT, '')
-  if not values['arms']:
-    yield 'arms is empty'
+  for name in (values['reference'], *values['frontier']):
+    if name not in values['arms']:
+      yield f'arms.{name} is missing'
   for name, arm in values['arms'].items():
     if arm['loss'] is None and arm['failed'] is None:
       yield f'arms.{name}.loss is None, not an object'

@@ -72,7 +72,7 @@ def read(workdirs: Sequence[str | os.PathLike]) -> list[Run]:
   return [
     Run(
       name='/'.join(path.parts[-length:]),
-      columns=_columns(records),
+      columns=columns(records),
       config=_read(path / 'config.json', results.from_json),
       environment=_read(path / 'environment.json', results.from_json),
       visits=_read(path / 'visits.npz', _counts),
@@ -152,7 +152,8 @@ def _counts(path: pathlib.Path) -> dict[str, np.ndarray]:
   return visits if len(visits) > 1 and visits['selections'] > 0 else {}
 
 
-def _columns(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def columns(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+  """Of some records, one at least: see `Run.columns`."""
   names = list(dict.fromkeys(name for record in records for name in record))
   columns = {
     name: np.array([record.get(name) for record in records], np.float64)

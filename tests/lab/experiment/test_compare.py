@@ -39,6 +39,7 @@ def test_a_loss_that_takes_the_reference_twice_as_long_is_a_speedup_of_two():
 def test_a_frontier_that_rises_again_counts_by_its_lowest_point():
   bumpy = {0: (XS, np.array([3.0, 2.0, 2.4]))}
   assert compare.speedup(bumpy, 1.0, 2.0) == pytest.approx(2.0)
+  assert compare.at(bumpy, 4.0) == compare.at(bumpy, 3.0) == {0: 2.0}
 
 
 def test_arms_by_length_are_as_much_sooner_as_a_curve_says():
@@ -54,6 +55,8 @@ def test_arms_by_length_are_as_much_sooner_as_a_curve_says():
     'middle': arm('fast', 2.0, (2.0, 2.7), length=0.5),
     'first seed': arm('half', 2.0, (2.0,), length=0.5),
     'its other': arm('half', 4.0, (1.5,), length=1.0),
+    'soon': arm('sooner', 1.0, (1.9, 2.3), length=0.25),
+    'later': arm('sooner', 2.0, (1.8, 1.9), length=0.5),
     'never': arm('slow', 4.0, (2.1, 2.1), length=1.0),
     'no clock': arm('untimed', None, (1.0, 1.0), length=1.0),
     'other': arm('rates', 4.0, (1.0, 1.0), rate=1.0),
@@ -62,6 +65,8 @@ def test_arms_by_length_are_as_much_sooner_as_a_curve_says():
   assert found == {
     'fast': pytest.approx([4.0, 8 / 2**1.5]),
     'half': pytest.approx([4.0]),
+    # Of its first seed the shortest does: at least 8 times as fast.
+    'sooner': pytest.approx([8.0, 8 / 2**0.25]),
   }
 
 
@@ -70,15 +75,17 @@ def test_arms_by_length_are_as_much_sooner_as_a_curve_says():
   [
     ({0: 1.0, 1: 1.1}, {0: 1.3, 1: 1.4}, 'better'),
     ({0: 1.3, 1: 1.4}, {0: 1.0, 1: 1.1}, 'worse'),
-    # The mean difference is 0.1, the spread of either 0.1 or more.
-    ({0: 1.0, 1: 1.1}, {0: 1.1, 1: 1.2}, 'no difference'),
+    # The mean difference is no larger than the spread of the other.
+    ({0: 1.0, 1: 1.1}, {0: 1.05, 1: 1.2}, 'no difference'),
+    # The seeds do not agree.
+    ({0: 1.0, 1: 2.0}, {0: 1.05, 1: 1.1}, 'no difference'),
+    # What varies a lot, and is higher each time, is worse.
+    ({0: 1.1, 1: 3.0}, {0: 1.05, 1: 1.1}, 'worse'),
     ({0: 1.0, 1: 1.0}, {0: 1.05, 1: 1.35}, 'no difference'),
     ({0: 1.0}, {0: 2.0}, 'one seed'),
   ],
 )
-def test_less_than_the_spread_of_the_seeds_is_no_difference(
-  losses, other, verdict
-):
+def test_what_seeds_change_as_much_is_no_difference(losses, other, verdict):
   assert compare.difference(losses, other)['verdict'] == verdict
 
 
@@ -105,6 +112,13 @@ def test_differences_are_paired_by_seed():
   assert found['other'] == pytest.approx(2.1)
 
 
+def test_a_row_shows_the_losses_that_were_paired():
+  arms = {'a': arm(1.0, 1.1, 9.0), 'b': arm(2.0, 2.1)}
+  claim = spec.Claim('', '', '', (spec.Expect('a', 'below', 'b'),))
+  (row,) = compare.judge(claim, arms, 'dense')['comparisons']
+  assert (row['arm'], row['against']) == ('a 1.0500', 'b 2.0500')
+
+
 def arm(*losses, against=None, early_stop=False, failed=None, seconds=None):
   return {
     'seconds': seconds,
@@ -125,6 +139,7 @@ ARMS = {
   'near': arm(1.005, 1.0),
   'stopped': arm(3.0, 3.01, early_stop=True),
   'bad': arm(failed='diverged'),
+  'wild': arm(1.0, 3.0),
   'quick': arm(1.0, seconds=2.0),
   'slow': arm(1.0, seconds=3.0),
 }
@@ -138,7 +153,12 @@ ARMS = {
     ([('low', 'below', 'near')], 'does not hold'),
     ([('near', 'not above', 'low'), ('low', 'not above', 'near')], 'holds'),
     ([('low', 'below', 'high'), ('high', 'below', 'low')], 'holds partly'),
+    # It varies more than it is above, and that does not excuse it.
+    ([('wild', 'not above', 'low')], 'does not hold'),
+    ([('wild', 'below', 'low')], 'does not hold'),
     ([('low', 'below', 'bad')], 'not tested'),
+    ([('low', 'below', 'bad'), ('low', 'below', 'high')], 'holds partly'),
+    ([('low', 'below', 'bad'), ('high', 'below', 'low')], 'does not hold'),
     ([('bad', 'below', 'low')], 'not tested'),
     ([('low', 'below', 'absent')], 'not tested'),
     ([('low', 'below', 'time')], 'not tested'),

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from satjax import errors
 from satjax.lab.experiment import results as results_lib
 from satjax.lab.experiment import run as run_lib
 from satjax.lab.experiment import spec
@@ -129,8 +130,8 @@ def test_other_seeds_are_of_the_best_arms(experiment, tmp_path):
 class Clock:
   """A pool whose every measurement has the next noise."""
 
-  def __init__(self, *noises):
-    self.noises = list(noises)
+  def __init__(self, *noises, cores=1):
+    self.noises, self.cores = list(noises), cores
 
   def run(self, label, tasks):
     del label
@@ -138,7 +139,8 @@ class Clock:
     noise = self.noises.pop(0)
     cells = [*cells, run_lib.timing.dense_cell(dense)]
     named = {cell.key: {'median': noise} for cell in cells}
-    return [{'noise': noise, 'dense_seconds': 1.0, 'cells': named}]
+    found = {'noise': noise, 'dense_seconds': 1.0, 'cells': named}
+    return [found | {'cores': self.cores}]
 
 
 @pytest.mark.parametrize(
@@ -161,3 +163,48 @@ def test_what_is_noisy_is_measured_again(
   assert {cell['median'] for cell in found['cells'].values()} == {kept}
   # What is there is not measured again.
   assert run_lib._measure(Clock(), own, tmp_path, search) == found
+
+
+def test_step_times_of_other_cores_are_not_mixed(experiment, tmp_path):
+  search = run_lib.plan(experiment, tmp_path)
+  run_lib._measure(Clock(0.0), experiment, tmp_path, search)
+  (path,) = tmp_path.glob('timing/*.json')
+  found = json.loads(path.read_text())
+  found['cells'].popitem()
+  path.write_text(json.dumps(found))
+  with pytest.raises(errors.ConfigError, match='on 1 cores, and here .* 2'):
+    run_lib._measure(Clock(0.0, cores=2), experiment, tmp_path, search)
+
+
+def test_hours_are_of_all_starts_and_places_of_all_runs(experiment, tmp_path):
+  whole = made(experiment, tmp_path)
+  trial = next(iter(run_lib.plan(experiment, tmp_path)['dense'].values()))
+  assert whole['process_seconds'] > 0.8
+  *before, last = trial.records
+  again = {**last, 'time/step': 0.2}  # its clock began anew
+  text = ''.join(json.dumps(record) + '\n' for record in (*before, again))
+  (trial.path / 'metrics.jsonl').write_text(text)
+  for path in tmp_path.glob('runs/*/environment.json'):
+    commit = 'new' if path.parent == trial.path else 'old'
+    path.write_text(json.dumps({'packages': {}, 'commit': commit}))
+  arms = run_lib.plan(experiment, tmp_path)
+  trials = {
+    n: results_lib.Trials(x, {0: next(iter(x.values()))})
+    for n, x in arms.items()
+  }
+  found = results_lib.result(experiment, trials, None)
+  gained = found['process_seconds'] - whole['process_seconds']
+  assert gained == pytest.approx(0.2)
+  assert {*found['environment']['commit'].split(' | ')} == {'old', 'new'}
+
+
+def test_a_length_that_failed_takes_nothing_from_the_others(
+  experiment, tmp_path
+):
+  found = made(experiment, tmp_path)
+  arms = found['arms'] | {
+    experiment.frontier[0]: {**found['arms']['dense'], 'failed': 'diverged'}
+  }
+  arms['SAT']['against'] = {}
+  results_lib._compare(experiment, arms)
+  assert arms['SAT']['against']['steps']['difference']['mean'] == 0.0

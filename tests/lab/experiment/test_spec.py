@@ -187,14 +187,20 @@ def test_sources_with_shares_are_judged_one_by_one():
 
 
 def test_runs_of_a_workdir_read_the_same_files(tmp_path):
+  """Text, and the weights that they begin with."""
   text, noted = tmp_path / 'a.txt', tmp_path / 'work' / 'files.json'
+  weights = tmp_path / 'model.safetensors'
   text.write_text('one')
+  weights.write_text('one')
   given = [f"--config.data.train=(('text:{text}', 0.5), ('stdlib:docs', 0.5))"]
-  data = spec.load(str(FILES[0]), 'smoke', given).scenario.config.data
-  found = run_lib._files(data, noted)
-  assert found == run_lib._files(data, noted) and 'a.txt' in str(found)
-  text.write_text('two')
-  with pytest.raises(errors.DataError, match='other content'):
-    run_lib._files(data, noted)
-  text.write_text('one')
-  assert found == run_lib._files(data, noted)
+  config = spec.load(str(FILES[0]), 'smoke', given).scenario.config
+  config.model.init_from = str(tmp_path)
+  found = run_lib._files(config, noted)
+  assert found == run_lib._files(config, noted)
+  assert [*found[str(tmp_path)]] == [weights.name] and 'a.txt' in str(found)
+  for file in (text, weights):
+    file.write_text('two')
+    with pytest.raises(errors.DataError, match='other content'):
+      run_lib._files(config, noted)
+    file.write_text('one')
+  assert found == run_lib._files(config, noted)

@@ -150,15 +150,48 @@ def test_arms_by_length_say_when_they_are_as_good_as_the_reference():
 
 
 def test_the_page_begins_with_what_to_take_and_what_to_leave():
+  """Not to do is what is worse, and what failed; not what is fourth."""
   value = samples.sat(answers='Fine-tuning')
+  more = {
+    name: samples.arm(
+      2.0,
+      cost=0.5,
+      against={'time': samples.against(2.0, x, verdict)},
+      speedup={'time': None, 'flops': None},
+    )
+    for name, x, verdict in (
+      ('a', -0.9, 'better'),
+      ('b', -0.8, 'better'),
+      ('d', -0.01, 'no difference'),
+      ('e', 0.3, 'worse'),
+      ('f', 0.2, 'worse'),
+    )
+  }
+  value['arms'] |= more
   text = markdown.results_page([samples.growth(), value])
   heads = ('Fine-tuning', 'Sparsity-accelerated training')
   first, then = (text.index(f'\n## {head}\n') for head in heads)
   assert first < text.index('What not to do:') < then
-  # Of the others there is nothing at equal time.
-  head, *rows = tables(text)[0]
-  assert head == ['', 'rate <b>0.5</b> | x']
-  cells = dict(rows)
-  assert cells['time saved'] == cells['FLOPs saved'] == '30%'
-  assert '+0.0200' in cells['loss at equal steps']
-  assert 'better: -0.0200' in cells['loss at equal time']
+  assert first < text.index('\nFailed: rate 0.9.\n') < then
+  (head, *rows), (worst, *_) = tables(text)[:2]
+  assert head == ['', 'a', 'b', 'rate <b>0.5</b> | x'] and worst == [
+    '',
+    'f',
+    'e',
+  ]
+  cells = {name: of for name, *of in rows}
+  assert cells['time saved'] == cells['FLOPs saved'] == ['50%', '50%', '30%']
+  assert cells['seeds'] == ['3'] * 3
+  assert cells['learning rate'][2] == '0.002\nat the edge of the search'
+  assert '+0.0200' in cells['loss at equal steps'][2]
+  assert 'better: -0.0200' in cells['loss at equal time'][2]
+  # Lower than any length of dense training, for half of the time.
+  assert cells['speed-up in time'] == ['over +100.0%'] * 2 + ['+20.0%']
+
+
+def test_a_page_without_anything_worse_or_compared_says_so():
+  text = markdown.results_page([samples.sat(answers='Fine-tuning')])
+  assert 'What not to do' not in text
+  nothing = samples.sat(answers='Fine-tuning')
+  nothing['arms']['rate <b>0.5</b> | x']['against'] = {}
+  assert 'Nothing was compared.' in markdown.results_page([nothing])

@@ -56,7 +56,7 @@ def test_a_missing_key_is_named_with_the_file(path, tmp_path):
     ((*ARM, 'loss'), None, 'loss is None, not an object'),
     ((*ARM, 'runs'), 3, 'runs is 3, not a list'),
     (('claims', 0, 'verdict'), 'yes', "claims.0.verdict is 'yes'"),
-    (('arms',), {}, 'arms is empty'),
+    (('arms',), {}, 'arms.dense is missing'),
   ],
 )
 def test_a_wrong_value_is_named(path, value, message, tmp_path):
@@ -136,13 +136,11 @@ def test_keys_that_are_not_known_are_let_pass():
   assert results.check(value)['later'] == 1
 
 
-def test_a_reference_that_is_not_there_yet_is_no_error():
-  value = samples.without(samples.sat(), ('arms', 'dense, 50% of the steps'))
-  assert results.check(value)['frontier'] == ['dense']
-  value = samples.without(value, ('arms', 'dense'))
-  assert 'rate 0.25' in page.tables(
-    page.Content([], [results.check(value)], [])
-  )
+@pytest.mark.parametrize('name', ['dense', 'dense, 50% of the steps'])
+def test_a_reference_that_is_missing_is_named(name):
+  value = samples.without(samples.sat(), ('arms', name))
+  with pytest.raises(errors.DataError, match=f'arms.{name} is missing'):
+    results.check(value)
 
 
 def test_paths_are_runs_files_or_folders_of_files(tmp_path):
