@@ -1,8 +1,7 @@
 """An experiment from its file to its results: bases, timing, trials, tables."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import math
@@ -13,6 +12,7 @@ from typing import Any
 
 from satjax import errors, files
 from satjax.data import pipeline, readers
+from satjax.interop import writer
 from satjax.lab.experiment import disk, results, spec, tasks, timing, work
 from satjax.lab.experiment.trials import Trial, make_trial, total_flops
 from satjax.lab.report import markdown, plots
@@ -48,7 +48,17 @@ def run(
   need = disk.needed(every_trial(experiment, folder, search), jobs)
   disk.check(need, folder)
   with work.Pool(jobs) as pool:
-    texts = _files(experiment.scenario.config, folder / 'files.json')
+    texts, noted = _files(experiment.scenario.config), folder / 'files.json'
+
+    def check(wanted: Sequence[Trial]) -> None:
+      if not all(trial.is_done for trial in wanted):
+        _note(texts, noted)
+
+    def train(label: str, wanted: Sequence[Trial]) -> None:
+      check(wanted)
+      _train(pool, label, wanted)
+
+    check(_flat(search))
     out.mkdir(parents=True, exist_ok=True)
     print(f'{experiment.name}: {need}', file=sys.stderr)
     _make_bases(pool, search)
@@ -61,39 +71,44 @@ def run(
       ' compiling and evaluating come on top',
       file=sys.stderr,
     )
-    _train(pool, 'learning rates', _flat(search))
+    train('learning rates', _flat(search))
     for _ in range(experiment.scenario.widen):
-      _train(pool, 'more learning rates', widened(experiment, folder, search))
+      train('more learning rates', widened(experiment, folder, search))
     last = finalists(experiment, search)
     arms = {
       name: _with_seeds(experiment, folder, name, of_arm, all=name in last)
       for name, of_arm in search.items()
     }
-    _train(pool, 'seeds', [t for arm in arms.values() for t in arm.all])
+    train('seeds', [t for arm in arms.values() for t in arm.all])
+  texts |= {name: of for name, of in _read(noted).items() if name in texts}
   digests = {name: d for own in texts.values() for name, d in own.items()}
   value = results.result(experiment, arms, timed) | {'files': digests}
   write(value, out)
   return value
 
 
-def _files(config: Any, path: pathlib.Path) -> dict[str, dict[str, str]]:
-  """SHA-256 of files that runs read, by source and name; noted in `path`.
+def _files(config: Any) -> dict[str, dict[str, str]]:
+  """SHA-256 of files that runs read, by source and name.
 
-  Text, and the weights of the model that runs begin with.
-
-  Raises:
-    DataError: no file is where text should be, or another one than for runs
-      that are there already.
+  Text, and the weights of the model that runs begin with; DataError: no file is
+  where text should be.
   """
   found, data, start = {}, config.data, config.model.init_from
   for source, _ in pipeline.weighted((*data.train, *data.eval)):
     if source.partition(':')[0] in readers.READERS:
-      files_of = {file.name: file.path for file in readers.matching(source)}
-      found[source] = _digests(files_of)
+      found[source] = {
+        file.name: writer.checksum(pathlib.Path(file.path))
+        for file in readers.matching(source)
+      }
   if start:
     weights = sorted(pathlib.Path(start).glob('*.safetensors'))
-    found[start] = _digests({file.name: file for file in weights})
-  before = files.read_json(path) if path.exists() else {}
+    found[start] = {file.name: writer.checksum(file) for file in weights}
+  return found
+
+
+def _note(found: dict[str, dict[str, str]], path: pathlib.Path) -> None:
+  """Writes down what runs read; DataError: those that are there read others."""
+  before = _read(path)
   for source, digests in found.items():
     if before.get(source, digests) != digests:
       raise errors.DataError(
@@ -103,15 +118,10 @@ def _files(config: Any, path: pathlib.Path) -> dict[str, dict[str, str]]:
   if found:
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, before | found)
-  return found
 
 
-def _digests(paths: Mapping[str, pathlib.Path]) -> dict[str, str]:
-  found = {}
-  for name, path in paths.items():
-    with readers.opened(path) as file:
-      found[name] = hashlib.file_digest(file, 'sha256').hexdigest()
-  return found
+def _read(path: pathlib.Path) -> Any:
+  return files.read_json(path) if path.exists() else {}
 
 
 def write(value: dict[str, Any], folder: pathlib.Path) -> None:
@@ -196,7 +206,7 @@ def _measure(
   dense = next(iter(search[experiment.scenario.reference].values())).config
   reference = timing.dense_cell(dense).key
   path = folder / 'timing' / f'{reference}.json'
-  old = files.read_json(path) if path.exists() else None
+  old = _read(path) or None
   wanted = {
     cell.key: cell
     for trial in _flat(search)

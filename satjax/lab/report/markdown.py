@@ -92,17 +92,12 @@ def _answer(result: Result) -> Iterator[str]:
     yield table.markdown(result_tables.trade(result, ranked[:3]))
   else:
     yield 'Nothing was compared.\n'
-  worse = [n for n in ranked[3:] if _is_worse(arms[n])]
-  if worse:
+  verdicts = {name: arms[name]['against']['time']['verdict'] for name in ranked}
+  if worse := [name for name in ranked[3:] if verdicts[name] == 'worse']:
     yield 'What not to do:\n'
     yield table.markdown(result_tables.trade(result, worse[-3:]))
   if failed := [escape(n) for n, arm in arms.items() if arm['failed']]:
     yield f'Failed: {", ".join(failed)}.\n'
-
-
-def _is_worse(arm: Mapping[str, Any]) -> bool:
-  """Than the reference of as much time."""
-  return arm['against']['time']['verdict'] == 'worse'
 
 
 def claims(result: Mapping[str, Any]) -> Iterator[str]:

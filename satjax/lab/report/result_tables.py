@@ -27,7 +27,7 @@ def comparisons(claim: Mapping[str, Any]) -> Table:
 def ranked(result: Result) -> list[str]:
   """Arms that were compared at equal time, the best first.
 
-  Of one that was run at several lengths, the best of them.
+  Of one that was run at several lengths, the longest.
   """
   differences = {
     name: arm['against']['time']['difference']['mean']
@@ -35,8 +35,8 @@ def ranked(result: Result) -> list[str]:
     if arm['failed'] is None and arm['against'].get('time')
   }
   for names in results_lib.by_length(result['arms']).values():
-    known = sorted(differences.keys() & names, key=differences.get)
-    for name in known[1:]:
+    known = differences.keys() & names
+    for name in sorted(known, key=lambda n: result['arms'][n]['steps'])[:-1]:
       del differences[name]
   return sorted(differences, key=differences.get)
 

@@ -111,6 +111,13 @@ def test_a_second_run_trains_nothing(finished, mine, text):
   assert len(before) > 3
   assert {path: path.stat().st_mtime_ns for path in before} == before
   assert again['arms'] == result['arms']
+  # What they read is known, whatever is there by now.
+  path = pathlib.Path(text.partition(':')[2]).parent / 'abc.txt'
+  whole = path.read_text()
+  path.write_text(whole + whole)
+  changed = run_lib.run(spec.load(mine, 'smoke', data=text), workdir)
+  path.write_text(whole)
+  assert changed['files'] == result['files']
 
 
 def test_stopped_it_goes_on_and_ends_alike(finished, mine, text, tmp_path):

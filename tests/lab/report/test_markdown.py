@@ -66,7 +66,7 @@ def test_a_page_says_where_it_is_from():
     '3 seeds: 0, 1, 2',
     'among 0.0005, 0.001, 0.002',
     'run for 200, 400 steps',
-    'read off between two of these',
+    'read off between two, linear',
     'Two equal arms differ by 1.2%',
     '1.50 hours',
     '1 x cpu, 2 CPUs, Linux',
@@ -144,7 +144,7 @@ def test_arms_by_length_say_when_they_are_as_good_as_the_reference():
   assert '## Time to the same loss' in text
   found = dict((row[0], row[1:]) for row in tables(text)[-1][1:])
   assert found == {'muon': ['14.3', '2.80\n(2.70 to 2.90)']}
-  # The best of them stands for all.
+  # The longest of them stands for all.
   head, *_ = tables(markdown.results_page([samples.by_length()]))[0]
   assert head == ['', 'muon, 100%', 'slow, 100%']
 
