@@ -177,7 +177,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.lora = ml_collections.config_dict.create(
     rank=0,  # of the adapters that train in place of the model, which stands
     # still; 0: off
-    alpha=16.0,  # their products are scaled by alpha / rank
+    alpha=16.0,  # their products are scaled by alpha / rank; what
+    # docs/methods.md measures has rank 16, alpha 32 and all seven matrices
     targets=('query', 'value'),  # matrices that have one; also key, output,
     # gate, up and down; and embed and unembed, the tables of words, where
     # tokens are new or were never trained
