@@ -157,10 +157,13 @@ def load(
   module = config_file.execute(file, _ASKS)
   arms: dict[str, Arm] = {}
 
+  def put(arm: Arm) -> None:
+    if arm.name in arms:
+      raise ValueError(f'two arms are called {arm.name!r}')
+    arms[arm.name] = arm
+
   def add(name: str, overrides: Mapping[str, Any], **how: Any) -> None:
-    if name in arms:
-      raise ValueError(f'two arms are called {name!r}')
-    arms[name] = Arm(name, dict(overrides), **how)
+    put(Arm(name, dict(overrides), **how))
 
   with config_file.explained(file, _ASKS):
     scenario = _scenario(module.scenario(scale), scale, overrides, data)
@@ -168,7 +171,8 @@ def load(
       name = scenario.named(length)
       add(name, {}, group=scenario.reference, length=length)
     module.sweep(add, scenario)
-    arms |= {arm.name: arm for arm in scenario.baselines}
+    for arm in scenario.baselines:
+      put(arm)
     return Experiment(
       name=file.stem,
       title=module.TITLE,
