@@ -8,7 +8,7 @@ Runs      20 tokens a parameter. Muon; growth from half of the layers; short
           rows first; these in pairs and together; layers dropped at a falling
           rate; SAT with a dense forward pass; all five. Each for three lengths
           of its own schedule, between which the time to the loss is read off.
-Cost      cpu: about three hours on two cores, less where the runs of
+Cost      cpu: about an hour and a half on two cores, where the runs of
           growth_when_20_cosine are shared; not at paper.
 Command   satjax experiment experiments/growth_stack_up.py --scale=cpu \\
             --workdir=runs/experiments --jobs=2
