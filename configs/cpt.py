@@ -10,9 +10,9 @@ First the model, then the run, some minutes on two cores:
     satjax train --config=configs/cpt.py --workdir=runs/cpt \
       --config.model.init_from=models/docs --config.optimizer.peak_lr=1e-3
 
-Models of a million parameters did best at 5e-4 to 2e-3; one that knows more is
-continued at 8e-5 or less, the default. Without `init_from` the same shape
-starts from random weights. Dense: `--config.sparsity.head_rate=0
+One of a million parameters did best at 2e-3; one that knows more is continued
+at 8e-5 or less, the default. Without `init_from` the same shape starts from
+random weights. Dense: `--config.sparsity.head_rate=0
 --config.sparsity.channel_rate=0`, and so is `configs/smollm2_cpt.py`, which
 continues a real model.
 """

@@ -8,8 +8,8 @@ something before, such as that of `configs/cpt.py`. Some minutes on two cores:
     satjax train --config=configs/sft.py --workdir=runs/sft \
       --config.model.init_from=models/cpt --config.optimizer.peak_lr=1e-3
 
-Models of a million parameters did best at 5e-4 to 2e-3; the default is 8e-5,
-for those that know more.
+One of a million parameters did best at 5e-4; the default is 8e-5, for those
+that know more.
 `satjax preview --config=configs/sft.py` shows what is learned. Pairs and chats
 of your own: `configs/sft_jsonl.py`; a real model: `configs/smollm2_sft.py`.
 

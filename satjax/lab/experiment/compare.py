@@ -59,8 +59,8 @@ def _falling(frontier: Frontier) -> Frontier:
 def sooner(arms: Mapping[str, Any], reference: str) -> dict[str, list[float]]:
   """How many times as fast arms by length come to the reference's own loss.
 
-  By group, and by seed; of groups whose longest run reaches it. A seed whose
-  shortest does so counts with that: it is at least as fast.
+  By group, and by seed; of groups every seed of which reaches it between two of
+  the lengths.
   """
   found, whole = {}, arms[reference]
   for group, names in results.by_length(arms).items():
@@ -68,13 +68,9 @@ def sooner(arms: Mapping[str, Any], reference: str) -> dict[str, list[float]]:
     xs = [whole['seconds'], *(arm['seconds'] for arm in of_group)]
     if whole['failed'] or None in xs:
       continue
-    losses = [losses_of(arm) for arm in of_group]
+    times, losses = np.array(xs[1:]), [losses_of(arm) for arm in of_group]
     each = [
-      speedup(
-        {seed: (np.array(xs[1:]), np.array([x[seed] for x in losses]))},
-        xs[0],
-        min(y, losses[0][seed]),
-      )
+      speedup({seed: (times, np.array([x[seed] for x in losses]))}, xs[0], y)
       for seed, y in losses_of(whole).items()
       if all(seed in of_arm for of_arm in losses)
     ]

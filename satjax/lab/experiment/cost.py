@@ -33,8 +33,7 @@ def render(experiment: spec.Experiment, jobs: int = 1) -> str:
   hours = total / (_UTILISATION * flops.PEAK[_DEVICE]) / 3600
   text = f'{total:.3e} FLOPs in all'
   if scenario.widen:
-    text += f', without up to {scenario.widen} more learning rates for an arm'
-    text += ' whose best is at an edge'
+    text += f', and up to {scenario.widen} rates more where one is at an edge'
   bases = {trial.base.model for trial in every if trial.base}
   if bases:
     text += f', {len(bases)} bases not counted'

@@ -112,20 +112,19 @@ def _process_seconds(trial) -> float:
 
 
 def _environment(folders: Iterable[pathlib.Path]) -> dict[str, Any]:
-  """Of the first run, with what differs in others."""
+  """Of the first run; commits, Pythons, platforms and devices of all."""
   paths = [folder / 'environment.json' for folder in folders]
   each = [files.read_json(path) for path in paths if path.exists()]
-  merged = dict(each[0])
+  merged = dict(each[0]) if each else {'packages': {}}
   for key in ('commit', 'python', 'platform', 'devices'):
-    if several := dict.fromkeys(of[key] for of in each if of.get(key)):
-      merged[key] = ' | '.join(several)
+    several = dict.fromkeys(of[key] for of in each if of.get(key))
+    merged[key] = ' | '.join(several) or None
   return merged
 
 
 def _arm(arm, trials, timed) -> dict[str, Any]:
   search, by_seed = trials
-  # That of the rate that was chosen, if it is one.
-  each = [*by_seed.values(), *search.values()]
+  each = [*by_seed.values(), *search.values()]  # the rate that was chosen first
   reasons = [trial.failure for trial in each if trial.failure]
   _, rate = best(arm, search)
   some = next(iter((by_seed or search).values()))

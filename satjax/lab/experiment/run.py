@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
@@ -10,7 +11,7 @@ import pathlib
 import sys
 from typing import Any
 
-from satjax import errors, files
+from satjax import errors, files, hub
 from satjax.data import pipeline, readers
 from satjax.interop import writer
 from satjax.lab.experiment import disk, results, spec, tasks, timing, work
@@ -48,17 +49,16 @@ def run(
   need = disk.needed(every_trial(experiment, folder, search), jobs)
   disk.check(need, folder)
   with work.Pool(jobs) as pool:
-    texts, noted = _files(experiment.scenario.config), folder / 'files.json'
-
-    def check(wanted: Sequence[Trial]) -> None:
-      if not all(trial.is_done for trial in wanted):
-        _note(texts, noted)
+    config, noted = experiment.scenario.config, folder / 'files.json'
+    note = functools.cache(lambda: _note(_files(config), noted))
 
     def train(label: str, wanted: Sequence[Trial]) -> None:
-      check(wanted)
+      if not all(trial.is_done for trial in wanted):
+        note()
       _train(pool, label, wanted)
 
-    check(_flat(search))
+    if not all(trial.is_done for trial in _flat(search)):
+      note()
     out.mkdir(parents=True, exist_ok=True)
     print(f'{experiment.name}: {need}', file=sys.stderr)
     _make_bases(pool, search)
@@ -80,29 +80,35 @@ def run(
       for name, of_arm in search.items()
     }
     train('seeds', [t for arm in arms.values() for t in arm.all])
-  texts |= {name: of for name, of in _read(noted).items() if name in texts}
-  digests = {name: d for own in texts.values() for name, d in own.items()}
+  digests = {}
+  for source, own in _read(noted).items():
+    for name, digest in own.items() if source in _names(config) else ():
+      same = digests.get(name, digest) == digest
+      digests[name if same else f'{source}: {name}'] = digest
   value = results.result(experiment, arms, timed) | {'files': digests}
   write(value, out)
   return value
 
 
-def _files(config: Any) -> dict[str, dict[str, str]]:
-  """SHA-256 of files that runs read, by source and name.
+def _names(config: Any) -> list[str]:
+  """The sources that are files, and the model that runs begin with."""
+  every = pipeline.weighted((*config.data.train, *config.data.eval))
+  sources = [s for s, _ in every if s.partition(':')[0] in readers.READERS]
+  return [*sources, *filter(None, [config.model.init_from])]
 
-  Text, and the weights of the model that runs begin with; DataError: no file is
-  where text should be.
+
+def _files(config: Any) -> dict[str, dict[str, str]]:
+  """SHA-256 of files that runs read, by what `_names` has and file.
+
+  Texts, and weights; DataError: no file is where text should be.
   """
-  found, data, start = {}, config.data, config.model.init_from
-  for source, _ in pipeline.weighted((*data.train, *data.eval)):
-    if source.partition(':')[0] in readers.READERS:
-      found[source] = {
-        file.name: writer.checksum(pathlib.Path(file.path))
-        for file in readers.matching(source)
-      }
-  if start:
-    weights = sorted(pathlib.Path(start).glob('*.safetensors'))
-    found[start] = {file.name: writer.checksum(file) for file in weights}
+  found = {}
+  for name in _names(config):
+    if name == config.model.init_from:
+      paths = sorted(hub.local(name).glob('*.safetensors'))
+    else:
+      paths = [pathlib.Path(file.path) for file in readers.matching(name)]
+    found[name] = {path.name: writer.checksum(path) for path in paths}
   return found
 
 
@@ -215,6 +221,13 @@ def _measure(
   }
   if not wanted:
     return old
+  before = (old or {}).get('cores')
+  if before and before not in pool.cores:
+    raise errors.ConfigError(
+      f'{path} has step times on {before} cores, and a job here has'
+      f' {min(pool.cores)}: give --jobs as before, name another --workdir, or'
+      ' remove that file, and all are measured again'
+    )
   turns = timing.TURNS.get(experiment.scale, timing.USUAL)
   path.parent.mkdir(parents=True, exist_ok=True)
   for cells in timing.groups(dense, list(wanted.values())):
@@ -226,13 +239,6 @@ def _measure(
       (dense, cells, *turns),
     )
     found = pool.run('timing', [task])
-    cores = found[0].get('cores')
-    before = (old or {}).get('cores', cores)
-    if before != cores:
-      raise errors.ConfigError(
-        f'{path} has step times on {before} cores, and here they are on'
-        f' {cores}: give --jobs as before, or name another --workdir'
-      )
     for _ in range(timing.AGAIN if turns[0] > 2 else 0):
       if found[-1]['noise'] > timing.QUIET:  # others were at work
         found += pool.run('timing, again', [task])

@@ -93,7 +93,7 @@ class Trial:
   def forgotten(self) -> dict[str, float | None]:
     """The last test loss on every source but the first, by source.
 
-    All of a source that nothing is trained on may be its evaluation split.
+    A source that nothing is trained on may have only an evaluation split.
     """
     last = dict(pair for record in self.records for pair in record.items())
     return {

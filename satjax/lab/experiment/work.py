@@ -42,6 +42,7 @@ class Pool:
     shares = context.SimpleQueue()
     for number in range(jobs):
       shares.put(found[number::jobs] if jobs > 1 else [])
+    self.cores = {len(found[number::jobs]) for number in range(jobs)}  # of one
     self._pool = futures.ProcessPoolExecutor(
       jobs,
       mp_context=context,

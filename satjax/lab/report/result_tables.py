@@ -84,8 +84,8 @@ def sooner(result: Result) -> Table:
   name = results_lib.REFERENCES[result['family']]
   note = (
     f'Until an arm ends with the loss of {name}, which takes {whole or 0:,.1f}'
-    ' seconds; read off seed by seed between two of its lengths, and where the'
-    ' shortest reaches it, that. An arm that is not here does not reach it.'
+    ' seconds. An arm is here if every seed comes to that loss between two of'
+    ' its lengths, where the time is read off.'
   )
   columns = ('arm', 'seconds', 'times as fast')
   return Table('time to the same loss', columns, rows, note)
@@ -187,16 +187,14 @@ def _speedup(
   """In percent, as the papers have it; or a bound; or that there is none."""
   ratio, bound = arm['speedup'].get(equal), ''
   if ratio is None:
-    lengths = [result['arms'][name] for name in result['frontier']]
-    known = [
-      (x['loss']['mean'], x[cost]) for x in lengths if x['loss'] and x[cost]
-    ]
-    if not arm['against'] or arm[cost] is None or not known:
+    if not arm['against'] or arm[cost] is None:
       return ''
-    loss, longest = min(known)
-    if arm['loss']['mean'] >= loss:
+    against = arm['against'].get(equal) or {}
+    lengths = (result['arms'][name] for name in result['frontier'])
+    ratio = max((x[cost] or 0 for x in lengths), default=0) / arm[cost]
+    if against.get('verdict') != 'better' or ratio <= 1:
       return 'not reached'
-    ratio, bound = longest / arm[cost], 'over '
+    bound = 'over '
   return f'{bound}{ratio - 1:+.1%}'
 
 
@@ -246,11 +244,11 @@ def _reading(result: Result) -> Iterator[str]:
     )
   if any(arm['early_stop'] for arm in arms_list):
     yield '"best step": the step whose validation loss is lowest, not the last.'
-  if any(any(arm['speedup'].values()) for arm in arms_list):
+  if any(arm['against'] for arm in arms_list):
     yield (
       f'Speed-up: how much longer {reference} takes to the same loss; +20% is'
-      ' 1.2 times as long. "Not reached": no length of the reference ends so'
-      ' high; "over": none so low, and the bound is its best one.'
+      ' 1.2 times as long. "Over": every length of it ends higher, the longest'
+      ' is the bound. "Not reached": none says.'
     )
   if any(arm['at_edge'] for arm in arms_list):
     yield (
@@ -263,13 +261,15 @@ def _reading(result: Result) -> Iterator[str]:
 def notes(result: Result) -> Iterator[str]:
   """What it takes to judge the tables, a sentence or a few at a time."""
   seeds, rates = result['seeds'], result['learning_rates']
+  tried = {x for arm in result['arms'].values() for x in arm['search']}
+  others = tried - {f'{x:g}' for x in rates}
   yield (
     f'Scale {result["scale"]!r}, scenario {result["scenario"]!r},'
     f' {len(seeds)} seed{"s" * (len(seeds) != 1)}:'
     f' {", ".join(map(str, seeds))}. The validation loss of the first seed'
-    f' chose the learning rate among {", ".join(f"{x:g}" for x in rates)}, or'
-    ' these times a factor of the arm, and others where the best was at an'
-    ' edge; the test split was looked at afterwards.'
+    f' chose the learning rate among {", ".join(f"{x:g}" for x in rates)}'
+    f'{", of some arms others" if others else ""}; the test split was looked at'
+    ' afterwards.'
   )
   lengths = [result['arms'][name]['steps'] for name in result['frontier']]
   if len(lengths) > 1:

@@ -55,6 +55,7 @@ def test_arms_by_length_are_as_much_sooner_as_a_curve_says():
     'middle': arm('fast', 2.0, (2.0, 2.7), length=0.5),
     'first seed': arm('half', 2.0, (2.0,), length=0.5),
     'its other': arm('half', 4.0, (1.5,), length=1.0),
+    # Of its first seed the shortest does, and how much sooner is not known.
     'soon': arm('sooner', 1.0, (1.9, 2.3), length=0.25),
     'later': arm('sooner', 2.0, (1.8, 1.9), length=0.5),
     'never': arm('slow', 4.0, (2.1, 2.1), length=1.0),
@@ -65,8 +66,6 @@ def test_arms_by_length_are_as_much_sooner_as_a_curve_says():
   assert found == {
     'fast': pytest.approx([4.0, 8 / 2**1.5]),
     'half': pytest.approx([4.0]),
-    # Of its first seed the shortest does: at least 8 times as fast.
-    'sooner': pytest.approx([8.0, 8 / 2**0.25]),
   }
 
 

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from satjax import errors
 from satjax.lab.experiment import run as run_lib
 from satjax.lab.experiment import spec
 from satjax.train import checkpoint
@@ -118,6 +119,19 @@ def test_a_second_run_trains_nothing(finished, mine, text):
   changed = run_lib.run(spec.load(mine, 'smoke', data=text), workdir)
   path.write_text(whole)
   assert changed['files'] == result['files']
+
+
+def test_what_is_missing_is_not_trained_on_other_text(finished, mine, text):
+  """Nothing begins: not the bases, nor the step times."""
+  workdir, _ = finished
+  path = pathlib.Path(text.partition(':')[2]).parent / 'abc.txt'
+  whole, before = path.read_text(), {*workdir.rglob('*')}
+  path.write_text(whole + whole)
+  new = spec.load(mine, 'smoke', ['--config.optimizer.b2=0.9'], data=text)
+  with pytest.raises(errors.DataError, match='other content'):
+    run_lib.run(new, workdir)
+  path.write_text(whole)
+  assert {*workdir.rglob('*')} == before
 
 
 def test_stopped_it_goes_on_and_ends_alike(finished, mine, text, tmp_path):
