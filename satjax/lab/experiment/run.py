@@ -51,14 +51,8 @@ def run(
   with work.Pool(jobs) as pool:
     config, noted = experiment.scenario.config, folder / 'files.json'
     note = functools.cache(lambda: _note(_files(config), noted))
-
-    def train(label: str, wanted: Sequence[Trial]) -> None:
-      if not all(trial.is_done for trial in wanted):
-        note()
-      _train(pool, label, wanted)
-
     if not all(trial.is_done for trial in _flat(search)):
-      note()
+      note()  # before a base is trained, or steps are timed
     out.mkdir(parents=True, exist_ok=True)
     print(f'{experiment.name}: {need}', file=sys.stderr)
     _make_bases(pool, search)
@@ -71,21 +65,18 @@ def run(
       ' compiling and evaluating come on top',
       file=sys.stderr,
     )
-    train('learning rates', _flat(search))
+    _train(pool, 'learning rates', _flat(search), note)
     for _ in range(experiment.scenario.widen):
-      train('more learning rates', widened(experiment, folder, search))
+      more = widened(experiment, folder, search)
+      _train(pool, 'more learning rates', more, note)
     last = finalists(experiment, search)
     arms = {
       name: _with_seeds(experiment, folder, name, of_arm, all=name in last)
       for name, of_arm in search.items()
     }
-    train('seeds', [t for arm in arms.values() for t in arm.all])
-  digests = {}
-  for source, own in _read(noted).items():
-    for name, digest in own.items() if source in _names(config) else ():
-      same = digests.get(name, digest) == digest
-      digests[name if same else f'{source}: {name}'] = digest
-  value = results.result(experiment, arms, timed) | {'files': digests}
+    _train(pool, 'seeds', [t for arm in arms.values() for t in arm.all], note)
+  value = results.result(experiment, arms, timed)
+  value['files'] = _digests(config, _read(noted))
   write(value, out)
   return value
 
@@ -98,10 +89,7 @@ def _names(config: Any) -> list[str]:
 
 
 def _files(config: Any) -> dict[str, dict[str, str]]:
-  """SHA-256 of files that runs read, by what `_names` has and file.
-
-  Texts, and weights; DataError: no file is where text should be.
-  """
+  """SHA-256 of each file by `_names`; DataError: a source has none."""
   found = {}
   for name in _names(config):
     if name == config.model.init_from:
@@ -124,6 +112,16 @@ def _note(found: dict[str, dict[str, str]], path: pathlib.Path) -> None:
   if found:
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, before | found)
+
+
+def _digests(config: Any, noted: dict[str, dict[str, str]]) -> dict[str, str]:
+  """Of the files that runs read, by name; by source too, where two have one."""
+  found = {}
+  for source in sorted({*_names(config)} & noted.keys()):
+    for name, digest in noted[source].items():
+      same = found.get(name, digest) == digest
+      found[name if same else f'{source}: {name}'] = digest
+  return found
 
 
 def _read(path: pathlib.Path) -> Any:
@@ -190,13 +188,16 @@ def _task(what: Any, function: Callable[..., None]) -> work.Task:
   return work.Task(what.path.name, cost, log, function, (what,))
 
 
-def _train(pool: work.Pool, label: str, wanted: Sequence[Trial]) -> None:
+def _train(pool, label: str, wanted: Sequence[Trial], note=None) -> None:
+  """What is not done; `note` is called first, if that is anything."""
   trials = {}
   for trial in wanted:
     if trial.is_done:  # perhaps of an experiment that was killed, or is old
       disk.give_back(trial.path)
     else:
       trials[trial.path] = trial
+  if trials and note:
+    note()
   # The longest first: no worker waits long for the last one.
   ordered = sorted(trials.values(), key=lambda trial: -trial.flops)
   pool.run(label, [_task(trial, tasks.train) for trial in ordered])

@@ -181,9 +181,7 @@ def _rate(arm: Mapping[str, Any]) -> str:
   return _number(arm['learning_rate'], '{:g}') + edge
 
 
-def _speedup(
-  result: Result, arm: Mapping[str, Any], equal: str, cost: str
-) -> str:
+def _speedup(result: Result, arm, equal: str, cost: str) -> str:
   """In percent, as the papers have it; or a bound; or that there is none."""
   ratio, bound = arm['speedup'].get(equal), ''
   if ratio is None:
