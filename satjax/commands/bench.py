@@ -56,8 +56,8 @@ OPTIONS = shared.required(
     ),
     '--profile': shared.value(
       'DIR',
-      'instead: trace a few steps and refreshes, and write to'
-      ' DIR/profile.md where their time goes',
+      'instead: trace a few steps and refreshes, for ui.perfetto.dev, or'
+      ' for TensorBoard with XProf',
     ),
   }
   | shared.OUT,
@@ -76,14 +76,14 @@ def run(options: Any) -> None:
   if options.profile:
     from satjax.lab.bench import profiler
 
-    result = profiler.profile(
+    found = profiler.profile(
       config,
       options.profile,
       rate=(options.layers or options.rates or (0.5,))[0],
       forward=(options.forwards or ('skip',))[0],
       unit='layers' if options.layers else 'neurons',
     )
-    print(profiler.render(result))
+    print('\n'.join(f'wrote {path}' for path in found))
   elif options.ladder:
     from satjax.lab.bench import ladder
 

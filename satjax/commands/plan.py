@@ -34,7 +34,13 @@ OPTIONS = (
 
 def run(options: Any) -> None:
   sizes = (options.params, options.tokens, options.factor)
+  others = (options.out, options.topology, options.allocation)
   if options.config is None and not options.overrides:
+    if any(others):
+      raise errors.ConfigError(
+        '--out, --topology and --allocation are of a plan of a configuration;'
+        ' name it with --config=FILE'
+      )
     from satjax.lab.plan import growth as plan_growth
 
     print(plan_growth.render(plan_growth.plan(*sizes)))

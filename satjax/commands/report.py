@@ -47,6 +47,11 @@ def run(options: Any) -> None:
     out = pathlib.Path(options.out)
     if out.is_dir() or options.out.endswith('/'):
       out = out / 'report.html'
+    elif out.suffix not in ('.html', '.htm'):
+      raise errors.ConfigError(
+        f'--out={options.out}: a report is HTML; name a file that ends so, such'
+        ' as report.html, or a folder'
+      )
     page.report(content, out)
     written.append(out)
   if options.plots:

@@ -1,8 +1,10 @@
 """Batches: shuffled, mixed and checked, each a pure function of its number."""
 
 from collections.abc import Iterator, Sequence
+import glob
 import hashlib
 import json
+import os
 from typing import Any
 
 from absl import logging
@@ -10,7 +12,7 @@ import numpy as np
 
 from satjax import errors
 from satjax.config.data import DataConfig
-from satjax.data import prepared, sources
+from satjax.data import prepared, readers, sources, tfds
 from satjax.data import rows as rows_lib
 from satjax.data import table as tables
 from satjax.data.encode import Encoder
@@ -217,6 +219,22 @@ def eval_batches(
 def weighted(mixture: Sequence[Any]) -> list[tuple[str, float]]:
   """Returns (source, weight) pairs; a source alone has weight 1."""
   return [(s, 1.0) if isinstance(s, str) else tuple(s) for s in mixture]
+
+
+def files(source: str) -> list[str]:
+  """Paths of the files whose content is that of a source, in order.
+
+  None of what comes with Python; of a prepared table that which has the digests
+  of all others. DataError: the source has none.
+  """
+  kind, _, name = source.partition(':')
+  if kind in readers.READERS:
+    return [file.path for file in readers.matching(source)]
+  if kind == 'tokens':
+    return [os.path.join(os.path.expanduser(name), prepared.NAME)]
+  if kind == 'tfds':
+    return sorted(glob.glob(os.path.join(tfds.folder(name), '*')))
+  return []
 
 
 def is_trained_on(data_config: DataConfig, source: str) -> bool:

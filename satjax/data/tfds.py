@@ -44,6 +44,11 @@ def source(name: str, columns: Sequence[str]) -> Source:
   return Source(f'{full_name} {count} {average}', average * count, read)
 
 
+def folder(name: str) -> str:
+  """Where the files of a prepared dataset lie; raises as `source`."""
+  return str(_builder(name.partition('?')[0]).data_dir)
+
+
 def _documents(
   name: str, begin: int, end: int, columns: Sequence[str], counts: Counter[str]
 ) -> Iterator[Document]:

@@ -126,14 +126,23 @@ def usual_spread(arms: Mapping[str, Any]) -> float | None:
 
 
 def judge(
-  claim: spec.Claim, arms: Mapping[str, Any], reference: str
+  claim: spec.Claim,
+  arms: Mapping[str, Any],
+  reference: str,
+  noise: float = 0.0,
 ) -> dict[str, Any]:
   """A claim with what was found; `arms` and `reference`: of a result.
 
-  What could not be tested keeps it from holding in whole.
+  `noise` is that of its timing. What could not be tested keeps a claim from
+  holding in whole.
   """
-  usual = usual_spread(arms)
-  found = [_expectation(x, arms, reference, usual) for x in claim.expects]
+  by_seed = usual_spread(arms)
+  found = [
+    _is_faster(x, arms, noise)
+    if x.relation == 'faster'
+    else _ends_below(x, arms, reference, by_seed)
+    for x in claim.expects
+  ]
   true = [is_true for is_true, _ in found]
   if all(each is None for each in true):
     verdict = 'not tested'
@@ -150,18 +159,16 @@ def judge(
   }
 
 
-def _expectation(
+def _ends_below(
   expect, arms, reference, usual
 ) -> tuple[bool | None, dict[str, str]]:
   """Whether it came true (None: not tested), and the figures."""
-  arm, other = arms.get(expect.arm), expect.other
+  other = expect.other
   if other in results.EQUAL:
     other = f'{reference} at {results.EQUAL[other]}'
-  said = {'arm': expect.arm, 'against': other, 'change': '', 'verdict': ''}
-  if arm is None or arm['failed']:
-    return None, said | {'verdict': 'not run' if arm is None else 'failed'}
-  if expect.relation == 'faster':
-    return _is_faster(expect, arm, arms.get(other), said)
+  arm, said = _named(expect, arms, other)
+  if arm is None:
+    return None, said
   if expect.other in results.EQUAL:
     found = arm['against'].get(expect.other)
   else:
@@ -183,10 +190,28 @@ def _expectation(
   return verdict in wanted[expect.relation], said
 
 
-def _is_faster(expect, arm, other, said) -> tuple[bool | None, dict[str, str]]:
-  """Seconds of whole runs, of as many steps."""
+def _is_faster(expect, arms, noise) -> tuple[bool | None, dict[str, str]]:
+  """Seconds of whole runs; what two equal arms differ by is no difference."""
+  arm, said = _named(expect, arms, expect.other)
+  if arm is None:
+    return None, said
+  other = arms.get(expect.other)
   if not (arm['seconds'] and other and other['seconds']):
     return None, said | {'verdict': 'not timed'}
   ratio = other['seconds'] / arm['seconds']
   change = f'{ratio:.2f} times as fast, {expect.by:.2f} claimed'
+  if abs(ratio - 1) <= noise:
+    found = f'no difference: two equal arms differ by {noise:.1%}'
+    return False, said | {'change': change, 'verdict': found}
   return ratio >= expect.by, said | {'change': change}
+
+
+def _named(expect, arms, other: str) -> tuple[Any, dict[str, str]]:
+  """The arm if it has a result, and the row of a table so far."""
+  arm = arms.get(expect.arm)
+  said = {'arm': expect.arm, 'against': other, 'change': '', 'verdict': ''}
+  if arm is None:
+    said['verdict'] = 'not run'
+  elif arm['failed']:
+    arm, said['verdict'] = None, 'failed'
+  return arm, said

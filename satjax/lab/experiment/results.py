@@ -81,7 +81,9 @@ def result(
     'paper': experiment.paper,
     'notes': list(experiment.notes(arms)),
     'claims': [
-      compare.judge(claim, arms, scenario.reference)
+      compare.judge(
+        claim, arms, scenario.reference, (timed or {}).get('noise', 0)
+      )
       for claim in experiment.claims
     ],
   }

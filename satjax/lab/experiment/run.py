@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from satjax import errors, files, hub
-from satjax.data import pipeline, readers
+from satjax.data import pipeline
 from satjax.interop import writer
 from satjax.lab.experiment import disk, results, spec, tasks, timing, work
 from satjax.lab.experiment.trials import Trial, make_trial, total_flops
@@ -82,10 +82,9 @@ def run(
 
 
 def _names(config: Any) -> list[str]:
-  """The sources that are files, and the model that runs begin with."""
+  """The sources of runs, and the model that they begin with."""
   every = pipeline.weighted((*config.data.train, *config.data.eval))
-  sources = [s for s, _ in every if s.partition(':')[0] in readers.READERS]
-  return [*sources, *filter(None, [config.model.init_from])]
+  return [*(name for name, _ in every), *filter(None, [config.model.init_from])]
 
 
 def _files(config: Any) -> dict[str, dict[str, str]]:
@@ -95,22 +94,28 @@ def _files(config: Any) -> dict[str, dict[str, str]]:
     if name == config.model.init_from:
       paths = sorted(hub.local(name).glob('*.safetensors'))
     else:
-      paths = [pathlib.Path(file.path) for file in readers.matching(name)]
-    found[name] = {path.name: writer.checksum(path) for path in paths}
+      paths = [pathlib.Path(path) for path in pipeline.files(name)]
+    if paths:
+      found[name] = {path.name: writer.checksum(path) for path in paths}
   return found
 
 
 def _note(found: dict[str, dict[str, str]], path: pathlib.Path) -> None:
-  """Writes down what runs read; DataError: those that are there read others."""
-  before = _read(path)
+  """Writes down what runs read; DataError: those that are there read others.
+
+  Of a workdir where nothing has trained yet, nothing did.
+  """
+  before, folder = _read(path), path.parent
+  if not any(folder.glob('*/*/metrics.jsonl')):
+    before = {}
   for source, digests in found.items():
     if before.get(source, digests) != digests:
       raise errors.DataError(
         f'{source!r} has other files, or other content, than runs in'
-        f' {path.parent} read; name another --workdir'
+        f' {folder} read; name another --workdir'
       )
   if found:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     files.write_json(path, before | found)
 
 

@@ -19,18 +19,17 @@ from typing import Any, Literal, NamedTuple
 
 import ml_collections
 
-from satjax import errors
+from satjax import console, errors
 from satjax.config import file as config_file
 from satjax.data import sources
 from satjax.interop import settings
+from satjax.lab.experiment import checks
 
 SCALES = ('smoke', 'cpu', 'llm', 'gpu', 'paper')
 _ASKS = (
   'an experiment has TITLE, CLAIMS, PAPER, scenario(scale) and sweep(add,'
   ' scenario)'
 )
-# What every run has its own of; the file says which.
-_OWN = ('optimizer.peak_lr', 'train.seed', 'data.seed')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +157,7 @@ def load(
   arms: dict[str, Arm] = {}
 
   def put(arm: Arm) -> None:
+    checks.of_arm(arm, scenario)
     if arm.name in arms:
       raise ValueError(f'two arms are called {arm.name!r}')
     arms[arm.name] = arm
@@ -173,7 +173,7 @@ def load(
     module.sweep(add, scenario)
     for arm in scenario.baselines:
       put(arm)
-    return Experiment(
+    experiment = Experiment(
       name=file.stem,
       title=module.TITLE,
       doc=module.__doc__ or '',
@@ -185,23 +185,39 @@ def load(
       notes=getattr(module, 'notes', lambda arms: ()),
       answers=getattr(module, 'ANSWERS', ''),
     )
+    checks.of_texts(experiment)
+    _say_whose_own(experiment.arms.values(), overrides)
+    return experiment
+
+
+def _say_whose_own(arms: Iterable[Arm], overrides: Sequence[str]) -> None:
+  """A setting that was asked for does not reach arms with one of their own."""
+  for argument in overrides:
+    key = argument.partition('=')[0].removeprefix('--config.')
+    if own := [arm.name for arm in arms if key in arm.overrides]:
+      console.say(f'{argument} is not for {", ".join(own)}: they set it')
 
 
 def _scenario(
   scenario: Scenario, scale: str, overrides: Sequence[str], data: str
 ) -> Scenario:
   """With the text, the settings and the model that somebody asked for."""
+  checks.of_scenario(scenario)
   if data:
     if not data.startswith('tokens:'):
       sources.find(data)
     values = scenario.config.data
     values.train, values.eval = (data,), (data, *values.eval[1:])
+  of_model = []
   for argument in overrides:
-    if argument.partition('=')[0].removeprefix('--config.') in _OWN:
+    key = argument.partition('=')[0].removeprefix('--config.')
+    if key in checks.OWN:
       raise errors.ConfigError(
         f'{argument}: an experiment has learning rates and seeds of its own;'
-        ' change those of its scenario'
+        f' change {checks.OWN[key]}'
       )
+    if key.startswith('model.') or key == 'data.tokenizer':
+      of_model.append(argument)
   config = config_file.override(scenario.config, overrides)
   if not config.data.eval:
     raise errors.ConfigError(
@@ -219,4 +235,9 @@ def _scenario(
     resolved = settings.resolve(config.to_dict())
     config.model.update(dataclasses.asdict(resolved.model))
     config.data.tokenizer = resolved.data.tokenizer
-  return dataclasses.replace(scenario, config=config)
+  base = scenario.base  # of the same shape
+  if base is not None:
+    base = config_file.override(base, of_model)
+  scenario = dataclasses.replace(scenario, config=config, base=base)
+  checks.of_reference(scenario)
+  return scenario

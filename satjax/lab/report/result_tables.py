@@ -107,8 +107,10 @@ def arms(result: Result, brief: bool = False) -> Table:
     for name, arm in result['arms'].items()
     if arm['failed'] is None
   }
-  every = next(iter(cells.values()), {})
-  columns = [c for c in every if any(own[c] for own in cells.values())]
+  every = next(iter(cells.values()), {'loss': ''})
+  columns = [
+    c for c in every if not cells or any(own[c] for own in cells.values())
+  ]
   rows, last = [], ''
   for group, name in _order(result):
     if group not in ('', last):
@@ -159,13 +161,15 @@ def _cells(result: Result, name: str, brief: bool) -> dict[str, str]:
     'seconds': number(arm['seconds'], '{:,.1f}'),
     'omission rate': number(arm['omission_rate'] or None, '{:.1%}'),
     'parameters': number(arm['parameters'], '{:,.0f}'),
-    'GB of memory': _giga(arm.get('bytes')),
-    'GB of state': _giga(arm.get('state_bytes')),
+    'MB of memory': _mega(arm.get('bytes')),
+    'MB of state': _mega(arm.get('state_bytes')),
   }
 
 
-def _giga(size: float | None) -> str:
-  return _number(size and size / 1e9, '{:.2f}')
+def _mega(size: float | None) -> str:
+  return _number(
+    size and size / 1e6, '{:,.1f}' if (size or 0) < 1e8 else '{:,.0f}'
+  )
 
 
 def _difference(against: Mapping[str, Any] | None, brief: bool) -> str:
@@ -185,12 +189,12 @@ def _speedup(result: Result, arm, equal: str, cost: str) -> str:
   """In percent, as the papers have it; or a bound; or that there is none."""
   ratio, bound = arm['speedup'].get(equal), ''
   if ratio is None:
-    if not arm['against'] or arm[cost] is None:
+    against = arm['against'].get(equal)
+    if against is None:
       return ''
-    against = arm['against'].get(equal) or {}
     lengths = (result['arms'][name] for name in result['frontier'])
     ratio = max((x[cost] or 0 for x in lengths), default=0) / arm[cost]
-    if against.get('verdict') != 'better' or ratio <= 1:
+    if against['verdict'] != 'better' or ratio <= 1:
       return 'not reached'
     bound = 'over '
   return f'{bound}{ratio - 1:+.1%}'

@@ -12,7 +12,7 @@ from typing import Any
 import zipfile
 
 from satjax import errors
-from satjax.config import schema
+from satjax.config import forms
 
 Result = Mapping[str, Any]
 
@@ -24,9 +24,7 @@ REFERENCES = {'sat': 'dense training', 'growth': 'training from scratch'}
 # What is raised by reading a file whose content is broken.
 _BROKEN = (ValueError, TypeError, EOFError, RecursionError, zipfile.BadZipFile)
 
-# Forms: a type; words, one of which it is; (form, None) of what may be null;
-# [form] of a list; {str: form} of an object with any keys; forms by key, where
-# ? marks one that may be absent.
+# Of `forms`.
 _NUMBER = (float, None)
 _SPREAD = dict.fromkeys(('mean', 'low', 'high'), float)
 _AGAINST = {
@@ -109,7 +107,8 @@ def find(path: str | os.PathLike) -> list[pathlib.Path]:
     return [path]
   if any((path / n).exists() for n in ('metrics.jsonl', 'config.json')):
     return []
-  return sorted(path.glob('*.json'))
+  found = sorted(path.glob('*.json'))
+  return found or sorted(path.glob('results/*/*.json'))  # of a workdir
 
 
 def parsed(
@@ -163,49 +162,13 @@ def check(values: dict[str, Any], file: str | os.PathLike = 'it') -> Result:
 
 def _problems(values: dict[str, Any]) -> Iterator[str]:
   """What is wrong with a result; only the first may be asked for."""
-  yield from _misfits(values, _RESULT, '')
+  yield from forms.misfits(values, _RESULT, '')
   for name in (values['reference'], *values['frontier']):
     if name not in values['arms']:
       yield f'arms.{name} is missing'
   for name, arm in values['arms'].items():
     if arm['loss'] is None and arm['failed'] is None:
       yield f'arms.{name}.loss is None, not an object'
-
-
-def _misfits(value: Any, form: Any, where: str) -> Iterator[str]:
-  """Where a value does not have the form; only the first may be asked for."""
-  if isinstance(form, tuple) and form[-1] is None:
-    if value is None:
-      return
-    form = form[0]
-  if isinstance(form, tuple):
-    fine, wanted = value in form, ' | '.join(map(repr, form))
-  else:
-    wanted, is_kind = _KINDS[form if isinstance(form, type) else type(form)]
-    fine = is_kind(value)
-  if not fine:
-    yield f'{where} is {errors.brief(value)}, not {wanted}'
-  if isinstance(form, list):
-    for number, inner in enumerate(value):
-      yield from _misfits(inner, form[0], f'{where}.{number}')
-  elif isinstance(form, dict):
-    for key, inside in form.items():
-      for name in value if key is str else [key.removesuffix('?')]:
-        path = f'{where}.{name}' if where else name
-        if name in value:
-          yield from _misfits(value[name], inside, path)
-        elif not key.endswith('?'):
-          yield f'{path} is missing'
-
-
-_KINDS = {
-  str: ('a text', lambda value: isinstance(value, str)),
-  float: ('a number', schema.is_number),
-  int: ('a whole number', schema.is_whole),
-  bool: ('true or false', lambda value: isinstance(value, bool)),
-  list: ('a list', lambda value: isinstance(value, list)),
-  dict: ('an object', lambda value: isinstance(value, dict)),
-}
 
 
 def by_length(arms: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -57,5 +57,8 @@ def section(table: Table) -> str:
 
 def escape(words: str) -> str:
   """Text that Markdown takes as it stands, on one line."""
-  line = re.sub(r'([\\|*_`\[\]])', r'\\\1', ' '.join(words.split()))
+  line = re.sub(r'([\\|*_`~\[\]])', r'\\\1', ' '.join(words.split()))
+  line = re.sub(
+    r'^(\d*)([-+#=.)])(?=[-#=]*( |$))', r'\1\\\2', line
+  )  # no list, no heading
   return html.escape(line, quote=False)

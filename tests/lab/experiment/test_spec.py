@@ -198,6 +198,9 @@ def test_runs_of_a_workdir_read_the_same_files(tmp_path):
   found = run_lib._files(config)
   assert [*found[str(tmp_path)]] == [weights.name] and 'a.txt' in str(found)
   run_lib._note(found, noted)
+  trained = noted.parent / 'runs' / 'one'
+  trained.mkdir(parents=True)
+  (trained / 'metrics.jsonl').touch()
   for file in (text, weights):
     file.write_text('two')
     with pytest.raises(errors.DataError, match='other content'):
