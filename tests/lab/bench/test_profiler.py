@@ -19,7 +19,7 @@ def test_each_part_has_a_trace_with_its_operations(tmp_path):
   names = [path.relative_to(tmp_path).parts[0] for path in found]
   assert names == ['dense_step', 'skip_0.5_step', 'skip_0.5_refresh']
   for path in found:
-    events = json.loads(gzip.open(path).read())['traceEvents']
+    events = json.loads(gzip.decompress(path.read_bytes()))['traceEvents']
     names = {event.get('name', '') for event in events}
     assert any('fusion' in name or 'dot' in name for name in names), names
     assert list(path.parent.glob('*.xplane.pb'))
