@@ -53,8 +53,12 @@ def add_headline(add, scenario: spec.Scenario) -> None:
 
 
 def _add_paper_sizes(add, scenario: spec.Scenario) -> None:
-  """At scale paper: Llama-2-7B and 13B, dense and with SAT."""
-  if not scenario.name.endswith('-paper'):
+  """At scale paper: Llama-2-7B and 13B, dense and with SAT.
+
+  For `--plan`: where weights are named, all arms begin with those.
+  """
+  weights = scenario.config.model.init_from
+  if weights or not scenario.name.endswith('-paper'):
     return
   for size, module in (('7B', llama2_7b_cpt), ('13B', llama2_13b_cpt)):
     model = module.get_config().model

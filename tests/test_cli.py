@@ -426,6 +426,8 @@ def test_growth_is_planned_without_a_configuration(capsys, recwarn):
     ('--params=7e9', '--tokens=2e12', '--config=configs/tiny.py'),
     ('--params=7e9', '--tokens=2e12', '--config.train.num_steps=3'),
     ('--factor=4', '--config=configs/tiny.py'),
+    ('--params=7e9', '--tokens=2e12', '--topology=v5e:4x4'),
+    ('--params=7e9', '--tokens=2e12', '--out=x.json'),
   ],
 )
 def test_a_plan_without_enough_or_with_too_much_exits_with_78(

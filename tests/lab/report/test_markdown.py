@@ -195,3 +195,37 @@ def test_a_page_without_anything_worse_or_compared_says_so():
   nothing = samples.sat(answers='Fine-tuning')
   nothing['arms']['rate <b>0.5</b> | x']['against'] = {}
   assert 'Nothing was compared.' in markdown.results_page([nothing])
+
+
+@pytest.mark.parametrize(
+  'words', ['~~~ x', '- x', '+ x', '1. x', '2) x', '# x', '## x', '---', '===']
+)
+def test_words_begin_no_block_of_markdown(words):
+  tokens = markdown_it.MarkdownIt('commonmark').parse(
+    f'before\n\n{table.escape(words)}\n\nafter\n'
+  )
+  kinds = [token.type for token in tokens]
+  assert kinds == ['paragraph_open', 'inline', 'paragraph_close'] * 3
+  (text,) = [
+    ''.join(child.content for child in token.children) for token in tokens[4:5]
+  ]
+  assert text == words
+
+
+@pytest.mark.parametrize('words', ['+1.5% (-0.2 to +3)', '0.5', '1.5 times'])
+def test_figures_stay_as_they_are(words):
+  assert table.escape(words) == words
+
+
+def test_where_all_arms_failed_the_page_says_why():
+  value = samples.sat()
+  for arm in value['arms'].values():
+    arm |= {'failed': 'too warm', 'loss': None, 'runs': [], 'against': {}}
+  assert markdown.markdown(value).count('too warm') == len(value['arms'])
+
+
+def test_what_was_not_compared_is_not_called_out_of_reach():
+  value = samples.sat()
+  for arm in value['arms'].values():
+    arm |= {'against': {}, 'speedup': {}}
+  assert '| not reached' not in markdown.markdown(value)

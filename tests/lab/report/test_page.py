@@ -1,6 +1,7 @@
 """One HTML file of results: all of it is there, and it needs nothing else."""
 
 import html
+import json
 import re
 
 import pytest
@@ -197,6 +198,15 @@ def test_plots_and_claims_are_of_results(option, tmp_path, capsys):
   (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n')
   code = cli.main(['report', str(tmp_path), f'{option}={tmp_path / "x"}'])
   assert code == 78 and 'result file' in capsys.readouterr().err
+
+
+def test_a_report_is_not_written_over_what_is_no_page(tmp_path, capsys):
+  file = tmp_path / 'result.json'
+  file.write_text(json.dumps(samples.sat()))
+  before = file.read_bytes()
+  assert cli.main(['report', str(file), f'--out={file}']) == 78
+  assert 'a report is HTML' in capsys.readouterr().err
+  assert file.read_bytes() == before
 
 
 def test_what_a_result_says_is_text_and_no_page(tmp_path):

@@ -165,3 +165,10 @@ def test_a_run_that_has_recorded_nothing_yet_is_no_result(tmp_path):
   write(tmp_path / 'config.json', {'model': {}})
   with pytest.raises(errors.ConfigError, match=r'it has no metrics\.jsonl'):
     page.read([tmp_path])
+
+
+def test_the_workdir_of_experiments_names_its_results(tmp_path):
+  folder = tmp_path / 'results' / 'cpu'
+  folder.mkdir(parents=True)
+  file = write(folder / 'x.json', samples.sat())
+  assert results.find(tmp_path) == [file]
