@@ -156,7 +156,9 @@ def add_methods(add, methods: Mapping[str, Mapping[str, object]]) -> None:
     add(name, changes, group='SAT')
 
 
-_OURS = 'sat, by auto'  # the metrics that configurations have by default
+# By the metrics that configurations have by default; the second is what a
+# configuration does that names rates alone.
+_OURS = ('sat, by auto', 'sat_exact, by auto')
 
 
 def add_presets(add, scenario: spec.Scenario) -> None:
@@ -167,7 +169,11 @@ def add_presets(add, scenario: spec.Scenario) -> None:
   for name in METHODS:
     if name not in ('dense', 'lora'):
       add(name, **_preset(scenario, name), group='methods')
-  add(_OURS, rates(0.5) | {'sparsity.importance': 'auto'}, group='methods')
+  auto = {'sparsity.importance': 'auto'}
+  add(_OURS[0], rates(0.5) | auto, group='methods')
+  exact = _preset(scenario, 'sat_exact')
+  exact['overrides'] |= auto
+  add(_OURS[1], **exact, group='methods')
 
 
 def add_longer(
@@ -187,6 +193,9 @@ def longer(name: str, length: float) -> str:
   return f'{name}, {length:g} x'
 
 
+_TURNS = 8  # blocks of 15 % of the layers
+
+
 def _preset(scenario, name) -> dict[str, object]:
   """What makes an arm of a method: settings, and the rates that suit them."""
   [lora] = (arm for arm in scenario.baselines if arm.name == 'LoRA')
@@ -197,6 +206,10 @@ def _preset(scenario, name) -> dict[str, object]:
     for group, values in groups.items()
     for key, value in values.items()
   }
+  # In a run of any length each block of a cycle has its turn.
+  often = max(1, scenario.config.train.num_steps // _TURNS)
+  if changes.get('sparsity.importance') == 'cyclic':
+    changes['sparsity.refresh_every'] = often
   factor = lora.rate_factor if method.lora else 1.0
   if scenario.name.endswith('-llm'):
     factor = _FACTORS.get(name, factor)
@@ -214,7 +227,7 @@ _FACTORS = {
 def presets() -> tuple[spec.Claim, ...]:
   """That a method pays, and what its authors say of its quality."""
   names = [name for name in METHODS if name not in ('dense', 'lora')]
-  worth = [*names, _OURS]
+  worth = [*names, *_OURS]
   return (
     spec.Claim(
       'a method ends below dense training for the same measured time',

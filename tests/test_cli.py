@@ -407,7 +407,7 @@ def test_help_explains_every_option(command, capsys):
 def test_growth_is_planned_without_a_configuration(capsys, recwarn):
   assert cli.main(['plan', '--params=7e9', '--tokens=2e12']) == 0
   out, error = capsys.readouterr()
-  assert '11.11B' in out and 'Expected saving' in out and 'Warning: ' in out
+  assert '11.11B' in out and 'In our runs' in out and 'Warning: ' in out
   assert not error and not recwarn.list
   code = cli.main(['plan', '--params=7e9', '--tokens=3e11', '--factor=2'])
   assert code == 0 and '3.5B' in capsys.readouterr().out

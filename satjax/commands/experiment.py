@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from satjax import errors
 from satjax.commands import shared
 
 SUMMARY = (
@@ -50,6 +51,8 @@ OPTIONS = shared.required(
 def run(options: Any) -> None:
   from satjax.lab.experiment import spec
 
+  if options.jobs < 1:
+    raise errors.ConfigError(f'--jobs={options.jobs}: one or more at a time')
   given = options.overrides, options.data
   experiment = spec.load(options.file, options.scale, *given)
   if options.plan:

@@ -13,7 +13,6 @@ OPTIONS = shared.required(
 
 def run(options: Any) -> None:
   from satjax import distributed
-  from satjax.lab.probe import advice
   from satjax.train import loop, workdir
 
   is_begun = workdir.has_begun(options.workdir)
@@ -25,4 +24,4 @@ def run(options: Any) -> None:
     options.process_id,
     options.heartbeat,
   ):
-    loop.train(config, options.workdir, advice.better)
+    loop.train(config, options.workdir)

@@ -5,7 +5,7 @@ are fetched after the next one has been dispatched, and whatever must not see a
 bad step (a checkpoint, the end) fetches first.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import math
@@ -38,13 +38,8 @@ from satjax.train.checkpoint import Checkpoints
 from satjax.train.onset import Onset
 from satjax.train.phases import Phase
 from satjax.train.recovery import Recovery
-from satjax.tree import PyTree
 
 MOST_DAMAGE = 1.0  # nats a token that leaving out may cost at once
-# A better setting in words, from whole parameters and a batch.
-Advise = Callable[
-  [Config, Phase, PyTree, Mapping[str, jax.Array], pathlib.Path], str
-]
 
 
 class _Run:
@@ -59,7 +54,6 @@ class _Run:
     path: pathlib.Path,
     checkpoints: Checkpoints,
     given: Config,
-    advise: Advise | None,
   ):
     """Reads the data, restores or creates the state, starts to compile.
 
@@ -96,7 +90,7 @@ class _Run:
       self.writer = metrics.Writer(path, since, saved.get('grown', True))
       self.recovery = Recovery(**saved.get('recovery', {}))
       self.onset = Onset(self.config.optimizer.warmup_steps)
-      self.advise, self.is_warned = advise, not self.is_new
+      self.is_warned = not self.is_new
       self.progress = console.Progress(
         'step',
         self.config.train.num_steps,
@@ -112,13 +106,10 @@ class _Run:
         self.programs.prepare(phases.phase_at(self.config, self.step))
 
 
-def train(
-  config: Config, workdir: str | os.PathLike, advise: Advise | None = None
-) -> list[dict[str, float]]:
+def train(config: Config, workdir: str | os.PathLike) -> list[dict[str, float]]:
   """Trains to the end, from the newest checkpoint in `workdir` if there is one.
 
-  `advise` says what to leave out instead, where that ruins the model; None:
-  nobody does. Returns the records of metrics.jsonl.
+  Returns the records of metrics.jsonl.
 
   Raises:
     ConfigError: settings that cannot work together or with this machine.
@@ -141,7 +132,7 @@ def train(
     distributed.stop_signals() as stop,
     distributed.together(),
   ):
-    run = _Run(setup, path, checkpoints, config, advise)
+    run = _Run(setup, path, checkpoints, config)
     try:
       with run.progress:
         _steps(run, stop)
@@ -177,7 +168,7 @@ def _steps(run: _Run, stop: dict[str, bool]) -> None:
       )
     if run.window.chosen is not before:
       with run.clock('evaluation'):
-        _warn_of_damage(run, phase, batch)
+        _warn_of_damage(run, phase)
     with run.clock('compile'):
       program = run.programs.get(phase)
       ahead = phases.next_phase(config, run.step)
@@ -199,16 +190,21 @@ def _steps(run: _Run, stop: dict[str, bool]) -> None:
     _look(run, stop)
 
 
-def _warn_of_damage(run: _Run, phase: Phase, batch: Any) -> None:
+def _warn_of_damage(run: _Run, phase: Phase) -> None:
   """Says once that what is left out ruins the model, and what to do."""
   telemetry = run.window.chosen.telemetry if run.window.chosen else {}
   if run.is_warned or not float(telemetry.get('damage', 0.0)) > MOST_DAMAGE:
     return
   run.is_warned = True
-  better = 'leave out less: config.sparsity.head_rate, channel_rate, layer_rate'
-  if run.advise is not None:
-    params = window.whole_params(run.setup, run.window, run.step)
-    better = run.advise(run.config, phase, params, batch, run.path)
+  config, length = run.config, phase.stage.seq_len
+  dense = flops.train_flops_per_token(phase.stage.model, length)
+  spent = phases.phase_flops(config, phase) / config.tokens_per_step / dense
+  better = (
+    f'satjax probe --workdir={run.path} --saving={1 - spent:.3g}'
+    f' --seq_len={length} --channel_multiple={config.channel_step}'
+    ' --out=allocation.json looks for rates by layer that cost less, and'
+    ' --allocation=allocation.json takes them'
+  )
   if not run.config.lora.is_on:
     exact = "config.sparsity.omitted_forward 'exact' costs nothing at once; or"
     better = f'{exact} {better}'

@@ -5,7 +5,8 @@ learning rate of its own: the frontier. What it would reach with exactly the
 time or the FLOPs of an arm is read off between two of these runs, seed by seed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,17 @@ from satjax.lab.report import results
 # By seed, (steps, seconds or FLOPs) and loss of each length.
 Frontier = Mapping[int, tuple[np.ndarray, np.ndarray]]
 Losses = Mapping[int, float]  # by seed
+
+
+def frontier(
+  lengths: Sequence[Mapping[str, Any]], cost: str, split: str
+) -> Frontier:
+  """Of arms of the reference; `cost`: steps, seconds or flops."""
+  xs = np.array([arm[cost] for arm in lengths], np.float64)
+  losses = [losses_of(arm, split) for arm in lengths]
+  return {
+    seed: (xs, np.array([of[seed] for of in losses])) for seed in losses[0]
+  }
 
 
 def at(frontier: Frontier, x: float) -> Losses | None:
@@ -64,7 +76,8 @@ def sooner(arms: Mapping[str, Any], reference: str) -> dict[str, list[float]]:
   """
   found, whole = {}, arms[reference]
   for group, names in results.by_length(arms).items():
-    of_group = sorted((arms[n] for n in names), key=lambda arm: arm['flops'])
+    done = (arms[name] for name in names if not arms[name]['failed'])
+    of_group = sorted(done, key=lambda arm: arm['flops'])
     xs = [whole['seconds'], *(arm['seconds'] for arm in of_group)]
     if whole['failed'] or None in xs:
       continue
@@ -105,13 +118,33 @@ def difference(
   }
 
 
-def losses_of(arm: Mapping[str, Any]) -> Losses:
+def losses_of(arm: Mapping[str, Any], split: str = 'test') -> Losses:
   """Of an arm of a result: what it is judged by."""
   stops = arm['early_stop']
   return {
-    run['seed']: run['best']['test'] if stops else run['test']
-    for run in arm['runs']
+    run['seed']: (run['best'] if stops else run)[split] for run in arm['runs']
   }
+
+
+def compared(
+  arm: Mapping[str, Any],
+  other: Callable[[str], Losses | None],
+  usual: float | None,
+) -> dict[str, Any] | None:
+  """The `difference` of an arm to what `other` says of a split; None: nothing.
+
+  All seeds are judged by the same documents, which their spread says nothing
+  of. So the mean has to have the same sign on those that chose the rates.
+  """
+  losses = other('test')
+  if losses is None:
+    return None
+  found = difference(losses_of(arm), losses, usual)
+  again = difference(losses_of(arm, 'validation'), other('validation'))
+  found['validation'] = again['difference']['mean']
+  if found['validation'] * found['difference']['mean'] < 0:
+    found['verdict'] = 'no difference'
+  return found
 
 
 def usual_spread(arms: Mapping[str, Any]) -> float | None:
@@ -174,7 +207,8 @@ def _ends_below(
   else:
     against = arms.get(other)
     usable = against is not None and not against['failed']
-    found = usable and difference(losses_of(arm), losses_of(against), usual)
+    usable = usable and against.get('judged') == arm.get('judged')
+    found = usable and compared(arm, partial(losses_of, against), usual)
   if not found:
     return None, said | {'verdict': 'nothing to compare it with'}
   verdict, change = found['verdict'], found['difference']

@@ -46,5 +46,5 @@ def render(experiment: spec.Experiment, jobs: int = 1) -> str:
     f'{experiment.title}, scale {experiment.scale}: {len(search)} arms,'
     f' learning rates {rates}, seeds {seeds}.\n\n'
     f'{console.markdown(_COLUMNS, rows)}\n{text}.\n'
-    f'{disk.needed(every, jobs)}.'
+    f'{disk.in_words(disk.needed(every, jobs))}.'
   )

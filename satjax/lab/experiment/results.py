@@ -79,7 +79,7 @@ def result(
     'timing': timed,
     'sooner': compare.sooner(arms, scenario.reference),
     'paper': experiment.paper,
-    'notes': list(experiment.notes(arms)),
+    'notes': _notes(experiment, arms),
     'claims': [
       compare.judge(
         claim, arms, scenario.reference, (timed or {}).get('noise', 0)
@@ -91,6 +91,14 @@ def result(
   return json.loads(
     json.dumps(value), parse_float=lambda text: float(f'{float(text):.7g}')
   )
+
+
+def _notes(experiment: spec.Experiment, arms: Any) -> list[str]:
+  """What the file has to say; no mistake in it costs a result."""
+  try:
+    return [str(note) for note in experiment.notes(arms)]
+  except Exception as error:
+    return [f'notes(arms) of {experiment.name}.py failed: {error!r}.']
 
 
 def untested(experiment: spec.Experiment) -> dict[str, Any]:
@@ -157,6 +165,7 @@ def _arm(arm, trials, timed) -> dict[str, Any]:
     'parameters': flops.num_params(last),
     **_bytes(config),
     'early_stop': arm.early_stop,
+    'judged': some.judged,
     'against': {},
     'speedup': {'time': None, 'flops': None},
     'failed': None,
@@ -210,24 +219,28 @@ def _compare(experiment: spec.Experiment, arms: dict[str, Any]) -> None:
   """Fills in what each arm is against the reference, where that has a loss."""
   every = [arms[name] for name in experiment.frontier]
   lengths = [arm for arm in every if not arm['failed']]
-  if not lengths:
-    return
-  losses = [compare.losses_of(arm) for arm in lengths]
   usual = compare.usual_spread(arms)
-  for equal, name in (('steps',) * 2, ('flops',) * 2, ('time', 'seconds')):
-    if not all(arm[name] for arm in lengths):
+  for equal, cost in (('steps',) * 2, ('flops',) * 2, ('time', 'seconds')):
+    if not lengths or not all(arm[cost] for arm in lengths):
       continue
-    xs = np.array([arm[name] for arm in lengths], np.float64)
-    frontier = {
-      seed: (xs, np.array([of[seed] for of in losses])) for seed in losses[0]
+    frontiers = {
+      split: compare.frontier(lengths, cost, split)
+      for split in ('test', 'validation')
     }
-    for arm_name, arm in arms.items():
-      if arm['failed'] or arm_name in experiment.frontier or not arm[name]:
+    for name, arm in arms.items():
+      alike = arm.get('judged') == lengths[0].get('judged')
+      if arm['failed'] or name in experiment.frontier or not alike:
         continue
-      own, other = compare.losses_of(arm), compare.at(frontier, arm[name])
-      if other is not None:
-        arm['against'][equal] = compare.difference(own, other, usual)
-      if equal != 'steps':
-        paired = {seed: of for seed, of in frontier.items() if seed in own}
-        mean = arm['loss']['mean']
-        arm['speedup'][equal] = compare.speedup(paired, arm[name], mean)
+      if arm[cost]:
+        _compare_at(arm, equal, cost, frontiers, usual)
+
+
+def _compare_at(arm, equal: str, cost: str, frontiers, usual) -> None:
+  other = {split: compare.at(of, arm[cost]) for split, of in frontiers.items()}
+  found = compare.compared(arm, other.get, usual)
+  if found:
+    arm['against'][equal] = found
+  if equal != 'steps':
+    own, mean = compare.losses_of(arm), arm['loss']['mean']
+    paired = {s: of for s, of in frontiers['test'].items() if s in own}
+    arm['speedup'][equal] = compare.speedup(paired, arm[cost], mean)

@@ -46,15 +46,16 @@ def run(
   usual = folder.parent / 'results' / experiment.scale
   out = pathlib.Path(out) if out else usual
   search = plan(experiment, folder)
+  _check_place(experiment, out / f'{experiment.name}.json')
   need = disk.needed(every_trial(experiment, folder, search), jobs)
   disk.check(need, folder)
   with work.Pool(jobs) as pool:
-    config, noted = experiment.scenario.config, folder / 'files.json'
-    note = functools.cache(lambda: _note(_files(config), noted))
+    noted, named = folder / 'files.json', _names(search)
+    note = functools.cache(lambda: _note(_files(named), noted))
     if not all(trial.is_done for trial in _flat(search)):
       note()  # before a base is trained, or steps are timed
     out.mkdir(parents=True, exist_ok=True)
-    print(f'{experiment.name}: {need}', file=sys.stderr)
+    print(f'{experiment.name}: {disk.in_words(need)}', file=sys.stderr)
     _make_bases(pool, search)
     timed = _measure(pool, experiment, folder, search)
     each = every_trial(experiment, folder, search)
@@ -76,22 +77,44 @@ def run(
     }
     _train(pool, 'seeds', [t for arm in arms.values() for t in arm.all], note)
   value = results.result(experiment, arms, timed)
-  value['files'] = _digests(config, _read(noted))
+  value['files'] = _digests(named, _read(noted))
   write(value, out)
   return value
 
 
-def _names(config: Any) -> list[str]:
-  """The sources of runs, and the model that they begin with."""
-  every = pipeline.weighted((*config.data.train, *config.data.eval))
-  return [*(name for name, _ in every), *filter(None, [config.model.init_from])]
+def _check_place(experiment: spec.Experiment, file: pathlib.Path) -> None:
+  """Raises ConfigError: a file has the result of another experiment."""
+  own = experiment.title, experiment.scale, experiment.scenario.name
+  if file.exists():
+    old = files.read_json(file)
+    there = tuple(old.get(key) for key in ('title', 'scale', 'scenario'))
+    if there != own:
+      raise errors.ConfigError(
+        f'{file} has the result of {there}, and this is {own}; name another'
+        ' --out or another --workdir'
+      )
 
 
-def _files(config: Any) -> dict[str, dict[str, str]]:
+def _names(search: Search) -> set[tuple[str, bool]]:
+  """What runs and bases read: sources, and (True) models they begin with."""
+  trials = _flat(search)
+  configs = [
+    *(t.config for t in trials),
+    *(t.base.config for t in trials if t.base),
+  ]
+  found = set()
+  for config in configs:
+    every = pipeline.weighted((*config.data.train, *config.data.eval))
+    found |= {(name, False) for name, _ in every}
+    found |= {(config.model.init_from, True)} - {('', True)}
+  return found
+
+
+def _files(named: set[tuple[str, bool]]) -> dict[str, dict[str, str]]:
   """SHA-256 of each file by `_names`; DataError: a source has none."""
   found = {}
-  for name in _names(config):
-    if name == config.model.init_from:
+  for name, is_model in sorted(named):
+    if is_model:
       paths = sorted(hub.local(name).glob('*.safetensors'))
     else:
       paths = [pathlib.Path(path) for path in pipeline.files(name)]
@@ -119,10 +142,10 @@ def _note(found: dict[str, dict[str, str]], path: pathlib.Path) -> None:
     files.write_json(path, before | found)
 
 
-def _digests(config: Any, noted: dict[str, dict[str, str]]) -> dict[str, str]:
+def _digests(named, noted: dict[str, dict[str, str]]) -> dict[str, str]:
   """Of the files that runs read, by name; by source too, where two have one."""
   found = {}
-  for source in sorted({*_names(config)} & noted.keys()):
+  for source in sorted({name for name, _ in named} & noted.keys()):
     for name, digest in noted[source].items():
       same = found.get(name, digest) == digest
       found[name if same else f'{source}: {name}'] = digest

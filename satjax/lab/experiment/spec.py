@@ -21,7 +21,7 @@ import ml_collections
 
 from satjax import console, errors
 from satjax.config import file as config_file
-from satjax.data import sources
+from satjax.data import prepared, sources
 from satjax.interop import settings
 from satjax.lab.experiment import checks
 
@@ -198,16 +198,25 @@ def _say_whose_own(arms: Iterable[Arm], overrides: Sequence[str]) -> None:
       console.say(f'{argument} is not for {", ".join(own)}: they set it')
 
 
+# Of a base too, as its shape is.
+_OF_MODEL = ('data.tokenizer', 'sparsity.channel_multiple')
+
+
 def _scenario(
   scenario: Scenario, scale: str, overrides: Sequence[str], data: str
 ) -> Scenario:
   """With the text, the settings and the model that somebody asked for."""
   checks.of_scenario(scenario)
   if data:
-    if not data.startswith('tokens:'):
+    if data.startswith('tokens:'):
+      if not prepared.sources_of(data.removeprefix('tokens:')):
+        raise errors.DataError(f'{data!r} is no folder of `satjax prepare`')
+    else:
       sources.find(data)
     values = scenario.config.data
     values.train, values.eval = (data,), (data, *values.eval[1:])
+  if data and any(x.startswith('--config.data.train=') for x in overrides):
+    raise errors.ConfigError('--data says what runs train on; leave one out')
   of_model = []
   for argument in overrides:
     key = argument.partition('=')[0].removeprefix('--config.')
@@ -216,7 +225,7 @@ def _scenario(
         f'{argument}: an experiment has learning rates and seeds of its own;'
         f' change {checks.OWN[key]}'
       )
-    if key.startswith('model.') or key == 'data.tokenizer':
+    if key.startswith('model.') or key in _OF_MODEL:
       of_model.append(argument)
   config = config_file.override(scenario.config, overrides)
   if not config.data.eval:

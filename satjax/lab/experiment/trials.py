@@ -15,13 +15,14 @@ from typing import Any, Self
 import ml_collections
 
 from satjax import errors, files
-from satjax.config import history
+from satjax.config import history, stages
 from satjax.config.run import Config
 from satjax.lab.experiment import spec
 from satjax.sparsity import counts
 from satjax.train import metrics, phases
 
 FAILED = 'failed.json'  # with the reason
+_MOST_STEPS = 2**40  # more than any run has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,13 @@ class Trial:
   def flops(self) -> float:
     return total_flops(self.config)
 
+  @property
+  def judged(self) -> tuple[int, int]:
+    """How many rows, and tokens of each, evaluations read at most."""
+    train, stage = self.config.train, stages.stages(self.config)[-1]
+    parts = train.batch_size // (train.microbatch_size or train.batch_size)
+    return train.eval_batches * (stage.batch_size // parts), stage.seq_len
+
 
 def total_flops(config: Config) -> float:
   """Of all steps of a run, as executed."""
@@ -193,6 +201,8 @@ def _pruned_sizes(values, rate) -> dict[str, int]:
   heads = counts.kept_count(model.num_heads, rate)
   multiple = values.sparsity.channel_multiple
   channels = counts.kept_count(model.mlp_dim, rate, multiple)
+  if (heads, channels) == (model.num_heads, model.mlp_dim):
+    raise ValueError(f'prune={rate:g} cuts off nothing')
   return {'num_heads': heads, 'num_kv_heads': heads, 'mlp_dim': channels}
 
 
@@ -208,5 +218,7 @@ def _with_flops(budget: float, with_steps: Callable[[int], Config]) -> Config:
   high = 2
   while cost(high) <= budget:
     high *= 2
+    if high > _MOST_STEPS:
+      with_steps(high)  # says what is wrong at any length
   over = bisect.bisect_right(range(high), budget, lo=high // 2, key=cost)
   return with_steps(max(1, over - 1))

@@ -5,7 +5,7 @@ forward and one backward pass; and the best of a few allocations of rates, each
 with its true loss.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import itertools
 import math
@@ -16,7 +16,7 @@ import numpy as np
 
 from satjax import console, errors, sharding
 from satjax.config import allocation
-from satjax.config.groups import AXES, BEST
+from satjax.config.groups import AXES
 from satjax.data import pipeline
 from satjax.lab.probe import table as tables
 from satjax.lab.probe.allocation import RATES, Allocation, Costs, settings
@@ -184,22 +184,6 @@ def probe(prober: Prober, costs: Costs, saving: float, sizes: int) -> dict:
   }
 
 
-def quick(
-  prober: Prober, costs: Costs, saving: float, sizes: int = 4
-) -> tuple[dict[str, Any], float]:
-  """The keys of `config.sparsity` that a probe would take, and their damage.
-
-  By the default metrics, from a few losses: of two allocations and equal rates.
-  """
-  dense = prober.loss()
-  table = tables.table(
-    prober, costs, dense, {axis: (m,) for axis, m in BEST.items()}
-  )
-  search = _Search(prober, costs, table, saving, sizes)
-  found, loss = search.best(_FIRST[:2], near=False)
-  return settings(costs, found, table.best), loss - dense
-
-
 def _passes(costs) -> int:
   """About how many forward passes a probe takes: each counts, known or not."""
   equal = len(_EQUAL) + sum('layers' not in axes for axes, _ in _EQUAL)
@@ -274,12 +258,10 @@ class _Search:
         kept[axis] = self._prober.keep(axis, self._best[axis], each)
     return self._prober.loss(kept)
 
-  def best(
-    self, first: Sequence[Any] = _FIRST, *, near: bool = True
-  ) -> tuple[Allocation, float]:
+  def best(self) -> tuple[Allocation, float]:
     """Of equal rates and others, the lowest true loss.
 
-    The others: if estimates are off as `first` has it; then `near` the best.
+    The others: if estimates are off as `_FIRST` has it; then near the best.
     """
     of_rows = [axes for axes, _ in _EQUAL if 'layers' not in axes]
     equal = [self._costs.equal(self._saving, axes) for axes in of_rows]
@@ -290,9 +272,9 @@ class _Search:
       results[found] = self._loss(found)
       return results[found]
 
-    losses = [(attempt(off), n, off) for n, off in enumerate(first)]
+    losses = [(attempt(off), n, off) for n, off in enumerate(_FIRST)]
     _, _, found = min(losses)
-    for axis, (factor, power) in itertools.product(AXES, _NEXT if near else ()):
+    for axis, (factor, power) in itertools.product(AXES, _NEXT):
       moved = (found[axis][0] * factor, found[axis][1] * power)
       attempt(found | {axis: moved})
     self.tried = len(results)

@@ -11,6 +11,8 @@ from satjax.lab.report.results import Result
 from satjax.lab.report.table import escape
 
 _FAMILIES = {'sat': 'Sparsity-accelerated training', 'growth': 'Model growth'}
+# Where what arms are called is explained.
+_PAGES = {'sat': 'methods.md', 'growth': 'grow_a_model.md#all-at-once'}
 _INTRODUCTION = """\
 Each claim stands beside what its paper reports and what we found. Our runs are
 small: they test whether the direction of an effect is there at our scale, and
@@ -81,20 +83,23 @@ def _answer(result: Result) -> Iterator[str]:
   ranked, link = result_tables.ranked(result), f'results/{result["name"]}.md'
   name = results_lib.REFERENCES[result['family']]
   arms, source = result['arms'], escape(result['source'])
-  tokens, scale = arms[result['reference']]['tokens'], escape(result['scale'])
+  page = _PAGES[result['family']]
+  size, scale = result_tables.size(result), escape(result['scale'])
   yield (
-    f'## {escape(result["answers"])}\n\n{tokens:,.0f} tokens of {source}, scale'
-    f' [{scale}](experiments.md). What ends lowest beside {name} of as much'
-    f' time, three at most ([all](../experiments/{link}), [what they are]'
-    '(methods.md)):\n'
+    f'## {escape(result["answers"])}\n\n{size} of {source}, scale'
+    f' [{scale}](experiments.md). What ends no higher'
+    f' than {name} of as much time, the lowest first, three at most'
+    f' ([all](../experiments/{link}), [what they are]({page})); differences are'
+    ' in nats a token:\n'
   )
-  if ranked:
-    yield table.markdown(result_tables.trade(result, ranked[:3]))
-  else:
-    yield 'Nothing was compared.\n'
   verdicts = {name: arms[name]['against']['time']['verdict'] for name in ranked}
-  if worse := [name for name in ranked[3:] if verdicts[name] == 'worse']:
-    yield 'What not to do:\n'
+  worse = [name for name in ranked if verdicts[name] == 'worse']
+  if fine := [name for name in ranked if name not in worse][:3]:
+    yield table.markdown(result_tables.trade(result, fine))
+  else:
+    yield f'Nothing does: {name} is best.\n'
+  if worse:
+    yield 'What not to do, the worst last:\n'
     yield table.markdown(result_tables.trade(result, worse[-3:]))
   if failed := [escape(n) for n, arm in arms.items() if arm['failed']]:
     yield f'Failed: {", ".join(failed)}.\n'
@@ -124,8 +129,8 @@ def _experiment(result: Mapping[str, Any]) -> Iterator[str]:
   seeds, arms = len(result['seeds']), len(result['arms'])
   yield (
     f'{arms} arms, {seeds} seed{"s" * (seeds != 1)}, scale'
-    f' {escape(result["scale"])}: [table]({folder}/{name}.md),'
-    f' [data]({folder}/{name}.json).\n'
+    f' {escape(result["scale"])}, {result_tables.size(result)}:'
+    f' [table]({folder}/{name}.md), [data]({folder}/{name}.json).\n'
   )
 
 

@@ -11,7 +11,12 @@ from satjax.lab.report import run_tables
 from satjax.lab.report.results import Result
 from satjax.lab.report.table import Table
 
-_COSTS = (('seconds', 'time'), ('flops', 'FLOPs'), ('bytes', 'memory'))
+# Of what an arm is run for, steps count; memory is that of any step.
+_COSTS = {
+  'seconds': ('time saved a step', 'steps'),
+  'flops': ('FLOPs saved a step', 'steps'),
+  'bytes': ('memory saved', None),
+}
 
 
 def comparisons(claim: Mapping[str, Any]) -> Table:
@@ -45,19 +50,38 @@ def trade(result: Result, names: Sequence[str]) -> Table:
   """What some arms save beside the reference, and what it costs in loss."""
   reference, rows = result['arms'][result['reference']], []
   chosen = [result['arms'][name] for name in names]
-  for key, kind in _COSTS:
-    whole, *costs = (arm.get(key) for arm in (reference, *chosen))
-    if whole and all(costs):
-      rows.append([f'{kind} saved', *(f'{1 - x / whole:.0%}' for x in costs)])
-  speedups = [_speedup(result, x, 'time', 'seconds') for x in chosen]
-  if any(speedups):
-    rows.append(['speed-up in time', *speedups])
-  for equal, head in results_lib.EQUAL.items():
+  for equal in ('time', 'flops', 'steps'):
     found = (_difference(arm['against'].get(equal), False) for arm in chosen)
-    rows.append([f'loss at {head}', *found])
+    rows.append([f'loss at {results_lib.EQUAL[equal]}', *found])
+  for kind, equal, cost in (
+    ('time', 'time', 'seconds'),
+    ('FLOPs', *['flops'] * 2),
+  ):
+    speedups = [_speedup(result, x, equal, cost) for x in chosen]
+    if any(speedups):
+      rows.append([f'speed-up in {kind}', *speedups])
+  for key, (head, per) in _COSTS.items():
+    whole, *costs = (
+      arm.get(key) and arm[key] / (arm[per] if per else 1)
+      for arm in (reference, *chosen)
+    )
+    if whole and all(costs):
+      rows.append([head, *(f'{1 - x / whole:.0%}' for x in costs)])
   rows.append(['learning rate', *map(_rate, chosen)])
   rows.append(['seeds', *(str(len(arm['runs'])) for arm in chosen)])
   return Table('', ('', *names), rows, prose=True)
+
+
+def size(result: Result) -> str:
+  """Parameters, steps and tokens of the reference."""
+  arm = result['arms'][result['reference']]
+  text = f'{arm["steps"]:,} steps, {arm["tokens"]:,.0f} tokens'
+  if number := arm['parameters']:
+    each = arm['tokens'] / number
+    text = f'{number:,.0f} parameters, {text}'
+    if each >= 0.1:  # else the model was trained before
+      text += f' ({each:.2g} a parameter)'
+  return text
 
 
 def count_verdicts(results: Sequence[Result]) -> str:
@@ -175,8 +199,10 @@ def _mega(size: float | None) -> str:
 def _difference(against: Mapping[str, Any] | None, brief: bool) -> str:
   if against is None:
     return ''
-  own = against['difference']
+  own, again = against['difference'], against.get('validation')
   change = f'{own["mean"]:+.4f}' if brief else results_lib.in_words(own, '\n')
+  if again is not None and not brief:
+    change += f'\nvalidation {again:+.4f}'
   return f'{against["verdict"]}: {change}'
 
 
@@ -193,7 +219,8 @@ def _speedup(result: Result, arm, equal: str, cost: str) -> str:
     if against is None:
       return ''
     lengths = (result['arms'][name] for name in result['frontier'])
-    ratio = max((x[cost] or 0 for x in lengths), default=0) / arm[cost]
+    known = (x[cost] or 0 for x in lengths if not x['failed'])
+    ratio = max(known, default=0) / arm[cost]
     if against['verdict'] != 'better' or ratio <= 1:
       return 'not reached'
     bound = 'over '
@@ -234,8 +261,9 @@ def _reading(result: Result) -> Iterator[str]:
   yield (
     f'Losses are of the test split of {result["source"]}, in nats a token:'
     f' lower is better. Differences are to {reference}, paired by seed. "No'
-    ' difference": the seeds disagree about its sign, or the mean is no larger'
-    f' than the spread of {reference} over them.'
+    ' difference": the seeds disagree about its sign, the mean is no larger'
+    f' than the spread of {reference} over them, or it has another sign on the'
+    ' validation documents.'
   )
   if len(result['seeds']) < 2:
     yield 'Of one seed nothing is better or worse: there is no spread.'
@@ -273,7 +301,8 @@ def notes(result: Result) -> Iterator[str]:
     f'{", of some arms others" if others else ""}; the test split was looked at'
     ' afterwards.'
   )
-  lengths = [result['arms'][name]['steps'] for name in result['frontier']]
+  every = [result['arms'][name] for name in result['frontier']]
+  lengths = [arm['steps'] for arm in every if not arm['failed']]
   if len(lengths) > 1:
     reference = results_lib.REFERENCES[result['family']]
     yield (
@@ -282,6 +311,14 @@ def notes(result: Result) -> Iterator[str]:
       ' a full schedule and a learning rate of its own. What it reaches at the'
       ' cost of another arm is read off between two, linear in the logarithm of'
       ' the cost; outside of them nothing is compared.'
+    )
+  if judged := result['arms'][result['reference']].get('judged'):
+    yield (
+      f'Each loss is of at most {judged[0] * judged[1]:,} tokens, of documents'
+      ' that no run trains on and that are the same for all runs: seeds do not'
+      ' tell how much another draw of text would move a difference. The'
+      ' validation documents are such a draw, though they chose the learning'
+      ' rates of the first seed.'
     )
   yield from _notes_on_time(result)
   for name, digest in result.get('files', {}).items():

@@ -31,6 +31,7 @@ _AGAINST = {
   'other': float,
   'difference': _SPREAD,
   'verdict': ('better', 'worse', 'no difference', 'one seed'),
+  'validation?': _NUMBER,
 }
 _HOP = {
   'step': int,
@@ -52,6 +53,7 @@ _ARM = {
   'runs': [{'seed': int, 'test': _NUMBER}],
   'loss': (_SPREAD, None),  # only of an arm that failed
   'early_stop': bool,
+  'judged?': [int],
   'against': {f'{key}?': (_AGAINST, None) for key in EQUAL},
   'speedup': {'time?': _NUMBER, 'flops?': _NUMBER},
   'growth': [_HOP],

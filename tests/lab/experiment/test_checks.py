@@ -1,10 +1,13 @@
 """What an experiment file may not say is refused before anything runs."""
 
+import json
+
 import pytest
 
 from satjax import errors
 from satjax.data import pipeline
 from satjax.lab.experiment import compare, spec
+from satjax.lab.experiment import results as results_lib
 from satjax.lab.experiment import run as run_lib
 
 _FILE = """
@@ -15,6 +18,11 @@ from satjax.lab.experiment import spec
 TITLE, CLAIMS, PAPER = 'x', (), None
 CHANGES, OF = {}, scenarios.cpt
 ARM, HOW = {}, {}
+
+def of_text(scale):
+  found = scenarios.cpt(scale)
+  found.config.data.train = found.config.data.eval = ('text:pyproject.toml',)
+  return found
 
 def scenario(scale):
   return dataclasses.replace(OF(scale), **CHANGES)
@@ -45,10 +53,49 @@ def load(tmp_path, text, overrides=()):
     ("ARM = {'optimizer.peak_lr': 1e-3}", 'learning_rates of the scenario'),
     ("ARM = {'train.seed': 1}", 'seeds of the scenario'),
     ("ARM = {'train.num_steps': 9}", 'length of an arm'),
-    ("ARM = {'data.eval': ('stdlib:code',)}", 'judged by the same tokens'),
+    ("ARM = {'data.eval': ('stdlib:code',)}", 'judged alike'),
     ("ARM = {'train.eval_batches': 1}", 'judged alike'),
     ("ARM = {'model.num_layers': 3}", 'the model that all arms begin with'),
     ("ARM = {'model.init_from': 'x'}", 'the model that all arms begin with'),
+    ("ARM = {'train.microbatch_size': 1}", 'judged alike'),
+    ("ARM = {'data.packing': 'best_fit'}", 'judged alike'),
+    ("ARM = {'train': {'num_steps': 9}}", 'group of settings'),
+    ("ARM = {'sparsity.head_rat': 0.5}", 'did you mean'),
+    ("ARM = {'sparsityy.head_rate': 0.5}", 'did you mean'),
+    ("ARM = {'optimizer.warmup_steps': 0.2}", 'how many steps of the'),
+    ("ARM = {'optimizer.end_lr': 'auto'}", 'how many steps of the'),
+    (
+      'OF = of_text; ARM = {"data.train": ("stdlib:docs",)}',
+      'put that first',
+    ),
+    ("HOW = {'early_stop': True}", 'set train.eval_every'),
+    ("HOW, ARM = {'prune': 0.5}, {'sparsity.channel_multiple': 4}", 'cut by'),
+    ("HOW = {'label': {'x': (0.5, 1)}}", 'a text or a finite number'),
+    ("HOW = {'label': {'x': float('inf')}}", 'a text or a finite number'),
+    (
+      "PAPER = {'columns': ['a'], 'rows': {'mine': [[]]}}",
+      'a text or a finite',
+    ),
+    ("PAPER = {'columns': ['a'], 'rows': {'mine': [1, 2]}}", '2 figures for'),
+    (
+      'def scenario(scale):\n  found = OF(scale)\n'
+      '  found.config.model.mlp_dim = 128\n  return found',
+      'mlp_dim=128 of the scenario, and 64 of',
+    ),
+    (
+      "E = spec.Expect('mine', 'faster', 'dense', 0.5)\n"
+      "CLAIMS = (spec.Claim('a', 'b', '', (E,)),)",
+      'by is 1 or more',
+    ),
+    (
+      "E = spec.Expect('mine', 'not above', 'mine')\n"
+      "CLAIMS = (spec.Claim('a', 'b', '', (E,)),)",
+      'compared with another',
+    ),
+    (
+      "def sweep(add, scenario):\n  add('time', {})",
+      'is none of steps, time, flops',
+    ),
     ("CHANGES = {'seeds': ()}", 'name at least one'),
     ("CHANGES = {'seeds': (0, 0)}", 'none twice'),
     ("CHANGES = {'learning_rates': 1e-3}", 'learning_rates is 0.001, not a'),
@@ -89,6 +136,8 @@ def test_what_cannot_be_is_refused_with_the_value(text, message, tmp_path):
     ('sparsity.head_rate=0.5', "'dense', which all arms are compared with"),
     ('data.test=0', 'both must be above 0'),
     ('data.held_out=0', 'both must be above 0'),
+    ('lora.rank=4', "'dense', which all arms are compared with"),
+    ("data.eval=('text:pyproject.toml',)", 'put that first'),
   ],
 )
 def test_what_would_leave_nothing_to_compare_is_refused(
@@ -139,3 +188,71 @@ def test_files_that_nothing_was_trained_on_may_change(tmp_path):
 def test_a_prepared_table_is_known_by_its_own_digests(tmp_path):
   assert pipeline.files(f'tokens:{tmp_path}') == [str(tmp_path / 'table.json')]
   assert not pipeline.files('stdlib:docs')
+
+
+@pytest.mark.parametrize(
+  'arm, how, message',
+  [
+    ({'sparsity.head_rate': 2.0}, {'equal': 'flops'}, 'head_rate'),
+    ({'sparsity.head_rate': 0.0}, {'prune': 0.001}, 'cuts off nothing'),
+  ],
+)
+def test_an_arm_that_cannot_be_is_refused_by_the_plan(
+  arm, how, message, tmp_path
+):
+  experiment = load(tmp_path, f'ARM, HOW = {arm}, {how}')
+  with pytest.raises(errors.ConfigError, match=message):
+    run_lib.plan(experiment, tmp_path)
+
+
+def test_files_of_arms_and_bases_are_noted(tmp_path):
+  text = tmp_path / 'a.txt'
+  text.write_text('some text ' * 400)
+  both = f"('stdlib:code', 'text:{text}')"
+  experiment = load(tmp_path, f"ARM = {{'data.train': {both}}}")
+  named = run_lib._names(run_lib.plan(experiment, tmp_path))
+  assert {name for name, _ in named} >= {f'text:{text}', 'stdlib:docs'}
+  assert [*run_lib._files(named)] == [f'text:{text}']
+
+
+def test_the_result_of_another_experiment_is_not_overwritten(tmp_path):
+  experiment = load(tmp_path, '')
+  file = tmp_path / 'mine.json'
+  run_lib._check_place(experiment, file)
+  own = {'title': 'x', 'scale': 'smoke', 'scenario': experiment.scenario.name}
+  file.write_text(json.dumps(own))
+  run_lib._check_place(experiment, file)
+  file.write_text(json.dumps(own | {'title': 'y'}))
+  with pytest.raises(errors.ConfigError, match='has the result of'):
+    run_lib._check_place(experiment, file)
+
+
+def test_a_mistake_in_notes_costs_no_result(tmp_path):
+  text = "def notes(arms):\n  yield 1.5\n  yield arms['gone']"
+  found = results_lib._notes(load(tmp_path, text), {})
+  assert len(found) == 1 and "KeyError('gone')" in found[0]
+
+
+def test_what_is_judged_by_other_rows_is_compared_with_nothing():
+  runs = [{'seed': 0, 'test': 1.0, 'validation': 1.0}]
+  plain = {'failed': None, 'early_stop': False, 'runs': runs, 'against': {}}
+  arms = {'a': plain | {'judged': [8, 64]}, 'b': plain | {'judged': [4, 64]}}
+  claim = spec.Claim('', '', '', (spec.Expect('a', 'not above', 'b'),))
+  assert compare.judge(claim, arms, 'dense')['verdict'] == 'not tested'
+
+
+def test_a_difference_has_its_sign_on_other_documents_too():
+  def arm(*tests, validation):
+    runs = [
+      {'seed': seed, 'test': test, 'validation': validation}
+      for seed, test in enumerate(tests)
+    ]
+    return {'early_stop': False, 'runs': runs}
+
+  low = arm(1.0, 1.1, validation=1.5)
+  for other, verdict in ((1.6, 'better'), (1.4, 'no difference')):
+    high = arm(2.0, 2.1, validation=other)
+    losses = {s: compare.losses_of(high, s) for s in ('test', 'validation')}
+    found = compare.compared(low, losses.get, None)
+    assert found['verdict'] == verdict
+    assert found['validation'] == pytest.approx(1.5 - other)

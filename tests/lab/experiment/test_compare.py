@@ -118,11 +118,19 @@ def test_a_row_shows_the_losses_that_were_paired():
   assert (row['arm'], row['against']) == ('a 1.0500', 'b 2.0500')
 
 
+SPLITS = 'test', 'validation'
+
+
 def arm(*losses, against=None, early_stop=False, failed=None, seconds=None):
   return {
     'seconds': seconds,
     'runs': [
-      {'seed': n, 'test': x, 'best': {'test': x - 1}}
+      {
+        'seed': n,
+        'test': x,
+        'validation': x,
+        'best': dict.fromkeys(SPLITS, x - 1),
+      }
       for n, x in enumerate(losses)
     ],
     'loss': {'mean': sum(losses) / max(1, len(losses))},

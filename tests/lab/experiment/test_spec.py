@@ -154,9 +154,8 @@ def test_a_wrong_setting_names_the_arm(tmp_path):
     'def sweep(add, scenario):\n'
     '  add("typo", {"sparsity.head_rat": 0.5})\n'
   )
-  experiment = spec.load(str(file), 'smoke')
   with pytest.raises(errors.ConfigError, match=r"arm 'typo'.*head_rat"):
-    run_lib.plan(experiment, tmp_path)
+    spec.load(str(file), 'smoke')
 
 
 @pytest.mark.parametrize(
@@ -172,7 +171,9 @@ def test_settings_that_an_experiment_has_its_own_of_are_refused(given, message):
     spec.load(str(FILES[0]), 'smoke', [f'--config.{given}'])
 
 
-@pytest.mark.parametrize('data', ['foo:bar', 'jsonl:/nowhere/*.jsonl'])
+@pytest.mark.parametrize(
+  'data', ['foo:bar', 'jsonl:/nowhere/*.jsonl', 'tokens:/nowhere']
+)
 def test_text_that_is_not_there_is_refused_before_anything_runs(data):
   with pytest.raises(errors.SatjaxError, match=data.partition('*')[0]):
     spec.load(str(FILES[0]), 'smoke', data=data)
@@ -192,10 +193,8 @@ def test_runs_of_a_workdir_read_the_same_files(tmp_path):
   weights = tmp_path / 'model.safetensors'
   text.write_text('one')
   weights.write_text('one')
-  given = [f"--config.data.train=(('text:{text}', 0.5), ('stdlib:docs', 0.5))"]
-  config = spec.load(str(FILES[0]), 'smoke', given).scenario.config
-  config.model.init_from = str(tmp_path)
-  found = run_lib._files(config)
+  named = {(f'text:{text}', False), (str(tmp_path), True)}
+  found = run_lib._files(named)
   assert [*found[str(tmp_path)]] == [weights.name] and 'a.txt' in str(found)
   run_lib._note(found, noted)
   trained = noted.parent / 'runs' / 'one'
@@ -204,6 +203,6 @@ def test_runs_of_a_workdir_read_the_same_files(tmp_path):
   for file in (text, weights):
     file.write_text('two')
     with pytest.raises(errors.DataError, match='other content'):
-      run_lib._note(run_lib._files(config), noted)
+      run_lib._note(run_lib._files(named), noted)
     file.write_text('one')
-  run_lib._note(run_lib._files(config), noted)
+  run_lib._note(run_lib._files(named), noted)

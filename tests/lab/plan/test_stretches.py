@@ -106,28 +106,19 @@ def cells(text):
 def test_the_growth_of_7b_on_300b_tokens():
   text = plan_growth.render(plan_growth.plan(7e9, 300e9))
   table = cells(text)
-  assert table['before growth'] == ['1.75B', '20.48B', '2.150e+20']
-  assert table['after growth by 4'] == [
-    *('7B', '188.1B to 207.9B', '7.898e+21 to 8.734e+21')
-  ]
-  assert table['from scratch'] == ['7B', '300B', '1.260e+22']
-  # 40.8% to 55.3% faster is so much less: 1 - 1 / 1.408, 1 - 1 / 1.553.
-  assert 'Expected saving: 29.0% to 35.6% of the FLOPs' in text
-  assert 'speed-up of 40.8% to 55.3%' in text
-  assert text.count('\nWarning: ') == 2  # size and FLOPs, not the saving
+  assert table['before growth'] == ['1.75B', '20.48B']
+  assert table['from scratch'] == ['7B', '300B']
+  assert text.count('\nWarning: ') == 2  # size and FLOPs
 
 
 def test_a_plan_within_what_was_published_has_no_warning():
-  text = plan_growth.render(plan_growth.plan(1.1e9, 100e9))
-  assert 'Warning' not in text and 'published runs' in text
+  assert 'Warning' not in plan_growth.render(plan_growth.plan(1.1e9, 100e9))
 
 
 def test_another_factor_and_a_small_model_are_planned_with_warnings():
   text = plan_growth.render(plan_growth.plan(10e6, 1e9, 2))
-  table = cells(text)
-  assert table['before growth'] == ['5M', '100M', '3.000e+15']
-  assert table['after growth by 2'][0] == '10M'
-  for said in ('10% of these', 'factor 2', 'saving is extrapolated'):
+  assert cells(text)['before growth'] == ['5M', '100M']
+  for said in ('10% of these', 'factor 2'):
     assert said in text
 
 
