@@ -5,7 +5,6 @@ fitted to single runs of 0.41B to 3B parameters. Bad numbers raise ConfigError,
 which is a ValueError.
 """
 
-import itertools
 import math
 import warnings
 
@@ -16,7 +15,7 @@ FITTED_PARAMS = (0.41e9, 3e9)
 FITTED_FLOPS = (0.8e20, 12e20)
 SHARE = 0.1  # of the target's tokens, where Eq. 2 asks for all of them
 
-_SUCH_AS = {'params': '7e9', 'tokens': '2e12', 'flops': '8.4e22', 'stages': '4'}
+_SUCH_AS = {'params': '7e9', 'tokens': '2e12', 'flops': '8.4e22'}
 
 
 def growth_timing(
@@ -55,35 +54,6 @@ def growth_factor() -> int:
   tokens, where nobody has tried it.
   """
   return FACTOR
-
-
-def midas_stages(
-  num_tokens: int, num_stages: int, alpha: float
-) -> tuple[int, ...]:
-  """Tokens of every stage of gradual growth: Prop-alpha of MIDAS.
-
-  Stage i of k takes i^alpha / sum_j j^alpha of all tokens (Saunshi et al.,
-  2024, arXiv 2409.19044): with an `alpha` of 0 all are as long, with 1 or 2
-  later, deeper ones are longer. Rounded so that the lengths add up exactly and
-  never shrink; a stage can have none where there are few tokens.
-
-  Raises:
-    ConfigError: a number that is not whole, not finite or too small.
-  """
-  check(whole=True, num_tokens=num_tokens, num_stages=num_stages)
-  if not (math.isfinite(alpha) and alpha >= 0):
-    raise errors.ConfigError(
-      f'alpha {alpha!r}: must be a finite number of at least 0; give 1 or 2'
-    )
-  stages = range(1, int(num_stages) + 1)
-  # Whole weights, so that rounding is exact for any number of tokens.
-  weights = [round(2**53 * (i / len(stages)) ** alpha) for i in stages]
-  tokens, total = int(num_tokens), sum(weights)
-  ends = [
-    (2 * tokens * weight + total) // (2 * total)
-    for weight in itertools.accumulate(weights)
-  ]
-  return tuple(sorted(b - a for a, b in itertools.pairwise((0, *ends))))
 
 
 def speedup(flops_scratch: float, flops_grown: float) -> float:
@@ -129,12 +99,11 @@ def timing_and_notes(
   return tokens, notes
 
 
-def check(whole: bool = False, **values: float) -> None:
-  """Refuses numbers that are not finite, not above 0 or not `whole`."""
+def check(**values: float) -> None:
+  """Refuses numbers that are not finite or not above 0."""
   for name, value in values.items():
-    if not math.isfinite(value) or value <= 0 or (whole and value % 1):
-      kind = 'whole' if whole else 'finite'
+    if not math.isfinite(value) or value <= 0:
       example = next(x for part, x in _SUCH_AS.items() if part in name)
       raise errors.ConfigError(
-        f'{name} {value!r}: must be a {kind} number above 0, such as {example}'
+        f'{name} {value!r}: must be a finite number above 0, such as {example}'
       )

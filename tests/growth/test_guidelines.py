@@ -138,8 +138,6 @@ def test_never_as_many_tokens_as_the_target(num_params, flops, tokens):
     ),
     (guidelines.speedup, 'flops_scratch', {'flops_grown': 1.0}),
     (guidelines.speedup, 'flops_grown', {'flops_scratch': 1.0}),
-    (guidelines.midas_stages, 'num_tokens', {'num_stages': 2, 'alpha': 1}),
-    (guidelines.midas_stages, 'num_stages', {'num_tokens': 9, 'alpha': 1}),
   ],
 )
 def test_bad_numbers_are_refused(call, name, good, bad):
@@ -160,49 +158,3 @@ def test_speedup_is_that_of_the_7b_run():
   assert round(guidelines.speedup(300, 194), 4) == 0.5464
   assert guidelines.speedup(1, 1) == 0
   assert guidelines.speedup(1, 2) == -0.5
-
-
-@pytest.mark.parametrize(
-  'num_tokens, num_stages, alpha, lengths',
-  [
-    (100, 4, 1, (10, 20, 30, 40)),
-    (300, 4, 2, (10, 40, 90, 160)),
-    (10, 4, 0, (2, 2, 3, 3)),
-    (7, 1, 2, (7,)),
-    (6, 3, 1, (1, 2, 3)),
-    (2, 3, 1000, (0, 0, 2)),
-    (1e3, 2, 1, (333, 667)),
-  ],
-)
-def test_stages_of_midas(num_tokens, num_stages, alpha, lengths):
-  found = guidelines.midas_stages(num_tokens, num_stages, alpha)
-  assert found == lengths
-  assert all(type(length) is int for length in found)
-
-
-@settings(deadline=None)
-@given(st.integers(1, 10**19), st.integers(1, 50), st.floats(0, 10))
-def test_stages_add_up_and_never_shrink(num_tokens, num_stages, alpha):
-  found = guidelines.midas_stages(num_tokens, num_stages, alpha)
-  assert sum(found) == num_tokens and len(found) == num_stages
-  assert list(found) == sorted(found) and found[0] >= 0
-  if num_tokens < 2**50:
-    weights = [i**alpha for i in range(1, num_stages + 1)]
-    for length, weight in zip(found, weights):
-      exact = num_tokens * weight / sum(weights)
-      assert abs(length - exact) < 1 + 1e-9 * num_tokens
-
-
-@pytest.mark.parametrize(
-  'arguments, said',
-  [
-    ((10, 2.5, 1), 'num_stages 2.5: must be a whole number above 0'),
-    ((10.5, 2, 1), 'num_tokens 10.5: must be a whole number above 0'),
-    ((10, 2, -1), 'alpha -1: must be .*give 1 or 2'),
-    ((10, 2, NAN), 'alpha nan'),
-    ((10, 2, INF), 'alpha inf'),
-  ],
-)
-def test_bad_stages_are_refused(arguments, said):
-  with pytest.raises(ValueError, match=said):
-    guidelines.midas_stages(*arguments)
