@@ -66,7 +66,9 @@ def render(advice: Advice) -> str:
   }
   lines = [
     console.markdown(('stage', 'parameters', 'tokens'), rows),
-    'What is published on growth in depth:',
+    'What is published on growth in depth, and how it went in our runs, of 0.15'
+    ' to 1 million parameters on one text. Best there: stack half of the layers'
+    ' by 2 after 40 % of the tokens (configs/growth.py:stack_up).',
     '',
     *(
       f'* {p["source"]}: {p["advice"].format(**budget)}. Shown for'
