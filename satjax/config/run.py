@@ -246,6 +246,14 @@ class Config(Groups):
         f'config.sparsity.split {sparsity.split:.6g} leaves no step of {steps}'
         ' for the ladder: there is none'
       )
+    cycles = 'cyclic' in (
+      sparsity.metric(x) for x, r in sparsity.rates.items() if r
+    )
+    if cycles and sparsity.refresh_every >= steps:
+      said.append(
+        f'config.sparsity.refresh_every {sparsity.refresh_every} leaves a cycle'
+        f" of importance 'cyclic' at its first block for all of {steps} steps"
+      )
     for model in self._models():
       for key, rate, total, step, what in self._units(model):
         found = 1 - counts.kept_count(total, rate, step) / total

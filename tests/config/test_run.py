@@ -13,7 +13,7 @@ import pytest
 
 from configs import base
 from satjax import errors
-from satjax.config import defaults, groups, history, run, schema
+from satjax.config import defaults, file, groups, history, run, schema
 from satjax.config.run import Config
 from satjax.sparsity import ladder
 
@@ -838,3 +838,11 @@ def test_a_run_too_short_for_a_ladder_has_none_and_says_so(steps):
   values |= {'optimizer.warmup_steps': 'auto'}
   config = Config.from_dict(with_values(values))
   assert f'leaves no step of {steps}' in '\n'.join(config.remarks())
+
+
+@pytest.mark.parametrize('every, said', [(50, True), (5, False)])
+def test_a_cycle_that_never_turns_is_said(every, said):
+  changes = {'train.num_steps': 40, 'sparsity.refresh_every': every}
+  options = [f'--config.{key}={value}' for key, value in changes.items()]
+  config = file.load('configs/methods.py:badam:configs/cpt.py', options)
+  assert ('at its first block' in '\n'.join(config.remarks())) == said
