@@ -4,6 +4,7 @@ A message states the value, the rule and the remedy. The command line prints it
 without a traceback and exits with `exit_code`.
 """
 
+import importlib
 import reprlib
 from typing import Any
 
@@ -48,6 +49,17 @@ class PeerLost(SatjaxError):
   """Another process of the run ended; started again, all of them go on."""
 
   exit_code = 75
+
+
+def library(name: str, what: str, extra: str) -> Any:
+  """Imports a library that is optional; ConfigError: it is not installed."""
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    raise ConfigError(
+      f'{what} needs the library {name}, which cannot be imported ({error});'
+      f" run: pip install -e '.[{extra}]'"
+    ) from None
 
 
 def brief(value: Any) -> str:

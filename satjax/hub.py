@@ -36,13 +36,8 @@ def local(spec: str | os.PathLike) -> pathlib.Path:
   if not is_id(spec):
     return pathlib.Path(spec).expanduser()
   name, file, revision = _ID.fullmatch(os.fspath(spec)).groups()
-  try:
-    import huggingface_hub
-  except ImportError:
-    raise errors.ConfigError(
-      f'{spec} is no path here; a model of the Hugging Face hub needs the'
-      " library huggingface_hub: pip install 'satjax[data]'"
-    ) from None
+  what = f'{spec}, which is no path here but a model of the Hugging Face hub,'
+  huggingface_hub = errors.library('huggingface_hub', what, 'data')
   try:
     if file:
       found = huggingface_hub.hf_hub_download(name, file, revision=revision)

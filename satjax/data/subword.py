@@ -7,7 +7,6 @@ them is read as the characters that it has.
 from collections.abc import Mapping, Sequence
 import functools
 import hashlib
-import importlib
 import json
 import os
 from pathlib import Path
@@ -48,8 +47,8 @@ class HuggingFaceTokenizer(Tokenizer):
         that is not installed.
       DataError: a file cannot be used.
     """
-    library = _import_library('tokenizers', f'hf:{path}')
     self.name = f'hf:{path}'
+    library = errors.library('tokenizers', self.name, 'data')
     place = Path(path).expanduser()
     self._folder = place if os.path.isdir(place) else None
     self._file = place / 'tokenizer.json' if self._folder else place
@@ -191,8 +190,8 @@ class SentencePieceTokenizer(Tokenizer):
 
   def __init__(self, path: str):
     """Reads a file such as tokenizer.model; raises as the other kind."""
-    library = _import_library('sentencepiece', f'sentencepiece:{path}')
     self.name = f'sentencepiece:{path}'
+    library = errors.library('sentencepiece', self.name, 'data')
     file = Path(path).expanduser()
     self._content = _read_file(file, 'sentencepiece:PATH names a .model file')
     self._pieces = library.SentencePieceProcessor()
@@ -297,17 +296,6 @@ def _fingerprint(tokenizer: Tokenizer, content: bytes) -> str:
   kind = tokenizer.name.partition(':')[0]
   rule = f'{kind}/{tokenizer.bos_id}/{tokenizer.eos_id}/'
   return hashlib.blake2b(rule.encode() + content, digest_size=16).hexdigest()
-
-
-def _import_library(name: str, spec: str) -> Any:
-  """Imports one of the two libraries that are optional."""
-  try:
-    return importlib.import_module(name)
-  except ImportError:
-    raise errors.ConfigError(
-      f'data.tokenizer {spec!r} needs the library {name}, which is not'
-      " installed; run: pip install -e '.[data]'"
-    ) from None
 
 
 def _read_file(path: Path, remedy: str) -> bytes:

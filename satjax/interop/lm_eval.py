@@ -57,15 +57,9 @@ def adaptor(
   Raises:
     ConfigError: the harness is not installed.
   """
-  try:
-    from lm_eval.api.model import TemplateLM
-  except ImportError as error:
-    raise errors.ConfigError(
-      f'tasks need lm-evaluation-harness, which cannot be imported ({error});'
-      " run: pip install -e '.[eval]'"
-    ) from None
+  harness = errors.library('lm_eval.api.model', '--tasks', 'eval')
 
-  class Satjax(_Adaptor, TemplateLM):
+  class Satjax(_Adaptor, harness.TemplateLM):
     """Splits texts as the harness does, and scores as `_Adaptor` does."""
 
   return Satjax(model, params, tokenizer, max_length, mesh, end_ids)

@@ -197,14 +197,7 @@ def _legend_panel(keys: Sequence[Key]) -> Panel:
 
 
 def _matplotlib() -> Any:
-  try:
-    import matplotlib
-  except ImportError as error:
-    raise errors.ConfigError(
-      'the plots of a report need matplotlib, which is not installed; run'
-      " pip install -e '.[viz]'"
-    ) from error
-  return matplotlib
+  return errors.library('matplotlib', 'the plots of a report', 'viz')
 
 
 def _inline(panel: Panel, label: str, prefix: str) -> str:
