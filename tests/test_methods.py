@@ -184,11 +184,11 @@ def test_what_wins_on_the_page_is_what_the_result_says(task):
   for name in result_tables.ranked(result):
     arm = result['arms'][name]
     loss = _at_equal_time(arm)
-    over = [arm[key] / dense[key] for key in ('seconds', 'state_bytes')]
-    rate = arm['learning_rate'] / dense['learning_rate']
-    time, state = (f'{x:.2f}' for x in over)
-    seeds = len(arm['runs'])
-    rows.append(f'| {name} | {seeds} | {loss} | {time} | {state} | {rate:g} |')
+    again = f'{arm["against"]["time"]["validation"]:+.3f}'
+    costs = ('seconds', 'bytes', 'state_bytes')
+    over = [f'{arm[key] / dense[key]:.2f}' for key in costs]
+    rate = f'{arm["learning_rate"] / dense["learning_rate"]:g}'
+    rows.append(row(name, str(len(arm['runs'])), loss, again, *over, rate))
   section = PAGE.read_text().partition('### Which wins')[2].partition('##')[0]
   table = section.partition(f'[table](../{path}.md)')[2].partition('**')[0]
   lines = [line for line in table.splitlines() if line.startswith('| ')]

@@ -76,7 +76,8 @@ SLOW = {
       'layers': 'sensitivity',
     }
   },
-  'decayed': EVERY | {'sparsity__omitted': 'decayed'},
+  'decayed': EVERY
+  | {'sparsity__omitted': 'decayed', 'sparsity__omitted_forward': 'skip'},
   'muon': EVERY | {'optimizer__name': 'muon', 'sparsity__embed': 'rest'},
   'muon skip': EVERY
   | {'optimizer__name': 'muon', 'sparsity__omitted_forward': 'skip'},

@@ -53,6 +53,10 @@ def trade(result: Result, names: Sequence[str]) -> Table:
   for equal in ('time', 'flops', 'steps'):
     found = (_difference(arm['against'].get(equal), False) for arm in chosen)
     rows.append([f'loss at {results_lib.EQUAL[equal]}', *found])
+  again = [arm['against'].get('time', {}).get('validation') for arm in chosen]
+  if any(x is not None for x in again):
+    row = ['equal time, validation', *(_number(x, '{:+.4f}') for x in again)]
+    rows.insert(1, row)
   for kind, equal, cost in (
     ('time', 'time', 'seconds'),
     ('FLOPs', *['flops'] * 2),
@@ -169,7 +173,11 @@ def _cells(result: Result, name: str, brief: bool) -> dict[str, str]:
     'lowest to highest seed': seeds.format(**arm['loss']),
   }
   for equal, head in results_lib.EQUAL.items():
-    cells[f'at {head}'] = _difference(arm['against'].get(equal), brief)
+    against = arm['against'].get(equal)
+    cells[f'at {head}'] = _difference(against, brief)
+    again = (against or {}).get('validation')
+    if again is not None and not brief:
+      cells[f'at {head}'] += f'\nvalidation {again:+.4f}'
   cells['speed-up in time'] = _speedup(result, arm, 'time', 'seconds')
   cells['speed-up in FLOPs'] = _speedup(result, arm, 'flops', 'flops')
   for source, loss in arm.get('other', {}).items():
@@ -199,10 +207,8 @@ def _mega(size: float | None) -> str:
 def _difference(against: Mapping[str, Any] | None, brief: bool) -> str:
   if against is None:
     return ''
-  own, again = against['difference'], against.get('validation')
+  own = against['difference']
   change = f'{own["mean"]:+.4f}' if brief else results_lib.in_words(own, '\n')
-  if again is not None and not brief:
-    change += f'\nvalidation {again:+.4f}'
   return f'{against["verdict"]}: {change}'
 
 
