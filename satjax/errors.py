@@ -51,7 +51,7 @@ class PeerLost(SatjaxError):
   exit_code = 75
 
 
-def library(name: str, what: str, extra: str) -> Any:
+def import_optional(name: str, what: str, extra: str) -> Any:
   """Imports a library that is optional; ConfigError: it is not installed."""
   try:
     return importlib.import_module(name)

@@ -37,7 +37,7 @@ def local(spec: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(spec).expanduser()
   name, file, revision = _ID.fullmatch(os.fspath(spec)).groups()
   what = f'{spec}, which is no path here but a model of the Hugging Face hub,'
-  huggingface_hub = errors.library('huggingface_hub', what, 'data')
+  huggingface_hub = errors.import_optional('huggingface_hub', what, 'data')
   try:
     if file:
       found = huggingface_hub.hf_hub_download(name, file, revision=revision)

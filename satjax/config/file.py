@@ -172,13 +172,13 @@ def override(
         f'{name} is given twice, {given[name]!r} and {text!r}; keep one of them'
       )
     given[name] = text
-    group, key = _known_key(values, name)
+    group, key = known_key(values, name)
     with values[group].ignore_type():
       values[group][key] = schema.parse(field_of(group, key), text)
   return values
 
 
-def _known_key(values: ml_collections.ConfigDict, name: str) -> tuple[str, str]:
+def known_key(values: ml_collections.ConfigDict, name: str) -> tuple[str, str]:
   """Our own words for an unknown key, the same as for a key in a file."""
   parts = name.removeprefix('--config.').split('.')
   known, prefix = values.to_dict(), 'config'

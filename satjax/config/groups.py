@@ -364,3 +364,9 @@ class Groups:
   @property
   def tokens_per_step(self) -> int:
     return self.train.batch_size * self.data.seq_len
+
+  @property
+  def num_microbatches(self) -> int:
+    """Forward and backward passes that share a batch."""
+    whole = self.train.batch_size
+    return whole // (self.train.microbatch_size or whole)

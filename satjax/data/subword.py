@@ -48,7 +48,7 @@ class HuggingFaceTokenizer(Tokenizer):
       DataError: a file cannot be used.
     """
     self.name = f'hf:{path}'
-    library = errors.library('tokenizers', self.name, 'data')
+    library = errors.import_optional('tokenizers', self.name, 'data')
     place = Path(path).expanduser()
     self._folder = place if os.path.isdir(place) else None
     self._file = place / 'tokenizer.json' if self._folder else place
@@ -191,7 +191,7 @@ class SentencePieceTokenizer(Tokenizer):
   def __init__(self, path: str):
     """Reads a file such as tokenizer.model; raises as the other kind."""
     self.name = f'sentencepiece:{path}'
-    library = errors.library('sentencepiece', self.name, 'data')
+    library = errors.import_optional('sentencepiece', self.name, 'data')
     file = Path(path).expanduser()
     self._content = _read_file(file, 'sentencepiece:PATH names a .model file')
     self._pieces = library.SentencePieceProcessor()

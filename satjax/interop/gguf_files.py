@@ -98,7 +98,7 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     ConfigError: the library is not installed.
     DataError: it is no GGUF file, or is cut off.
   """
-  gguf = errors.library('gguf', str(file), 'data')
+  gguf = errors.import_optional('gguf', str(file), 'data')
   try:
     reader = gguf.GGUFReader(file)
     fields = {name: one.contents() for name, one in reader.fields.items()}

@@ -57,7 +57,7 @@ def adaptor(
   Raises:
     ConfigError: the harness is not installed.
   """
-  harness = errors.library('lm_eval.api.model', '--tasks', 'eval')
+  harness = errors.import_optional('lm_eval.api.model', '--tasks', 'eval')
 
   class Satjax(_Adaptor, harness.TemplateLM):
     """Splits texts as the harness does, and scores as `_Adaptor` does."""

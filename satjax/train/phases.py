@@ -4,6 +4,7 @@ Everything here is a pure function of the configuration, so that a resumed run
 knows the shape of what it restores, and the next phase can compile ahead.
 """
 
+import bisect
 import dataclasses
 import functools
 import itertools
@@ -287,8 +288,16 @@ def flops_until(config: Config, step: int) -> float:
   A function of the step alone, so that a resumed run counts what an
   uninterrupted one does.
   """
-  return sum(
-    (min(stop, step) - start) * phase_flops(config, phase)
-    for start, stop, phase in stretches(config)
-    if start < step
-  )
+  starts, before, each = _flops_of_stretches(config)
+  number = bisect.bisect_right(starts, step) - 1
+  return before[number] + (step - starts[number]) * each[number]
+
+
+@functools.cache
+def _flops_of_stretches(config):
+  """First step, FLOPs before it and FLOPs a step, of each stretch."""
+  found = stretches(config)
+  each = [phase_flops(config, phase) for _, _, phase in found]
+  sums = [(stop - start) * x for (start, stop, _), x in zip(found, each)]
+  before = [0.0, *itertools.accumulate(sums)]
+  return [start for start, _, _ in found], before, each

@@ -42,8 +42,7 @@ class Setup:
 
   @property
   def num_microbatches(self) -> int:
-    train = self.config.train
-    return train.batch_size // (train.microbatch_size or train.batch_size)
+    return self.config.num_microbatches
 
   def put_batch(self, batch: PyTree) -> PyTree:
     """Starts to move the rows of a batch to the devices."""

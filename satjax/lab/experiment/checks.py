@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from satjax import console, errors
-from satjax.config import forms, schema
+from satjax.config import file, forms
 from satjax.config.run import Config, field_of
 from satjax.data import pipeline
 from satjax.interop import llama
@@ -52,9 +52,7 @@ OWN = {
   'train.seed': 'seeds of the scenario',
   'data.seed': 'seeds of the scenario',
 }
-_ALIKE = OWN | {
-  'train.num_steps': 'length of an arm',
-}
+_ALIKE = OWN | {'train.num_steps': 'length of an arm'}
 # Of `data` and `train`, what changes the text or how it is read, and not what
 # it is judged by. What is judged by other rows is compared with nothing.
 _OF_DATA = ('data.train', 'data.seq_len')
@@ -134,7 +132,10 @@ def _judged_by_what_is_trained(data) -> Iterator[str]:
 
 def of_arm(arm: Any, scenario: Any) -> None:
   """Raises ConfigError: a field, or a setting that is not the arm's own."""
-  _refuse(_arm_problems(arm, scenario), f'arm {arm.name!r}: ')
+  try:
+    _refuse(_arm_problems(arm, scenario))
+  except errors.ConfigError as error:
+    raise errors.ConfigError(f'arm {arm.name!r}: {error}') from error
 
 
 def _arm_problems(arm, scenario) -> Iterator[str]:
@@ -155,9 +156,9 @@ def _arm_problems(arm, scenario) -> Iterator[str]:
   yield from _odd_values(arm.label)
   values = scenario.config.to_dict()
   for key, value in arm.overrides.items():
+    group, name = file.known_key(scenario.config, key)
     yield from _setting_problems(key, value, scenario)
-    group, _, name = key.partition('.')
-    values[group] = values[group] | {name: value}
+    values[group][name] = value
   if arm.early_stop and not values['train']['eval_every']:
     yield 'early_stop is of a run that is evaluated: set train.eval_every'
   if 'data.train' in arm.overrides:
@@ -169,13 +170,6 @@ def _arm_problems(arm, scenario) -> Iterator[str]:
 def _setting_problems(key, value, scenario) -> Iterator[str]:
   """What an arm may not set, or not so."""
   group, _, name = key.partition('.')
-  known = {each: [*of] for each, of in scenario.config.to_dict().items()}
-  if not name:
-    yield f'{key} is a group of settings, or none; name GROUP.KEY'
-  if group not in known:
-    yield schema.unknown_key('config', group, known)
-  elif name not in known[group]:
-    yield schema.unknown_key(f'config.{group}', name, known[group])
   if key in _ALIKE:
     yield f'{key} is not its own; set the {_ALIKE[key]}'
   if key in _OF_ROWS or (group == 'data' and key not in _OF_DATA):

@@ -117,9 +117,9 @@ class Trial:
   @property
   def judged(self) -> tuple[int, int]:
     """How many rows, and tokens of each, evaluations read at most."""
-    train, stage = self.config.train, stages.stages(self.config)[-1]
-    parts = train.batch_size // (train.microbatch_size or train.batch_size)
-    return train.eval_batches * (stage.batch_size // parts), stage.seq_len
+    config, stage = self.config, stages.stages(self.config)[-1]
+    rows = stage.batch_size // config.num_microbatches
+    return config.train.eval_batches * rows, stage.seq_len
 
 
 def total_flops(config: Config) -> float:

@@ -197,7 +197,7 @@ def _legend_panel(keys: Sequence[Key]) -> Panel:
 
 
 def _matplotlib() -> Any:
-  return errors.library('matplotlib', 'the plots of a report', 'viz')
+  return errors.import_optional('matplotlib', 'the plots of a report', 'viz')
 
 
 def _inline(panel: Panel, label: str, prefix: str) -> str:

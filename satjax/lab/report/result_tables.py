@@ -57,12 +57,10 @@ def trade(result: Result, names: Sequence[str]) -> Table:
   if any(x is not None for x in again):
     row = ['equal time, validation', *(_number(x, '{:+.4f}') for x in again)]
     rows.insert(1, row)
-  for kind, equal, cost in (
-    ('time', 'time', 'seconds'),
-    ('FLOPs', *['flops'] * 2),
-  ):
+  for equal, cost in (('time', 'seconds'), ('flops', 'flops')):
     speedups = [_speedup(result, x, equal, cost) for x in chosen]
     if any(speedups):
+      kind = results_lib.EQUAL[equal].removeprefix('equal ')
       rows.append([f'speed-up in {kind}', *speedups])
   for key, (head, per) in _COSTS.items():
     whole, *costs = (

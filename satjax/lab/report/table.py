@@ -58,7 +58,6 @@ def section(table: Table) -> str:
 def escape(words: str) -> str:
   """Text that Markdown takes as it stands, on one line."""
   line = re.sub(r'([\\|*_`~\[\]])', r'\\\1', ' '.join(words.split()))
-  line = re.sub(
-    r'^(\d*)([-+#=.)])(?=[-#=]*( |$))', r'\1\\\2', line
-  )  # no list, no heading
+  # Neither a list nor a heading.
+  line = re.sub(r'^(\d*)([-+#=.)])(?=[-#=]*( |$))', r'\1\\\2', line)
   return html.escape(line, quote=False)
